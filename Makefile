@@ -1,0 +1,83 @@
+# `make help` lists the targets. Each installs what it needs into .venv, once, and again when
+# pyproject.toml changes; all that must be there is Python 3.11 or newer (with venv) and make.
+
+VENV ?= .venv
+PYTEST = $(VENV)/bin/python -m pytest
+WORKERS ?= 2
+
+# The first of these that is new enough and can make environments; or name one: make test PYTHON=...
+ENOUGH = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c '$(ENOUGH)' >/dev/null 2>&1 && { echo $$name; break; }; done)
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test tests doctests laws layers lint format types notebooks check-notebooks \
+	bench conformance clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.has-demo  ## train small classifiers on real digits, print a table, save two pictures
+	$(VENV)/bin/python -m jsoftmax
+
+test: tests doctests  ## every test, the import layers and the examples in docstrings included
+
+tests: $(VENV)/.has-test
+	$(PYTEST) -n $(WORKERS)
+
+# On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
+doctests: $(VENV)/.has-test  ## the examples in docstrings
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax
+
+laws: $(VENV)/.has-test  ## the tests that hold for every member of the catalogue
+	$(PYTEST) -n $(WORKERS) -m law
+
+layers: $(VENV)/.has-test  ## imports point one way
+	$(PYTEST) tests/test_layers.py
+
+lint: $(VENV)/.has-test  ## ruff: faults and formatting
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.has-test  ## ruff: mend what can be mended
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: $(VENV)/.has-test  ## pyright
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute notebooks/*.py and write the .ipynb beside each
+	$(VENV)/bin/python .ci/notebooks.py
+
+check-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute them, write nothing, fail where a pair differs
+	$(VENV)/bin/python .ci/notebooks.py --check
+
+bench: $(VENV)/.has-bench  ## time the mappings and losses against their peers
+	$(VENV)/bin/python -m benchmarks
+
+conformance: $(VENV)/.has-bench  ## what each library answers at the edges
+	$(VENV)/bin/python -m benchmarks.conformance
+
+clean:  ## remove the environments and everything the tools left behind
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says that .venv has the extra of that name.
+$(VENV)/.has-%: $(VENV)/.made pyproject.toml
+	@echo "Installing jsoftmax[$*] into $(VENV), which can take a few minutes ..."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# torch first and by version: left to entmax it would be the newest, with gigabytes of CUDA.
+$(VENV)/.has-bench: $(VENV)/.made pyproject.toml
+	@echo "Installing jsoftmax[bench] into $(VENV), which can take a few minutes ..."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.made:
+	@$(or $(PYTHON),false) -c '$(ENOUGH)' 2>/dev/null || { \
+		echo "jsoftmax needs Python 3.11 or newer with venv; found: $(or $(PYTHON),$$(python3 --version 2>&1))." \
+			"Install one, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

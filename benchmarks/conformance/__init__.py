@@ -1,0 +1,1 @@
+"""What each library answers at the edges: `python -m benchmarks.conformance`."""

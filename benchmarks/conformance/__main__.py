@@ -1,0 +1,104 @@
+"""`python -m benchmarks.conformance`: ask, print the table, save docs/conformance.md."""
+
+import argparse
+import collections
+import itertools
+import pathlib
+
+from rich.progress import track
+
+from benchmarks.conformance import dtypes, edges, faults
+from benchmarks.conformance.judge import ERROR, MISSING, NAN, RIGHT, WRONG, Verdict, ask
+from benchmarks.conformance.libraries import NAMES
+from benchmarks.conformance.questions import Question, Section
+from benchmarks.machine import machine, sentence
+from benchmarks.tables import Table, console
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "conformance.md"
+INTRODUCTION = """\
+Each row is one question, put to every library that has the function. A cell says *right*; *wrong*,
+with the numbers that came back; *NaN*; the *error* that was raised; or – where the library has no
+such function or argument. Right means within 1e-5 (absolute and relative) of a float64 answer
+computed separately, in numpy by bisection, unless the row states a tolerance. Where an error is
+right, one of any type will do. Sections marked † hold a promise of jsoftmax's where another answer
+could be defended. optax's and jaxopt's projections, which take one vector, are vmapped over the
+rows; entmax is the torch package, by its sort and by its bisection where it has both.
+"""
+
+
+def main() -> None:
+    """Ask everything, print, save."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.conformance", description=__doc__)
+    parser.add_argument("--output", type=pathlib.Path, default=PAGE, help="the Markdown page")
+    options = parser.parse_args()
+    screen = console()
+    facts = sentence(machine())
+    sections = [*dtypes.sections(), *edges.sections(), *faults.sections()]
+    answers = [
+        (section, [(question, verdicts(question)) for question in section.questions])
+        for section in track(sections, "asking", console=screen)
+    ]
+    tables = [tally(answers), *(table(section, rows) for section, rows in answers)]
+    for each in tables:
+        screen.print(each.rich())
+    page = f"# Conformance at the edges\n\n{INTRODUCTION}\n"
+    page += f"Made by `python -m benchmarks.conformance`. {facts}\n\n"
+    page += "\n".join(each.markdown() for each in tables)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(page)
+    screen.print(f"Saved {options.output}.")
+
+
+def verdicts(question: Question) -> dict[str, dict[str, Verdict]]:
+    """What every library answered, by its ways to compute."""
+    return {
+        library: {
+            way: ask(call, question.right) for way, call in question.calls.get(library, {}).items()
+        }
+        for library in NAMES
+    }
+
+
+def table(section: Section, rows: list[tuple[Question, dict]]) -> Table:
+    """A section as text."""
+    return Table(
+        section.title + (" †" if section.convention else ""),
+        "",
+        ["question", "right answer", *NAMES],
+        [
+            [question.name, str(question.right), *(_cell(given[name]) for name in NAMES)]
+            for question, given in rows
+        ],
+    )
+
+
+def tally(answers: list[tuple[Section, list[tuple[Question, dict]]]]) -> Table:
+    """How many questions each library answered, and how."""
+    counts = {name: collections.Counter() for name in NAMES}
+    asked = list(itertools.chain.from_iterable(rows for _, rows in answers))
+    for _, given in asked:
+        for name in NAMES:
+            # A library with two ways is counted by the better one.
+            kinds = {verdict.kind for verdict in given[name].values()}
+            best = (kind for kind in (RIGHT, WRONG, NAN, ERROR) if kind in kinds)
+            counts[name][next(best, MISSING)] += 1
+    kinds = (RIGHT, WRONG, NAN, ERROR, MISSING)
+    return Table(
+        f"{len(asked)} questions",
+        "A library with two ways to compute is counted by its better answer.",
+        ["", *NAMES],
+        [[kind, *(str(counts[name][kind]) for name in NAMES)] for kind in kinds],
+    )
+
+
+def _cell(given: dict[str, Verdict]) -> str:
+    known = {way: verdict for way, verdict in given.items() if verdict.kind != MISSING}
+    if not known:
+        return MISSING
+    if len({str(verdict) for verdict in known.values()}) == 1:
+        return str(next(iter(known.values())))
+    return "; ".join(f"{way} {verdict}".strip() for way, verdict in known.items())
+
+
+if __name__ == "__main__":
+    main()

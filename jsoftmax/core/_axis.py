@@ -1,0 +1,120 @@
+"""The class axis: the one place that knows where the classes lie and how they are split."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_LONG = 2048  # a row at least this long is reduced in two levels
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassAxis:
+    """The axis or axes over which a distribution sums to one.
+
+    `axis` is counted from the end, so that it survives `vmap`. With an `axis_name` the classes are
+    split over that mesh (or `vmap`) axis, and every verb reduces over it too.
+    """
+
+    axis: tuple[int, ...]
+    axis_name: Hashable | None = None
+
+    def max(self, x: Array) -> Array:
+        """The largest entry of each row, kept as a size-1 axis. A constant to differentiation."""
+        top = self._reduce(jnp.max, jax.lax.stop_gradient(x), -jnp.inf)
+        if self.axis_name is None:
+            return top
+        # A NaN on one part reaches the others through a sum; it may not survive pmax.
+        spoiled = jax.lax.psum(jnp.where(top == top, 0, top), self.axis_name)
+        return jnp.where(spoiled == 0, jax.lax.pmax(top, self.axis_name), spoiled)
+
+    def sum(self, x: Array) -> Array:
+        """The sum of each row, kept as a size-1 axis."""
+        total = self._reduce(jnp.sum, x, 0)
+        return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
+
+    def size(self, x: Array) -> int:
+        """The number of classes of `x`, over all the parts of a split row."""
+        size = math.prod(x.shape[a] for a in self.axis)
+        return size if self.axis_name is None else size * jax.lax.axis_size(self.axis_name)
+
+    def index(self, x: Array) -> Array:
+        """For every entry of `x` the number of its class, from 0 to size − 1, row-major."""
+        # Made from `x`, so that on an Explicit mesh it is split as `x` is.
+        index = jnp.where(x == x, jnp.int32(0), jnp.int32(0))
+        for a in self.axis:
+            iota = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + a)
+            index = index * x.shape[a] + iota
+        if self.axis_name is not None:
+            index = index + jax.lax.axis_index(self.axis_name) * math.prod(
+                x.shape[a] for a in self.axis
+            )
+        return index
+
+    def take(self, x: Array, hit: Array) -> Array:
+        """The entry of each row where `hit` is True. A masked sum: a gather does not shard."""
+        return self.sum(jnp.where(hit, x, 0))
+
+    def anywhere(self, flags: Array) -> Array:
+        """Whether a flag is raised in any row: the same answer on every part of a split row."""
+        raised = jnp.any(flags)
+        if self.axis_name is None:
+            return raised
+        return jax.lax.pmax(raised.astype(jnp.int32), self.axis_name) > 0
+
+    def peaks(self, x: Array) -> Array | None:
+        """The maxima of strided blocks, a shorter row; None where blocks would not be short."""
+        blocks = self._in_blocks(x, 8, -jnp.inf)
+        return None if blocks is None else jnp.max(blocks, axis=self.axis[0])
+
+    def deviation(self, e: Array, x: Array) -> Array:
+        """x − Σ e x for weights e that sum to one, also where one of them is almost one.
+
+        There x_t − Σ e x cancels to what rounding left of it. Taking the mean away a second time,
+        from numbers that are now as small as the result, leaves a relative error of one eps: it is
+        the rule of Gram and Schmidt's method that twice is enough. The transpose is as good.
+        """
+        once = x - self.sum(e * x)
+        return once - self.sum(e * once)
+
+    def _reduce(self, reduction: Callable, x: Array, neutral: float) -> Array:
+        if (blocks := self._in_blocks(x, None, neutral)) is not None:
+            x = reduction(blocks, axis=self.axis[0])
+        return reduction(x, axis=self.axis, keepdims=True)
+
+    def _in_blocks(self, x: Array, width: int | None, neutral: float) -> Array | None:
+        """View a long row as [blocks, width]; reducing axis −1 of the two is axis `self.axis`.
+
+        Two levels of sums lose less to rounding and give one long row to several cores. The number
+        of blocks is a power of two that divides the row where there is one, so that a row which
+        the compiler has split evenly over devices is cut inside the parts and never across them.
+        """
+        if len(self.axis) != 1:
+            return None
+        axis, n = x.ndim + self.axis[0], x.shape[self.axis[0]]
+        if n < (_LONG if width is None else 32 * width) or _is_split(x, axis):
+            return None
+        even = n & -n
+        blocks = min(even, 256) if width is None else even
+        while width is not None and blocks > n // width:
+            blocks //= 2
+        if blocks < 16:
+            if even > 1:  # some even split over devices may run through a padded block
+                return None
+            blocks = 64 if width is None else 64 * (n // (64 * width))
+            if blocks == 0:
+                return None
+            padding = [(0, 0)] * x.ndim
+            padding[axis] = (0, -n % blocks)
+            x = jnp.pad(x, padding, constant_values=jnp.asarray(neutral, x.dtype))
+        return x.reshape(*x.shape[:axis], blocks, -1, *x.shape[axis + 1 :])
+
+
+def _is_split(x: Array, axis: int) -> bool:
+    """Whether an Explicit mesh splits this axis: there a reshape of it would raise."""
+    return jax.typeof(x).sharding.spec[axis] is not None

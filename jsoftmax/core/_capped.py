@@ -1,0 +1,127 @@
+"""Distributions with caps, p_i ≤ u_i, or of another mass, Σ p = k: the same link, clipped.
+
+Where a cap binds p does not move, so s = 0 there, and for the rest the derivative is that of
+`_simplex`; a change of k or of the binding caps is spread over them in proportion to s:
+
+    ṗ = s (d − τ̇) + s (k̇ − Σ_cap u̇)/Σ s,   and ṗ = u̇ where the cap binds.
+
+Where Σ s = 0, every class at 0 or at its cap, a change of k finds nobody to take it: 0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._regularizers import FermiDirac, Tsallis
+from jsoftmax.core._scores import Dense
+from jsoftmax.core._simplex import effective_tangent
+from jsoftmax.core._threshold import Capped, Logistic, curve_of, filled, solve
+
+Family = Tsallis | FermiDirac
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def capped_probabilities(
+    y: Array, alpha: Array | None, upper: Array, total: Array, family: Family, classes: ClassAxis
+) -> Array:
+    """p = argmax ⟨p, y⟩ − Ω(p) over 0 ≤ p ≤ upper, Σ p = total, for cooled scores.
+
+    `upper` is 0 where `y` is −∞ and broadcasts to `y`; `total` has a size-1 class axis. NaN where
+    the caps do not leave room for the total; zeros in a row without any class.
+    """
+    return _solved(y, alpha, upper, total, family, classes)
+
+
+@partial(capped_probabilities.defjvp, symbolic_zeros=True)
+def _capped_probabilities_jvp(family, classes, primals, tangents):
+    y, alpha, upper, total = primals
+    d_y, d_alpha, d_upper, d_total = tangents
+    p = capped_probabilities(y, alpha, upper, total, family, classes)
+    binds = p >= upper
+    s = jnp.where(binds | (y == jnp.inf), 0, family.slope(p, alpha))
+    weight = classes.sum(s)
+    e = s / jnp.where(weight > 0, weight, 1)
+    tangent = jnp.zeros_like(p)
+    d = effective_tangent(p, d_y, alpha, d_alpha, family)
+    if d is not None:
+        tangent = tangent + s * classes.deviation(e, jnp.where(s > 0, d, 0))
+    if not isinstance(d_total, SymbolicZero):
+        tangent = tangent + e * d_total
+    if not isinstance(d_upper, SymbolicZero):
+        held = jnp.where(binds & (upper > 0), d_upper, 0)
+        tangent = tangent + held - e * classes.sum(held)
+    return p, tangent
+
+
+def threshold_of(
+    p: Array, y: Array, alpha: Array | None, upper: Array, family: Family, classes: ClassAxis
+) -> Array:
+    """τ with y − τ = ω′(p) at the classes strictly between 0 and their caps.
+
+    Where there is none, any τ between the lowest capped and the highest empty class will do; it is
+    the one at which the lowest capped class reaches its cap.
+    """
+    p = jax.lax.stop_gradient(p)
+    inside = (p > 0) & (p < upper)
+    some = classes.max(jnp.where(inside, 1, 0)) > 0
+    marginal = family.marginal(jnp.where(p > 0, p, 1), alpha)
+    lowest_capped = -classes.max(jnp.where((p > 0) & ~inside, marginal - y, -jnp.inf))
+    chosen = classes.max(jnp.where(inside, y, -jnp.inf))
+    of_chosen = classes.max(jnp.where(inside & (y == chosen), marginal, -jnp.inf))
+    return jnp.where(some, chosen - of_chosen, lowest_capped)
+
+
+def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array:
+    """The largest score t such that the caps of the scores ≥ t leave room for the total.
+
+    Scores are measured from there, since the largest classes may be capped however far above the
+    rest they are. Found by bisection over the bits of a float, which are ordered as it is.
+    """
+    y = jax.lax.stop_gradient(y)
+    bits = 8 * y.dtype.itemsize
+    integers = {32: jnp.int32, 64: jnp.int64}[bits]
+    y = jnp.where(y == 0, 0, y)  # −0 would count as smaller
+    code = jax.lax.bitcast_convert_type(y, integers)
+    code = jnp.where(code < 0, code ^ jnp.iinfo(integers).max, code)
+    caps = jnp.broadcast_to(upper, y.shape)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        enough = classes.sum(jnp.where(code > middle, caps, 0)) >= total
+        return jnp.where(enough, middle + 1, low), jnp.where(enough, high, middle)
+
+    seed = filled(total, 0) + filled(classes.max(y), 0)
+    low = jnp.where(seed == seed, jnp.iinfo(integers).min, jnp.iinfo(integers).min).astype(integers)
+    high = jnp.where(seed == seed, jnp.iinfo(integers).max, jnp.iinfo(integers).max)
+    low, _ = jax.lax.fori_loop(0, bits, halve, (low, high.astype(integers)))
+    low = jnp.where(low < 0, low ^ jnp.iinfo(integers).max, low)
+    top = classes.max(y)
+    anchor = jax.lax.bitcast_convert_type(low, y.dtype)
+    # Without room, or with NaN in the row, the row will not be solved; any anchor will do.
+    return jnp.where((anchor >= -jnp.inf) & (top == top), jnp.minimum(anchor, top), top)
+
+
+def _curve(alpha, upper, family):
+    if isinstance(family, FermiDirac):
+        return Logistic()
+    return Capped(curve_of(family.exponent(alpha)), upper)
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=(4, 5), inline=True)
+def _solved(y, alpha, upper, total, family, classes):
+    room = classes.sum(jnp.broadcast_to(upper, y.shape))
+    anchor = anchor_of(y, upper, total, classes)
+    curve = _curve(alpha, upper, family)
+    _, place = solve(curve, Dense(y, classes), total, anchor)
+    p = curve.masses(y, anchor, place)
+    p = jnp.where(total >= room, upper, p)
+    fits = (total > 0) & (total <= room * (1 + 4 * jnp.finfo(y.dtype).eps))
+    return jnp.where(room == 0, 0, jnp.where(fits, p, jnp.nan))

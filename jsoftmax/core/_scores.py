@@ -1,0 +1,81 @@
+"""Scores: what the threshold solver may ask of a row of logits, wherever the numbers are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core._axis import ClassAxis
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """A row seen through reductions alone, so that it may lie in memory, be split, or be streamed.
+
+    Excluded classes have the score −∞. All results keep a size-1 class axis.
+    """
+
+    def max(self) -> Array:
+        """The largest score of each row."""
+        ...
+
+    def sum(self, fn: Callable[[Array], Array]) -> Array:
+        """Σ fn(z) over each row."""
+        ...
+
+    def anywhere(self, flags: Array) -> Array:
+        """Whether a per-row flag is raised in any row."""
+        ...
+
+    def peaks(self) -> Scores | None:
+        """A much shorter selection of each row that holds its maximum, or None.
+
+        A sum of non-negative terms over it bounds the sum over the row from below, so its
+        threshold is where the search for the threshold of the row can start.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """Scores that lie in memory: whole, masked by −∞, or split over a mesh axis."""
+
+    values: Array
+    classes: ClassAxis
+
+    def max(self) -> Array:
+        return self.classes.max(self.values)
+
+    def sum(self, fn: Callable[[Array], Array]) -> Array:
+        return self.classes.sum(fn(self.values))
+
+    def anywhere(self, flags: Array) -> Array:
+        return self.classes.anywhere(flags)
+
+    def peaks(self) -> Dense | None:
+        peaks = self.classes.peaks(self.values)
+        return None if peaks is None else Dense(peaks, self.classes)
+
+
+def difference(z: Array, m: Array) -> Array:
+    """z − m for m = max z, with the limits in place of ∞ − ∞.
+
+    Clipped at the largest finite number, an anchor of +∞ leaves 0 for its equals and −huge for the
+    rest, and an anchor of −∞, an empty row, leaves −∞. No NaN is formed that was not in `z`.
+    """
+    finite = jnp.finfo(z.dtype).max
+    return jnp.minimum(z, finite) - jnp.clip(m, -finite, finite)
+
+
+def lost_in_difference(z: Array, m: Array) -> Array:
+    """What rounding took from `difference(z, m)`, exactly (Knuth's two-sum)."""
+    finite = jnp.finfo(z.dtype).max
+    z, m = jnp.clip(z, -finite, finite), -jnp.clip(m, -finite, finite)
+    total = z + m
+    rest = total - z
+    lost = (z - (total - rest)) + (m - rest)
+    return jnp.where(jnp.abs(total) < finite, lost, 0)

@@ -1,0 +1,5 @@
+"""The guided run, a section for each part of the library; `_sections` lists them."""
+
+from jsoftmax.demo._command import main
+
+__all__ = ["main"]

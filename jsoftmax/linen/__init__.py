@@ -1,0 +1,6 @@
+"""Flax Linen modules: parameters around the functions; twins of jsoftmax.nnx."""
+
+from jsoftmax.linen._entmax import Entmax
+from jsoftmax.linen._readout import EntmaxReadout
+
+__all__ = ["Entmax", "EntmaxReadout"]

@@ -1,0 +1,99 @@
+"""A mapping that learns how sparse, and how sharp, it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.mappings import entmax
+from jsoftmax.mappings._constraints import Interval
+
+
+class Entmax(nn.Module):
+    r"""`jsoftmax.entmax` with an α, and a temperature, that are parameters of the model.
+
+    A learned number cannot leave its range: it is a smooth increasing function of a free
+    parameter, which the optimiser moves. With the ranges given,
+
+    .. math:: α = 1 + σ(a) \in [1, 2], \qquad T = \log(1 + e^t) > 0,
+
+    and with `alpha_range=(1, inf)`, :math:`α = 1 + \log(1 + e^a)`. They start at the numbers given,
+    to rounding, and `current_alpha` and `current_temperature` tell where they are. What is not
+    learned is a constant, and constants are faster.
+
+    Learn α where the loss does not depend on it otherwise: in attention, in a gate. A Fenchel–Young
+    loss of α falls with α whatever the scores are, so never minimise it over its own α.
+
+    Args:
+        alpha: α where learning starts, a number or one that broadcasts to `shape`; if it is not
+            learned, whatever `jsoftmax.entmax` takes.
+        temperature: T where learning starts, likewise.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        learn_alpha: whether α is a parameter, `free_alpha`.
+        learn_temperature: whether T is a parameter, `free_temperature`.
+        alpha_range: the lower end, at least 0, and the upper end, perhaps infinite, of α.
+        shape: the shape of the learned numbers. () shares them; otherwise it must broadcast to the
+            logits with size 1 along `axis`: one per head of [batch, heads, queries, keys] is
+            (heads, 1, 1).
+        param_dtype: the dtype of the free parameters.
+
+    Raises:
+        ValueError: if a learned number does not start strictly inside its range, or does not
+            broadcast to `shape`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> mapping = Entmax(alpha=1.5)
+        >>> z = jnp.array([0.1, 1.2, 0.9, -1.0])
+        >>> variables = mapping.init(jax.random.key(0), z)
+        >>> print(mapping.apply(variables, z))
+        [0.0449 0.5806 0.3745 0.    ]
+        >>> print(mapping.apply(variables, method="current_alpha"))
+        1.5
+
+    Reference:
+        G. M. Correia, V. Niculae and A. F. T. Martins, "Adaptively sparse transformers", 2019.
+    """
+
+    alpha: Any = 1.5
+    temperature: Any = 1.0
+    axis: int | tuple[int, ...] = -1
+    learn_alpha: bool = True
+    learn_temperature: bool = False
+    alpha_range: tuple[float, float] = (1.0, 2.0)
+    shape: tuple[int, ...] = ()
+    param_dtype: Any = jnp.float32
+
+    def setup(self):
+        """Make a parameter of each number that is learned."""
+        self.alpha_interval = Interval(*self.alpha_range)
+        self.temperature_interval = Interval(0.0)
+
+        def parameter(name: str, start: ArrayLike, interval: Interval) -> Array:
+            free = interval.free("linen.Entmax", name, start, self.shape, self.param_dtype)
+            return self.param(f"free_{name}", lambda key: free)
+
+        if self.learn_alpha:
+            self.free_alpha = parameter("alpha", self.alpha, self.alpha_interval)
+        if self.learn_temperature:
+            self.free_temperature = parameter(
+                "temperature", self.temperature, self.temperature_interval
+            )
+
+    def current_alpha(self) -> ArrayLike:
+        """α as it is now."""
+        return self.alpha_interval.number(self.free_alpha) if self.learn_alpha else self.alpha
+
+    def current_temperature(self) -> ArrayLike:
+        """T as it is now."""
+        if self.learn_temperature:
+            return self.temperature_interval.number(self.free_temperature)
+        return self.temperature
+
+    def __call__(self, logits: ArrayLike, *, where: ArrayLike | None = None) -> Float[Array, "..."]:
+        """Probabilities of the shape and dtype of `logits`; of 0 where the mask is False."""
+        alpha, temperature = self.current_alpha(), self.current_temperature()
+        return entmax(logits, alpha, self.axis, where=where, temperature=temperature)

@@ -1,0 +1,112 @@
+"""The last layer of a classifier, and its loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.losses import fenchel_young_loss
+from jsoftmax.mappings import entmax
+from jsoftmax.mappings._constraints import constant_alpha
+
+
+class EntmaxReadout(nn.Module):
+    r"""A class table read out by α-entmax, and trained by the loss that belongs to it.
+
+    .. math:: z = hW + b, \qquad p = \mathrm{entmax}_α(z), \qquad L = Ω_α^*(z) + Ω_α(y) - ⟨y, z⟩
+
+    α = 1 is multinomial logistic regression, α = 2 its sparse sibling; for α > 1 classes far behind
+    get probability exactly 0. α is a constant here and not a parameter: the loss falls with its own
+    α for every one-hot target, whatever the logits are, so α would run away and nothing be learned.
+    Choose it as one chooses an architecture. (`Entmax` learns α, where another loss judges it.)
+
+    Args:
+        classes: K, how many classes there are.
+        alpha: α > 0, a number.
+        use_bias: whether there is a b.
+        dtype: the dtype of logits and probabilities; by default that of features and parameters
+            promoted.
+        param_dtype: the dtype of W and b.
+        precision: of the product hW, as `jax.lax.dot_general` takes it.
+        kernel_init: initialiser of W, of shape [d, K].
+        bias_init: initialiser of b, of shape [K].
+
+    Raises:
+        TypeError: if `alpha` is not a number.
+        ValueError: if `alpha` is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> readout = EntmaxReadout(3, alpha=2.0, use_bias=False)
+        >>> kernel = jnp.array([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+        >>> variables = {"params": {"linear": {"kernel": kernel}}}
+        >>> features = jnp.array([[2.0, 1.5], [0.0, 3.0]])
+        >>> print(readout.apply(variables, features))
+        [[0.75 0.25 0.  ]
+         [0.   1.   0.  ]]
+        >>> print(readout.apply(variables, features, jnp.array([0, 1]), method="loss"))
+        [0.0625 0.    ]
+    """
+
+    classes: int
+    alpha: Any = 1.5
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = nn.initializers.lecun_normal()
+    bias_init: Any = nn.initializers.zeros_init()
+
+    def __post_init__(self):
+        constant_alpha("linen.EntmaxReadout", self.alpha)
+        super().__post_init__()
+
+    def setup(self):
+        """Make the class table."""
+        self.linear = nn.Dense(
+            self.classes,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            precision=self.precision,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+        )
+
+    def __call__(
+        self, features: ArrayLike, *, where: ArrayLike | None = None
+    ) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K]; 0 for classes where the mask is False."""
+        return entmax(self.logits(features), self.alpha, where=where)
+
+    def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → logits [..., K]."""
+        return self.linear(jnp.asarray(features))
+
+    def loss(
+        self,
+        features: ArrayLike,
+        targets: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: ArrayLike = 0.0,
+        class_weights: ArrayLike | None = None,
+    ) -> Float[Array, "..."]:
+        """Features [..., d] and targets → one `fenchel_young_loss` each, in float32 at least.
+
+        The targets are classes, integers of shape [...], or distributions of shape [..., K]; the
+        rest is as `fenchel_young_loss` takes it.
+        """
+        return fenchel_young_loss(
+            self.logits(features),
+            targets,
+            self.alpha,
+            where=where,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+        )

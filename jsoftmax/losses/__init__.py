@@ -1,0 +1,15 @@
+"""Scores, targets → loss."""
+
+from jsoftmax.losses._cross_entropy import cross_entropy
+from jsoftmax.losses._fenchel_young import entmax_loss, fenchel_young_loss, sparsemax_loss
+from jsoftmax.losses._normmax import normmax_loss
+from jsoftmax.losses._topk import topk_entmax_loss
+
+__all__ = [
+    "cross_entropy",
+    "entmax_loss",
+    "fenchel_young_loss",
+    "normmax_loss",
+    "sparsemax_loss",
+    "topk_entmax_loss",
+]

@@ -1,0 +1,146 @@
+"""Targets made ready: classes or distributions, checked, smoothed, weighted, some ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """A distribution y over the classes of every row, and what becomes of the row's loss.
+
+    `valid` is False for rows whose loss is NaN, because their label is no class; `counted` is
+    False for rows that are ignored, whose loss is 0. Both keep a size-1 class axis; None stands for
+    True everywhere.
+    """
+
+    y: Array
+    valid: Array | None = None
+    counted: Array | None = None
+
+    def counted_rows(self, ask: Problem) -> Problem:
+        """The problem with 0 in ignored rows, so that no NaN or ∞ there reaches a gradient."""
+        if self.counted is None:
+            return ask
+        return dataclasses.replace(ask, z=jnp.where(self.counted, ask.z, 0))
+
+    def settle(self, loss: Array) -> Array:
+        """The per-row loss with ignored rows 0 and invalid ones NaN."""
+        if self.valid is not None:
+            loss = jnp.where(self.valid, loss, jnp.nan)
+        return loss if self.counted is None else jnp.where(self.counted, loss, 0)
+
+
+def read_targets(
+    function: str,
+    targets: Any,
+    ask: Problem,
+    ignore_index: int | None = None,
+    label_smoothing: Any = 0.0,
+) -> Targets:
+    """Targets of integer dtype as classes, of floating dtype as distributions."""
+    shape = ask.z.shape
+    rows = tuple(n for a, n in enumerate(shape, -len(shape)) if a not in ask.classes.axis)
+    smoothing = checks.static_number(label_smoothing)
+    if smoothing is not None and not 0 <= smoothing <= 1:
+        raise ValueError(
+            f"jsoftmax.{function}: `label_smoothing` must be from 0 to 1, got {label_smoothing!r}."
+        )
+    array = jnp.asarray(targets)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        if ignore_index is not None:
+            raise ValueError(
+                f"jsoftmax.{function}: `ignore_index` needs integer targets; these are "
+                f"distributions of dtype {array.dtype}."
+            )
+        # Rows may share a distribution; a size of 1 along the class axis would be a mistake.
+        if array.ndim != len(shape) or any(
+            n != shape[a] and (n != 1 or a in ask.classes.axis)
+            for a, n in enumerate(array.shape, -len(shape))
+        ):
+            raise ValueError(
+                f"jsoftmax.{function}: `targets` has dtype {array.dtype} and shape {array.shape}. "
+                f"Distributions need the shape of `logits`, {shape}; classes need integers of "
+                f"shape {rows}."
+            )
+        y = array.astype(ask.z.dtype)
+        return Targets(_smoothed(y, label_smoothing, ask))
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `targets` has dtype {array.dtype}; give integers for classes, "
+            "or floats for distributions."
+        )
+    if array.shape != rows:
+        raise ValueError(
+            f"jsoftmax.{function}: integer `targets` have shape {array.shape}, but `logits` of "
+            f"shape {shape} need one class a row, shape {rows}. For distributions give floats."
+        )
+    known = checks.known_values(targets)
+    if known is not None:
+        check_labels(function, known, ask, ignore_index)
+    labels = jnp.expand_dims(array, ask.classes.axis)
+    y, valid = one_hot(labels, ask)
+    counted = None
+    if ignore_index is not None:
+        counted = labels != ignore_index
+        valid = valid | ~counted
+    return Targets(_smoothed(y, label_smoothing, ask), valid, counted)
+
+
+def check_labels(function: str, known: np.ndarray, ask: Problem, ignore_index: int | None) -> None:
+    """Labels given as Python or numpy values are checked while tracing."""
+    classes = ask.classes.size(ask.z)
+    bad = (known < 0) | (known >= classes)
+    if ignore_index is not None:
+        bad &= known != ignore_index
+    if bad.any():
+        raise ValueError(
+            f"jsoftmax.{function}: label {known[bad].flat[0]} is no class: there are {classes}, "
+            f"from 0 to {classes - 1}. To leave rows out, name their label as `ignore_index`."
+        )
+
+
+def one_hot(labels: Array, ask: Problem) -> tuple[Array, Array]:
+    """One-hot rows for labels with a size-1 class axis, and whether each label is a class."""
+    # Compared in int32, labels of a narrow or unsigned dtype cannot wrap.
+    wide = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
+    index = ask.classes.index(ask.z).astype(wide.dtype)
+    valid = (wide >= 0) & (wide < ask.classes.size(ask.z))
+    return (index == wide).astype(ask.z.dtype), valid
+
+
+def read_weights(function: str, class_weights: Any, ask: Problem) -> Array | None:
+    """Class weights along the class axis, or of any shape that broadcasts to the logits."""
+    if class_weights is None:
+        return None
+    w = checks.as_array(function, "class_weights", class_weights)
+    if w.ndim == 1 and len(ask.classes.axis) == 1:
+        shape = [1] * ask.z.ndim
+        shape[ask.classes.axis[0]] = w.shape[0]
+        w = w.reshape(shape)
+    return checks.aligned(function, "class_weights", w, ask.z.shape).astype(ask.z.dtype)
+
+
+def weighted(loss: Array, weights: Array | None, y: Array, classes: ClassAxis) -> Array:
+    """The loss of each row times ⟨w, y⟩, where a weight of 0 outweighs an infinite loss."""
+    if weights is None:
+        return loss
+    weight = classes.sum(weights * y)
+    return weight * jnp.where((weight == 0) & (loss == jnp.inf), 0, loss)
+
+
+def _smoothed(y: Array, smoothing: Any, ask: Problem) -> Array:
+    if checks.static_number(smoothing) == 0:
+        return y
+    s = jnp.asarray(smoothing, ask.z.dtype)
+    unmasked = ask.unmasked(jnp.ones_like(ask.z), 0)
+    return (1 - s) * y + s * unmasked / jnp.maximum(ask.classes.sum(unmasked), 1)

@@ -1,0 +1,224 @@
+"""Energies at a temperature: the Gibbs distribution and its thermodynamics, with k_B = 1."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._simplex import conjugate
+
+
+def boltzmann(
+    energies: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The Gibbs distribution of states with given energies: the lower, the more probable.
+
+    .. math:: p_i = e^{-E_i/T} / Z, \qquad Z = \sum_j e^{-E_j/T}
+
+    It minimises the mean energy less T times the entropy; it is `softmin` under its older name.
+
+    Args:
+        energies: E of shape [..., K, ...], in units of k_B × temperature. +∞ is a forbidden state.
+        temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the ground
+            states equal shares; T < 0 is population inversion.
+        axis: the axis or axes of the states.
+        where: boolean mask that broadcasts to `energies`: only these states exist.
+        axis_name: name of the mesh or `vmap` axis over which the states are split.
+
+    Returns:
+        p of the shape and dtype of `energies`.
+
+    Raises:
+        TypeError: if `energies` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no states.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(boltzmann(jnp.array([0.0, 1.0, 2.0]), temperature=0.5))
+        [0.8668133  0.11731042 0.01587624]
+    """
+    ask = _states("boltzmann", energies, temperature, axis, where, axis_name)
+    return ask.probabilities().astype(ask.dtype)
+
+
+def log_partition(
+    energies: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The logarithm of the partition function, :math:`\log Z = \log\sum_i e^{-E_i/T}`.
+
+    Its derivative with respect to −1/T is the mean energy.
+
+    Args:
+        energies: E of shape [..., K, ...].
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. At T = 0 the
+            limit: ±∞ by the sign of the ground energy, log of its degeneracy if that is 0.
+        axis: the axis or axes of the states.
+        where: boolean mask that broadcasts to `energies`.
+        keepdims: keep the axis with size 1.
+        axis_name: name of the mesh or `vmap` axis over which the states are split.
+
+    Returns:
+        One number a row, in float32 at least.
+
+    Raises:
+        TypeError: if `energies` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no states.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(log_partition(jnp.array([0.0, 1.0, 2.0]), temperature=0.5))
+        0.1429317
+    """
+    ask = _states("log_partition", energies, temperature, axis, where, axis_name)
+    y = ask.z if ask.temperature is None else _divided(ask.z, ask.temperature)
+    return ask.squeezed(conjugate(y, None, None, ask.family, ask.classes), keepdims)
+
+
+def _divided(z: Array, t: Array) -> Array:
+    """z/T for T ≥ 0 with its limits: infinities stay, and at T = 0 only the sign of z is left."""
+    infinite = jnp.isinf(z)
+    quotient = jnp.where(infinite, 0, z) / jnp.where(t == 0, 1, t)
+    limit = jnp.where(z > 0, jnp.inf, jnp.where(z < 0, -jnp.inf, z))
+    return jnp.where(infinite, z, jnp.where(t == 0, limit, quotient))
+
+
+def free_energy(
+    energies: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""Helmholtz's free energy :math:`F = -T \log Z`, the mean energy less T times the entropy.
+
+    The smooth minimum of the energies; its gradient is `boltzmann`, its derivative with respect
+    to T minus the entropy.
+
+    Args:
+        energies: E of shape [..., K, ...].
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        axis: the axis or axes of the states.
+        where: boolean mask that broadcasts to `energies`.
+        keepdims: keep the axis with size 1.
+        axis_name: name of the mesh or `vmap` axis over which the states are split.
+
+    Returns:
+        One number a row, in float32 at least; the ground energy at T = 0.
+
+    Raises:
+        TypeError: if `energies` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no states.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(free_energy(jnp.array([0.0, 1.0, 2.0]), temperature=0.5))
+        -0.07146585
+    """
+    ask = _states("free_energy", energies, temperature, axis, where, axis_name)
+    return ask.squeezed(ask.conjugate(), keepdims)
+
+
+def mean_energy(
+    energies: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The expected energy :math:`⟨E⟩ = \sum_i p_i E_i` under `boltzmann`.
+
+    Args:
+        energies: E of shape [..., K, ...].
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        axis: the axis or axes of the states.
+        where: boolean mask that broadcasts to `energies`.
+        keepdims: keep the axis with size 1.
+        axis_name: name of the mesh or `vmap` axis over which the states are split.
+
+    Returns:
+        One number a row, in float32 at least.
+
+    Raises:
+        TypeError: if `energies` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no states.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(mean_energy(jnp.array([0.0, 1.0, 2.0]), temperature=0.5))
+        0.1490629
+    """
+    ask = _states("mean_energy", energies, temperature, axis, where, axis_name)
+    p, e = _weighed(ask)
+    return ask.squeezed(ask.classes.sum(p * e), keepdims)
+
+
+def heat_capacity(
+    energies: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""How fast the mean energy grows with temperature: :math:`C = d⟨E⟩/dT = \mathrm{Var}(E)/T²`.
+
+    Args:
+        energies: E of shape [..., K, ...].
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. At T = 0 and
+            T = ±∞ the heat capacity of finitely many states is 0.
+        axis: the axis or axes of the states.
+        where: boolean mask that broadcasts to `energies`.
+        keepdims: keep the axis with size 1.
+        axis_name: name of the mesh or `vmap` axis over which the states are split.
+
+    Returns:
+        One number a row, in float32 at least, in units of k_B.
+
+    Raises:
+        TypeError: if `energies` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no states.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(heat_capacity(jnp.array([0.0, 1.0, 2.0]), temperature=0.5))
+        0.63438255
+    """
+    ask = _states("heat_capacity", energies, temperature, axis, where, axis_name)
+    p, e = _weighed(ask)
+    finite = jnp.finfo(e.dtype).max
+    e = jnp.clip(e, -finite, finite)  # a ground state of −∞ is alone, and has no variance
+    from_mean = e - ask.classes.sum(p * e)
+    if ask.temperature is not None:
+        from_mean = from_mean / jnp.where(ask.temperature == 0, jnp.inf, ask.temperature)
+    return ask.squeezed(ask.classes.sum(p * from_mean * from_mean), keepdims)
+
+
+def _states(function, energies, temperature, axis, where, axis_name) -> Problem:
+    return problem(
+        function, energies, axis, where, temperature=temperature, axis_name=axis_name, minimum=True
+    )
+
+
+def _weighed(ask: Problem):
+    """p, and the energies of the states that are possible."""
+    p = ask.probabilities()
+    return p, jnp.where(p > 0, ask.sign * ask.z, 0)

@@ -1,0 +1,219 @@
+"""Mappings with caps or with another mass than one: the relaxed k-hot arg max and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._capped import Family, anchor_of, capped_probabilities
+from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._regularizers import FermiDirac
+from jsoftmax.core._simplex import cooled
+
+
+def topk_entmax(
+    logits: ArrayLike,
+    k: ArrayLike,
+    alpha: ArrayLike = 1.5,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The relaxed k-hot arg max: `entmax` with a budget of k ones.
+
+    .. math:: p = \arg\max ⟨p, z/T⟩ - Ω_α(p)
+              \quad\text{over}\quad 0 ≤ p_i ≤ 1,\; \sum_i p_i = k
+
+    so that :math:`p_i = \min(1, [1 + (α-1)(z_i/T - τ)]_+^{1/(α-1)})`. k = 1 is `entmax`; k need not
+    be whole. As T → 0 or α → ∞ the k largest classes get 1. `topk_sigmoid` is its smooth kin.
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype.
+        k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
+            `axis`. Differentiable where some class is strictly between 0 and 1; elsewhere its
+            derivative is 0.
+        alpha: α > 0, a number or an array with size 1 along `axis`.
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits` (the default float dtype for integers), between 0 and
+        1, summing to k.
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `alpha`
+            or `k` is a number out of range. Traced values out of range give NaN.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(topk_entmax(jnp.array([2.0, 1.0, 0.5, -1.0]), k=2, alpha=2.0))
+        [1.         0.7500 0.2500 0.        ]
+
+    Reference:
+        B. Amos, V. Koltun and J. Z. Kolter, "The limited multi-label projection layer", 2019, has
+        the Fermi–Dirac form of it.
+    """
+    ask = problem(
+        "topk_entmax", logits, axis, where, alpha=alpha, temperature=temperature,
+        axis_name=axis_name,
+    )  # fmt: skip
+    k = mass("topk_entmax", k, ask)
+    return solve_capped(ask, jnp.ones((), ask.z.dtype), k, ask.family).astype(ask.dtype)
+
+
+def topk_sigmoid(
+    logits: ArrayLike,
+    k: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""Logistic functions with a common shift such that they sum to k.
+
+    .. math:: p_i = σ(z_i/T - τ), \qquad \sum_i p_i = k
+
+    The Fermi–Dirac distribution of k particles: the smooth relaxation of the k largest, never
+    exactly 0 or 1. `topk_entmax` is the sparse one.
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype.
+        k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
+            `axis`, differentiable.
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits`, between 0 and 1, summing to k.
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `k` is a
+            number out of range. A traced `k` out of range gives NaN.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(topk_sigmoid(jnp.array([2.0, 1.0, 0.5, -1.0]), k=2))
+        [0.7932 0.5853 0.4612 0.1604]
+
+    Reference:
+        B. Amos, V. Koltun and J. Z. Kolter, "The limited multi-label projection layer", 2019.
+    """
+    ask = problem("topk_sigmoid", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    k = mass("topk_sigmoid", k, ask)
+    p = solve_capped(ask, jnp.ones((), ask.z.dtype), k, FermiDirac())
+    return p.astype(ask.dtype)
+
+
+def capped_entmax(
+    logits: ArrayLike,
+    upper: ArrayLike,
+    alpha: ArrayLike = 1.5,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""`entmax` in which no class may have more than its cap.
+
+    .. math:: p = \arg\max_{p \in Δ,\; p ≤ u} ⟨p, z/T⟩ - Ω_α(p)
+
+    At α = 2 it is constrained sparsemax, at α = 1 constrained softmax.
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype.
+        upper: the caps u ≥ 0, a number or an array that broadcasts to `logits`; their sum over the
+            unmasked classes must be at least 1. Differentiable.
+        alpha: α > 0, a number or an array with size 1 along `axis`.
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits`, with 0 ≤ p ≤ u, summing to 1.
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `alpha`
+            or `upper` is given as numbers out of range. Traced values out of range give NaN.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(capped_entmax(jnp.array([2.0, 1.0, 0.5, -1.0]), 0.6, alpha=2.0))
+        [0.6 0.4 0.  0. ]
+
+    Reference:
+        C. Malaviya, P. Ferreira and A. F. T. Martins, "Sparse and constrained attention for neural
+        machine translation", ACL 2018.
+    """
+    ask = problem(
+        "capped_entmax", logits, axis, where, alpha=alpha, temperature=temperature,
+        axis_name=axis_name,
+    )  # fmt: skip
+    known = checks.known_values(upper)
+    if known is not None:
+        _check_caps(known, ask)
+    upper = checks.as_array("capped_entmax", "upper", upper)
+    upper = checks.aligned("capped_entmax", "upper", upper, ask.z.shape).astype(ask.z.dtype)
+    upper = jnp.where(upper >= 0, upper, jnp.nan)
+    one = jnp.ones((1,) * ask.z.ndim, ask.z.dtype)
+    return solve_capped(ask, upper, one, ask.family).astype(ask.dtype)
+
+
+def _check_caps(upper: np.ndarray, ask: Problem) -> None:
+    if not (upper >= 0).all():
+        raise ValueError("jsoftmax.capped_entmax: every cap in `upper` must be at least 0.")
+    if upper.ndim <= ask.z.ndim and ask.classes.axis_name is None and ask.mask is None:
+        caps = upper.reshape((1,) * (ask.z.ndim - upper.ndim) + upper.shape)
+        repeats = [ask.z.shape[a] if caps.shape[a] == 1 else 1 for a in ask.classes.axis]
+        room = caps.sum(ask.classes.axis) * np.prod(repeats)
+        if (room < 1 - 1e-6).any():
+            raise ValueError(
+                f"jsoftmax.capped_entmax: the caps in `upper` sum to {room.min():.6g}, and no "
+                "distribution fits below them. Raise them until they sum to at least 1."
+            )
+
+
+def mass(function: str, k: Any, ask: Problem) -> Array:
+    """The total mass k as an array with a size-1 class axis."""
+    number = checks.static_number(k)
+    known = checks.known_values(k) if number is None else np.float64(number)
+    classes = ask.classes.size(ask.z)
+    if known is not None and not ((known > 0) & (known <= classes)).all():
+        raise ValueError(
+            f"jsoftmax.{function}: `k` must be above 0 and at most the number of classes, "
+            f"{classes}; got {k!r}."
+        )
+    if number is not None:
+        return jnp.full((1,) * ask.z.ndim, number, ask.z.dtype)
+    return checks.per_row(function, "k", k, ask.z, ask.classes, ask.z.dtype)
+
+
+def solve_capped(ask: Problem, upper: Array, total: Array, family: Family) -> Array:
+    """p of the capped problem, with temperature, mask and limits."""
+    upper = jnp.where(ask.z > -jnp.inf, upper, 0)
+    upper = jnp.where(jnp.isnan(ask.z), jnp.ones_like(upper), upper)
+    y = ask.z
+    if ask.temperature is not None:
+        # At T = 0 the classes above the anchor are at their caps, and those below it at 0.
+        anchor = anchor_of(ask.z, upper, total, ask.classes)
+        limit = jnp.where(ask.z > anchor, jnp.inf, jnp.where(ask.z == anchor, 0, -jnp.inf))
+        y = cooled(ask.z, ask.temperature, ask.classes, anchor)
+        y = jnp.where(ask.temperature == 0, limit, y)
+    p = capped_probabilities(y, ask.alpha, upper, total, family, ask.classes)
+    return ask.unmasked(p, 0)

@@ -1,0 +1,74 @@
+"""What a module may hold as its α or T: a number learned inside an interval, or a constant."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, DTypeLike, Float
+
+from jsoftmax.core._checks import static_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """The numbers between `lower`, at least 0, and `upper`, perhaps infinite.
+
+    A free parameter f stands for lower + (upper − lower) σ(f), or for lower + softplus(f) where
+    there is no upper bound. The ends are reached by rounding, and never passed.
+    """
+
+    lower: float
+    upper: float = np.inf
+
+    def number(self, free: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The number that a free parameter stands for, in float32 at least."""
+        free = free.astype(jnp.promote_types(free.dtype, jnp.float32))
+        if self.upper == np.inf:
+            return self.lower + jax.nn.softplus(free)
+        inside = self.lower + (self.upper - self.lower) * jax.nn.sigmoid(free)
+        return jnp.minimum(inside, self.upper)  # the sum above may round past it
+
+    def free(
+        self, function: str, name: str, number: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike
+    ) -> Float[Array, "..."]:
+        """The free parameter, of the shape and dtype asked for, that stands for `number`."""
+        x = np.asarray(number, np.float64)
+        if not 0 <= self.lower < self.upper:
+            raise ValueError(
+                f"jsoftmax.{function}: the range of `{name}` is ({self.lower}, {self.upper}); its "
+                "lower end must be at least 0 and below its upper end."
+            )
+        if not ((self.lower < x) & (x < self.upper)).all():
+            raise ValueError(
+                f"jsoftmax.{function}: a learned `{name}` starts strictly between {self.lower} and "
+                f"{self.upper}, got {number}. At an end it could not be moved: start inside, or "
+                f"widen its range, or set learn_{name}=False."
+            )
+        above = x - self.lower
+        if self.upper == np.inf:
+            free = above + np.log(-np.expm1(-above))  # softplus(free) = above
+        else:
+            free = np.log(above) - np.log(self.upper - x)
+        try:
+            return jnp.asarray(np.broadcast_to(free, shape), dtype)
+        except ValueError:
+            raise ValueError(
+                f"jsoftmax.{function}: `{name}` has shape {x.shape}, which does not broadcast to "
+                f"`shape` {shape}, the shape of the learned numbers."
+            ) from None
+
+
+def constant_alpha(function: str, alpha: ArrayLike) -> float:
+    """`alpha`, if it is a positive number known while tracing."""
+    number = static_number(alpha)
+    if number is None:
+        raise TypeError(
+            f"jsoftmax.{function}: `alpha` must be a Python number, got {alpha!r}. It is not "
+            "learned here, because the loss falls with its own α whatever the logits are."
+        )
+    if not number > 0:
+        raise ValueError(f"jsoftmax.{function}: `alpha` must be positive, got {alpha!r}.")
+    return number

@@ -1,0 +1,235 @@
+"""The α-entmax family: softmax at α = 1, sparsemax at α = 2, arg max at α = ∞."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._problem import problem
+
+
+def entmax(
+    logits: ArrayLike,
+    alpha: ArrayLike = 1.5,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""Probabilities that trade score against Tsallis entropy of order α.
+
+    .. math:: p = \arg\max_{p \in Δ} ⟨p, z/T⟩ - Ω_α(p)
+              \quad\text{with}\quad Ω_α(p) = \frac{\sum_i p_i^α - 1}{α(α-1)},
+
+    whose solution is :math:`p_i = [1 + (α-1)(z_i/T - τ)]_+^{1/(α-1)}`. For α > 1 classes far below
+    the best get probability exactly zero; the larger α, the fewer remain. α = 1 is `softmax`,
+    α = 2 `sparsemax`, α = ∞ `hardmax`; for 0 < α < 1 every class keeps a heavy tail. Nothing jumps
+    between them, and α may be traced, learned, and differ from row to row.
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
+            those of +∞ share all the mass.
+        alpha: α > 0, a number or an array with size 1 along `axis`. A number known while tracing
+            is faster: 1, 1.5 and 2 have closed forms for the power.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
+            exactly 0 and gradient exactly 0.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
+            the limit from above, arg max with ties shared.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits` (the default float dtype for integers).
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `alpha`
+            is a number that is not positive. A traced α that is not positive gives NaN.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([0.1, 1.2, 0.9])
+        >>> print(entmax(z, 1.5), entmax(z, 2.0))
+        [0.0449 0.5806 0.3745] [0.   0.65 0.35]
+
+    Reference:
+        B. Peters, V. Niculae and A. F. T. Martins, "Sparse sequence-to-sequence models", ACL 2019.
+    """
+    ask = problem(
+        "entmax", logits, axis, where, alpha=alpha, temperature=temperature, axis_name=axis_name
+    )
+    return ask.probabilities().astype(ask.dtype)
+
+
+def sparsemax(
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    *,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The Euclidean projection of scores onto the probability simplex: `entmax` at α = 2.
+
+    .. math:: p = \arg\min_{p \in Δ} ‖p - z/T‖², \qquad p_i = [z_i/T - τ]_+
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: boolean mask that broadcasts to `logits`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits` (the default float dtype for integers).
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no classes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(sparsemax(jnp.array([1.0, 0.5, -1.0])))
+        [0.75       0.25000 0.        ]
+
+    Reference:
+        A. F. T. Martins and R. F. Astudillo, "From softmax to sparsemax", ICML 2016.
+    """
+    ask = problem(
+        "sparsemax", logits, axis, where, alpha=2.0, temperature=temperature, axis_name=axis_name
+    )
+    return ask.probabilities().astype(ask.dtype)
+
+
+def binary_entmax(
+    logits: ArrayLike, alpha: ArrayLike = 1.5, *, temperature: ArrayLike = 1.0
+) -> Float[Array, "..."]:
+    r"""The counterpart of the logistic function for any α: `entmax` of (z, 0), first entry.
+
+    At α = 1 it is the sigmoid, at α = 2 the clipped line :math:`\min(1, \max(0, (z/T+1)/2))`; for
+    α > 1 it reaches 0 and 1 at finite z.
+
+    Args:
+        logits: scores z of any shape, each a problem of its own.
+        alpha: α > 0, a number or an array that broadcasts to `logits`.
+        temperature: T, a number or an array that broadcasts to `logits`, of either sign.
+
+    Returns:
+        The probability of the class with score z against one with score 0, of the shape and dtype
+        of `logits`.
+
+    Raises:
+        TypeError: if `logits` are not real numbers.
+        ValueError: if shapes do not fit, or `alpha` is a number that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(binary_entmax(jnp.array([-1.0, 0.0, 0.5, 3.0]), alpha=2.0))
+        [0.   0.5  0.75 1.  ]
+    """
+    logits = checks.as_array("binary_entmax", "logits", logits)
+    alpha, temperature = (
+        x if checks.static_number(x) is not None else jnp.asarray(x)[..., None]
+        for x in (alpha, temperature)
+    )
+    pairs = jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
+    ask = problem("binary_entmax", pairs, -1, alpha=alpha, temperature=temperature)
+    return ask.probabilities()[..., 0].astype(ask.dtype)
+
+
+def smoothmax(
+    logits: ArrayLike,
+    alpha: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    keepdims: bool = False,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The maximum smoothed by any member of the family; its gradient is `entmax`.
+
+    .. math:: T Ω_α^*(z/T) = \max_{p \in Δ} ⟨p, z⟩ - T Ω_α(p)
+
+    At α = 1 it is `logsumexp`, at α → ∞ or T → 0 the maximum. Its derivative with respect to T is
+    `entropy` of the distribution.
+
+    Args:
+        logits: scores z of shape [..., K, ...].
+        alpha: α > 0, a number or an array with size 1 along `axis`.
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`: only these classes take part.
+        temperature: T, a number or an array with size 1 along `axis`. A negative T gives the
+            smoothed minimum.
+        keepdims: keep the class axis with size 1.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        One number a row, in float32 at least. −∞ for a row without any class (+∞ if T < 0).
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `alpha`
+            is a number that is not positive.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> print(smoothmax(jnp.array([1.0, 0.5, -1.0]), alpha=2.0))
+        1.0625
+        >>> print(jax.grad(smoothmax)(jnp.array([1.0, 0.5, -1.0]), 2.0))
+        [0.75       0.25000 0.        ]
+    """
+    ask = problem(
+        "smoothmax", logits, axis, where, alpha=alpha, temperature=temperature, axis_name=axis_name
+    )
+    return ask.squeezed(ask.conjugate(), keepdims)
+
+
+def entropy(
+    probabilities: ArrayLike,
+    alpha: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""Tsallis entropy of order α, in the normalisation in which `entmax` maximises it.
+
+    .. math:: -Ω_α(p) = \frac{1 - \sum_i p_i^α}{α(α-1)}, \qquad -Ω_1(p) = -\sum_i p_i \log p_i
+
+    At α = 1 it is Shannon's entropy in nats; at α = 2 *half* of the Gini index; at α = ∞ zero. A
+    one-hot distribution has entropy 0 for every α.
+
+    Args:
+        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
+        alpha: α > 0, a number or an array with size 1 along `axis`.
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `probabilities`.
+        keepdims: keep the class axis with size 1.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        One number a row, in float32 at least.
+
+    Raises:
+        TypeError: if `probabilities` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `alpha`
+            is a number that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> p = jnp.array([0.5, 0.5])
+        >>> print(entropy(p), entropy(p, alpha=2.0))
+        0.6931472 0.25
+    """
+    ask = problem("entropy", probabilities, axis, where, alpha=alpha, axis_name=axis_name)
+    p = ask.unmasked(ask.z, 0)
+    value = ask.entropy(p)
+    if ask.temperature is not None:  # where α = ∞ the problem has T = 0
+        value = jnp.where(ask.temperature == 0, 0, value)
+    return ask.squeezed(value, keepdims)

@@ -1,0 +1,151 @@
+"""Normmax: the regularizer is a norm, so p is the escort of an entmax rather than an entmax."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._simplex import cooled, probabilities
+
+
+def normmax(
+    logits: ArrayLike,
+    alpha: ArrayLike = 2.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""Probabilities that trade score against the α-norm of the distribution.
+
+    .. math:: p = \arg\max_{p \in Δ} ⟨p, z/T⟩ - ‖p‖_α
+
+    Unlike `entmax` it prefers *equal* shares on its support, the more so the larger α; at α = ∞
+    the mass is shared equally. With q = entmax of order 2 − 1/α of the scores α/(α−1) z it is
+    :math:`p ∝ q^{1/α}`.
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype.
+        alpha: α > 1, a number or an array with size 1 along `axis`.
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits` (the default float dtype for integers).
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `alpha`
+            is a number that is not above 1. A traced α that is not above 1 gives NaN.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(normmax(jnp.array([0.6, 0.0, -1.0])))
+        [0.7342606 0.2657393 0.       ]
+
+    Reference:
+        M. Blondel, A. F. T. Martins and V. Niculae, "Learning with Fenchel–Young losses", JMLR
+        2020.
+    """
+    ask, alpha = normmax_problem("normmax", logits, alpha, axis, where, temperature, axis_name)
+    if ask.is_hard:
+        return ask.hard().astype(ask.dtype)
+    z = cooled(ask.z, ask.temperature, ask.classes)
+    return ask.unmasked(norm_probabilities(z, alpha, ask.classes), 0).astype(ask.dtype)
+
+
+def normmax_problem(
+    function, logits, alpha, axis, where, temperature, axis_name
+) -> tuple[Problem, Array]:
+    """The problem, and α as an array: NaN where it is not above 1."""
+    ask = problem(function, logits, axis, where, temperature=temperature, axis_name=axis_name)
+    number = checks.static_number(alpha)
+    if number is not None and not number > 1:
+        hint = f" Did you mean axis={int(number)}?" if number in (-1, -2, -3) else ""
+        raise ValueError(f"jsoftmax.{function}: `alpha` must be above 1, got {alpha!r}.{hint}")
+    dtype = ask.z.dtype
+    if number is not None:
+        return ask, jnp.full((1,) * ask.z.ndim, number, dtype)
+    alpha = checks.per_row(function, "alpha", alpha, ask.z, ask.classes, dtype)
+    return ask, jnp.where(alpha > 1, alpha, jnp.nan)
+
+
+def norm_probabilities(z: Array, alpha: Array, classes: ClassAxis) -> Array:
+    """p = argmax ⟨p, z⟩ − ‖p‖_α."""
+    return escort(norm_powers(z, alpha, classes), z, alpha, classes)
+
+
+def norm_powers(z: Array, alpha: Array, classes: ClassAxis) -> Array:
+    """q = (p/‖p‖)^α, a constant to differentiation.
+
+    Stationarity is z − μ = (p/‖p‖)^(α−1) on the support. Hence q = (z − μ)₊^(α/(α−1)) sums to
+    one, which makes q the entmax of order 2 − 1/α of α/(α−1) z.
+    """
+    z, alpha = jax.lax.stop_gradient((z, alpha))
+    ratio = 1 - 1 / alpha
+    return probabilities(z / ratio, 1 + ratio, Tsallis(None), classes)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def escort(q: Array, z: Array, alpha: Array, classes: ClassAxis) -> Array:
+    """p ∝ q^(1/α) for q = norm_powers(z, α)."""
+    root = jnp.where(q > 0, jnp.exp(jnp.log(jnp.where(q > 0, q, 1)) / alpha), q)
+    total = classes.sum(root)
+    return root / jnp.where(total == 0, 1, total)
+
+
+@escort.defjvp
+def _escort_jvp(classes, primals, tangents):
+    # Differentiating z − μ = g(p, α), g = ∇‖p‖, and inverting on the support S gives
+    #     ṗ = c (I − p 1ᵀ) diag(p^(2−α)) (I − 1 pᵀ) d,   c = ‖p‖^(α−1)/(α−1),
+    # with d = ż − (∂g/∂α) α̇. Each projection is applied twice, as in `ClassAxis.deviation`.
+    # At α = ∞ it is piecewise constant.
+    (q, z, alpha), (_, d_z, d_alpha) = primals, tangents
+    p = escort(q, z, alpha, classes)
+    movable = jnp.where((classes.max(z) < jnp.inf) & (alpha < jnp.inf), 1, 0)
+    alpha = jnp.where(alpha < jnp.inf, alpha, 2)
+    d = d_z
+    if not isinstance(d_alpha, SymbolicZero):
+        _, bend = jax.jvp(lambda a: norm_gradient(p, a, classes), (alpha,), (d_alpha,))
+        d = d - bend
+    positive = jnp.where(p > 0, p, 1)
+    slope = jnp.where(p > 0, jnp.exp((2 - alpha) * jnp.log(positive)), 0)
+    scale = jnp.exp((alpha - 1) * jnp.log(norm(p, alpha, classes))) / (alpha - 1)
+    y = scale * slope * movable * classes.deviation(p, d)
+    y = y - p * classes.sum(y)
+    return p, y - p * classes.sum(y)
+
+
+def norm(p: Array, alpha: Array, classes: ClassAxis) -> Array:
+    """‖p‖_α with a size-1 class axis, 1 for an empty row; scaled so that no power underflows."""
+    largest = classes.max(p)
+    largest = jnp.where(largest == 0, 1, largest)
+    ratio = p / largest
+    total = classes.sum(power(ratio, alpha))
+    return largest * jnp.exp(jnp.log(jnp.where(total == 0, 1, total)) / alpha)
+
+
+def power(ratio: Array, alpha: Array) -> Array:
+    """ratio^α for ratios from 0 to 1, also at α = ∞; its derivative at 1 is α."""
+    positive = jnp.where(ratio > 0, ratio, 1)
+    finite = jnp.exp(jnp.where(alpha == jnp.inf, 1, alpha) * jnp.log(positive))
+    limit = jnp.where((alpha == jnp.inf) & (ratio < 1), 0, finite)
+    return jnp.where(ratio > 0, limit, ratio)
+
+
+def norm_gradient(p: Array, alpha: Array, classes: ClassAxis) -> Array:
+    """∇‖p‖_α = (p/‖p‖)^(α−1), 0 off the support."""
+    log_ratio = jnp.log(jnp.where(p > 0, p, 1)) - jnp.log(norm(p, alpha, classes))
+    return jnp.where(p > 0, jnp.exp((alpha - 1) * log_ratio), p)

@@ -1,0 +1,75 @@
+"""Soft arg max: where the maximum is, as an expectation."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._problem import problem
+
+
+def soft_argmax(
+    logits: ArrayLike,
+    coordinates: ArrayLike | None = None,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    alpha: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The expected index, or coordinate, of the class: :math:`\sum_i p_i x_i`.
+
+    A differentiable stand-in for `argmax`. It is a mean: between two separate peaks it lies where
+    neither is. With α > 1 far classes do not pull at all.
+
+    Args:
+        logits: scores z of shape [..., K, ...], for instance a heat map.
+        coordinates: x, broadcastable to `logits`; the index along the axis if None.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        alpha: α > 0 of the `entmax` that weighs, a number or an array with size 1 along `axis`.
+        where: boolean mask that broadcasts to `logits`.
+        temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the mean
+            coordinate of the largest entries, with zero gradient.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        One number a row, in float32 at least. If `axis` is a tuple and no coordinates are given,
+        one index per axis of the tuple, in a new last axis.
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or several
+            axes without coordinates are split by an `axis_name`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(soft_argmax(jnp.array([0.0, 10.0, 10.0, 0.0])))
+        1.5000001
+        >>> heat = jnp.zeros((4, 5)).at[2, 3].set(20.0)
+        >>> print(soft_argmax(heat, axis=(0, 1)))
+        [2. 3.]
+    """
+    ask = problem(
+        "soft_argmax", logits, axis, where, alpha=alpha, temperature=temperature,
+        axis_name=axis_name,
+    )  # fmt: skip
+    p = ask.probabilities()
+    if coordinates is not None:
+        x = checks.as_array("soft_argmax", "coordinates", coordinates)
+        x = checks.aligned("soft_argmax", "coordinates", x, p.shape).astype(p.dtype)
+        return ask.squeezed(ask.classes.sum(jnp.where(p > 0, p * x, p)))
+    if not isinstance(axis, tuple | list):
+        index = ask.classes.index(p).astype(p.dtype)
+        return ask.squeezed(ask.classes.sum(p * index))
+    if axis_name is not None:
+        raise ValueError(
+            "jsoftmax.soft_argmax: give `coordinates` when several axes are split by `axis_name`; "
+            "which of them is split is not known here."
+        )
+    iotas = [jax.lax.broadcasted_iota(p.dtype, p.shape, a % p.ndim) for a in axis]
+    return jnp.stack([ask.squeezed(ask.classes.sum(p * iota)) for iota in iotas], axis=-1)

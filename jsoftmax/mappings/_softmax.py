@@ -1,0 +1,266 @@
+"""Softmax and its nearest relatives: its logarithm, its normaliser, its mirror and its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core._problem import problem
+from jsoftmax.core._scores import difference
+
+
+def softmax(
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    *,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""Probabilities proportional to the exponentials of scores.
+
+    .. math:: p_i = e^{z_i/T} / \sum_j e^{z_j/T}
+
+    With inverse temperature β write `temperature=1/β`; with a base b, :math:`p_i ∝ b^{z_i}`, write
+    `temperature=1/math.log(b)`. That is negative for 0 < b < 1, and a negative temperature favours
+    the *smallest* score. `jax.nn.softmax` takes a subset of these arguments; in its place this
+    function gives a row of zeros for a row without any class, the limit for infinite scores, and
+    rounds only once from a narrow dtype.
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
+            those of +∞ share all the mass.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
+            exactly 0 and gradient exactly 0, whatever their score is.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
+            the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits` (the default float dtype for integers).
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no classes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(softmax(jnp.array([1.0, 2.0, 8.0])))
+        [9.0880e-04 2.4704e-03 9.9662e-01]
+        >>> print(softmax(jnp.array([0.0, 10.0]), temperature=100.0))
+        [0.4750208 0.5249792]
+
+    Reference:
+        J. S. Bridle, "Probabilistic interpretation of feedforward classification network outputs,
+        with relationships to statistical pattern recognition", 1990.
+    """
+    ask = problem("softmax", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    return ask.probabilities().astype(ask.dtype)
+
+
+def log_softmax(
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    *,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The logarithm of `softmax`, right where the probability itself underflows.
+
+    .. math:: \log p_i = z_i/T - \log\sum_j e^{z_j/T}
+
+    Args:
+        logits: scores z of shape [..., K, ...].
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`; −∞ is returned where it is False.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        log p of the shape and dtype of `logits`, or float32 for formats that have no infinity.
+        −∞ throughout for a row without any class.
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no classes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(log_softmax(jnp.array([0.0, 200.0])))
+        [-200.    0.]
+    """
+    ask = problem("log_softmax", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    return ask.log_probabilities().astype(ask.log_dtype)
+
+
+def logsumexp(
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    keepdims: bool = False,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The smooth maximum whose gradient is `softmax`.
+
+    .. math:: T \log\sum_i e^{z_i/T}
+
+    It lies between max z and max z + T log K; at T → 0 it *is* the maximum (the tropical limit),
+    and its gradient the limiting p. For any other α there is `smoothmax`; for partial results that
+    are merged later, `PartialLogSumExp`.
+
+    Args:
+        logits: scores z of shape [..., K, ...].
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`: only these classes take part.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. A negative T
+            gives the smooth minimum.
+        keepdims: keep the class axis with size 1.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        One number a row, in float32 at least. −∞ for a row without any class (+∞ if T < 0).
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no classes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> print(logsumexp(jnp.array([1000.0, 1000.0])))
+        1000.6932
+        >>> print(jax.grad(logsumexp)(jnp.array([1.0, 2.0, 8.0])))
+        [9.0880e-04 2.4704e-03 9.9662e-01]
+    """
+    ask = problem("logsumexp", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    return ask.squeezed(ask.conjugate(), keepdims)
+
+
+class PartialLogSumExp(NamedTuple):
+    """What a part of a row contributes to its `logsumexp`: the online, one-pass form.
+
+    Parts merge in any order and grouping, so rows can be streamed in blocks (`lax.scan`), split
+    over devices, or reduced as a tree. `PartialLogSumExp.nothing(shape)` is the neutral element.
+
+    Args:
+        maximum: the largest score m so far, of shape [...].
+        total: Σ exp(z − m) over the scores so far, of the same shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> left = PartialLogSumExp.of(jnp.array([1.0, 2.0]))
+        >>> right = PartialLogSumExp.of(jnp.array([8.0]))
+        >>> print(left.merge(right).value(), logsumexp(jnp.array([1.0, 2.0, 8.0])))
+        8.003385 8.003385
+
+    Reference:
+        M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax", 2018.
+    """
+
+    maximum: Array
+    total: Array
+
+    @classmethod
+    def of(
+        cls, logits: ArrayLike, axis: int | tuple[int, ...] = -1, *, where: ArrayLike | None = None
+    ) -> PartialLogSumExp:
+        """The contribution of a block of logits [..., K, ...], without its class axis."""
+        ask = problem("PartialLogSumExp.of", logits, axis, where)
+        maximum = ask.classes.max(ask.z)
+        total = ask.classes.sum(jnp.exp(difference(ask.z, maximum)))
+        return cls(ask.squeezed(maximum), ask.squeezed(total))
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, ...], dtype: Any = jnp.float32) -> PartialLogSumExp:
+        """The contribution of no logits at all."""
+        return cls(jnp.full(shape, -jnp.inf, dtype), jnp.zeros(shape, dtype))
+
+    def merge(self, other: PartialLogSumExp) -> PartialLogSumExp:
+        """The contribution of both parts."""
+        maximum = jnp.maximum(self.maximum, other.maximum)
+        return PartialLogSumExp(
+            maximum,
+            self.total * jnp.exp(difference(self.maximum, maximum))
+            + other.total * jnp.exp(difference(other.maximum, maximum)),
+        )
+
+    def value(self) -> Array:
+        """log Σ exp z over all that was merged; −∞ for nothing."""
+        some = self.total != 0
+        return self.maximum + jnp.where(some, jnp.log(jnp.where(some, self.total, 1)), 0)
+
+
+def softmin(
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    *,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""`softmax` towards the minimum: probabilities proportional to :math:`e^{-z_i/T}`.
+
+    Here +∞ gets probability 0, and −∞ is the minimum; exclude classes with `where`.
+
+    Args:
+        logits: scores z of shape [..., K, ...].
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`.
+        temperature: T, a number or an array with size 1 along `axis`.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits`.
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no classes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(softmin(jnp.array([0.0, 10.0]), temperature=100.0))
+        [0.5249792 0.4750208]
+    """
+    ask = problem(
+        "softmin", logits, axis, where, temperature=temperature, axis_name=axis_name, minimum=True
+    )
+    return ask.probabilities().astype(ask.dtype)
+
+
+def hardmax(
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    *,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    """One-hot arg max with ties shared: the limit of every mapping here at temperature 0.
+
+    Its gradient is zero. For a single winner take `jnp.argmax`.
+
+    Args:
+        logits: scores z of shape [..., K, ...].
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        p of the shape and dtype of `logits`: 1/m at the m largest entries, 0 elsewhere.
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, or there are no classes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(hardmax(jnp.array([1.0, 5.0, 5.0])))
+        [0.  0.5 0.5]
+    """
+    ask = problem("hardmax", logits, axis, where, axis_name=axis_name)
+    return ask.hard().astype(ask.dtype)

@@ -1,0 +1,101 @@
+"""A sparse distribution as the few classes that have any mass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import problem
+from jsoftmax.core._simplex import cooled, probabilities
+
+_LAST = ClassAxis((-1,))
+
+
+class SparseEntmax(NamedTuple):
+    """The result of `entmax_sparse`: the classes that may have mass, largest first.
+
+    Args:
+        values: their probabilities, of shape [..., size].
+        indices: their class numbers, of shape [..., size]; meaningless where the value is 0.
+        tau: the threshold τ in p = [1 + (α−1)((z − max z)/T − τ)]₊^(1/(α−1)), of shape [...]: it is
+            measured from the largest score, where it is exact.
+        certificate: whether this is all of the distribution, of shape [...]. Where it is False,
+            more than `size` classes have mass, and the values are those of the problem that the
+            listed classes make on their own.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> p = entmax_sparse(jnp.array([0.1, 1.2, 0.9, -3.0]), size=1, alpha=2.0)
+        >>> print(p.values, p.certificate)
+        [1.] False
+    """
+
+    values: Float[Array, "..."]
+    indices: Int[Array, "..."]
+    tau: Float[Array, "..."]
+    certificate: Bool[Array, "..."]
+
+
+def entmax_sparse(
+    logits: ArrayLike,
+    size: int,
+    alpha: ArrayLike = 1.5,
+    axis: int = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+) -> SparseEntmax:
+    r"""`entmax` as the values and indices of at most `size` classes, with a proof that it is whole.
+
+    The threshold is found among the `size` largest scores alone. If the next score lies below it,
+    no other class has mass and the answer is exact: the certificate says so for every row.
+    Gradients flow through the listed classes only.
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype.
+        size: how many classes to keep, at least 1; static.
+        alpha: α > 0, a number or an array with size 1 along `axis`. For α ≤ 1 every class has mass,
+            and the certificate is True only if `size` reaches the number of classes.
+        axis: the class axis.
+        where: boolean mask that broadcasts to `logits`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+
+    Returns:
+        A `SparseEntmax` whose class axis, the last, has min(size, K) entries; values of the dtype
+        of `logits`, τ in float32 at least.
+
+    Raises:
+        TypeError: if `logits` are not real numbers, `where` is not boolean or `size` not an int.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `size`
+            or `alpha` is a number out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> p = entmax_sparse(jnp.array([0.1, 1.2, 0.9, -3.0]), size=2, alpha=2.0)
+        >>> print(p.values, p.indices, p.certificate)
+        [0.65000 0.35000] [1 2] True
+    """
+    ask = problem("entmax_sparse", logits, axis, where, alpha=alpha, temperature=temperature)
+    if len(ask.classes.axis) != 1:
+        raise ValueError("jsoftmax.entmax_sparse: `axis` must be a single axis.")
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"jsoftmax.entmax_sparse: `size` must be a Python int, got {size!r}.")
+    if size < 1:
+        raise ValueError(f"jsoftmax.entmax_sparse: `size` must be at least 1, got {size}.")
+    class_axis = ask.classes.axis[0]
+    z = jnp.moveaxis(cooled(ask.z, ask.temperature, ask.classes), class_axis, -1)
+    order = None if ask.alpha is None else jnp.moveaxis(ask.alpha, class_axis, -1)
+    # One more than will be kept, to see whether it has mass too. A NaN counts as the largest.
+    kept = min(size, z.shape[-1])
+    scores, indices = jax.lax.top_k(z, min(kept + 1, z.shape[-1]))
+    listed, following = scores[..., :kept], scores[..., kept:]
+    p = probabilities(listed, order, ask.family, _LAST)
+    # z − τ = ω′(p): at the largest score that is known, and below ω′(0) there is no mass.
+    tau = -ask.family.marginal(p[..., :1], order)
+    empty = ask.family.marginal(jnp.zeros_like(tau), order)
+    certificate = ~jnp.any(following - listed[..., :1] - tau > empty, axis=-1)
+    return SparseEntmax(p.astype(ask.dtype), indices[..., :kept], jnp.squeeze(tau, -1), certificate)

@@ -1,0 +1,6 @@
+"""Flax NNX modules: parameters and state around the functions; twins of jsoftmax.linen."""
+
+from jsoftmax.nnx._entmax import Entmax
+from jsoftmax.nnx._readout import EntmaxReadout
+
+__all__ = ["Entmax", "EntmaxReadout"]

@@ -1,0 +1,1 @@
+"""Laws over the catalogue of mappings, then what is particular to each folder."""

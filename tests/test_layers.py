@@ -1,0 +1,162 @@
+"""Imports point one way, heavy ones wait until they are asked for, public names are documented."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
+
+# A folder may import from itself and from the folders of lower rank. Kernels import core only, and
+# nobody imports kernels but inside a function.
+RANKS = {
+    "core": 0,
+    "mappings": 1,
+    "losses": 2,
+    "sampling": 2,
+    "policies": 2,
+    "attention": 3,
+    "vocabulary": 3,
+    "nnx": 4,
+    "linen": 4,
+}
+KERNELS = "kernels"
+# What stands beside the folders (__init__, __main__) and the main job may import everything, and
+# none of the folders imports it.
+PROGRAM = "demo"
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+IDS = [str(file.relative_to(PACKAGE)) for file in FILES]
+
+
+def folder_of(module: str) -> str:
+    """jsoftmax.mappings._entmax → mappings; jsoftmax, jsoftmax.entmax, jsoftmax.__main__ → demo."""
+    second = module.split(".")[1] if "." in module else ""
+    return second if second in {*RANKS, KERNELS} else PROGRAM
+
+
+def module_of(file: pathlib.Path) -> str:
+    """The dotted name of a file of the package."""
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: pathlib.Path) -> list[tuple[str, bool]]:
+    """Full names of what a file imports, each with whether importing the file imports it too."""
+    tree = ast.parse(file.read_text())
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    lazy = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, functions)
+        for node in ast.walk(function)
+    }
+    package = module_of(file).split(".")
+    if file.name != "__init__.py":
+        package = package[:-1]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) not in lazy) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            found += [(f"{base}.{alias.name}", id(node) not in lazy) for alias in node.names]
+    return found
+
+
+def within(name: str, module: str) -> bool:
+    """Is `name` the module or something in it?"""
+    return name == module or name.startswith(module + ".")
+
+
+def may_import(importer: str, imported: str, eager: bool) -> bool:
+    """The rule, between folders."""
+    if importer in (PROGRAM, imported):
+        return True
+    if importer == KERNELS:
+        return imported == "core"
+    if imported == KERNELS:
+        return importer != "core" and not eager
+    return imported in RANKS and RANKS[imported] < RANKS[importer]
+
+
+def test_every_folder_has_a_rank():
+    """A new folder says where it stands."""
+    folders = {file.relative_to(PACKAGE).parts[0] for file in FILES if file.parent != PACKAGE}
+    assert folders <= {*RANKS, KERNELS, PROGRAM}
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_imports_point_one_way(file):
+    """core → mappings → losses, sampling, policies → attention, vocabulary → nnx, linen."""
+    here = folder_of(module_of(file))
+    backwards = [
+        name
+        for name, eager in imports(file)
+        if within(name, "jsoftmax") and not may_import(here, folder_of(name), eager)
+    ]
+    assert not backwards, f"{here} must not import {', '.join(backwards)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_flax_stays_in_the_modules_and_pallas_in_the_kernels(file):
+    """Functions need neither, so whoever wants only functions pays for neither."""
+    homes = {"flax": {"nnx", "linen", PROGRAM}, "jax.experimental.pallas": {KERNELS}}
+    here = folder_of(module_of(file))
+    strayed = [
+        name
+        for name, _ in imports(file)
+        for module, folders in homes.items()
+        if within(name, module) and here not in folders
+    ]
+    assert not strayed, f"{here} must not import {', '.join(strayed)}"
+
+
+@pytest.mark.law  # so that it meets the oldest and the newest dependencies too
+def test_importing_the_package_imports_neither_flax_nor_pallas():
+    """Also not by way of a dependency."""
+    script = "import sys, jsoftmax; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    heavy = [
+        module
+        for module in run.stdout.split()
+        if within(module, "flax") or within(module, "jsoftmax.kernels") or "pallas" in module
+    ]
+    assert not heavy
+
+
+def public_names() -> list[tuple[str, str]]:
+    """(module, name) of what jsoftmax and the two packages of modules offer, read from __all__."""
+    found = []
+    for file in (PACKAGE / folder / "__init__.py" for folder in ("", "nnx", "linen")):
+        if file.exists():
+            module = module_of(file)
+            names = getattr(importlib.import_module(module), "__all__", ())
+            found += [(module, name) for name in names if not name.startswith("__")]
+    return found
+
+
+@pytest.mark.parametrize(("module", "name"), public_names())
+def test_public_names_are_documented(module, name):
+    """What it is and an example that runs; its arguments, where it takes any."""
+    thing = getattr(importlib.import_module(module), name)
+    text = inspect.getdoc(thing)
+    assert text, f"{name} has no docstring"
+    if inspect.ismodule(thing):
+        return
+    assert ">>> " in text, f"{name} shows no example"
+    if callable(thing) and inspect.signature(thing).parameters:
+        assert "Args:" in text, f"{name} does not describe its arguments"
+    if inspect.isroutine(inspect.unwrap(thing)):
+        assert "Returns:" in text, f"{name} does not describe what it returns"
+
+
+def test_no_module_shares_its_name_with_a_function():
+    """`jsoftmax.mappings.entmax` would be the file or the function, whichever was imported last."""
+    functions = {name for _, name in public_names()}
+    assert not functions & {file.stem for file in FILES}
