@@ -68,9 +68,15 @@ class ClassAxis:
         return jax.lax.pmax(raised.astype(jnp.int32), self.axis_name) > 0
 
     def peaks(self, x: Array) -> Array | None:
-        """The maxima of strided blocks, a shorter row; None where blocks would not be short."""
-        blocks = self._in_blocks(x, 8, -jnp.inf)
-        return None if blocks is None else jnp.max(blocks, axis=self.axis[0])
+        """The maxima of blocks of eight, a row an eighth as long; None for short rows."""
+        axis = self._whole_axis(x)
+        if axis is None or x.shape[axis] < 256 or (x := _divisible(x, axis, 64, -jnp.inf)) is None:
+            return None
+        # The eight lie a vector apart, so that maxima are taken of whole vectors.
+        n, before, after = x.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
+        lanes = min(n & -n, 1024) // 8
+        peaks = jnp.max(x.reshape(*before, -1, 8, lanes, *after), axis=axis + 1)
+        return peaks.reshape(*before, -1, *after)
 
     def deviation(self, e: Array, x: Array) -> Array:
         """x − Σ e x for weights e that sum to one, also where one of them is almost one.
@@ -83,38 +89,32 @@ class ClassAxis:
         return once - self.sum(e * once)
 
     def _reduce(self, reduction: Callable, x: Array, neutral: float) -> Array:
-        if (blocks := self._in_blocks(x, None, neutral)) is not None:
-            x = reduction(blocks, axis=self.axis[0])
+        # Two levels lose less to rounding, and give one long row to several cores.
+        axis = self._whole_axis(x)
+        long = axis is not None and x.shape[axis] >= _LONG
+        if long and (blocks := _divisible(x, axis, 16, neutral)) is not None:
+            n = blocks.shape[axis]
+            shape = (*x.shape[:axis], min(n & -n, 256), -1, *x.shape[axis + 1 :])
+            x = reduction(blocks.reshape(shape), axis=axis + 1)
         return reduction(x, axis=self.axis, keepdims=True)
 
-    def _in_blocks(self, x: Array, width: int | None, neutral: float) -> Array | None:
-        """View a long row as [blocks, width]; reducing axis −1 of the two is axis `self.axis`.
-
-        Two levels of sums lose less to rounding and give one long row to several cores. The number
-        of blocks is a power of two that divides the row where there is one, so that a row which
-        the compiler has split evenly over devices is cut inside the parts and never across them.
-        """
-        if len(self.axis) != 1:
+    def _whole_axis(self, x: Array) -> int | None:
+        """The one class axis of `x`, if it may be viewed in blocks: an Explicit mesh forbids it."""
+        if len(self.axis) != 1 or jax.typeof(x).sharding.spec[self.axis[0]] is not None:
             return None
-        axis, n = x.ndim + self.axis[0], x.shape[self.axis[0]]
-        if n < (_LONG if width is None else 32 * width) or _is_split(x, axis):
-            return None
-        even = n & -n
-        blocks = min(even, 256) if width is None else even
-        while width is not None and blocks > n // width:
-            blocks //= 2
-        if blocks < 16:
-            if even > 1:  # some even split over devices may run through a padded block
-                return None
-            blocks = 64 if width is None else 64 * (n // (64 * width))
-            if blocks == 0:
-                return None
-            padding = [(0, 0)] * x.ndim
-            padding[axis] = (0, -n % blocks)
-            x = jnp.pad(x, padding, constant_values=jnp.asarray(neutral, x.dtype))
-        return x.reshape(*x.shape[:axis], blocks, -1, *x.shape[axis + 1 :])
+        return x.ndim + self.axis[0]
 
 
-def _is_split(x: Array, axis: int) -> bool:
-    """Whether an Explicit mesh splits this axis: there a reshape of it would raise."""
-    return jax.typeof(x).sharding.spec[axis] is not None
+def _divisible(x: Array, axis: int, blocks: int, neutral: float) -> Array | None:
+    """`x` of a length that `blocks` divides: padded if it is odd, None if it is even and not so.
+
+    An even row may be split evenly over devices, and the parts would run through padded blocks.
+    """
+    n = x.shape[axis]
+    if n % blocks == 0:
+        return x
+    if n % 2 == 0:
+        return None
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (0, -n % blocks)
+    return jnp.pad(x, padding, constant_values=jnp.asarray(neutral, x.dtype))

@@ -18,6 +18,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._floats import least_float
 from jsoftmax.core._regularizers import FermiDirac, Tsallis
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._simplex import effective_tangent
@@ -81,31 +82,20 @@ def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array
     """The largest score t such that the caps of the scores ≥ t leave room for the total.
 
     Scores are measured from there, since the largest classes may be capped however far above the
-    rest they are. Found by bisection over the bits of a float, which are ordered as it is.
+    rest they are.
     """
     y = jax.lax.stop_gradient(y)
-    bits = 8 * y.dtype.itemsize
-    integers = {32: jnp.int32, 64: jnp.int64}[bits]
-    y = jnp.where(y == 0, 0, y)  # −0 would count as smaller
-    code = jax.lax.bitcast_convert_type(y, integers)
-    code = jnp.where(code < 0, code ^ jnp.iinfo(integers).max, code)
+    top = classes.max(y)
     caps = jnp.broadcast_to(upper, y.shape)
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = (low >> 1) + (high >> 1) + (low & high & 1)
-        enough = classes.sum(jnp.where(code > middle, caps, 0)) >= total
-        return jnp.where(enough, middle + 1, low), jnp.where(enough, high, middle)
+    def leaves_room(t):
+        return classes.sum(jnp.where(y > t, caps, 0)) < total
 
-    seed = filled(total, 0) + filled(classes.max(y), 0)
-    low = jnp.where(seed == seed, jnp.iinfo(integers).min, jnp.iinfo(integers).min).astype(integers)
-    high = jnp.where(seed == seed, jnp.iinfo(integers).max, jnp.iinfo(integers).max)
-    low, _ = jax.lax.fori_loop(0, bits, halve, (low, high.astype(integers)))
-    low = jnp.where(low < 0, low ^ jnp.iinfo(integers).max, low)
-    top = classes.max(y)
-    anchor = jax.lax.bitcast_convert_type(low, y.dtype)
-    # Without room, or with NaN in the row, the row will not be solved; any anchor will do.
-    return jnp.where((anchor >= -jnp.inf) & (top == top), jnp.minimum(anchor, top), top)
+    # Made from all that a row depends on. Without room, or with NaN in the row, the row will not
+    # be solved; any anchor will do.
+    high = top + 0 * filled(total, 1)
+    anchor = least_float(leaves_room, filled(high, -jnp.inf), high, classes.anywhere)
+    return jnp.where(top == top, jnp.minimum(anchor, top), top)
 
 
 def _curve(alpha, upper, family):

@@ -19,8 +19,8 @@ class Scores(Protocol):
     Excluded classes have the score −∞. All results keep a size-1 class axis.
     """
 
-    def max(self) -> Array:
-        """The largest score of each row."""
+    def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
+        """max fn(z) of each row: the largest score, where `fn` is not given."""
         ...
 
     def sum(self, fn: Callable[[Array], Array]) -> Array:
@@ -47,8 +47,8 @@ class Dense:
     values: Array
     classes: ClassAxis
 
-    def max(self) -> Array:
-        return self.classes.max(self.values)
+    def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
+        return self.classes.max(fn(self.values))
 
     def sum(self, fn: Callable[[Array], Array]) -> Array:
         return self.classes.sum(fn(self.values))
@@ -69,13 +69,3 @@ def difference(z: Array, m: Array) -> Array:
     """
     finite = jnp.finfo(z.dtype).max
     return jnp.minimum(z, finite) - jnp.clip(m, -finite, finite)
-
-
-def lost_in_difference(z: Array, m: Array) -> Array:
-    """What rounding took from `difference(z, m)`, exactly (Knuth's two-sum)."""
-    finite = jnp.finfo(z.dtype).max
-    z, m = jnp.clip(z, -finite, finite), -jnp.clip(m, -finite, finite)
-    total = z + m
-    rest = total - z
-    lost = (z - (total - rest)) + (m - rest)
-    return jnp.where(jnp.abs(total) < finite, lost, 0)

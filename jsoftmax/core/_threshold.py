@@ -1,13 +1,13 @@
 """The threshold τ of p = link(z − τ), Σ p = total: one solver for every regularizer and every row.
 
-A *curve* writes p as a function of v = z − max z and of the sought threshold, in coordinates in
+A *curve* writes p as a function of v = z − anchor and of the sought threshold, in coordinates in
 which that function neither overflows nor cancels, and says how to move along it. `solve` finds the
-point at which the masses sum to the total by a bracketed secant on log Σ p, which for n equal
-scores is a straight line; one sum over the row a step.
+place at which the masses sum to the total by a bracketed secant; one sum over the row a step.
 
-The curves of `Tsallis`, with a = α − 1 and c = (p of the largest score)^a, are all
-p = (c + a v)₊^(1/a). Rounded to one float, c would spoil the sum of a wide row, and the entries
-near the edge of the support, so it is kept as a sum of two.
+The curves of `Tsallis` with a = α − 1 are all p = (c + a v)₊^(1/a). Up to a = 1 the anchor is the
+largest score and c, or its logarithm, is kept as a sum of two floats: rounded to one, it would
+spoil the sum of a wide row. Beyond, p leaves zero with infinite slope and so many digits of c
+count that the anchor has to be the class at the edge of the support itself.
 """
 
 from __future__ import annotations
@@ -19,25 +19,37 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core._floats import least_float
 from jsoftmax.core._regularizers import log_expq, nonzero
-from jsoftmax.core._scores import Scores, difference, lost_in_difference
+from jsoftmax.core._scores import Scores, difference
 
 _MOST_STEPS = 100
+_FAR_BELOW = -10.0  # the gap of a sum that underflowed: some place far below the sought one
 
 
 @runtime_checkable
 class Curve(Protocol):
     """p as a function of scores and of the place on the curve."""
 
-    def start(self, top: Array) -> Any:
-        """The place at which the largest score alone has mass one."""
+    @property
+    def order(self) -> float | Array:
+        """The error that a secant step leaves falls as this power of the gap it closes."""
         ...
 
-    def masses(self, z: Array, top: Array, place: Any) -> Array:
-        """p of the scores `z`, whose row has the maximum `top`."""
+    @property
+    def from_edge(self) -> bool | Array:
+        """Whether the anchor is the smallest score in the support instead of the largest one."""
         ...
 
-    def log_masses(self, z: Array, top: Array, place: Any) -> Array:
+    def start(self, anchor: Array) -> Any:
+        """Where the search starts: the anchor alone has mass one or, at an edge, none."""
+        ...
+
+    def masses(self, z: Array, anchor: Array, place: Any) -> Array:
+        """p of the scores `z`."""
+        ...
+
+    def log_masses(self, z: Array, anchor: Array, place: Any) -> Array:
         """log p, −∞ off the support."""
         ...
 
@@ -50,16 +62,17 @@ class Curve(Protocol):
         ...
 
 
-class _Logarithmic:
+class _FromTop:
     """Curves along which log Σ p is almost a straight line in the log-mass of the largest score."""
 
+    from_edge = False
+
     def gap(self, mass, total):
-        some = mass > 0
-        return jnp.where(some, jnp.log(jnp.where(some, mass, 1) / total), _FAR_BELOW)
+        return _log_ratio(mass, total)
 
 
 @dataclasses.dataclass(frozen=True)
-class Root(_Logarithmic):
+class Root(_FromTop):
     """α = 1 + 1/m for a small whole m: p = tᵐ for t = (c + v/m)₊, without exponentials.
 
     Sparsemax is m = 1, 1.5-entmax m = 2. The place is c, as a sum of two.
@@ -67,118 +80,123 @@ class Root(_Logarithmic):
 
     m: int
 
-    def start(self, top):
-        return filled(top, 1), filled(top, 0)
+    @property
+    def order(self):
+        return float(min(self.m, 2))
 
-    def masses(self, z, top, place):
+    def start(self, anchor):
+        return filled(anchor, 1), filled(anchor, 0)
+
+    def masses(self, z, anchor, place):
         c, rest = place
-        v = difference(z, top)
+        v = difference(z, anchor)
         t = jnp.maximum(((v if self.m == 1 else v / self.m) + c) + rest, 0)
         return t if self.m == 1 else jax.lax.integer_pow(t, self.m)
 
-    def log_masses(self, z, top, place):
-        return _safe_log(self.masses(z, top, place))
+    def log_masses(self, z, anchor, place):
+        return _safe_log(self.masses(z, anchor, place))
 
     def move(self, place, step):
         c, rest = place
-        return _two_sum(c, rest + (c + rest) * jnp.expm1(step / self.m))
+        return _two_sum(c, rest + (c + rest) * _growth(step / self.m))
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaled(_Logarithmic):
-    """a < 1: p = e^λ (1 + a w)₊^(1/a), w = v e^(−aλ) + μ, at a = 0 too. The place is (λ, μ)."""
+class Scaled(_FromTop):
+    """a ≤ 1: p = e^λ (1 + a w)₊^(1/a), w = v e^(−aλ), at a = 0 too. The place is λ.
 
-    a: float | Array
-
-    def start(self, top):
-        return filled(top, 0), filled(top, 1), filled(top, 0)
-
-    def masses(self, z, top, place):
-        return jnp.exp(self.log_masses(z, top, place))
-
-    def log_masses(self, z, top, place):
-        level, w = place[0], self.argument(z, top, place)
-        if isinstance(self.a, float) and abs(self.a) >= 0.25:  # far from 1, log loses nothing
-            log_p = level + jnp.log(jnp.maximum(1 + self.a * w, 0)) * (1 / self.a)
-        else:
-            log_p = level + log_expq(w, self.a)
-        if isinstance(self.a, float) and self.a > 0:
-            return log_p
-        return jnp.where(z == -jnp.inf, z, log_p)
-
-    def argument(self, z, top, place):
-        """w, finite also for z = −∞."""
-        _, scale, shift = place
-        return jnp.maximum(difference(z, top) * scale, -jnp.finfo(z.dtype).max) + shift
-
-    def move(self, place, step):
-        level, _, shift = place
-        a = jnp.asarray(self.a, level.dtype)
-        growth = jnp.where(a == 0, step, jnp.expm1(a * step) / nonzero(a))
-        moved = shift + (1 + a * shift) * growth
-        # Far moves start from a new level, which keeps μ small and 1 + a μ exact.
-        far = jnp.abs(moved) > 1 / 64
-        level = jnp.where(far, level + log_expq(moved, a), level)
-        return level, jnp.exp(-a * level), jnp.where(far, 0, moved)
-
-
-@dataclasses.dataclass(frozen=True)
-class Edge(_Logarithmic):
-    """a > 1, where p leaves 0 with infinite slope: p = (a t)₊^(1/a), t = v + distance of the edge.
-
-    Near the edge t must be exact, so v and the distance are sums of two. For large a the distance
-    underflows; all is scaled by a power of two, which is exact. The place is (the logarithm of the
-    scale over a, the scale, the distance as a sum of two).
+    As a sum of two, of which the smaller is added to w: e^λ (1 + aδ)^(1/a) = e^(λ+δ).
     """
 
     a: float | Array
 
-    def start(self, top):
-        a = jnp.asarray(self.a, top.dtype)
-        distance = filled(top, 1) / a
-        return filled(top, 0), filled(top, 1), distance, (1 - distance * a) / a
+    @property
+    def order(self):
+        if isinstance(self.a, float):
+            return min(1 / self.a, 2.0) if self.a > 0 else 2.0
+        return 1 / jnp.clip(self.a, 0.5, 1)
 
-    def masses(self, z, top, place):
-        if isinstance(self.a, float) and self.a == 2:
-            return jnp.sqrt(jnp.maximum(2 / place[1] * self.argument(z, top, place), 0))
-        return jnp.exp(self.log_masses(z, top, place))
+    def start(self, anchor):
+        return filled(anchor, 0), filled(anchor, 0)
 
-    def log_masses(self, z, top, place):
-        log_t = jnp.log(jnp.maximum(self.a * self.argument(z, top, place), 0))
-        return (log_t - place[0] * _LOG_2) / self.a
+    def masses(self, z, anchor, place):
+        return jnp.exp(self.log_masses(z, anchor, place))
 
-    def argument(self, z, top, place):
-        """t, times the scale."""
-        _, scale, distance, rest = place
-        v = jnp.maximum(difference(z, top) * scale, -jnp.finfo(z.dtype).max)
-        return (v + distance) + (rest + lost_in_difference(z, top) * scale)
+    def log_masses(self, z, anchor, place):
+        w = self.argument(z, anchor, place)
+        if isinstance(self.a, float) and abs(self.a) >= 0.25:  # far from 1, log loses nothing
+            log_p = place[0] + jnp.log(jnp.maximum(1 + self.a * w, 0)) * (1 / self.a)
+        else:
+            log_p = place[0] + log_expq(w, self.a)
+        if isinstance(self.a, float) and self.a > 0:
+            return log_p
+        return jnp.where(z == -jnp.inf, z, log_p)
+
+    def argument(self, z, anchor, place):
+        """w, finite also for z = −∞."""
+        level, rest = place
+        v = difference(z, anchor) * jnp.exp(-self.a * level)
+        return jnp.maximum(v, -jnp.finfo(z.dtype).max) + rest
 
     def move(self, place, step):
-        power, _, distance, rest = place
-        distance, rest = _two_sum(distance, rest + (distance + rest) * jnp.expm1(self.a * step))
-        # A distance far below 1 is scaled back towards it. The scale itself must not overflow:
-        # past its largest value only the ties of the maximum are within reach of the edge.
-        up = jnp.maximum(-jnp.round(jnp.log2(distance)), 0)
-        up = jnp.where((up > 8) & (up < jnp.inf), up, 0)
-        power, up = power + up, up.astype(jnp.int32)
-        scale = jnp.ldexp(filled(power, 1), jnp.minimum(power, 120).astype(jnp.int32))
-        return power, scale, jnp.ldexp(distance, up), jnp.ldexp(rest, up)
+        level, rest = place
+        return _two_sum(level, rest + step)
 
 
 @dataclasses.dataclass(frozen=True)
-class Logistic(_Logarithmic):
+class Edge:
+    """a > 1: p = (xᵃ + a v)₊^(1/a), x the mass of the class at the edge. The place is x."""
+
+    a: float | Array
+
+    from_edge = True
+
+    @property
+    def order(self):
+        return min(self.a, 2.0) if isinstance(self.a, float) else jnp.clip(self.a, 1, 2)
+
+    def start(self, anchor):
+        return filled(anchor, 0)
+
+    def masses(self, z, anchor, place):
+        if isinstance(self.a, float) and self.a == 2:
+            p = jnp.sqrt(jnp.maximum(self.argument(z, anchor, place), 0))
+        else:
+            p = jnp.exp(jnp.log(jnp.maximum(self.argument(z, anchor, place), 0)) / self.a)
+        return jnp.where(z == anchor, place, p)
+
+    def log_masses(self, z, anchor, place):
+        log_p = jnp.log(jnp.maximum(self.argument(z, anchor, place), 0)) / self.a
+        return jnp.where(z == anchor, _safe_log(place), log_p)
+
+    def argument(self, z, anchor, place):
+        """p^a, negative below the support; at the anchor xᵃ may underflow."""
+        edge = place * place if isinstance(self.a, float) and self.a == 2 else place**self.a
+        return self.a * difference(z, anchor) + edge
+
+    def gap(self, mass, total):
+        return mass / total - 1
+
+    def move(self, place, step):
+        return place + step
+
+
+@dataclasses.dataclass(frozen=True)
+class Logistic(_FromTop):
     """The Fermi–Dirac form p = 1/(1 + e^−(v + μ)). The place is μ, as a sum of two."""
 
-    def start(self, top):
-        return filled(top, 0), filled(top, 0)
+    order = 2.0
 
-    def masses(self, z, top, place):
-        shift, rest = place
-        return jax.nn.sigmoid((difference(z, top) + shift) + rest)
+    def start(self, anchor):
+        return filled(anchor, 0), filled(anchor, 0)
 
-    def log_masses(self, z, top, place):
+    def masses(self, z, anchor, place):
         shift, rest = place
-        return jax.nn.log_sigmoid((difference(z, top) + shift) + rest)
+        return jax.nn.sigmoid((difference(z, anchor) + shift) + rest)
+
+    def log_masses(self, z, anchor, place):
+        shift, rest = place
+        return jax.nn.log_sigmoid((difference(z, anchor) + shift) + rest)
 
     def move(self, place, step):
         shift, rest = place
@@ -192,22 +210,26 @@ class Capped:
     curve: Curve
     upper: Array
 
-    def start(self, top):
-        return self.curve.start(top)
+    order = 1.0  # where a cap begins to bind, the slope jumps
 
-    def masses(self, z, top, place):
-        far = self._far_above(z, top)
-        p = self.curve.masses(jnp.where(far, top, z), top, place)
+    @property
+    def from_edge(self):
+        return self.curve.from_edge
+
+    def start(self, anchor):
+        return self.curve.start(anchor)
+
+    def masses(self, z, anchor, place):
+        far = self._far_above(z, anchor)
+        p = self.curve.masses(jnp.where(far, anchor, z), anchor, place)
         return jnp.where(far, self.upper, jnp.minimum(p, self.upper))
 
-    def log_masses(self, z, top, place):
-        far = self._far_above(z, top)
-        log_p = self.curve.log_masses(jnp.where(far, top, z), top, place)
-        return jnp.where(far, jnp.log(self.upper), jnp.minimum(log_p, jnp.log(self.upper)))
+    def log_masses(self, z, anchor, place):
+        return _safe_log(self.masses(z, anchor, place))
 
-    def _far_above(self, z, top):
+    def _far_above(self, z, anchor):
         """Where a score is so far above the anchor that it is capped, and the curve overflows."""
-        return difference(z, top) > float(jnp.finfo(z.dtype).max) ** 0.5
+        return difference(z, anchor) > float(jnp.finfo(z.dtype).max) ** 0.5
 
     def gap(self, mass, total):
         return self.curve.gap(mass, total)
@@ -217,32 +239,47 @@ class Capped:
 
 
 @dataclasses.dataclass(frozen=True)
-class Either(_Logarithmic):
-    """`Scaled` or `Edge` by the value of a traced α."""
+class Either:
+    """`Scaled` or `Edge`, row by row, by the value of a traced α. The place is that of both."""
 
     a: Array
+
+    @property
+    def from_edge(self):
+        return self.a > 1
+
+    @property
+    def order(self):
+        low, high = self._curves()
+        return jnp.where(self.from_edge, high.order, low.order)
 
     def _curves(self):
         return Scaled(jnp.minimum(self.a, 1)), Edge(jnp.maximum(self.a, 1))
 
-    def start(self, top):
-        return tuple(curve.start(top) for curve in self._curves())
+    def start(self, anchor):
+        return tuple(curve.start(anchor) for curve in self._curves())
 
-    def masses(self, z, top, place):
-        return jnp.exp(self.log_masses(z, top, place))
+    def masses(self, z, anchor, place):
+        return jnp.exp(self.log_masses(z, anchor, place))
 
-    def log_masses(self, z, top, place):
+    def log_masses(self, z, anchor, place):
         low, high = self._curves()
-        w, t = low.argument(z, top, place[0]), high.argument(z, top, place[1])
-        edge = self.a > 1
-        # One logarithm for both: that of 1 + x gets back what rounding took from x.
-        x = self.a * w
-        one_more = jnp.maximum(1 + x, 0)
-        u = jnp.where(edge, jnp.maximum(self.a * t, 0), one_more)
-        lost = jnp.where(edge | (u == 0), 0, x - (one_more - 1)) / jnp.where(u == 0, 1, u)
-        log_p = jnp.where(edge | (x != 0), (jnp.log(u) + lost) / nonzero(self.a), w)
-        level = jnp.where(edge, -place[1][0] * _LOG_2 / jnp.maximum(self.a, 1), place[0][0])
-        return jnp.where(z == -jnp.inf, z, level + log_p)
+        (level, _), x = place
+        # One logarithm for both: that of 1 + y gets back what rounding took from y.
+        y = self.a * low.argument(z, anchor, place[0])
+        one_more = jnp.maximum(1 + y, 0)
+        u = jnp.where(self.from_edge, jnp.maximum(high.argument(z, anchor, x), 0), one_more)
+        lost = jnp.where(self.from_edge | (u == 0), 0, y - (one_more - 1))
+        log_u = jnp.log(u) + lost / jnp.where(u == 0, 1, u)
+        linear = ~self.from_edge & (y == 0)  # where log(1 + y)/a is w itself
+        log_p = jnp.where(linear, low.argument(z, anchor, place[0]), log_u / nonzero(self.a))
+        log_p = jnp.where(self.from_edge, log_p, level + log_p)
+        log_p = jnp.where(self.from_edge & (z == anchor), _safe_log(x), log_p)
+        return jnp.where(z == -jnp.inf, z, log_p)
+
+    def gap(self, mass, total):
+        low, high = self._curves()
+        return jnp.where(self.from_edge, high.gap(mass, total), low.gap(mass, total))
 
     def move(self, place, step):
         return tuple(curve.move(at, step) for curve, at in zip(self._curves(), place, strict=True))
@@ -262,13 +299,16 @@ def solve(
 ) -> tuple[Array, Any]:
     """The anchor of each row, and the place on the curve where its masses sum to `total`.
 
-    The anchor, from which scores are measured, is the maximum unless it is given.
+    The anchor, from which scores are measured, is the maximum unless the curve wants the edge or
+    another one is given.
     """
     # The peaks of a row are a row: solve there first, coarsely, then start from that place.
     rows = [scores]
-    while anchor is None and (peaks := rows[-1].peaks()) is not None:
+    while anchor is None and curve.from_edge is False and (peaks := rows[-1].peaks()) is not None:
         rows.append(peaks)
     top = rows[-1].max() if anchor is None else anchor
+    if curve.from_edge is not False:
+        top = _edge(curve, scores, total, top)
     eps = float(jnp.finfo(top.dtype).eps)
     place, slope = curve.start(top), filled(top, 1)
     for row in reversed(rows):
@@ -277,70 +317,85 @@ def solve(
     return top, place
 
 
-_LOG_2 = 0.6931471805599453
-_FAR_BELOW = -10.0  # the gap of a sum that underflowed: some place far below the sought one
+def _edge(curve: Curve, scores: Scores, total: float | Array, anchor: Array) -> Array:
+    """The smallest score with mass, where the curve is measured from there; elsewhere `anchor`.
+
+    That is the least threshold which leaves no more than the total, moved up to the next score.
+    """
+    top, finite = scores.max(), float(jnp.finfo(anchor.dtype).max)
+    start = curve.start(anchor)
+
+    def fits(t):
+        return scores.sum(lambda z: curve.masses(z, t, start)) <= total
+
+    low = jnp.clip(top, -finite, finite)
+    if isinstance(curve, Capped):
+        low = filled(top, -jnp.inf)
+    else:  # the largest class alone would have more than all
+        low = low - 2 / jnp.maximum(curve.a, 1) - 4 * float(jnp.finfo(top.dtype).eps) * abs(low)
+    low = jnp.where(curve.from_edge, jnp.minimum(low, top), top)
+    threshold = least_float(fits, low, top, scores.anywhere)
+    edge = -scores.max(lambda z: jnp.where(z >= threshold, -z, -jnp.inf))
+    return jnp.where(curve.from_edge & (top == top), edge, anchor)
 
 
-def _search(curve, scores, top, total, place, slope, precision, most):
+def _search(curve, scores, anchor, total, place, slope, precision, most):
     """Secant steps on the gap, kept inside the bracket that its signs give; one sum a step.
 
-    Where the gap is not yet below `precision`, the step taken from it is checked by the next sum;
-    where it is, the last step is taken unchecked, and leaves an error of lower order.
+    A row is finished where its gap is below `precision`, or where the step about to be taken will
+    bring it there: what a secant leaves is of the order of the last two gaps' product.
     """
-    eps = float(jnp.finfo(top.dtype).eps)
-    solvable = top > -jnp.inf
-    bent = isinstance(curve.curve if isinstance(curve, Capped) else curve, Edge | Either)
+    eps = float(jnp.finfo(anchor.dtype).eps)
+    near = eps ** (1 / curve.order)
+    solvable = anchor > -jnp.inf
 
     def unfinished(state):
         count, *_, active = state
         return (count < most) & scores.anywhere(active)
 
     def advance(state):
-        count, place, (step, earlier), (last, before), slope, left, right, _ = state
-        mass = scores.sum(lambda z: curve.masses(z, top, place))
-        gap = curve.gap(mass, total)
+        count, place, step, last, slope, left, right, _ = state
+        gap = curve.gap(scores.sum(lambda z: curve.masses(z, anchor, place)), total)
+        size = jnp.abs(gap)
         # The ends of the bracket are given by their distances from here.
         left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)
-        active = solvable & (jnp.abs(gap) > precision) & (right - left > eps * eps)
+        close = (size <= precision) | ((size <= near) & (size * jnp.abs(last) <= eps))
+        active = solvable & ~close & (right - left > eps * eps)
         change = (gap - last) / jnp.where(step == 0, 1, step)
         # A difference of gaps that is all rounding tells nothing of the slope.
         tells = (step != 0) & (change > 0) & (jnp.abs(gap - last) > 16 * eps)
         slope = jnp.where(tells, change, slope)
         ahead = -gap / slope
-        if bent:
-            inverse = _inverse_quadratic(gap, last, before, -step, -step - earlier)
-            inside = (inverse > left) & (inverse < right) & (jnp.abs(inverse) < 4 * jnp.abs(gap))
-            ahead = jnp.where(inside & active, inverse, ahead)
         # Without an upper end the steps grow; with both, one that leaves the bracket, and now and
         # then one in any case, halves it.
-        ahead = jnp.where(jnp.isinf(right), jnp.maximum(ahead, -2 * left), ahead)
+        ahead = jnp.where(active & jnp.isinf(right), jnp.maximum(ahead, -2 * left), ahead)
         outside = (ahead <= left) | (ahead >= right) | (count % 8 == 7)
         halve = outside & active & jnp.isfinite(left) & jnp.isfinite(right)
         ahead = jnp.where(halve, (left + right) / 2, ahead)
         ahead = jnp.where(solvable & jnp.isfinite(ahead), ahead, 0)
         place = curve.move(place, ahead)
-        left, right = left - ahead, right - ahead
-        return count + 1, place, (ahead, step), (gap, last), slope, left, right, active
+        return count + 1, place, ahead, gap, slope, left - ahead, right - ahead, active
 
-    zero, infinity = filled(top, 0), filled(top, jnp.inf)
-    state = (0, place, (zero, zero), (zero, zero), slope, -infinity, infinity, top == top)
-    _, place, _, _, slope, *_ = jax.lax.while_loop(unfinished, advance, state)
+    infinity = filled(anchor, jnp.inf)
+    state = (0, place, filled(anchor, 0), filled(anchor, 1 / eps), slope, -infinity, infinity)
+    _, place, _, _, slope, *_ = jax.lax.while_loop(unfinished, advance, (*state, anchor == anchor))
     return place, slope
-
-
-def _inverse_quadratic(f0: Array, f1: Array, f2: Array, x1: Array, x2: Array) -> Array:
-    """Where f is 0, from its values at 0, x1 and x2; NaN-free, and 0 if these do not tell.
-
-    For a > 1 the inverse of f is smoother than f, which has infinite slopes.
-    """
-    tells = (f0 != f1) & (f1 != f2) & (f0 != f2) & (x1 != x2) & (x1 != 0)
-    g1, g2, g3 = (jnp.where(tells, d, 1) for d in (f1 - f0, f2 - f0, f1 - f2))
-    return jnp.where(tells, (x1 / g1 * (f2 / g3) - x2 / g2 * (f1 / g3)) * f0, 0)
 
 
 def filled(like: Array, value: float) -> Array:
     """An array of one value made from `like`: a loop carry must vary over a mesh as its data do."""
     return jnp.where(like == like, jnp.asarray(value, like.dtype), jnp.asarray(value, like.dtype))
+
+
+def _log_ratio(mass: Array, total: float | Array) -> Array:
+    some = mass > 0
+    return jnp.where(some, jnp.log(jnp.where(some, mass, 1) / total), _FAR_BELOW)
+
+
+def _growth(x: Array) -> Array:
+    """eˣ − 1, to about an eps of x near 0; `jnp.expm1` costs as much as a sum over 64 classes."""
+    series = x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5))))
+    return jnp.where(jnp.abs(x) < 1 / 16, series, jnp.exp(x) - 1)
 
 
 def _two_sum(large: Array, small: Array) -> tuple[Array, Array]:

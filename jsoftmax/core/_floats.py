@@ -1,0 +1,54 @@
+"""Bisection over the floats themselves, whose bits are ordered as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def least_float(
+    holds: Callable[[Array], Array],
+    low: Array,
+    high: Array,
+    anywhere: Callable[[Array], Array],
+) -> Array:
+    """The least float from `low` to `high` at which a condition holds, in as many steps as bits.
+
+    The condition must hold at `high`, and above every float at which it holds.
+    """
+    of_float, to_float = _orders(low.dtype)
+
+    def unfinished(bounds):
+        low, high = bounds
+        return anywhere(low < high)
+
+    def halve(bounds):
+        low, high = bounds
+        middle = (low & high) + ((low ^ high) >> 1)  # the mean, which cannot overflow
+        enough = holds(to_float(middle))
+        settled = low >= high
+        return (
+            jnp.where(enough | settled, low, middle + 1),
+            jnp.where(enough & ~settled, middle, high),
+        )
+
+    _, least = jax.lax.while_loop(unfinished, halve, (of_float(low), of_float(high)))
+    return to_float(least)
+
+
+def _orders(dtype):
+    """Floats as integers of the same order, and back."""
+    integers = {4: jnp.int32, 8: jnp.int64}[dtype.itemsize]
+    most = jnp.iinfo(integers).max
+
+    def of_float(x):
+        code = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), integers)  # −0 is 0
+        return jnp.where(code < 0, code ^ most, code)
+
+    def to_float(code):
+        return jax.lax.bitcast_convert_type(jnp.where(code < 0, code ^ most, code), dtype)
+
+    return of_float, to_float
