@@ -155,7 +155,8 @@ def _entries(d, a, p) -> np.ndarray:
     with np.errstate(divide="ignore", over="ignore"):
         if abs(a) < 0.1:
             return np.exp(np.log1p(np.maximum(np.expm1(a * np.log(p)) + a * d, -1)) / a)
-        return np.maximum(p**a + a * d, 0) ** (1 / a)
+        # p^a may underflow, which must not cost the class that has p itself its mass
+        return np.where(d == 0, p, np.maximum(p**a + a * d, 0) ** (1 / a))
 
 
 def _bisect(rising, low, high=None) -> np.ndarray:

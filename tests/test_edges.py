@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -194,7 +195,7 @@ def test_an_order_out_of_range_is_nan_where_it_is_traced(function, alpha):
 
 def test_normmax_needs_an_order_above_one():
     for alpha in (1.0, 0.5):
-        with pytest.raises(ValueError, match="jsoftmax.normmax: `alpha` must be above 1"):
+        with pytest.raises(ValueError, match=r"jsoftmax.normmax: `alpha` must be above 1"):
             js.normmax(np.ones(3), alpha)
         assert np.isnan(js.normmax(np.ones(3), jnp.array(alpha))).all()
 
@@ -226,7 +227,7 @@ def test_a_mass_of_all_unmasked_classes_gives_ones(function):
 def test_caps_without_room_are_an_error_where_they_are_known_and_nan_where_not():
     z = np.array([1.0, 2.0, 0.0])
     for caps in (0.3, np.array([0.2, 0.3, 0.4])):
-        with pytest.raises(ValueError, match="jsoftmax.capped_entmax: the caps in `upper` sum to"):
+        with pytest.raises(ValueError, match=r"jsoftmax.capped_entmax: the caps in `upper` sum to"):
             js.capped_entmax(z, caps)
         assert np.isnan(js.capped_entmax(z, jnp.asarray(caps))).all()
     with pytest.raises(ValueError, match="must be at least 0"):
@@ -252,6 +253,14 @@ def test_a_single_class_has_all_of_the_mass(mapping):
         near(jax.jit(mapping)(np.array([[-3.0], [7.0]])), [[1], [1]])
 
 
+@pytest.fixture
+def unchecked():
+    """Without the check of annotations that the tests put around every function."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 MASKED = [js.softmax, js.log_softmax, js.entmax, js.sparsemax, js.normmax, js.logsumexp, js.softmin]
 MASKED += [js.hardmax, js.smoothmax, js.soft_argmax, js.entropy, js.boltzmann, js.heat_capacity]
 
@@ -270,7 +279,7 @@ def shapes(function, argument, wrong, right):
 
 
 @pytest.mark.parametrize("function", MASKED)
-def test_a_mistake_is_answered_with_function_argument_and_remedy(function):
+def test_a_mistake_is_answered_with_function_argument_and_remedy(function, unchecked):
     z = np.ones((2, 3))
     name = rf"jsoftmax.{function.__name__}: "
     argument = {
@@ -309,18 +318,19 @@ def test_a_parameter_that_does_not_fit_its_rows_is_answered_with_both_shapes(nam
         js.soft_argmax(z, np.ones(4))
 
 
-def test_the_size_of_the_sparse_form_is_checked():
+def test_the_size_of_the_sparse_form_is_checked(unchecked):
     for size in (0, -3):
-        with pytest.raises(ValueError, match="jsoftmax.entmax_sparse: `size` must be at least 1"):
+        with pytest.raises(ValueError, match=r"jsoftmax.entmax_sparse: `size` must be at least 1"):
             js.entmax_sparse(np.ones(3), size)
     for size in (2.0, True, jnp.array(2)):
-        with pytest.raises(TypeError, match="jsoftmax.entmax_sparse: `size` must be a Python int"):
+        with pytest.raises(TypeError, match=r"jsoftmax.entmax_sparse: `size` must be a Python int"):
             js.entmax_sparse(np.ones(3), size)
-    with pytest.raises(ValueError, match="jsoftmax.entmax_sparse: `axis` must be a single axis"):
+    with pytest.raises(ValueError, match=r"jsoftmax.entmax_sparse: `axis` must be a single axis"):
         js.entmax_sparse(np.ones((2, 3)), 2, axis=(0, 1))
 
 
-def test_lists_and_numbers_of_python_and_numpy_will_do():
+def test_lists_and_numbers_of_python_and_numpy_will_do(unchecked):
+    """Lists too, which the annotations leave out."""
     near(js.softmax([1.0, 2.0, 8.0]), js.softmax(np.array([1.0, 2, 8])))
     near(js.softmax([1, 2, 8]), js.softmax(np.array([1.0, 2, 8])))
     near(

@@ -43,7 +43,9 @@ class Case:
 
 def entmax_case(loss, alpha):
     def marginal(y):
-        return np.log(y) if alpha == 1 else 0 * y if alpha == INF else y ** (alpha - 1) / (alpha - 1)
+        return (
+            np.log(y) if alpha == 1 else 0 * y if alpha == INF else y ** (alpha - 1) / (alpha - 1)
+        )
 
     oracle = functools.partial(oracles.entmax_loss, alpha=alpha)
     return Case(loss, oracle, functools.partial(oracles.entmax, alpha=alpha), marginal)
@@ -250,7 +252,6 @@ def test_topk_entmax_loss_is_that_of_the_definition(k):
         p = np.array(oracles.entmax(z[i], alpha=alpha, k=k), float)
         assert_close(d_z[i], p - y[i], rtol=1e-10, atol=1e-12)
         assert_close(d_alpha[i], float(oracles.entmax_slope(p, y[i], alpha=alpha)), atol=1e-13)
-
 
 
 @by_kind(["fenchel_young_loss", "entmax_loss", "sparsemax_loss", "normmax_loss"])

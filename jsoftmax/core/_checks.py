@@ -49,7 +49,11 @@ def log_dtype(x: Array) -> np.dtype:
 
 
 def class_axis(
-    function: str, logits: Array, axis: int | tuple[int, ...], axis_name: Hashable | None
+    function: str,
+    logits: Array,
+    axis: int | tuple[int, ...],
+    axis_name: Hashable | None,
+    called: str = "logits",
 ) -> ClassAxis:
     """The axis or axes of `logits`, counted from the end, each of at least one class."""
     axes = axis if isinstance(axis, tuple | list) else (axis,)
@@ -61,10 +65,10 @@ def class_axis(
             )
         if not -n <= a < n:
             raise ValueError(
-                f"jsoftmax.{function}: axis {a} is out of range for `logits` of shape "
+                f"jsoftmax.{function}: axis {a} is out of range for `{called}` of shape "
                 f"{logits.shape}. Give an axis from {-n} to {n - 1}."
                 if n
-                else f"jsoftmax.{function}: `logits` is a single number; give it a class axis."
+                else f"jsoftmax.{function}: `{called}` is a single number; give it a class axis."
             )
     counted = tuple(sorted(int(a) % n - n for a in axes))
     if len(set(counted)) < len(counted) or not counted:
@@ -73,13 +77,13 @@ def class_axis(
         )
     if math.prod(logits.shape[a] for a in counted) == 0:
         raise ValueError(
-            f"jsoftmax.{function}: `logits` of shape {logits.shape} has no classes along axis "
+            f"jsoftmax.{function}: `{called}` of shape {logits.shape} has no classes along axis "
             f"{axis}. A distribution needs at least one."
         )
     return ClassAxis(counted, axis_name)
 
 
-def mask_like(function: str, where: Any, logits: Array) -> Array | None:
+def mask_like(function: str, where: Any, logits: Array, called: str = "logits") -> Array | None:
     """`where` as a boolean array of the rank of `logits`."""
     if where is None:
         return None
@@ -89,7 +93,7 @@ def mask_like(function: str, where: Any, logits: Array) -> Array | None:
             f"jsoftmax.{function}: `where` has dtype {where.dtype}; give it a boolean mask, True "
             "where a class takes part."
         )
-    return aligned(function, "where", where, logits.shape)
+    return aligned(function, "where", where, logits.shape, called)
 
 
 def per_row(
@@ -105,7 +109,9 @@ def per_row(
     return x.astype(dtype)
 
 
-def aligned(function: str, name: str, x: Array, shape: tuple[int, ...]) -> Array:
+def aligned(
+    function: str, name: str, x: Array, shape: tuple[int, ...], called: str = "logits"
+) -> Array:
     """`x` with leading size-1 axes, broadcastable to `shape`."""
     fits = x.ndim <= len(shape) and all(
         a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)
@@ -113,7 +119,7 @@ def aligned(function: str, name: str, x: Array, shape: tuple[int, ...]) -> Array
     if not fits:
         raise ValueError(
             f"jsoftmax.{function}: `{name}` has shape {x.shape}, which does not broadcast to "
-            f"`logits` of shape {shape}. Give it one entry per logit, or size-1 axes where it "
+            f"`{called}` of shape {shape}. Give it one entry per logit, or size-1 axes where it "
             "should be shared."
         )
     return x.reshape((1,) * (len(shape) - x.ndim) + x.shape)

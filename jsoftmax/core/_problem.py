@@ -73,6 +73,13 @@ class Problem:
         """−Ω(p), kept as a size-1 axis."""
         return entropy_of(p, self.alpha, self.family, self.classes)
 
+    def mean(self, p: Array, x: Array) -> Array:
+        """Σ p x over the classes with mass, kept as a size-1 axis; `x` may be infinite."""
+        x = jnp.where(p > 0, x, 0)
+        infinite = jnp.isinf(x)  # by itself, since 0 × ∞ would be formed on the way back
+        mean = self.classes.sum(p * jnp.where(infinite, 0, x))
+        return mean + self.classes.sum(jnp.where(infinite, x, 0))
+
     def unmasked(self, x: Array, elsewhere: float) -> Array:
         """`x` where classes take part, `elsewhere` where they do not."""
         return x if self.mask is None else jnp.where(self.mask, x, elsewhere)
@@ -92,16 +99,19 @@ def problem(
     temperature: Any = 1.0,
     axis_name: Hashable | None = None,
     minimum: bool = False,
+    called: str = "logits",
 ) -> Problem:
     """Check the arguments of `function` and make them ready. `minimum` asks for −z.
+
+    `called` is the name that the function gives to `logits`.
 
     Raises:
         TypeError: for logits that are not real numbers, or a mask that is not boolean.
         ValueError: for shapes that do not fit, an empty class axis, or a static α ≤ 0 or NaN.
     """
-    logits = checks.as_array(function, "logits", logits)
-    classes = checks.class_axis(function, logits, axis, axis_name)
-    mask = checks.mask_like(function, where, logits)
+    logits = checks.as_array(function, called, logits)
+    classes = checks.class_axis(function, logits, axis, axis_name, called)
+    mask = checks.mask_like(function, where, logits, called)
     dtype = checks.compute_dtype(logits)
     family, alpha, limit = _alpha(function, alpha, logits, classes, dtype)
     temperature, sign = _temperature(function, temperature, logits, classes, dtype, limit)

@@ -45,7 +45,9 @@ def log_probabilities(z: Array, alpha: Array | None, family: Tsallis, classes: C
     """log p, right where p underflows; −∞ off the support."""
     if family.alpha == 1:
         _, total, v = _softmax(z, classes)
-        return jnp.where(total == 0, -jnp.inf, v - jnp.log(jnp.where(total == 0, 1, total)))
+        log_p = v - jnp.log(jnp.where(total == 0, 1, total))
+        # A finite score below one of +∞ is so far below it, and has no mass.
+        return jnp.where(log_p <= -float(jnp.finfo(z.dtype).max), -jnp.inf, log_p)
     return _solved(z, alpha, family, classes, True)
 
 
@@ -129,14 +131,15 @@ def cooled(
     """
     if temperature is None:
         return z
-    finite = z > -jnp.inf
-    v = difference(z, classes.max(z) if anchor is None else anchor)
+    anchor = classes.max(z) if anchor is None else anchor
+    # −∞ takes no part, nor does a finite score beside +∞.
+    takes_part = (z > -jnp.inf) & ((anchor != jnp.inf) | (z == jnp.inf))
+    v = difference(z, anchor)
     # The difference of two finite scores may overflow, and is still not that of an excluded class.
-    v = jnp.where(finite, jnp.maximum(v, -jnp.finfo(z.dtype).max), v)
-    warm = temperature > 0
-    y = jnp.where(finite, v, 0) / jnp.where(temperature == 0, 1, temperature)
-    y = jnp.where(warm | (v == 0) | (v != v), y, -jnp.inf)
-    y = jnp.where(finite, y, v)
+    v = jnp.where(takes_part, jnp.maximum(v, -jnp.finfo(z.dtype).max), 0)
+    y = v / jnp.where(temperature == 0, 1, temperature)
+    y = jnp.where((temperature == 0) & (v < 0), -jnp.inf, y)
+    y = jnp.where(takes_part, y, jnp.where(z == z, -jnp.inf, z))
     return jnp.where(temperature == 0, jax.lax.stop_gradient(y), y)
 
 

@@ -130,7 +130,7 @@ class Scaled(_FromTop):
             log_p = place[0] + log_expq(w, self.a)
         if isinstance(self.a, float) and self.a > 0:
             return log_p
-        return jnp.where(z == -jnp.inf, z, log_p)
+        return _without_excluded(log_p, z, anchor)
 
     def argument(self, z, anchor, place):
         """w, finite also for z = −∞."""
@@ -275,7 +275,7 @@ class Either:
         log_p = jnp.where(linear, low.argument(z, anchor, place[0]), log_u / nonzero(self.a))
         log_p = jnp.where(self.from_edge, log_p, level + log_p)
         log_p = jnp.where(self.from_edge & (z == anchor), _safe_log(x), log_p)
-        return jnp.where(z == -jnp.inf, z, log_p)
+        return _without_excluded(log_p, z, anchor)
 
     def gap(self, mass, total):
         low, high = self._curves()
@@ -390,6 +390,11 @@ def filled(like: Array, value: float) -> Array:
 def _log_ratio(mass: Array, total: float | Array) -> Array:
     some = mass > 0
     return jnp.where(some, jnp.log(jnp.where(some, mass, 1) / total), _FAR_BELOW)
+
+
+def _without_excluded(log_p: Array, z: Array, anchor: Array) -> Array:
+    """`log_p`, but −∞ for scores of −∞, save in a row that holds NaN."""
+    return jnp.where((z == -jnp.inf) & (anchor == anchor), -jnp.inf, log_p)
 
 
 def _growth(x: Array) -> Array:

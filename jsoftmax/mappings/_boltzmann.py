@@ -166,8 +166,7 @@ def mean_energy(
         0.1490629
     """
     ask = _states("mean_energy", energies, temperature, axis, where, axis_name)
-    p, e = _weighed(ask)
-    return ask.squeezed(ask.classes.sum(p * e), keepdims)
+    return ask.squeezed(ask.mean(ask.probabilities(), ask.sign * ask.z), keepdims)
 
 
 def heat_capacity(
@@ -203,10 +202,10 @@ def heat_capacity(
         0.63438255
     """
     ask = _states("heat_capacity", energies, temperature, axis, where, axis_name)
-    p, e = _weighed(ask)
-    finite = jnp.finfo(e.dtype).max
-    e = jnp.clip(e, -finite, finite)  # a ground state of −∞ is alone, and has no variance
-    from_mean = e - ask.classes.sum(p * e)
+    p = ask.probabilities()
+    # A ground state of −∞ is alone, and has no variance.
+    e = jnp.where((p > 0) & jnp.isfinite(ask.z), ask.sign * ask.z, 0)
+    from_mean = jnp.where(p == 0, 0, e - ask.classes.sum(p * e))
     if ask.temperature is not None:
         from_mean = from_mean / jnp.where(ask.temperature == 0, jnp.inf, ask.temperature)
     return ask.squeezed(ask.classes.sum(p * from_mean * from_mean), keepdims)
@@ -214,11 +213,6 @@ def heat_capacity(
 
 def _states(function, energies, temperature, axis, where, axis_name) -> Problem:
     return problem(
-        function, energies, axis, where, temperature=temperature, axis_name=axis_name, minimum=True
-    )
-
-
-def _weighed(ask: Problem):
-    """p, and the energies of the states that are possible."""
-    p = ask.probabilities()
-    return p, jnp.where(p > 0, ask.sign * ask.z, 0)
+        function, energies, axis, where, temperature=temperature, axis_name=axis_name,
+        minimum=True, called="energies",
+    )  # fmt: skip

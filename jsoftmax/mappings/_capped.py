@@ -212,7 +212,8 @@ def solve_capped(ask: Problem, upper: Array, total: Array, family: Family) -> Ar
     if ask.temperature is not None:
         # At T = 0 the classes above the anchor are at their caps, and those below it at 0.
         anchor = anchor_of(ask.z, upper, total, ask.classes)
-        limit = jnp.where(ask.z > anchor, jnp.inf, jnp.where(ask.z == anchor, 0, -jnp.inf))
+        limit = jnp.where(ask.z > anchor, jnp.inf, jnp.where(ask.z < anchor, -jnp.inf, 0))
+        limit = jnp.where(ask.z == ask.z, limit, ask.z)
         y = cooled(ask.z, ask.temperature, ask.classes, anchor)
         y = jnp.where(ask.temperature == 0, limit, y)
     p = capped_probabilities(y, ask.alpha, upper, total, family, ask.classes)

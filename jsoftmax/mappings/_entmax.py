@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
@@ -52,7 +53,7 @@ def entmax(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> z = jnp.array([0.1, 1.2, 0.9])
+            >>> z = jnp.array([0.1, 1.2, 0.9])
         >>> print(entmax(z, 1.5), entmax(z, 2.0))
         [0.0449 0.5806 0.3745] [0.   0.65 0.35]
 
@@ -93,7 +94,7 @@ def sparsemax(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(sparsemax(jnp.array([1.0, 0.5, -1.0])))
+            >>> print(sparsemax(jnp.array([1.0, 0.5, -1.0])))
         [0.75       0.25000 0.        ]
 
     Reference:
@@ -128,17 +129,22 @@ def binary_entmax(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(binary_entmax(jnp.array([-1.0, 0.0, 0.5, 3.0]), alpha=2.0))
+            >>> print(binary_entmax(jnp.array([-1.0, 0.0, 0.5, 3.0]), alpha=2.0))
         [0.   0.5  0.75 1.  ]
     """
     logits = checks.as_array("binary_entmax", "logits", logits)
     alpha, temperature = (
-        x if checks.static_number(x) is not None else jnp.asarray(x)[..., None]
-        for x in (alpha, temperature)
+        x if checks.static_number(x) is not None else _expanded(x) for x in (alpha, temperature)
     )
     pairs = jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
     ask = problem("binary_entmax", pairs, -1, alpha=alpha, temperature=temperature)
     return ask.probabilities()[..., 0].astype(ask.dtype)
+
+
+def _expanded(x: ArrayLike) -> Array | np.ndarray:
+    """`x` with a class axis; numbers of numpy stay numpy, so that they can be checked."""
+    known = checks.known_values(x)
+    return jnp.asarray(x)[..., None] if known is None else known[..., None]
 
 
 def smoothmax(
@@ -223,11 +229,14 @@ def entropy(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> p = jnp.array([0.5, 0.5])
+            >>> p = jnp.array([0.5, 0.5])
         >>> print(entropy(p), entropy(p, alpha=2.0))
         0.6931472 0.25
     """
-    ask = problem("entropy", probabilities, axis, where, alpha=alpha, axis_name=axis_name)
+    ask = problem(
+        "entropy", probabilities, axis, where, alpha=alpha, axis_name=axis_name,
+        called="probabilities",
+    )  # fmt: skip
     p = ask.unmasked(ask.z, 0)
     value = ask.entropy(p)
     if ask.temperature is not None:  # where α = ∞ the problem has T = 0

@@ -75,6 +75,9 @@ def normmax_problem(
     if number is not None and not number > 1:
         hint = f" Did you mean axis={int(number)}?" if number in (-1, -2, -3) else ""
         raise ValueError(f"jsoftmax.{function}: `alpha` must be above 1, got {alpha!r}.{hint}")
+    known = checks.known_values(alpha)
+    if known is not None and not (known > 1).all():
+        raise ValueError(f"jsoftmax.{function}: `alpha` must be above 1, got {alpha}.")
     dtype = ask.z.dtype
     if number is not None:
         return ask, jnp.full((1,) * ask.z.ndim, number, dtype)

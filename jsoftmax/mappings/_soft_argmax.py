@@ -62,7 +62,7 @@ def soft_argmax(
     if coordinates is not None:
         x = checks.as_array("soft_argmax", "coordinates", coordinates)
         x = checks.aligned("soft_argmax", "coordinates", x, p.shape).astype(p.dtype)
-        return ask.squeezed(ask.classes.sum(jnp.where(p > 0, p * x, p)))
+        return ask.squeezed(ask.mean(p, x))
     if not isinstance(axis, tuple | list):
         index = ask.classes.index(p).astype(p.dtype)
         return ask.squeezed(ask.classes.sum(p * index))

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
+from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled, probabilities
 
 _LAST = ClassAxis((-1,))
@@ -97,5 +98,5 @@ def entmax_sparse(
     # z − τ = ω′(p): at the largest score that is known, and below ω′(0) there is no mass.
     tau = -ask.family.marginal(p[..., :1], order)
     empty = ask.family.marginal(jnp.zeros_like(tau), order)
-    certificate = ~jnp.any(following - listed[..., :1] - tau > empty, axis=-1)
+    certificate = ~jnp.any(difference(following, listed[..., :1]) - tau > empty, axis=-1)
     return SparseEntmax(p.astype(ask.dtype), indices[..., :kept], jnp.squeeze(tau, -1), certificate)
