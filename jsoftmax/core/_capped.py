@@ -110,7 +110,7 @@ def _solved(y, alpha, upper, total, family, classes):
     room = classes.sum(jnp.broadcast_to(upper, y.shape))
     anchor = anchor_of(y, upper, total, classes)
     curve = _curve(alpha, upper, family)
-    _, place = solve(curve, Dense(y, classes), total, anchor)
+    anchor, place = solve(curve, Dense(y, classes), total, anchor)
     p = curve.masses(y, anchor, place)
     p = jnp.where(total >= room, upper, p)
     fits = (total > 0) & (total <= room * (1 + 4 * jnp.finfo(y.dtype).eps))

@@ -132,8 +132,9 @@ def cooled(
     if temperature is None:
         return z
     anchor = classes.max(z) if anchor is None else anchor
-    # −∞ takes no part, nor does a finite score beside +∞.
-    takes_part = (z > -jnp.inf) & ((anchor != jnp.inf) | (z == jnp.inf))
+    # −∞ takes no part, nor does a finite score beside +∞ at a finite T.
+    beaten = (anchor == jnp.inf) & (temperature < jnp.inf) & (z < jnp.inf)
+    takes_part = (z > -jnp.inf) & ~beaten
     v = difference(z, anchor)
     # The difference of two finite scores may overflow, and is still not that of an excluded class.
     v = jnp.where(takes_part, jnp.maximum(v, -jnp.finfo(z.dtype).max), 0)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._floats import least_float
-from jsoftmax.core._regularizers import log_expq, nonzero
+from jsoftmax.core._regularizers import log_expq
 from jsoftmax.core._scores import Scores, difference
 
 _MOST_STEPS = 100
@@ -34,6 +34,11 @@ class Curve(Protocol):
     @property
     def order(self) -> float | Array:
         """The error that a secant step leaves falls as this power of the gap it closes."""
+        ...
+
+    @property
+    def slope(self) -> float | Array:
+        """About how fast the gap grows along the curve, where the search begins."""
         ...
 
     @property
@@ -63,49 +68,61 @@ class Curve(Protocol):
 
 
 class _FromTop:
-    """Curves along which log Σ p is almost a straight line in the log-mass of the largest score."""
+    """Curves along which log Σ p is almost a straight line in the log-mass of the largest score.
+
+    Of slope 1 for n equal scores, somewhat steeper where the support widens with a.
+    """
 
     from_edge = False
+
+    @property
+    def slope(self):
+        return 1 + self.a
 
     def gap(self, mass, total):
         return _log_ratio(mass, total)
 
 
 @dataclasses.dataclass(frozen=True)
-class Root(_FromTop):
-    """α = 1 + 1/m for a small whole m: p = tᵐ for t = (c + v/m)₊, without exponentials.
+class Power(_FromTop):
+    """a from about 1/5 to 1: p = (c + a v)₊^(1/a). The place is c, as a sum of two.
 
-    Sparsemax is m = 1, 1.5-entmax m = 2. The place is c, as a sum of two.
+    Sparsemax, 1.5-entmax and all whole powers up to the fourth do without exponentials.
     """
 
-    m: int
+    a: float
 
     @property
     def order(self):
-        return float(min(self.m, 2))
+        return min(1 / self.a, 2.0)
 
     def start(self, anchor):
         return filled(anchor, 1), filled(anchor, 0)
 
     def masses(self, z, anchor, place):
-        c, rest = place
-        v = difference(z, anchor)
-        t = jnp.maximum(((v if self.m == 1 else v / self.m) + c) + rest, 0)
-        return t if self.m == 1 else jax.lax.integer_pow(t, self.m)
+        t, power = self._base(z, anchor, place), round(1 / self.a)
+        if abs(self.a * power - 1) < 1e-15 and power <= 4:
+            return jax.lax.integer_pow(t, power)
+        return jnp.exp(jnp.log(t) * (1 / self.a))
 
     def log_masses(self, z, anchor, place):
-        return _safe_log(self.masses(z, anchor, place))
+        return jnp.log(self._base(z, anchor, place)) * (1 / self.a)
+
+    def _base(self, z, anchor, place):
+        c, rest = place
+        return jnp.maximum((difference(z, anchor) * self.a + c) + rest, 0)
 
     def move(self, place, step):
         c, rest = place
-        return _two_sum(c, rest + (c + rest) * _growth(step / self.m))
+        return _two_sum(c, rest + (c + rest) * _growth(self.a * step))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaled(_FromTop):
-    """a ≤ 1: p = e^λ (1 + a w)₊^(1/a), w = v e^(−aλ), at a = 0 too. The place is λ.
+    """a ≤ 1: p = e^λ (1 + a w)₊^(1/a), w = v e^(−aλ), at a = 0 too.
 
-    As a sum of two, of which the smaller is added to w: e^λ (1 + aδ)^(1/a) = e^(λ+δ).
+    The place is λ, as a sum of two, of which the smaller is added to w: e^λ (1 + aδ)^(1/a) is
+    e^(λ+δ) for so small a δ; and e^(−aλ), which would else be computed for each class.
     """
 
     a: float | Array
@@ -117,68 +134,59 @@ class Scaled(_FromTop):
         return 1 / jnp.clip(self.a, 0.5, 1)
 
     def start(self, anchor):
-        return filled(anchor, 0), filled(anchor, 0)
+        return filled(anchor, 0), filled(anchor, 0), filled(anchor, 1)
 
     def masses(self, z, anchor, place):
         return jnp.exp(self.log_masses(z, anchor, place))
 
     def log_masses(self, z, anchor, place):
-        w = self.argument(z, anchor, place)
-        if isinstance(self.a, float) and abs(self.a) >= 0.25:  # far from 1, log loses nothing
-            log_p = place[0] + jnp.log(jnp.maximum(1 + self.a * w, 0)) * (1 / self.a)
-        else:
-            log_p = place[0] + log_expq(w, self.a)
-        if isinstance(self.a, float) and self.a > 0:
-            return log_p
-        return _without_excluded(log_p, z, anchor)
-
-    def argument(self, z, anchor, place):
-        """w, finite also for z = −∞."""
-        level, rest = place
-        v = difference(z, anchor) * jnp.exp(-self.a * level)
-        return jnp.maximum(v, -jnp.finfo(z.dtype).max) + rest
+        level, rest, scale = place
+        w = difference(z, anchor) * scale + rest
+        if self.a <= -0.2:  # far from 0, log loses nothing
+            return level + jnp.log(1 + self.a * w) * (1 / self.a)
+        return level + log_expq(w, self.a)
 
     def move(self, place, step):
-        level, rest = place
-        return _two_sum(level, rest + step)
+        level, rest = _two_sum(place[0], place[1] + step)
+        return level, rest, jnp.exp(-self.a * level)
 
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """a > 1: p = (xᵃ + a v)₊^(1/a), x the mass of the class at the edge. The place is x."""
+    """a > 1: p = (xᵃ + a v)₊^(1/a), x the mass of the class at the edge. The place is (x, xᵃ)."""
 
     a: float | Array
 
     from_edge = True
+    slope = 1.0
 
     @property
     def order(self):
         return min(self.a, 2.0) if isinstance(self.a, float) else jnp.clip(self.a, 1, 2)
 
     def start(self, anchor):
-        return filled(anchor, 0)
+        return filled(anchor, 0), filled(anchor, 0)
 
     def masses(self, z, anchor, place):
-        if isinstance(self.a, float) and self.a == 2:
-            p = jnp.sqrt(jnp.maximum(self.argument(z, anchor, place), 0))
-        else:
-            p = jnp.exp(jnp.log(jnp.maximum(self.argument(z, anchor, place), 0)) / self.a)
-        return jnp.where(z == anchor, place, p)
+        power = jnp.maximum(self.argument(z, anchor, place), 0)
+        root = isinstance(self.a, float) and self.a == 2
+        p = jnp.sqrt(power) if root else jnp.exp(jnp.log(power) / self.a)
+        return jnp.where(z == anchor, place[0], p)
 
     def log_masses(self, z, anchor, place):
         log_p = jnp.log(jnp.maximum(self.argument(z, anchor, place), 0)) / self.a
-        return jnp.where(z == anchor, _safe_log(place), log_p)
+        return jnp.where(z == anchor, _safe_log(place[0]), log_p)
 
     def argument(self, z, anchor, place):
         """p^a, negative below the support; at the anchor xᵃ may underflow."""
-        edge = place * place if isinstance(self.a, float) and self.a == 2 else place**self.a
-        return self.a * difference(z, anchor) + edge
+        return self.a * difference(z, anchor) + place[1]
 
     def gap(self, mass, total):
         return mass / total - 1
 
     def move(self, place, step):
-        return place + step
+        x = place[0] + step
+        return x, jnp.exp(self.a * jnp.log(jnp.maximum(x, 0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +194,7 @@ class Logistic(_FromTop):
     """The Fermi–Dirac form p = 1/(1 + e^−(v + μ)). The place is μ, as a sum of two."""
 
     order = 2.0
+    slope = 1.0
 
     def start(self, anchor):
         return filled(anchor, 0), filled(anchor, 0)
@@ -216,6 +225,10 @@ class Capped:
     def from_edge(self):
         return self.curve.from_edge
 
+    @property
+    def slope(self):
+        return self.curve.slope
+
     def start(self, anchor):
         return self.curve.start(anchor)
 
@@ -240,7 +253,11 @@ class Capped:
 
 @dataclasses.dataclass(frozen=True)
 class Either:
-    """`Scaled` or `Edge`, row by row, by the value of a traced α. The place is that of both."""
+    """`Scaled` or `Edge`, row by row, by the value of a traced α.
+
+    Both are p = e^μ (b + f v)₊^(1/a). The place holds theirs, and of each row these numbers: f, b
+    as a sum of two, μ, and log p of the anchor, whose b may underflow.
+    """
 
     a: Array
 
@@ -253,28 +270,28 @@ class Either:
         low, high = self._curves()
         return jnp.where(self.from_edge, high.order, low.order)
 
-    def _curves(self):
-        return Scaled(jnp.minimum(self.a, 1)), Edge(jnp.maximum(self.a, 1))
+    @property
+    def slope(self):
+        low, high = self._curves()
+        return jnp.where(self.from_edge, high.slope, low.slope)
 
     def start(self, anchor):
-        return tuple(curve.start(anchor) for curve in self._curves())
+        low, high = self._curves()
+        return self._in_common(low.start(anchor), high.start(anchor))
 
     def masses(self, z, anchor, place):
         return jnp.exp(self.log_masses(z, anchor, place))
 
     def log_masses(self, z, anchor, place):
-        low, high = self._curves()
-        (level, _), x = place
-        # One logarithm for both: that of 1 + y gets back what rounding took from y.
-        y = self.a * low.argument(z, anchor, place[0])
-        one_more = jnp.maximum(1 + y, 0)
-        u = jnp.where(self.from_edge, jnp.maximum(high.argument(z, anchor, x), 0), one_more)
-        lost = jnp.where(self.from_edge | (u == 0), 0, y - (one_more - 1))
-        log_u = jnp.log(u) + lost / jnp.where(u == 0, 1, u)
-        linear = ~self.from_edge & (y == 0)  # where log(1 + y)/a is w itself
-        log_p = jnp.where(linear, low.argument(z, anchor, place[0]), log_u / nonzero(self.a))
-        log_p = jnp.where(self.from_edge, log_p, level + log_p)
-        log_p = jnp.where(self.from_edge & (z == anchor), _safe_log(x), log_p)
+        *_, (factor, base, rest, level, log_anchor) = place
+        v = jnp.maximum(difference(z, anchor), -jnp.finfo(z.dtype).max) * factor
+        total = base + v
+        lost = (v - (total - base)) + rest
+        u = total + lost
+        lost = lost - (u - total)
+        u = jnp.maximum(u, 0)
+        log_u = jnp.log(u) + jnp.where(u > 0, lost / jnp.where(u > 0, u, 1), 0)
+        log_p = jnp.where(z == anchor, log_anchor, level + log_u / self._nonzero)
         return _without_excluded(log_p, z, anchor)
 
     def gap(self, mass, total):
@@ -282,16 +299,35 @@ class Either:
         return jnp.where(self.from_edge, high.gap(mass, total), low.gap(mass, total))
 
     def move(self, place, step):
-        return tuple(curve.move(at, step) for curve, at in zip(self._curves(), place, strict=True))
+        low, high = self._curves()
+        return self._in_common(low.move(place[0], step), high.move(place[1], step))
+
+    @property
+    def _nonzero(self):
+        """a, but so little instead of 0 that 1 + a w is exactly 1 and what is lost in it a w."""
+        return jnp.where(jnp.abs(self.a) < 1e-20, 1e-20, self.a)
+
+    def _curves(self):
+        return Scaled(jnp.minimum(self._nonzero, 1)), Edge(jnp.maximum(self.a, 1))
+
+    def _in_common(self, low, high):
+        (level, rest, scale), (x, power) = low, high
+        edge, a = self.from_edge, self._nonzero
+        common = (
+            jnp.where(edge, a, a * scale),
+            jnp.where(edge, power, 1),
+            jnp.where(edge, 0, a * rest),
+            jnp.where(edge, 0, level),
+            jnp.where(edge, _safe_log(x), level + rest),
+        )
+        return low, high, common
 
 
 def curve_of(a: float | Array) -> Curve:
     """The curve on which p(τ) of the Tsallis family with α = 1 + a is computed."""
     if isinstance(a, Array):
         return Either(a)
-    if a > 0 and round(1 / a) in (1, 2, 3, 4) and abs(a * round(1 / a) - 1) < 1e-15:
-        return Root(round(1 / a))
-    return Edge(a) if a > 1 else Scaled(a)
+    return Edge(a) if a > 1 else Power(a) if a > 0.2 else Scaled(a)
 
 
 def solve(
@@ -310,9 +346,9 @@ def solve(
     if curve.from_edge is not False:
         top = _edge(curve, scores, total, top)
     eps = float(jnp.finfo(top.dtype).eps)
-    place, slope = curve.start(top), filled(top, 1)
+    place, slope = curve.start(top), filled(top, 1) * curve.slope
     for row in reversed(rows):
-        precision, most = (4 * eps, _MOST_STEPS) if row is scores else (2**-8, 8)
+        precision, most = (4 * eps, _MOST_STEPS) if row is scores else (2**-8, 6)
         place, slope = _search(curve, row, top, total, place, slope, precision, most)
     return top, place
 
