@@ -72,10 +72,11 @@ class ClassAxis:
         axis = self._whole_axis(x)
         if axis is None or x.shape[axis] < 256 or (x := _divisible(x, axis, 64, -jnp.inf)) is None:
             return None
-        # The eight lie a vector apart, so that maxima are taken of whole vectors.
+        # In chunks of 8 × lanes: maxima are taken of whole vectors, and a row that the compiler has
+        # split evenly over devices is cut between chunks.
         n, before, after = x.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
-        lanes = min(n & -n, 1024) // 8
-        peaks = jnp.max(x.reshape(*before, -1, 8, lanes, *after), axis=axis + 1)
+        chunks = min((n & -n) // 8, 1 << (n.bit_length() - 7), 256)
+        peaks = jnp.max(x.reshape(*before, chunks, 8, -1, *after), axis=axis + 1)
         return peaks.reshape(*before, -1, *after)
 
     def deviation(self, e: Array, x: Array) -> Array:

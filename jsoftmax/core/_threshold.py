@@ -284,7 +284,8 @@ class Either:
 
     def log_masses(self, z, anchor, place):
         *_, (factor, base, rest, level, log_anchor) = place
-        v = jnp.maximum(difference(z, anchor), -jnp.finfo(z.dtype).max) * factor
+        finite = float(jnp.finfo(z.dtype).max) / 4
+        v = jnp.clip(difference(z, anchor) * factor, -finite, finite)
         total = base + v
         lost = (v - (total - base)) + rest
         u = total + lost
@@ -318,7 +319,7 @@ class Either:
             jnp.where(edge, power, 1),
             jnp.where(edge, 0, a * rest),
             jnp.where(edge, 0, level),
-            jnp.where(edge, _safe_log(x), level + rest),
+            jnp.where(edge, _safe_log(x), jnp.where(a == a, level + rest, a)),
         )
         return low, high, common
 
@@ -340,26 +341,29 @@ def solve(
     """
     # The peaks of a row are a row: solve there first, coarsely, then start from that place.
     rows = [scores]
-    while anchor is None and curve.from_edge is False and (peaks := rows[-1].peaks()) is not None:
+    while (
+        anchor is None and curve.from_edge is not True and (peaks := rows[-1].peaks()) is not None
+    ):
         rows.append(peaks)
-    top = rows[-1].max() if anchor is None else anchor
+    top = rows[-1].max()
+    if anchor is None:
+        anchor = top
     if curve.from_edge is not False:
-        top = _edge(curve, scores, total, top)
-    eps = float(jnp.finfo(top.dtype).eps)
-    place, slope = curve.start(top), filled(top, 1) * curve.slope
+        anchor = _edge(curve, scores, total, anchor, top)
+    eps = float(jnp.finfo(anchor.dtype).eps)
+    place, slope = curve.start(anchor), filled(anchor, 1) * curve.slope
     for row in reversed(rows):
         precision, most = (4 * eps, _MOST_STEPS) if row is scores else (2**-8, 6)
-        place, slope = _search(curve, row, top, total, place, slope, precision, most)
-    return top, place
+        place, slope = _search(curve, row, anchor, total, place, slope, precision, most)
+    return anchor, place
 
 
-def _edge(curve: Curve, scores: Scores, total: float | Array, anchor: Array) -> Array:
+def _edge(curve: Curve, scores: Scores, total: float | Array, anchor: Array, top: Array) -> Array:
     """The smallest score with mass, where the curve is measured from there; elsewhere `anchor`.
 
     That is the least threshold which leaves no more than the total, moved up to the next score.
     """
-    top, finite = scores.max(), float(jnp.finfo(anchor.dtype).max)
-    start = curve.start(anchor)
+    finite, start = float(jnp.finfo(anchor.dtype).max), curve.start(anchor)
 
     def fits(t):
         return scores.sum(lambda z: curve.masses(z, t, start)) <= total

@@ -87,21 +87,29 @@ def cross_entropy(
 _ALONE = 0.75
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def expected_log_loss(z: Array, y: Array, classes: ClassAxis) -> Array:
     """Σ y (−log p) for p = softmax(z), kept as a size-1 axis."""
-    return _expected(_log_softmax(z, classes)[0], z, y, classes)
+    return _expected(*_log_softmax(z, classes), z, y, classes)
 
 
-@partial(expected_log_loss.defjvp, symbolic_zeros=True)
-def _expected_log_loss_jvp(classes, primals, tangents):
-    (z, y), (d_z, d_y) = primals, tangents
-    log_p, rest, p = _log_softmax(z, classes)
-    loss = _expected(log_p, z, y, classes)
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _expected(p: Array, log_p: Array, rest: Array, z: Array, y: Array, classes: ClassAxis) -> Array:
+    # An empty row has no log p, and loses nothing.
+    log_p = jnp.where(beyond_reach(z, y, classes), -jnp.inf, log_p)
+    loss = classes.sum(jnp.where(y == 0, 0, -y * jnp.where(y == 0, 0, log_p)))
+    return jnp.where(classes.max(z) == -jnp.inf, 0, loss)
+
+
+@partial(_expected.defjvp, symbolic_zeros=True)
+def _expected_jvp(classes, primals, tangents):
+    # That of log p is counted with z: L̇ = Σ (p Σy − y) ż − Σ log p ẏ. The value is returned as
+    # what it is, a loss, so that it is differentiated by this rule again.
+    p, log_p, rest, z, y = primals
+    *_, d_z, d_y = tangents
+    loss = _expected(p, log_p, rest, z, y, classes)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_z, SymbolicZero):
-        total = classes.sum(y)
-        move = surplus(p, rest, y, total)
+        move = surplus(p, rest, y, classes.sum(y))
         tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, move, 0) * d_z)
     if not isinstance(d_y, SymbolicZero):
         finite = jnp.where(log_p > -jnp.inf, log_p, 0)
@@ -134,11 +142,4 @@ def _log_softmax(z, classes):
     log_p = log_probabilities(z, None, Tsallis(1.0), classes)
     p = jnp.exp(log_p)
     rest = mass_of_the_rest(p, classes)
-    return refined_log(log_p, p, rest), rest, p
-
-
-def _expected(log_p, z, y, classes):
-    # An empty row has no log p, and loses nothing.
-    log_p = jnp.where(beyond_reach(z, y, classes), -jnp.inf, log_p)
-    loss = classes.sum(jnp.where(y == 0, 0, -y * jnp.where(y == 0, 0, log_p)))
-    return jnp.where(classes.max(z) == -jnp.inf, 0, loss)
+    return p, refined_log(log_p, p, rest), rest

@@ -220,19 +220,37 @@ def perceptron(z: Array, y: Array, p: Array, least: Array, classes: ClassAxis) -
     return jnp.where(top == -jnp.inf, 0, jnp.where(top == top, loss, top))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def fenchel_young(
     z: Array, y: Array, alpha: Array | None, family: Tsallis, classes: ClassAxis
 ) -> Array:
     """Ω*(z) + Ω(y) − ⟨y, z⟩, kept as a size-1 axis."""
-    return _value(*_prediction(z, alpha, family, classes), z, y, alpha, family, classes)
+    return _attained(*_prediction(z, alpha, family, classes), z, y, alpha, family, classes)
 
 
-@partial(fenchel_young.defjvp, symbolic_zeros=True)
-def _fenchel_young_jvp(family, classes, primals, tangents):
-    (z, y, alpha), (d_z, d_y, d_alpha) = primals, tangents
-    p, log_p, rest = _prediction(z, alpha, family, classes)
-    loss = _value(p, log_p, rest, z, y, alpha, family, classes)
+@partial(jax.custom_jvp, nondiff_argnums=(6, 7))
+def _attained(
+    p: Array, log_p: Array, rest: Array, z: Array, y: Array, alpha: Array | None, family: Tsallis,
+    classes: ClassAxis,
+) -> Array:  # fmt: skip
+    a = family.exponent(alpha)
+    terms = divergence(y, p, log_p, a)
+    a = jnp.asarray(a, z.dtype)
+    if not isinstance(family.exponent(alpha), float) or family.exponent(alpha) > 0:
+        # ω′(0) = −1/a is finite only for a > 0; elsewhere p = 0 only where z = −∞.
+        empty = (log_p == -jnp.inf) & (y > 0) & (a > 0)
+        behind = -1 / jnp.where(a > 0, a, 1) - above_threshold(p, z, alpha, family, classes)
+        terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(behind, 0), 0), 0)
+    terms = jnp.where(beyond_reach(z, y, classes), jnp.inf, terms)
+    return jnp.where(classes.max(z) == -jnp.inf, 0, classes.sum(terms))
+
+
+@partial(_attained.defjvp, symbolic_zeros=True)
+def _attained_jvp(family, classes, primals, tangents):
+    # Nothing is gained by moving p, because the maximum of ⟨p, z⟩ − Ω(p) is there. The value is
+    # returned as what it is, a loss, so that it is differentiated by this rule again.
+    p, log_p, rest, z, y, alpha = primals
+    *_, d_z, d_y, d_alpha = tangents
+    loss = _attained(p, log_p, rest, z, y, alpha, family, classes)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_z, SymbolicZero):
         move = jnp.where(z > -jnp.inf, surplus(p, rest, y, 1.0), 0)
@@ -301,16 +319,3 @@ def _prediction(z, alpha, family, classes):
     p = jnp.exp(log_p)
     rest = mass_of_the_rest(p, classes)
     return p, refined_log(log_p, p, rest), rest
-
-
-def _value(p, log_p, rest, z, y, alpha, family, classes):
-    a = family.exponent(alpha)
-    terms = divergence(y, p, log_p, a)
-    a = jnp.asarray(a, z.dtype)
-    if not isinstance(family.exponent(alpha), float) or family.exponent(alpha) > 0:
-        # ω′(0) = −1/a is finite only for a > 0; elsewhere p = 0 only where z = −∞.
-        empty = (log_p == -jnp.inf) & (y > 0) & (a > 0)
-        behind = -1 / jnp.where(a > 0, a, 1) - above_threshold(p, z, alpha, family, classes)
-        terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(behind, 0), 0), 0)
-    terms = jnp.where(beyond_reach(z, y, classes), jnp.inf, terms)
-    return jnp.where(classes.max(z) == -jnp.inf, 0, classes.sum(terms))

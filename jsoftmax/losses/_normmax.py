@@ -68,22 +68,31 @@ def normmax_loss(
     return ask.squeezed(read.settle(weighted(loss, weights, read.y, ask.classes)))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def norm_loss(z: Array, y: Array, alpha: Array, classes: ClassAxis) -> Array:
     """max (⟨p, z⟩ − ‖p‖) + ‖y‖ − ⟨y, z⟩, kept as a size-1 axis.
 
     On the support z − μ = (p/‖p‖)^(α−1) = g, so with v = z − max z the loss is
     (‖y‖ − 1) + (1 − max g) + Σ y (−v), where 1 − max g is formed from all but the largest g.
     """
-    return _value(norm_powers(z, alpha, classes), z, y, alpha, classes)
-
-
-@partial(norm_loss.defjvp, symbolic_zeros=True)
-def _norm_loss_jvp(classes, primals, tangents):
-    (z, y, alpha), (d_z, d_y, d_alpha) = primals, tangents
     q = norm_powers(z, alpha, classes)
-    p = escort(q, z, alpha, classes)
-    loss = _value(q, z, y, alpha, classes)
+    return _attained(escort(q, z, alpha, classes), q, z, y, alpha, classes)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _attained(p: Array, q: Array, z: Array, y: Array, alpha: Array, classes: ClassAxis) -> Array:
+    top = classes.max(z)
+    behind = jnp.where(beyond_reach(z, y, classes), jnp.inf, -difference(z, top))
+    behind = classes.sum(jnp.where(y == 0, 0, y * jnp.where(y == 0, 0, behind)))
+    loss = (norm(y, alpha, classes) - 1) + _short_of_one(q, alpha, classes) + behind
+    return jnp.where(top == -jnp.inf, 0, jnp.maximum(loss, 0))
+
+
+@partial(_attained.defjvp, symbolic_zeros=True)
+def _attained_jvp(classes, primals, tangents):
+    # As for the other Fenchel–Young losses, nothing is gained by moving p.
+    p, q, z, y, alpha = primals
+    *_, d_z, d_y, d_alpha = tangents
+    loss = _attained(p, q, z, y, alpha, classes)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_z, SymbolicZero):
         move = surplus(p, mass_of_the_rest(p, classes), y, 1.0)
@@ -101,14 +110,6 @@ def _norm_loss_jvp(classes, primals, tangents):
         )
         tangent = tangent + jnp.where(classes.max(z) == -jnp.inf, 0, along)
     return loss, tangent
-
-
-def _value(q, z, y, alpha, classes):
-    top = classes.max(z)
-    behind = jnp.where(beyond_reach(z, y, classes), jnp.inf, -difference(z, top))
-    behind = classes.sum(jnp.where(y == 0, 0, y * jnp.where(y == 0, 0, behind)))
-    loss = (norm(y, alpha, classes) - 1) + _short_of_one(q, alpha, classes) + behind
-    return jnp.where(top == -jnp.inf, 0, jnp.maximum(loss, 0))
 
 
 def _short_of_one(q, alpha, classes):

@@ -112,40 +112,20 @@ def _k_hot(function, targets, ask):
     return Targets(y, valid), k
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def k_hot_loss(
     z: Array, y: Array, alpha: Array | None, total: Array, family: Tsallis, classes: ClassAxis
 ) -> Array:
     """Ω*(z) + Ω(y) − ⟨y, z⟩ over 0 ≤ p ≤ 1, Σ p = total, kept as a size-1 axis."""
-    return _value(_prediction(z, alpha, total, family, classes), z, y, alpha, family, classes)
-
-
-@partial(k_hot_loss.defjvp, symbolic_zeros=True)
-def _k_hot_loss_jvp(family, classes, primals, tangents):
-    (z, y, alpha, total), (d_z, _, d_alpha, _) = primals, tangents
-    p = _prediction(z, alpha, total, family, classes)
-    loss = _value(p, z, y, alpha, family, classes)
-    tangent = jnp.zeros_like(loss)
-    if not isinstance(d_z, SymbolicZero):
-        tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, p - y, 0) * d_z)
-    if alpha is not None and not isinstance(d_alpha, SymbolicZero):
-        _, along = jax.jvp(
-            lambda a: entropy_of(p, a, family, classes) - entropy_of(y, a, family, classes),
-            (alpha,),
-            (d_alpha,),
-        )
-        tangent = tangent + jnp.where(classes.max(z) == -jnp.inf, 0, along)
-    return loss, tangent
-
-
-def _prediction(z, alpha, total, family, classes):
     upper = jnp.where(z > -jnp.inf, jnp.ones_like(z), 0)
-    return capped_probabilities(z, alpha, upper, total, family, classes)
+    p = capped_probabilities(z, alpha, upper, total, family, classes)
+    return _attained(p, z, y, alpha, family, classes)
 
 
-def _value(p, z, y, alpha, family, classes):
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _attained(
+    p: Array, z: Array, y: Array, alpha: Array | None, family: Tsallis, classes: ClassAxis
+) -> Array:
     a = jnp.asarray(family.exponent(alpha), z.dtype)
-    p, y = jax.lax.stop_gradient((p, y))
     tau = threshold_of(p, z, alpha, jnp.ones_like(p), family, classes)
     above = jnp.where(z == -jnp.inf, z, z - tau)
     # log p from z − τ = ω′(p), which does not underflow.
@@ -159,3 +139,22 @@ def _value(p, z, y, alpha, family, classes):
     terms = terms + jnp.where(full, (1 - y) * jnp.where(full, jnp.maximum(above, 0), 0), 0)
     top = classes.max(z)
     return jnp.where(top == -jnp.inf, 0, jnp.where(top == top, classes.sum(terms), top))
+
+
+@partial(_attained.defjvp, symbolic_zeros=True)
+def _attained_jvp(family, classes, primals, tangents):
+    # As for the other Fenchel–Young losses, nothing is gained by moving p.
+    p, z, y, alpha = primals
+    _, d_z, _, d_alpha = tangents
+    loss = _attained(p, z, y, alpha, family, classes)
+    tangent = jnp.zeros_like(loss)
+    if not isinstance(d_z, SymbolicZero):
+        tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, p - y, 0) * d_z)
+    if alpha is not None and not isinstance(d_alpha, SymbolicZero):
+        _, along = jax.jvp(
+            lambda a: entropy_of(p, a, family, classes) - entropy_of(y, a, family, classes),
+            (alpha,),
+            (d_alpha,),
+        )
+        tangent = tangent + jnp.where(classes.max(z) == -jnp.inf, 0, along)
+    return loss, tangent
