@@ -72,7 +72,7 @@ def _omega(p, alpha):
 def _normmax(z, alpha):
     if alpha == mp.inf:  # Σ (z − μ)₊ = 1, and equal shares
         mu = _bisect(lambda mu: sum(max(x - mu, 0) for x in z) - 1, min(z) - 1, max(z))
-        support = [mp.mpf(x > mu) for x in z]
+        support = [mp.mpf(_positive(x - mu) > 0) for x in z]
         return [x / sum(support) for x in support]
     alpha = mp.mpf(alpha)
     ratio = alpha / (alpha - 1)

@@ -70,13 +70,15 @@ class ClassAxis:
     def peaks(self, x: Array) -> Array | None:
         """The maxima of blocks of eight, a row an eighth as long; None for short rows."""
         axis = self._whole_axis(x)
-        if axis is None or x.shape[axis] < 256 or (x := _divisible(x, axis, 64, -jnp.inf)) is None:
+        if axis is None or x.shape[axis] < 256:
+            return None
+        if (padded := _divisible(x, axis, 64, -jnp.inf)) is None:
             return None
         # In chunks of 8 × lanes: maxima are taken of whole vectors, and a row that the compiler has
         # split evenly over devices is cut between chunks.
-        n, before, after = x.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
+        n, before, after = padded.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
         chunks = min((n & -n) // 8, 1 << (n.bit_length() - 7), 256)
-        peaks = jnp.max(x.reshape(*before, chunks, 8, -1, *after), axis=axis + 1)
+        peaks = jnp.max(padded.reshape(*before, chunks, 8, -1, *after), axis=axis + 1)
         return peaks.reshape(*before, -1, *after)
 
     def deviation(self, e: Array, x: Array) -> Array:
@@ -92,8 +94,9 @@ class ClassAxis:
     def _reduce(self, reduction: Callable, x: Array, neutral: float) -> Array:
         # Two levels lose less to rounding, and give one long row to several cores.
         axis = self._whole_axis(x)
-        long = axis is not None and x.shape[axis] >= _LONG
-        if long and (blocks := _divisible(x, axis, 16, neutral)) is not None:
+        if axis is None or x.shape[axis] < _LONG:
+            return reduction(x, axis=self.axis, keepdims=True)
+        if (blocks := _divisible(x, axis, 16, neutral)) is not None:
             n = blocks.shape[axis]
             shape = (*x.shape[:axis], min(n & -n, 256), -1, *x.shape[axis + 1 :])
             x = reduction(blocks.reshape(shape), axis=axis + 1)

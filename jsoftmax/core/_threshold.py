@@ -70,14 +70,10 @@ class Curve(Protocol):
 class _FromTop:
     """Curves along which log Σ p is almost a straight line in the log-mass of the largest score.
 
-    Of slope 1 for n equal scores, somewhat steeper where the support widens with a.
+    Its slope is 1 for n equal scores, and more where the support widens: about 1 + a.
     """
 
     from_edge = False
-
-    @property
-    def slope(self):
-        return 1 + self.a
 
     def gap(self, mass, total):
         return _log_ratio(mass, total)
@@ -91,6 +87,10 @@ class Power(_FromTop):
     """
 
     a: float
+
+    @property
+    def slope(self):
+        return 1 + self.a
 
     @property
     def order(self):
@@ -126,6 +126,10 @@ class Scaled(_FromTop):
     """
 
     a: float | Array
+
+    @property
+    def slope(self):
+        return 1 + self.a
 
     @property
     def order(self):
@@ -369,10 +373,10 @@ def _edge(curve: Curve, scores: Scores, total: float | Array, anchor: Array, top
         return scores.sum(lambda z: curve.masses(z, t, start)) <= total
 
     low = jnp.clip(top, -finite, finite)
-    if isinstance(curve, Capped):
-        low = filled(top, -jnp.inf)
-    else:  # the largest class alone would have more than all
+    if isinstance(curve, Edge | Either):  # the largest class alone would have more than all
         low = low - 2 / jnp.maximum(curve.a, 1) - 4 * float(jnp.finfo(top.dtype).eps) * abs(low)
+    else:
+        low = filled(top, -jnp.inf)
     low = jnp.where(curve.from_edge, jnp.minimum(low, top), top)
     threshold = least_float(fits, low, top, scores.anywhere)
     edge = -scores.max(lambda z: jnp.where(z >= threshold, -z, -jnp.inf))

@@ -91,9 +91,16 @@ def read_targets(
     y, valid = one_hot(labels, ask)
     counted = None
     if ignore_index is not None:
-        counted = labels != ignore_index
+        counted = _differs(labels, ignore_index)
         valid = valid | ~counted
     return Targets(_smoothed(y, label_smoothing, ask), valid, counted)
+
+
+def _differs(labels: Array, number: int) -> Array:
+    # In the dtype of the labels a number that they cannot hold would wrap into one of them.
+    limits = jnp.iinfo(labels.dtype)
+    within = limits.min <= number <= limits.max
+    return labels != number if within else labels == labels
 
 
 def check_labels(function: str, known: np.ndarray, ask: Problem, ignore_index: int | None) -> None:
