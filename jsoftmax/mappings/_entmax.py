@@ -53,7 +53,7 @@ def entmax(
 
     Example:
         >>> import jax.numpy as jnp
-            >>> z = jnp.array([0.1, 1.2, 0.9])
+        >>> z = jnp.array([0.1, 1.2, 0.9])
         >>> print(entmax(z, 1.5), entmax(z, 2.0))
         [0.0449 0.5806 0.3745] [0.   0.65 0.35]
 
@@ -94,7 +94,7 @@ def sparsemax(
 
     Example:
         >>> import jax.numpy as jnp
-            >>> print(sparsemax(jnp.array([1.0, 0.5, -1.0])))
+        >>> print(sparsemax(jnp.array([1.0, 0.5, -1.0])))
         [0.75       0.25000 0.        ]
 
     Reference:
@@ -129,7 +129,7 @@ def binary_entmax(
 
     Example:
         >>> import jax.numpy as jnp
-            >>> print(binary_entmax(jnp.array([-1.0, 0.0, 0.5, 3.0]), alpha=2.0))
+        >>> print(binary_entmax(jnp.array([-1.0, 0.0, 0.5, 3.0]), alpha=2.0))
         [0.   0.5  0.75 1.  ]
     """
     logits = checks.as_array("binary_entmax", "logits", logits)
@@ -229,7 +229,7 @@ def entropy(
 
     Example:
         >>> import jax.numpy as jnp
-            >>> p = jnp.array([0.5, 0.5])
+        >>> p = jnp.array([0.5, 0.5])
         >>> print(entropy(p), entropy(p, alpha=2.0))
         0.6931472 0.25
     """
