@@ -84,6 +84,8 @@ KINDS = [
     "entmax_loss at inf",
     "normmax_loss",
 ]
+# One of every function that computes a loss, where α makes no difference at all.
+FORMS = ["cross_entropy", "entmax_loss", "entmax_loss at inf", "normmax_loss"]
 
 rng = np.random.default_rng(0)
 LOGITS = rng.normal(size=(ROWS, CLASSES)) * np.array([1, 0.1, 0.3, 1, 1, 3, 3, 10])[:, None]
@@ -202,10 +204,12 @@ def test_value_and_gradients_are_those_of_the_definition(name):
     value, gradient = expected(name, LOGITS, TARGETS)
     assert_close(loss, value)
     assert_close(d_z, gradient)
-    inside = [0, 1, 3, 4, 6, 7]  # rows of positive targets
-    slope = CASES[name].marginal(TARGETS[inside]) - LOGITS[inside]
+    with np.errstate(divide="ignore"):
+        slope = CASES[name].marginal(TARGETS) - LOGITS
+    smooth = np.isfinite(slope).all(-1)  # up to α = 1 not where a target is 0
+    assert smooth.sum() >= 6
     # Targets move within the simplex, where a constant makes no difference.
-    assert_close(centred(d_y[inside]), centred(slope), rtol=1e-11)
+    assert_close(centred(d_y[smooth]), centred(slope[smooth]), rtol=1e-11)
 
 
 def centred(x):
@@ -332,20 +336,17 @@ DIFFERENTIABLE = {
 
 @by_kind(DIFFERENTIABLE)
 def test_derivatives_of_first_and_second_order_are_right_in_both_modes(name):
-    """In scores, targets and α together, at α = 1 exactly too.
-
-    In the second order also of the value that comes along with a derivative.
-    """
+    """Of the value and of the gradient beside it; in scores, targets and α, at α = 1 too."""
     z = jnp.asarray([[0.3, -0.4, 0.1, 0.6], [1.0, 0.2, -0.5, 0.3], [0.1, 0.5, 0.2, -3.0]])
     t = jnp.asarray([[0.0, 0.3, -0.2, 0.1], [0.5, -0.1, 0.0, 0.2], [0.1, 0.2, 0.3, -0.3]])
     alpha = jnp.asarray([[0.7], [1.0], [1.6]])
 
-    @jax.jit
     def weighted(z, t, alpha):
         loss = DIFFERENTIABLE[name](z, jax.nn.softmax(t), alpha)
         return (loss * jnp.array([1.0, -2.0, 0.5])).sum()
 
-    check_grads(weighted, (z, t, alpha), order=2, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
+    both = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2)))
+    check_grads(both, (z, t, alpha), order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
 
 
 # What they are beside others
@@ -385,7 +386,7 @@ def test_every_one_hot_target_loses_less_as_alpha_grows():
         y = np.broadcast_to(np.eye(10)[target], z.shape)
         loss, _, d_alpha = traced(fenchel_young_loss, z, y, alphas[:, None])
         loss, d_alpha = np.asarray(loss).reshape(6, 8), np.asarray(d_alpha)
-        # Where p is one-hot, on a wrong class, the loss is the same gap for all such α, but rounded.
+        # Where p is one-hot, on a wrong class, the loss is the same gap for all such α: rounded.
         assert (np.diff(loss, axis=-1) <= 2 * np.finfo(float).eps * loss[:, 1:]).all()
         assert (d_alpha <= 0).all()
         falls = d_alpha.reshape(6, 8)[:, :-1] < -1e-9
@@ -407,7 +408,8 @@ def test_a_small_loss_is_not_lost_in_a_difference():
     assert abs(textbook / wanted - 1) > 0.5
     loss = sparsemax_loss(z, 0)
     assert loss.dtype == jnp.float32
-    assert_close(float(loss), wanted, rtol=1e-6)
+    # The gap is known to an eps, and the gradient is ∓1.5e-4.
+    assert_close(float(loss), wanted, atol=np.finfo(np.float32).eps * 1.5e-4)
 
 
 def test_losses_near_zero_are_right_for_scores_an_eps_away():
@@ -419,10 +421,10 @@ def test_losses_near_zero_are_right_for_scores_an_eps_away():
     """
     alphas = np.array([0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 1 + 1e-6])
     margin = np.minimum(1 / np.maximum(alphas - 1, 1e-9), 30)
-    gaps = margin * np.array([0.02, 0.5, 0.9, 0.99, 0.999, 0.9999])[:, None]
-    z = np.zeros((48, 10), np.float32) - 2
+    gaps = margin * np.array([0.02, 0.9, 0.99, 0.9999])[:, None]
+    z = np.zeros((32, 10), np.float32) - 2
     z[:, 3], z[:, 5:7] = gaps.reshape(-1), 0
-    alphas, margin = np.tile(alphas, 6).astype(np.float32), np.tile(margin, 6)
+    alphas, margin = np.tile(alphas, 4).astype(np.float32), np.tile(margin, 4)
     y = np.broadcast_to(np.eye(10, dtype=np.float32)[3], z.shape)
     loss, *_ = traced(fenchel_young_loss, z, y, alphas[:, None])
     eps = float(np.finfo(np.float32).eps)
@@ -445,7 +447,7 @@ def test_cross_entropy_is_right_at_every_gap():
     assert_close(gradient[:, 0].astype(float), -rest, rtol=1e-6)
 
 
-@by_kind(KINDS)
+@by_kind(FORMS)
 def test_an_offset_of_ten_millions_changes_nothing(name):
     z = np.array(np.round(LOGITS), np.float32)
     moved = on_labels(name, z + np.float32(1e7))
@@ -454,19 +456,20 @@ def test_an_offset_of_ten_millions_changes_nothing(name):
 
 def test_bits_are_lost_by_the_logits_alone():
     """From half precision the loss is that of the rounded logits; gradients return in its dtype."""
-    for name in ("cross_entropy", "entmax_loss", "normmax_loss"):
-        for dtype in (jnp.bfloat16, jnp.float16):
-            z = LOGITS.astype(dtype)
-            loss, gradient = on_labels(name, z)
-            assert loss.dtype == np.float32
-            assert gradient.dtype == dtype
-            value, wanted = expected(name, z.astype(float), ONE_HOT)
-            assert_close(loss.astype(float), value, rtol=1e-5, atol=1e-6)
-            half_ulp = float(jnp.finfo(dtype).eps) / 2
-            assert_close(gradient.astype(float), wanted, rtol=half_ulp * 1.01, atol=1e-6)
-            assert_close(
-                loss.astype(float), expected(name, LOGITS, ONE_HOT)[0], rtol=0.01, atol=0.1
-            )
+    for name, dtype in (
+        ("cross_entropy", jnp.bfloat16),
+        ("entmax_loss", jnp.float16),
+        ("normmax_loss", jnp.bfloat16),
+    ):
+        z = LOGITS.astype(dtype)
+        loss, gradient = on_labels(name, z)
+        assert loss.dtype == np.float32
+        assert gradient.dtype == dtype
+        value, wanted = expected(name, z.astype(float), ONE_HOT)
+        assert_close(loss.astype(float), value, rtol=1e-6, atol=1e-6)
+        half_ulp = float(jnp.finfo(dtype).eps) / 2
+        assert_close(gradient.astype(float), wanted, rtol=half_ulp * 1.001, atol=1e-7)
+        assert_close(loss.astype(float), expected(name, LOGITS, ONE_HOT)[0], rtol=1e-2, atol=1e-2)
 
 
 def test_integer_logits_give_the_default_float():
@@ -672,7 +675,7 @@ def test_z_loss_pulls_the_log_partition_to_zero():
     assert_close(fixed, loss)
 
 
-@by_kind(KINDS)
+@by_kind(FORMS)
 def test_any_axis_and_axes_of_classes(name):
     """Classes on several axes are numbered row-major."""
     loss = CASES[name].loss
@@ -694,7 +697,7 @@ def test_any_axis_and_axes_of_classes(name):
         assert_close(difference, np.zeros(6), atol=1e-13)
 
 
-@by_kind(KINDS)
+@by_kind(FORMS)
 def test_classes_split_over_an_axis_by_name(name):
     """Labels count over all the parts; distributions, masks and weights are split as the scores."""
     case = CASES[name].loss
@@ -724,11 +727,11 @@ def test_classes_split_over_an_axis_by_name(name):
     jax.tree.map(assert_close, split, whole)
 
 
-@by_kind(KINDS)
+@by_kind(FORMS)
 def test_rows_alone_and_uncompiled_give_the_same(name):
     loss, gradient = on_labels(name)
     labels = jnp.asarray(LABELS)
-    rows = jax.vmap(jax.value_and_grad(CASES[name].loss))(jnp.asarray(LOGITS), labels)
+    rows = jax.jit(jax.vmap(jax.value_and_grad(CASES[name].loss)))(jnp.asarray(LOGITS), labels)
     chex.assert_trees_all_close(rows, (loss, gradient), rtol=1e-13, atol=1e-15)
     assert_close(CASES[name].loss(LOGITS[3], int(LABELS[3])), loss[3], rtol=1e-13)
 
@@ -837,13 +840,11 @@ def test_k_hot_masks_and_infinities():
 
 def test_k_hot_classes_on_another_axis_and_split():
     z, pairs = jnp.asarray(WIDE), jnp.array([[0, 9], [3, 4], [5, 1], [8, 2], [7, 6], [9, 3]])
-    base = topk_entmax_loss(z, pairs)
-    assert_close(topk_entmax_loss(z.T, pairs, axis=0), base)
+    base = jax.jit(topk_entmax_loss)(z, pairs)
+    assert_close(jax.jit(topk_entmax_loss, static_argnames="axis")(z.T, pairs, axis=0), base)
     parts = z.reshape(6, 2, 5).swapaxes(0, 1)
     split = jax.vmap(lambda z: topk_entmax_loss(z, pairs, axis_name="parts"), axis_name="parts")
-    assert_close(split(parts), jnp.stack([base, base]))
-    with pytest.raises(ValueError, match=r"jsoftmax.topk_entmax_loss: `axis` must be a single"):
-        topk_entmax_loss(z, pairs, axis=(0, 1))
+    assert_close(jax.jit(split)(parts), jnp.stack([base, base]))
 
 
 # Mistakes
@@ -893,6 +894,12 @@ def test_a_mistake_is_answered_with_function_argument_and_remedy(name, unchecked
             loss(z, labels, jnp.full((5, 1), 1.5))
 
 
+def test_a_k_hot_loss_has_a_single_axis(unchecked):
+    message = "jsoftmax.topk_entmax_loss: `axis` must be a single axis"
+    with pytest.raises(ValueError, match=message):
+        topk_entmax_loss(np.ones((2, 3)), np.array([[0]]), axis=(0, 1))
+
+
 @by_kind(LABELLED)
 def test_a_mistaken_option_is_answered_the_same_way(name, unchecked):
     loss, here = LABELLED[name], f"jsoftmax.{name}: "
@@ -921,7 +928,7 @@ def test_training_lowers_the_loss(name):
     """A linear model of three noisy clusters, with Adam."""
     r = np.random.default_rng(4)
     labels = jnp.asarray(np.arange(60) % 3)
-    features = jnp.asarray(np.eye(3)[labels] * 2 + r.normal(size=(60, 3)))
+    features = jnp.asarray(np.eye(3)[labels] * 4 + r.normal(size=(60, 3)))
     adam = optax.adam(0.1)
 
     def mean_loss(w):
@@ -937,6 +944,4 @@ def test_training_lowers_the_loss(name):
     w = jnp.zeros((3, 3))
     (w, _), losses = jax.jit(lambda s: jax.lax.scan(step, s, None, length=30))((w, adam.init(w)))
     assert losses[-1] < 0.5 * losses[0]
-    assert (jnp.diff(losses[:10]) < 0).all()
-    accuracy = (jnp.argmax(features @ w, -1) == labels).mean()
-    assert accuracy > 0.85
+    assert (jnp.argmax(features @ w, -1) == labels).mean() > 0.9

@@ -205,19 +205,35 @@ def _loss(
     return ask.squeezed(read.settle(weighted(loss, weights, y, classes)))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
 def perceptron(z: Array, y: Array, p: Array, least: Array, classes: ClassAxis) -> Array:
     """The loss at α = ∞, where Ω = 0: max ⟨p, z⟩ − ⟨y, z⟩, kept as a size-1 axis.
 
     Measured from `least`, the lowest score that is chosen, no term of Σ (p − y) z is negative.
     """
-    move = jax.lax.stop_gradient(p) - y
+    move = p - y
     moves = (move != 0) & (z > -jnp.inf)
     ahead = jnp.where(moves, difference(jnp.where(moves, z, 0), least), 0)
     loss = classes.sum(jnp.where(moves, move * ahead, 0))
     lost = ((y > 0) & (z == -jnp.inf)) | beyond_reach(z, y, classes)
-    loss = jnp.where(classes.max(jnp.where(lost, 1.0, 0.0)) > 0, jnp.inf, loss)
+    loss = jnp.where(classes.max(lost.astype(z.dtype)) > 0, jnp.inf, loss)
     top = classes.max(z)
     return jnp.where(top == -jnp.inf, 0, jnp.where(top == top, loss, top))
+
+
+@partial(perceptron.defjvp, symbolic_zeros=True)
+def _perceptron_jvp(classes, primals, tangents):
+    # p is piecewise constant, and Σ (p − y) = 0 leaves nothing of a move of `least`.
+    z, y, p, least = primals
+    d_z, d_y, *_ = tangents
+    loss = perceptron(z, y, p, least, classes)
+    tangent = jnp.zeros_like(loss)
+    if not isinstance(d_z, SymbolicZero):
+        tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, p - y, 0) * d_z)
+    if not isinstance(d_y, SymbolicZero):
+        behind = jnp.where(z > -jnp.inf, difference(z, least), 0)
+        tangent = tangent - classes.sum(behind * d_y)
+    return loss, tangent
 
 
 def fenchel_young(

@@ -115,7 +115,7 @@ def _attained_jvp(classes, primals, tangents):
 def _short_of_one(q, alpha, classes):
     """1 − max g for q = g^(α/(α−1)), whose sum is one."""
     largest = classes.max(q)
-    ties = classes.sum(jnp.where(q == largest, 1.0, 0))
+    ties = classes.sum((q == largest).astype(q.dtype))
     others = classes.sum(jnp.where(q == largest, 0, q)) + (ties - 1) * largest
     others = jnp.minimum(others, 1 - largest / 2)
     return -jnp.expm1((1 - 1 / alpha) * jnp.log1p(-others))

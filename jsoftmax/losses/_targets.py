@@ -131,9 +131,13 @@ def read_weights(function: str, class_weights: Any, ask: Problem) -> Array | Non
         return None
     w = checks.as_array(function, "class_weights", class_weights)
     if w.ndim == 1 and len(ask.classes.axis) == 1:
-        shape = [1] * ask.z.ndim
-        shape[ask.classes.axis[0]] = w.shape[0]
-        w = w.reshape(shape)
+        axis = ask.classes.axis[0]
+        if w.shape[0] not in (1, ask.z.shape[axis]):
+            raise ValueError(
+                f"jsoftmax.{function}: `class_weights` has shape {w.shape}, but `logits` of shape "
+                f"{ask.z.shape} have {ask.z.shape[axis]} classes. Give it one number a class."
+            )
+        w = w.reshape([-1 if a == axis else 1 for a in range(-ask.z.ndim, 0)])
     return checks.aligned(function, "class_weights", w, ask.z.shape).astype(ask.z.dtype)
 
 
