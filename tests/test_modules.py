@@ -99,8 +99,6 @@ def test_readouts_are_twins(options):
 @pytest.mark.parametrize("start", [1.001, 1.3, 1.5, 1.69])
 def test_learning_starts_at_the_number_given(interval, start):
     """To rounding, in float32 and float64."""
-    if not interval.lower < start < interval.upper:
-        pytest.skip("outside")
     for dtype in (np.float32, np.float64):
         number = interval.number(interval.free("f", "alpha", start, (), dtype))
         assert number.dtype == dtype

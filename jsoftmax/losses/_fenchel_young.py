@@ -275,13 +275,18 @@ def _attained_jvp(family, classes, primals, tangents):
         slope = family.marginal(y, alpha) - above_threshold(p, z, alpha, family, classes)
         tangent = tangent + classes.sum(jnp.where(jnp.isfinite(slope), slope, 0) * d_y)
     if alpha is not None and not isinstance(d_alpha, SymbolicZero):
-        _, along = jax.jvp(
-            lambda a: entropy_of(p, a, family, classes) - entropy_of(y, a, family, classes),
-            (alpha,),
-            (d_alpha,),
-        )
-        tangent = tangent + jnp.where(classes.max(z) == -jnp.inf, 0, along)
+        tangent = tangent + along_alpha(p, y, z, alpha, d_alpha, family, classes)
     return loss, tangent
+
+
+def along_alpha(p, y, z, alpha, d_alpha, family, classes) -> Array:
+    """(∂Ω(y)/∂α − ∂Ω(p)/∂α) α̇, 0 in a row without any class."""
+    _, along = jax.jvp(
+        lambda a: entropy_of(p, a, family, classes) - entropy_of(y, a, family, classes),
+        (alpha,),
+        (d_alpha,),
+    )
+    return jnp.where(classes.max(z) == -jnp.inf, 0, along)
 
 
 def divergence(y: Array, p: Array, log_p: Array, a: float | Array) -> Array:

@@ -16,8 +16,7 @@ from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._capped import anchor_of, capped_probabilities, threshold_of
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizers import Tsallis, log_expq
-from jsoftmax.core._simplex import entropy_of
-from jsoftmax.losses._fenchel_young import divergence, perceptron
+from jsoftmax.losses._fenchel_young import along_alpha, divergence, perceptron
 from jsoftmax.losses._targets import Targets, check_labels, one_hot
 from jsoftmax.mappings._capped import solve_capped
 
@@ -151,10 +150,5 @@ def _attained_jvp(family, classes, primals, tangents):
     if not isinstance(d_z, SymbolicZero):
         tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, p - y, 0) * d_z)
     if alpha is not None and not isinstance(d_alpha, SymbolicZero):
-        _, along = jax.jvp(
-            lambda a: entropy_of(p, a, family, classes) - entropy_of(y, a, family, classes),
-            (alpha,),
-            (d_alpha,),
-        )
-        tangent = tangent + jnp.where(classes.max(z) == -jnp.inf, 0, along)
+        tangent = tangent + along_alpha(p, y, z, alpha, d_alpha, family, classes)
     return loss, tangent
