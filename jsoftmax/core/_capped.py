@@ -18,11 +18,12 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._curves import Capped, Logistic, curve_of, filled
 from jsoftmax.core._floats import least_float
 from jsoftmax.core._regularizers import FermiDirac, Tsallis
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._simplex import effective_tangent
-from jsoftmax.core._threshold import Capped, Logistic, curve_of, filled, solve
+from jsoftmax.core._threshold import solve
 
 Family = Tsallis | FermiDirac
 

@@ -18,9 +18,10 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._curves import curve_of
 from jsoftmax.core._regularizers import Tsallis
 from jsoftmax.core._scores import Dense, difference
-from jsoftmax.core._threshold import curve_of, solve
+from jsoftmax.core._threshold import solve
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
