@@ -60,6 +60,24 @@ class ClassAxis:
         """The entry of each row where `hit` is True. A masked sum: a gather does not shard."""
         return self.sum(jnp.where(hit, x, 0))
 
+    def by_rows(self, function: Callable[..., Array], *arrays: Array | None) -> Array:
+        """function(*arrays), where `vmap` adds rows to the arrays instead of mapping `function`.
+
+        A loop or a choice that all rows take together would under `vmap` be taken by each for
+        itself, and all the branches of a choice by everyone. The arrays are of one rank, and the
+        rows of the result those of the arrays.
+        """
+        if self.axis_name is not None:  # which may be the axis that is mapped over
+            return function(*arrays)
+        rows = jax.custom_batching.custom_vmap(function)
+
+        @rows.def_vmap
+        def _(size, batched, *arrays):
+            pairs = zip(arrays, batched, strict=True)
+            return rows(*(x if mapped or x is None else x[None] for x, mapped in pairs)), True
+
+        return rows(*arrays)
+
     def anywhere(self, flags: Array) -> Array:
         """Whether a flag is raised in any row: the same answer on every part of a split row."""
         raised = jnp.any(flags)
@@ -81,15 +99,15 @@ class ClassAxis:
         peaks = jnp.max(padded.reshape(*before, chunks, 8, -1, *after), axis=axis + 1)
         return peaks.reshape(*before, -1, *after)
 
-    def deviation(self, e: Array, x: Array) -> Array:
-        """x − Σ e x for weights e that sum to one, also where one of them is almost one.
+    def deviation(self, weights: Array, x: Array, total: Array | float = 1.0) -> Array:
+        """x − Σ w x/Σ w for weights of the given total, also where one of them is almost all of it.
 
-        There x_t − Σ e x cancels to what rounding left of it. Taking the mean away a second time,
-        from numbers that are now as small as the result, leaves a relative error of one eps: it is
-        the rule of Gram and Schmidt's method that twice is enough. The transpose is as good.
+        There x_t minus the mean cancels to what rounding left of it. Taking the mean away a second
+        time, from numbers that are now as small as the result, leaves a relative error of one eps:
+        it is the rule of Gram and Schmidt's method that twice is enough. The transpose is as good.
         """
-        once = x - self.sum(e * x)
-        return once - self.sum(e * once)
+        once = x - self.sum(weights * x) / total
+        return once - self.sum(weights * once) / total
 
     def _reduce(self, reduction: Callable, x: Array, neutral: float) -> Array:
         # Two levels lose less to rounding, and give one long row to several cores.

@@ -18,7 +18,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._curves import Capped, Logistic, curve_of, filled
+from jsoftmax.core._curves import Capped, Logistic, by_curve, filled
 from jsoftmax.core._floats import least_float
 from jsoftmax.core._regularizers import FermiDirac, Tsallis
 from jsoftmax.core._scores import Dense
@@ -99,20 +99,23 @@ def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array
     return jnp.where(top == top, jnp.minimum(anchor, top), top)
 
 
-def _curve(alpha, upper, family):
-    if isinstance(family, FermiDirac):
-        return Logistic()
-    return Capped(curve_of(family.exponent(alpha)), upper)
-
-
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
 @partial(jax.jit, static_argnums=(4, 5), inline=True)
 def _solved(y, alpha, upper, total, family, classes):
+    def rows(y, alpha, upper, total):
+        start = anchor_of(y, upper, total, classes)
+
+        def solved(curve):
+            anchor, place = solve(curve, Dense(y, classes), total, start)
+            return curve.masses(y, anchor, place)
+
+        if isinstance(family, FermiDirac):
+            return solved(Logistic())
+        a = family.exponent(alpha)
+        return by_curve(a, classes.anywhere, lambda curve: solved(Capped(curve, upper)))
+
+    p = classes.by_rows(rows, y, alpha, upper, total)
     room = classes.sum(jnp.broadcast_to(upper, y.shape))
-    anchor = anchor_of(y, upper, total, classes)
-    curve = _curve(alpha, upper, family)
-    anchor, place = solve(curve, Dense(y, classes), total, anchor)
-    p = curve.masses(y, anchor, place)
     p = jnp.where(total >= room, upper, p)
     fits = (total > 0) & (total <= room * (1 + 4 * jnp.finfo(y.dtype).eps))
     return jnp.where(room == 0, 0, jnp.where(fits, p, jnp.nan))

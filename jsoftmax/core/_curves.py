@@ -12,6 +12,8 @@ count that the anchor has to be the class at the edge of the support itself.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -21,6 +23,7 @@ from jax import Array
 from jsoftmax.core._regularizers import log_expq
 from jsoftmax.core._scores import difference
 
+_LEAST_POWER = 0.2
 _FAR_BELOW = -10.0  # the gap of a sum that underflowed: some place far below the sought one
 
 
@@ -80,10 +83,11 @@ class _FromTop:
 class Power(_FromTop):
     """a from about 1/5 to 1: p = (c + a v)₊^(1/a). The place is c, as a sum of two.
 
-    Sparsemax, 1.5-entmax and all whole powers up to the fourth do without exponentials.
+    Sparsemax, 1.5-entmax and all whole powers up to the fourth do without exponentials. For a > 1
+    it is right for large p only, which is enough to find about where the edge of the support is.
     """
 
-    a: float
+    a: float | Array
 
     @property
     def slope(self):
@@ -91,15 +95,19 @@ class Power(_FromTop):
 
     @property
     def order(self):
-        return min(1 / self.a, 2.0)
+        return min(1 / self.a, 2.0) if isinstance(self.a, float) else jnp.minimum(1 / self.a, 2)
 
     def start(self, anchor):
         return filled(anchor, 1), filled(anchor, 0)
 
     def masses(self, z, anchor, place):
-        t, power = self._base(z, anchor, place), round(1 / self.a)
-        if abs(self.a * power - 1) < 1e-15 and power <= 4:
-            return jax.lax.integer_pow(t, power)
+        t = self._base(z, anchor, place)
+        if isinstance(self.a, float):
+            power = round(1 / self.a)
+            if abs(self.a * power - 1) < 1e-15 and power <= 4:
+                return jax.lax.integer_pow(t, power)
+            if self.a == 2:
+                return jnp.sqrt(t)
         return jnp.exp(jnp.log(t) * (1 / self.a))
 
     def log_masses(self, z, anchor, place):
@@ -111,7 +119,14 @@ class Power(_FromTop):
 
     def move(self, place, step):
         c, rest = place
-        return _two_sum(c, rest + (c + rest) * _growth(self.a * step))
+        exponent = jnp.minimum(self.a * step, math.log(jnp.finfo(step.dtype).max) / 2)
+        near = jnp.abs(exponent) < 1 / 16
+        grown = (c + rest) * jnp.where(near, _growth(exponent), jnp.exp(exponent))
+        return _two_sum(jnp.where(near, c, 0), jnp.where(near, rest + grown, grown))
+
+    def threshold(self, anchor, place):
+        """The score at which p leaves zero."""
+        return anchor - (place[0] + place[1]) / self.a
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +158,7 @@ class Scaled(_FromTop):
     def log_masses(self, z, anchor, place):
         level, rest, scale = place
         w = difference(z, anchor) * scale + rest
-        if self.a <= -0.2:  # far from 0, log loses nothing
+        if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
             return level + jnp.log(1 + self.a * w) * (1 / self.a)
         return level + log_expq(w, self.a)
 
@@ -160,10 +175,7 @@ class Edge:
 
     from_edge = True
     slope = 1.0
-
-    @property
-    def order(self):
-        return min(self.a, 2.0) if isinstance(self.a, float) else jnp.clip(self.a, 1, 2)
+    order = 1.0  # near x = 0 the slope changes as fast as x
 
     def start(self, anchor):
         return filled(anchor, 0), filled(anchor, 0)
@@ -171,7 +183,9 @@ class Edge:
     def masses(self, z, anchor, place):
         power = jnp.maximum(self.argument(z, anchor, place), 0)
         root = isinstance(self.a, float) and self.a == 2
-        p = jnp.sqrt(power) if root else jnp.exp(jnp.log(power) / self.a)
+        p = jnp.sqrt(power) if root else jnp.exp(jnp.log(power) * (1 / self.a))
+        if isinstance(self.a, float) and self.a <= 4:
+            return p  # an xᵃ that underflows is that of a mass below an eps
         return jnp.where(z == anchor, place[0], p)
 
     def log_masses(self, z, anchor, place):
@@ -186,7 +200,10 @@ class Edge:
         return mass / total - 1
 
     def move(self, place, step):
-        x = place[0] + step
+        return self.at(place[0] + step)
+
+    def at(self, x):
+        """The place at which the class at the edge has the mass x."""
         return x, jnp.exp(self.a * jnp.log(jnp.maximum(x, 0)))
 
 
@@ -252,84 +269,23 @@ class Capped:
         return self.curve.move(place, step)
 
 
-@dataclasses.dataclass(frozen=True)
-class Either:
-    """`Scaled` or `Edge`, row by row, by the value of a traced α.
+def by_curve(a: float | Array, anywhere: Callable, solved: Callable[[Curve], Array]) -> Array:
+    """`solved` on the curve that suits α = 1 + a: of all rows, or, for a traced a, of each row."""
+    if not isinstance(a, Array):
+        return solved(Edge(a) if a > 1 else Power(a) if a > _LEAST_POWER else Scaled(a))
 
-    Both are p = e^μ (b + f v)₊^(1/a). The place holds theirs, and of each row these numbers: f, b
-    as a sum of two, μ, and log p of the anchor, whose b may underflow.
-    """
+    def powers():
+        return solved(Power(jnp.clip(a, _LEAST_POWER, 1)))
 
-    a: Array
+    def scaled():
+        # So little instead of 0 that (1 + a w)₊^(1/a) is e^w for every w but −∞, where it is 0.
+        return solved(Scaled(jnp.where(jnp.abs(a) < 1e-20, 1e-20, jnp.minimum(a, 1))))
 
-    @property
-    def from_edge(self):
-        return self.a > 1
+    def each():
+        return jnp.where(a > 1, solved(Edge(jnp.maximum(a, 1))), scaled())
 
-    @property
-    def order(self):
-        low, high = self._curves()
-        return jnp.where(self.from_edge, high.order, low.order)
-
-    @property
-    def slope(self):
-        low, high = self._curves()
-        return jnp.where(self.from_edge, high.slope, low.slope)
-
-    def start(self, anchor):
-        low, high = self._curves()
-        return self._in_common(low.start(anchor), high.start(anchor))
-
-    def masses(self, z, anchor, place):
-        return jnp.exp(self.log_masses(z, anchor, place))
-
-    def log_masses(self, z, anchor, place):
-        *_, (factor, base, rest, level, log_anchor) = place
-        finite = float(jnp.finfo(z.dtype).max) / 4
-        v = jnp.clip(difference(z, anchor) * factor, -finite, finite)
-        total = base + v
-        lost = (v - (total - base)) + rest
-        u = total + lost
-        lost = lost - (u - total)
-        u = jnp.maximum(u, 0)
-        log_u = jnp.log(u) + jnp.where(u > 0, lost / jnp.where(u > 0, u, 1), 0)
-        log_p = jnp.where(z == anchor, log_anchor, level + log_u / self._nonzero)
-        return _without_excluded(log_p, z, anchor)
-
-    def gap(self, mass, total):
-        low, high = self._curves()
-        return jnp.where(self.from_edge, high.gap(mass, total), low.gap(mass, total))
-
-    def move(self, place, step):
-        low, high = self._curves()
-        return self._in_common(low.move(place[0], step), high.move(place[1], step))
-
-    @property
-    def _nonzero(self):
-        """a, but so little instead of 0 that 1 + a w is exactly 1 and what is lost in it a w."""
-        return jnp.where(jnp.abs(self.a) < 1e-20, 1e-20, self.a)
-
-    def _curves(self):
-        return Scaled(jnp.minimum(self._nonzero, 1)), Edge(jnp.maximum(self.a, 1))
-
-    def _in_common(self, low, high):
-        (level, rest, scale), (x, power) = low, high
-        edge, a = self.from_edge, self._nonzero
-        common = (
-            jnp.where(edge, a, a * scale),
-            jnp.where(edge, power, 1),
-            jnp.where(edge, 0, a * rest),
-            jnp.where(edge, 0, level),
-            jnp.where(edge, _safe_log(x), jnp.where(a == a, level + rest, a)),
-        )
-        return low, high, common
-
-
-def curve_of(a: float | Array) -> Curve:
-    """The curve on which p(τ) of the Tsallis family with α = 1 + a is computed."""
-    if isinstance(a, Array):
-        return Either(a)
-    return Edge(a) if a > 1 else Power(a) if a > 0.2 else Scaled(a)
+    beyond, below = anywhere(~(a <= 1)), anywhere(a < _LEAST_POWER)
+    return jax.lax.switch(jnp.where(beyond, 2, jnp.where(below, 1, 0)), (powers, scaled, each))
 
 
 def filled(like: Array, value: float) -> Array:
@@ -342,15 +298,9 @@ def _log_ratio(mass: Array, total: float | Array) -> Array:
     return jnp.where(some, jnp.log(jnp.where(some, mass, 1) / total), _FAR_BELOW)
 
 
-def _without_excluded(log_p: Array, z: Array, anchor: Array) -> Array:
-    """`log_p`, but −∞ for scores of −∞, save in a row that holds NaN."""
-    return jnp.where((z == -jnp.inf) & (anchor == anchor), -jnp.inf, log_p)
-
-
 def _growth(x: Array) -> Array:
     """eˣ − 1, to about an eps of x near 0; `jnp.expm1` costs as much as a sum over 64 classes."""
-    series = x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5))))
-    return jnp.where(jnp.abs(x) < 1 / 16, series, jnp.exp(x) - 1)
+    return x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5))))
 
 
 def _two_sum(large: Array, small: Array) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._curves import curve_of
+from jsoftmax.core._curves import by_curve
 from jsoftmax.core._regularizers import Tsallis
 from jsoftmax.core._scores import Dense, difference
 from jsoftmax.core._threshold import solve
@@ -46,9 +46,10 @@ def log_probabilities(z: Array, alpha: Array | None, family: Tsallis, classes: C
     """log p, right where p underflows; −∞ off the support."""
     if family.alpha == 1:
         _, total, v = _softmax(z, classes)
-        log_p = v - jnp.log(jnp.where(total == 0, 1, total))
-        # A finite score below one of +∞ is so far below it, and has no mass.
-        return jnp.where(log_p <= -float(jnp.finfo(z.dtype).max), -jnp.inf, log_p)
+        # A finite score below one of +∞ is as far below it as floats go, and has no mass: twice as
+        # far is −∞. (A factor a row is fused into sums, a choice an entry is not.)
+        further = jnp.where(classes.max(z) == jnp.inf, 2, 1).astype(z.dtype)
+        return v * further - jnp.log(jnp.where(total == 0, 1, total))
     return _solved(z, alpha, family, classes, True)
 
 
@@ -64,12 +65,13 @@ def _log_probabilities_jvp(family, classes, primals, tangents):
     movable = _movable(z, classes)
     if family.alpha == 1:
         # One mean, at the cost of jax.nn: what cancels at a p near 1 is right in `cross_entropy`.
-        tangent = d - classes.sum(p * d)
-    else:
-        a = family.exponent(alpha)
-        relative = movable * jnp.exp(-a * jnp.where(p > 0, log_p, 0))
-        s = family.slope(p, alpha) * movable
-        tangent = relative * _deviation(s, d, family, classes)
+        # The mean is taken of all tangents, for it counts an excluded class with p = 0.
+        own = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, d)
+        return log_p, own - classes.sum(movable * p * d)
+    a = family.exponent(alpha)
+    relative = movable * jnp.exp(-a * jnp.where(p > 0, log_p, 0))
+    s = family.slope(p, alpha) * movable
+    tangent = relative * _deviation(s, d, family, classes)
     return log_p, jnp.where((log_p == -jnp.inf) | (movable == 0), 0, tangent)
 
 
@@ -160,18 +162,23 @@ def _deviation(s: Array, d: Array, family: Tsallis, classes: ClassAxis) -> Array
     if family.alpha == 1:
         return classes.deviation(s, d)
     total = classes.sum(s)
-    e = s / jnp.where(total > 0, total, 1)
+    total = jnp.where(total > 0, total, 1)
     if family.alpha == 2:  # equal weights: none outweighs the others
-        return d - classes.sum(e * d)
-    return classes.deviation(e, d)
+        return d - classes.sum(s * d) / total
+    return classes.deviation(s, d, total)
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
 @partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
 def _solved(z, alpha, family, classes, logarithm):
-    curve = curve_of(family.exponent(alpha))
-    top, place = solve(curve, Dense(z, classes))
-    return curve.log_masses(z, top, place) if logarithm else curve.masses(z, top, place)
+    def rows(z, alpha):
+        def solved(curve):
+            anchor, place = solve(curve, Dense(z, classes))
+            return (curve.log_masses if logarithm else curve.masses)(z, anchor, place)
+
+        return by_curve(family.exponent(alpha), classes.anywhere, solved)
+
+    return classes.by_rows(rows, z, alpha)
 
 
 def _movable(z: Array, classes: ClassAxis) -> Array:

@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Curve, Edge, Either, filled
+from jsoftmax.core._curves import Curve, Edge, Power, filled
 from jsoftmax.core._floats import least_float
 from jsoftmax.core._scores import Scores
 
 _MOST_STEPS = 100
+_FEW_STEPS = 6  # along a selection of the row
+_NEAR_STEPS = 10  # towards the edge of the support
+_MOST_CLASSES = 16  # gone through one by one before bisection
 
 
 def solve(
@@ -27,53 +30,88 @@ def solve(
     The anchor, from which scores are measured, is the maximum unless the curve wants the edge or
     another one is given.
     """
+    if isinstance(curve, Edge) and anchor is None:
+        # Almost at the threshold, found from the top: the class above it is at the edge, or nearly.
+        coarse = Power(curve.a)
+        top, place, slope = _from_top(coarse, scores, total, 2**-6, _NEAR_STEPS)
+        anchor = _edge_near(curve, scores, total, coarse.threshold(top, place), top)
+        x, largest = (coarse.masses(z, top, place) for z in (anchor, top))
+        # On both curves the same c moves: x^(a−1) dx = p_max^a d log p_max.
+        largest = jnp.maximum(largest, float(jnp.finfo(top.dtype).tiny))
+        slope = jnp.maximum(slope * (x / largest) ** (curve.a - 1) / largest, 1)
+        place, slope = _search(curve, scores, anchor, total, curve.at(x), slope)
+        return anchor, place
+    if anchor is None:
+        anchor, place, _ = _from_top(curve, scores, total)
+        return anchor, place
+    if curve.from_edge:
+        anchor = _edge_below(curve, scores, total, anchor)
+    return anchor, _search(curve, scores, anchor, total)[0]
+
+
+def _from_top(curve, scores, total, precision=None, most=_MOST_STEPS):
+    """`_search` with the maximum as the anchor."""
     # The peaks of a row are a row: solve there first, coarsely, then start from that place.
     rows = [scores]
-    while (
-        anchor is None and curve.from_edge is not True and (peaks := rows[-1].peaks()) is not None
-    ):
+    while (peaks := rows[-1].peaks()) is not None:
         rows.append(peaks)
     top = rows[-1].max()
-    if anchor is None:
-        anchor = top
-    if curve.from_edge is not False:
-        anchor = _edge(curve, scores, total, anchor, top)
-    eps = float(jnp.finfo(anchor.dtype).eps)
-    place, slope = curve.start(anchor), filled(anchor, 1) * curve.slope
-    for row in reversed(rows):
-        precision, most = (4 * eps, _MOST_STEPS) if row is scores else (2**-8, 6)
-        place, slope = _search(curve, row, anchor, total, place, slope, precision, most)
-    return anchor, place
+    place = slope = None
+    for row in rows[:0:-1]:
+        place, slope = _search(curve, row, top, total, place, slope, 2**-8, _FEW_STEPS)
+    return top, *_search(curve, scores, top, total, place, slope, precision, most)
 
 
-def _edge(curve: Curve, scores: Scores, total: float | Array, anchor: Array, top: Array) -> Array:
-    """The smallest score with mass, where the curve is measured from there; elsewhere `anchor`.
+def _edge_near(curve, scores, total, guess, top):
+    """The smallest score with mass, found from class to class beginning with a guess."""
 
-    That is the least threshold which leaves no more than the total, moved up to the next score.
-    """
-    finite, start = float(jnp.finfo(anchor.dtype).max), curve.start(anchor)
+    def advance(state):
+        count, t, low, high, active = state
+        fits = _fits(curve, scores, total, t)
+        low, high = jnp.where(fits, low, t), jnp.where(fits, t, high)
+        sign = jnp.where(fits, 1, -1).astype(t.dtype)
+        adjacent = scores.max(lambda z: jnp.where(sign * z < sign * t, sign * z, -jnp.inf)) * sign
+        active = active & jnp.where(fits, adjacent > low, adjacent < high)
+        return count + 1, jnp.where(active, adjacent, t), low, high, active
 
-    def fits(t):
-        return scores.sum(lambda z: curve.masses(z, t, start)) <= total
+    def unfinished(state):
+        return (state[0] < _MOST_CLASSES) & scores.anywhere(state[-1])
 
-    low = jnp.clip(top, -finite, finite)
-    if isinstance(curve, Edge | Either):  # the largest class alone would have more than all
-        low = low - 2 / jnp.maximum(curve.a, 1) - 4 * float(jnp.finfo(top.dtype).eps) * abs(low)
-    else:
-        low = filled(top, -jnp.inf)
-    low = jnp.where(curve.from_edge, jnp.minimum(low, top), top)
-    threshold = least_float(fits, low, top, scores.anywhere)
+    above = -scores.max(lambda z: jnp.where(z >= guess, -z, -jnp.inf))
+    t = jnp.where(above <= top, above, top)
+    state = (0, t, filled(top, -jnp.inf), top, top > -jnp.inf)
+    _, _, low, high, active = jax.lax.while_loop(unfinished, advance, state)
+    return jax.lax.cond(
+        scores.anywhere(active),
+        lambda: jnp.where(active, _edge_below(curve, scores, total, high, low), high),
+        lambda: high,
+    )
+
+
+def _edge_below(curve, scores, total, high, low=None):
+    """The smallest score with mass: the first above the least threshold that leaves room for it."""
+    low = filled(high, -jnp.inf) if low is None else low
+    threshold = least_float(lambda t: _fits(curve, scores, total, t), low, high, scores.anywhere)
     edge = -scores.max(lambda z: jnp.where(z >= threshold, -z, -jnp.inf))
-    return jnp.where(curve.from_edge & (top == top), edge, anchor)
+    return jnp.where(high == high, edge, high)
 
 
-def _search(curve, scores, anchor, total, place, slope, precision, most):
+def _fits(curve, scores, total, t):
+    start = curve.start(t)
+    return scores.sum(lambda z: curve.masses(z, t, start)) <= total
+
+
+def _search(curve, scores, anchor, total, place=None, slope=None, precision=None, most=_MOST_STEPS):
     """Secant steps on the gap, kept inside the bracket that its signs give; one sum a step.
 
     A row is finished where its gap is below `precision`, or where the step about to be taken will
-    bring it there: what a secant leaves is of the order of the last two gaps' product.
+    bring it there: what a secant leaves is of the order of the last two gaps' product. Returns the
+    place and the slope of the gap there, from which another search can start.
     """
     eps = float(jnp.finfo(anchor.dtype).eps)
+    precision = 4 * eps if precision is None else precision
+    place = curve.start(anchor) if place is None else place
+    slope = filled(anchor, 1) * curve.slope if slope is None else slope
     near = eps ** (1 / curve.order)
     solvable = anchor > -jnp.inf
 
@@ -90,9 +128,11 @@ def _search(curve, scores, anchor, total, place, slope, precision, most):
         close = (size <= precision) | ((size <= near) & (size * jnp.abs(last) <= eps))
         active = solvable & ~close & (right - left > eps * eps)
         change = (gap - last) / jnp.where(step == 0, 1, step)
-        # A difference of gaps that is all rounding tells nothing of the slope.
-        tells = (step != 0) & (change > 0) & (jnp.abs(gap - last) > 16 * eps)
-        slope = jnp.where(tells, change, slope)
+        # A difference of gaps that is all rounding tells nothing of the slope, but that the step
+        # was too short.
+        tells = (change > 0) & (jnp.abs(gap - last) > 16 * eps)
+        short = (step != 0) & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
+        slope = jnp.where(tells & (step != 0), change, jnp.where(short, slope / 4, slope))
         ahead = -gap / slope
         # Without an upper end the steps grow; with both, one that leaves the bracket, and now and
         # then one in any case, halves it.
