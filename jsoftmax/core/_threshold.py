@@ -17,7 +17,6 @@ from jsoftmax.core._floats import least_float
 from jsoftmax.core._scores import Scores
 
 _MOST_STEPS = 100
-_FEW_STEPS = 6  # along a selection of the row
 _NEAR_STEPS = 10  # towards the edge of the support
 _MOST_CLASSES = 16  # gone through one by one before bisection
 
@@ -57,8 +56,11 @@ def _from_top(curve, scores, total, precision=None, most=_MOST_STEPS):
         rows.append(peaks)
     top = rows[-1].max()
     place = slope = None
+    # They hold almost all the mass of a sparse row, whose threshold is then nearly theirs.
+    is_sparse = isinstance(curve.order, float) and curve.order < 2
+    enough, few = (2**-14, 10) if is_sparse else (2**-8, 6)
     for row in rows[:0:-1]:
-        place, slope = _search(curve, row, top, total, place, slope, 2**-8, _FEW_STEPS)
+        place, slope = _search(curve, row, top, total, place, slope, enough, few)
     return top, *_search(curve, scores, top, total, place, slope, precision, most)
 
 
