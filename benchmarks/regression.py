@@ -188,11 +188,12 @@ def times(records: list[dict], rounds: int) -> Table:
             )
     return Table(
         "Time to the same gradient",
-        f"LogisticRegression was given tol = {TOL:g}; its L-BFGS stops earlier, where the objective "
-        "no longer falls. SoftmaxRegression, always by L-BFGS, was given the gradient that the peer "
-        "reached. Milliseconds of a whole `fit`, checks of the data included, compiled before; "
-        f"minima of at least {rounds} interleaved rounds; the ratio is to the peer's better time. "
-        "Dispatch is a fit that starts at the minimum and takes no step; the first fit compiles.",
+        f"LogisticRegression was given tol = {TOL:g}; its L-BFGS stops earlier, where the "
+        "objective no longer falls. SoftmaxRegression, always by L-BFGS, was given the gradient "
+        "that the peer reached. Milliseconds of a whole `fit`, checks of the data included, "
+        f"compiled before; minima of at least {rounds} interleaved rounds; the ratio is to the "
+        "peer's better time. Dispatch is a fit that starts at the minimum and takes no step; the "
+        "first fit compiles.",
         [
             "data", "peer", "its gradient", "ours", "its steps", "ours", "peer, ms",
             "peer, one thread", "ours, ms", "ratio", "bound", "met", "dispatch, ms",

@@ -1,4 +1,4 @@
-"""The linear model z = xW + b under an α-entmax loss: fitted and read out in compiled functions.
+"""The linear model z = Wx + b under an α-entmax loss: fitted and read out in compiled functions.
 
 Compiling takes a second, a small fit a millisecond. Therefore arrays are padded, and everything
 padded to the same sizes runs the same compiled code: examples of weight 0, features that are 0 in
@@ -26,7 +26,7 @@ from jsoftmax.mappings import entmax, smoothmax
 
 
 class Coefficients(NamedTuple):
-    """W of shape [K, d] and b of shape [K]; with two classes [1, d] and [1], for z = (0, xW + b)."""
+    """W, of shape [K, d], and b, [K]; for two classes [1, d] and [1], and then z = (0, Wx + b)."""
 
     kernel: np.ndarray
     bias: np.ndarray
@@ -60,7 +60,7 @@ def fit(
     tol: float,
     max_iter: int,
 ) -> Fit:
-    r"""Minimise Σᵢ wᵢ L_α(zᵢ, yᵢ) / Σ w + penalty ‖W‖²/2, for features [n, d] and targets [n, K]."""
+    r"""Minimise Σᵢ wᵢ L_α(zᵢ, yᵢ) / Σ w + penalty ‖W‖²/2; features are [n, d], targets [n, K]."""
     (n, d), k = features.shape, targets.shape[1]
     rows, width, classes = _roomy(n, 256), _roomy(d, 8), 2 if k == 2 else _roomy(k, 4)
     outputs = 1 if k == 2 else classes

@@ -6,7 +6,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -75,16 +75,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         A. F. T. Martins and V. Niculae, "Learning with Fenchel–Young losses", JMLR 2020.
     """
 
+    # Without annotations, because by convention anything may be given here and `fit` judges it.
     def __init__(
         self,
         *,
-        alpha: float = 1.0,
-        C: float = 1.0,
-        fit_intercept: bool = True,
-        class_weight: Mapping[Any, float] | str | None = None,
-        tol: float = 1e-8,
-        max_iter: int = 1000,
-        warm_start: bool = False,
+        alpha=1.0,
+        C=1.0,
+        fit_intercept=True,
+        class_weight=None,
+        tol=1e-8,
+        max_iter=1000,
+        warm_start=False,
     ):
         self.alpha = alpha
         self.C = C
@@ -94,7 +95,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.warm_start = warm_start
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SoftmaxRegression:
         """Fit to labels.
 
         Args:
@@ -120,7 +121,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         targets = np.eye(len(classes))[index]
         return self._fit(X, targets, classes, sample_weight)
 
-    def fit_distributions(self, X: Any, Y: Any, sample_weight: Any = None) -> Self:
+    def fit_distributions(self, X: Any, Y: Any, sample_weight: Any = None) -> SoftmaxRegression:
         """Fit to distributions over K classes, of which labels are the one-hot case.
 
         Args:
@@ -267,7 +268,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             weights = np.ones(n)
         else:
             weights = check_array(
-                sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+                sample_weight, ensure_2d=False, dtype="float64", input_name="sample_weight"
             )
             if weights.shape != (n,):
                 raise ValueError(
@@ -317,7 +318,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             if not isinstance(value, kind) or isinstance(value, bool):
                 a = "a whole number" if kind is numbers.Integral else "a number"
                 raise TypeError(f"{_NAME}: `{name}` must be {a}, not {value!r}.")
-            if not value > 0:
+            if not float(value) > 0:
                 raise ValueError(f"{_NAME}: `{name}` must be positive, got {value!r}.")
         if math.isinf(self.alpha):
             raise ValueError(
