@@ -25,7 +25,7 @@ from jsoftmax.estimators import SoftmaxRegression
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 LOSSES = {"logistic": None, "softmax": 1.0, "sparsemax": 2.0}
-PENALTIES = 10.0 ** np.arange(0.5, -4, -0.5)
+PENALTIES = 10.0 ** np.arange(1.5, -4, -0.5)
 FOLDS = 5
 SCORES = ("micro F1", "macro F1")
 

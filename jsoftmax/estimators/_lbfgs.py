@@ -15,7 +15,7 @@ _MOST_SEARCHES = 30  # evaluations along one direction
 
 
 class Minimum(NamedTuple):
-    """Where the search ended and how: the gradient's largest entry, and the steps it took."""
+    """Where the search ended and how: the size of the gradient, and the steps it took."""
 
     point: Any
     value: Array
@@ -23,8 +23,14 @@ class Minimum(NamedTuple):
     steps: Array
 
 
-def minimise(function: Callable[[Any], Array], start: Any, tol: Array, most: Array) -> Minimum:
-    """Take steps until no entry of the gradient exceeds `tol`, there were `most`, or none moves.
+def minimise(
+    function: Callable[[Any], Array],
+    start: Any,
+    size: Callable[[Any], Array],
+    tol: Array,
+    most: Array,
+) -> Minimum:
+    """Take steps until the `size` of the gradient is `tol`, there were `most`, or none moves.
 
     Close to the minimum the function changes by less than its rounding. The zoom line search of
     optax then judges a step by its slopes alone (Hager and Zhang's approximate decrease), which
@@ -38,7 +44,7 @@ def minimise(function: Callable[[Any], Array], start: Any, tol: Array, most: Arr
 
     def unfinished(carry):
         steps, moved, _, state = carry
-        return (steps < most) & moved & ~(_largest(optax.tree.get(state, "grad")) <= tol)
+        return (steps < most) & moved & ~(size(optax.tree.get(state, "grad")) <= tol)
 
     def advance(carry):
         steps, _, point, state = carry
@@ -47,14 +53,15 @@ def minimise(function: Callable[[Any], Array], start: Any, tol: Array, most: Arr
             gradient, state, point, value=value, grad=gradient, value_fn=function
         )
         ahead = optax.apply_updates(point, step)
-        moved = _largest(jax.tree.map(jnp.subtract, ahead, point)) > 0
+        moved = largest(jax.tree.map(jnp.subtract, ahead, point)) > 0
         return steps + 1, moved, ahead, state
 
     carry = jnp.zeros_like(most), jnp.asarray(True), start, state
     steps, _, point, state = jax.lax.while_loop(unfinished, advance, carry)
-    gradient = _largest(optax.tree.get(state, "grad"))
+    gradient = size(optax.tree.get(state, "grad"))
     return Minimum(point, optax.tree.get(state, "value"), gradient, steps)
 
 
-def _largest(tree: Any) -> Array:
+def largest(tree: Any) -> Array:
+    """The largest absolute value anywhere."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))

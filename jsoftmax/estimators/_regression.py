@@ -31,9 +31,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     The intercept is not penalised. Two classes have one vector of coefficients, those of class 1
     where class 0 scores 0. The search is L-BFGS (optax), in float64 whatever JAX is set to; it ends
-    where no entry of the gradient of the objective, divided by C Σ w, exceeds `tol`. It takes fewer
-    steps where features have been standardised. For α > 2 the gradient is not Lipschitz, and
-    converges slowly.
+    where no entry of the gradient of the objective, divided by C Σ w, exceeds `tol`. It scales the
+    features for itself, so that they need not have been standardised for its sake; but the penalty
+    weighs features by their units, as it does in scikit-learn. For α > 2 the gradient is not
+    Lipschitz, and the search takes many steps.
 
     α is a constant here. The loss falls with its own α whatever the scores are, so choose it by the
     score on held-out examples.
@@ -67,7 +68,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         >>> model = SoftmaxRegression(alpha=2.0).fit(X, y)
         >>> print(model.predict_proba(X[[0, 70, 100]]).round(2))
         [[1.   0.   0.  ]
-         [0.   0.51 0.49]
+         [0.   0.46 0.54]
          [0.   0.   1.  ]]
 
     Reference:
@@ -243,7 +244,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"{_NAME}: not converged. After {found.steps} steps the largest entry of the "
                 f"gradient is {found.gradient:.1e}, above `tol` = {self.tol:g}, and {reason}. "
-                f"{remedy}, standardise the features (StandardScaler), or lower `C`.",
+                f"{remedy}, or lower `C`: the stronger the penalty, the fewer steps it takes.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
