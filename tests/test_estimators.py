@@ -1,5 +1,6 @@
 """SoftmaxRegression: scikit-learn's conventions, its coefficients at α = 1, and what is beyond."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -330,6 +331,25 @@ def test_one_class_is_not_enough():
         ValueError, match=r"SoftmaxRegression: `y` has only one class, .*a.*\. Give"
     ):
         SoftmaxRegression().fit([[0.0], [1.0]], ["a", "a"])
+
+
+def test_it_fits_under_the_strictest_settings():
+    """No rank is promoted, no dtype, nothing leaks, and no NaN is formed on the way."""
+    X, y, _ = data(3)
+    settings = (
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.checking_leaks(),
+        jax.debug_nans(True),
+    )
+    with contextlib.ExitStack() as stack:
+        for setting in settings:
+            stack.enter_context(setting)
+        model = SoftmaxRegression(alpha=1.5).fit(X, y)
+        p = model.predict_proba(X)
+        log_p = model.predict_log_proba(X)
+    assert model.converged_
+    np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-12)
 
 
 def test_float64_is_a_matter_of_the_fit_alone():

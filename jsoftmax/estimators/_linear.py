@@ -10,8 +10,9 @@ Everything here is float64, also where JAX is set to float32: `float64()` is a s
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,11 +42,18 @@ class Fit(NamedTuple):
     steps: int
 
 
-def float64() -> AbstractContextManager:
-    """A scope in which JAX computes in float64; the global flag stays as it is."""
-    if hasattr(jax, "enable_x64"):  # since JAX 0.8
-        return jax.enable_x64(True)
-    return importlib.import_module("jax.experimental").enable_x64(True)
+@contextlib.contextmanager
+def float64() -> Iterator[None]:
+    """A scope in which JAX computes in float64; the global flags stay as they are.
+
+    Dtypes are promoted by the standard rules in it, since optax adds int32 to int64.
+    """
+    # `jax.enable_x64` is there since JAX 0.8.
+    enable = getattr(jax, "enable_x64", None)
+    if enable is None:
+        enable = importlib.import_module("jax.experimental").enable_x64
+    with enable(True), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def fit(
@@ -108,42 +116,42 @@ def _fit(start, features, targets, weights, mask, penalty, use_bias, tol, most, 
     # same diagonal everywhere: V = s W and c = b + W m, for z = V (x − m)/s + c. The curvature of
     # the loss is taken for ¼, its largest at two classes. Neither the objective nor the gradient
     # by which it ends changes, but features need not have been standardised.
-    mean = use_bias * (weights @ features)
-    variance = weights @ (features - mean) ** 2
+    mean = use_bias * (weights[None] @ features)
+    variance = weights[None] @ (features - mean) ** 2
     s = jnp.sqrt(variance + 4 * penalty)
     s = jnp.where(s > 0, s, 1)
     scaled = (features - mean) / s
-    ask = problem("SoftmaxRegression", targets, -1, mask, alpha=alpha)
+    ask = problem("SoftmaxRegression", targets, -1, mask[None], alpha=alpha)
     constant = -jnp.sum(weights * ask.squeezed(ask.entropy(targets)))
 
     def objective(point: Coefficients) -> Array:
         kernel, bias = point
-        z = scaled @ kernel.T + use_bias * bias
+        z = scaled @ kernel.T + use_bias * bias[None]
         if len(bias) == 1:
             z = jnp.concatenate([jnp.zeros_like(z), z], axis=-1)
         # L = Ω*(z) + Ω(y) − ⟨y, z⟩, in which Ω(y) is constant.
-        loss = smoothmax(z, alpha, where=mask) - jnp.sum(targets * z, axis=-1)
+        loss = smoothmax(z, alpha, where=mask[None]) - jnp.sum(targets * z, axis=-1)
         kernel = kernel / s
         return jnp.sum(weights * loss) + 0.5 * penalty * jnp.sum(kernel * kernel) + constant
 
     def size(gradient: Coefficients) -> Array:
         kernel, bias = gradient
-        return largest(Coefficients(kernel * s + bias[:, None] * mean, bias))
+        return largest((kernel * s + bias[:, None] * mean, bias))
 
-    point = Coefficients(start.kernel * s, start.bias + start.kernel @ mean)
+    point = Coefficients(start.kernel * s, start.bias + start.kernel @ mean[0])
     found = minimise(objective, point, size, tol, most)
     kernel = found.point.kernel / s
-    return found._replace(point=Coefficients(kernel, found.point.bias - kernel @ mean))
+    return found._replace(point=Coefficients(kernel, found.point.bias - kernel @ mean[0]))
 
 
 @partial(jax.jit, static_argnames="alpha")
 def _entmax(scores, mask, *, alpha):
-    return entmax(scores, alpha, where=mask)
+    return entmax(scores, alpha, where=mask[None])
 
 
 @partial(jax.jit, static_argnames="alpha")
 def _log_entmax(scores, mask, *, alpha):
-    return problem("SoftmaxRegression", scores, -1, mask, alpha=alpha).log_probabilities()
+    return problem("SoftmaxRegression", scores, -1, mask[None], alpha=alpha).log_probabilities()
 
 
 def _roomy(n: int, least: int) -> int:
