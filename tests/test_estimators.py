@@ -345,7 +345,7 @@ def test_it_fits_under_the_strictest_settings():
     with contextlib.ExitStack() as stack:
         for setting in settings:
             stack.enter_context(setting)
-        model = SoftmaxRegression(alpha=1.5).fit(X, y)
+        model = SoftmaxRegression().fit(X, y)
         p = model.predict_proba(X)
         log_p = model.predict_log_proba(X)
     assert model.converged_
