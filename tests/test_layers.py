@@ -21,6 +21,7 @@ RANKS = {
     "policies": 2,
     "attention": 3,
     "vocabulary": 3,
+    "estimators": 4,
     "nnx": 4,
     "linen": 4,
 }
@@ -131,9 +132,10 @@ def test_importing_the_package_imports_neither_flax_nor_pallas():
 
 
 def public_names() -> list[tuple[str, str]]:
-    """(module, name) of what jsoftmax and the two packages of modules offer, read from __all__."""
+    """(module, name) of what jsoftmax, the estimators and the modules offer, read from __all__."""
     found = []
-    for file in (PACKAGE / folder / "__init__.py" for folder in ("", "nnx", "linen")):
+    folders = ("", "estimators", "nnx", "linen")
+    for file in (PACKAGE / folder / "__init__.py" for folder in folders):
         if file.exists():
             module = module_of(file)
             names = getattr(importlib.import_module(module), "__all__", ())

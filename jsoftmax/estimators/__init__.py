@@ -1,0 +1,16 @@
+"""Estimators that follow scikit-learn's conventions; scikit-learn is an extra, `sklearn`."""
+
+try:
+    import sklearn as _sklearn
+except ModuleNotFoundError as missing:
+    if missing.name != "sklearn":
+        raise
+    raise ImportError(
+        'jsoftmax.estimators needs scikit-learn: pip install "jsoftmax[sklearn]"'
+    ) from None
+
+from jsoftmax.estimators._regression import SoftmaxRegression
+
+__all__ = ["SoftmaxRegression"]
+
+del _sklearn
