@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -48,6 +49,8 @@ def read_predictions(function, probabilities, labels, axis, where, weights):
     return counted(p, w), counted(hit, w), w, ask
 
 
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=(3, 4), inline=True)
 def binned(confidence, right, w, bins, equal_mass) -> Reliability:
     """Means over the examples of each bin."""
     x = jax.lax.stop_gradient(confidence)

@@ -80,7 +80,9 @@ def entmax_scores(
         # The norm is taken of (v_j − v_k)₊/|v_k|, which is 1 at the top and cannot overflow.
         lowest = jnp.expand_dims(lowest, classes.axis)
         depth = jnp.where((lowest < 0) & (lowest > -jnp.inf), -lowest, 1)
-        gaps = jnp.where((v > -depth) & (lowest < 0), (finite + depth) / depth, 0)
+        shrink = jnp.where(depth > 1, 2.0**-32, 1).astype(v.dtype)  # 1/depth must not underflow
+        gaps = (finite + depth) * shrink / (depth * shrink)
+        gaps = jnp.where((v > -depth) & (lowest < 0), gaps, 0)
         norm = _power(classes.sum(_power(gaps, a, -1)), a, 1)
         score = jnp.where(lowest < 0, a * depth * norm, 0)
         score = jnp.where(lowest == -jnp.inf, jnp.inf, jnp.where(lowest == lowest, score, lowest))

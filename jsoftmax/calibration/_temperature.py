@@ -123,17 +123,11 @@ def _sharpness(
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
 @partial(jax.jit, static_argnums=(5, 6), inline=True)
 def _searched(v, y, w, alpha, limits, family, classes):
-    def derivatives(beta):
-        return _derivatives(beta, v, y, w, alpha, family, classes)
-
+    # In x = log β. The ends of the bracket come first: a slope that has one sign at both is least
+    # at one of them. Then Newton's step, unless it leaves the bracket or is not half the last one.
     eps = jnp.finfo(v.dtype).eps
-    least, most = limits
-    at_least, _, terms = derivatives(least)
-    at_most, _, _ = derivatives(most)
-    # Zero at both ends means that nothing depends on β; NaN stays NaN.
-    ends = jnp.where(at_least >= 0, least, jnp.where(at_most <= 0, most, at_least))
-    ends = jnp.where(terms == 0, jnp.clip(1, least, most), ends)
-    inside = (at_least < 0) & (at_most > 0)
+    ends = jnp.log(limits[0]), jnp.log(limits[1])
+    start = jnp.clip(0 * ends[0], *ends)
 
     def unfinished(state):
         _, low, high, _, settled, step = state
@@ -142,21 +136,26 @@ def _searched(v, y, w, alpha, limits, family, classes):
     def improve(state):
         x, low, high, last, _, step = state
         beta = jnp.exp(x)
-        slope, bend, terms = derivatives(beta)
-        settled = jnp.abs(slope) <= 32 * eps * terms
+        slope, bend, terms = _derivatives(beta, v, y, w, alpha, family, classes)
+        first, second = step == 0, step == 1
+        flat, spoiled = first & (terms == 0), jnp.isnan(slope)
+        at_end = (first & (slope >= 0)) | (second & (slope <= 0))
+        settled = at_end | spoiled | (jnp.abs(slope) <= 32 * eps * terms)
         low, high = jnp.where(slope < 0, x, low), jnp.where(slope < 0, high, x)
-        # In x = log β: Newton's step, unless it leaves the bracket or is not half the last one.
         towards = -slope / jnp.maximum(beta * bend, jnp.finfo(beta.dtype).tiny)
         good = (x + towards > low) & (x + towards < high) & (2 * jnp.abs(towards) < last)
         new = jnp.where(good, x + towards, low + (high - low) / 2)
-        new = jnp.where(settled, x, new)
-        return new, low, high, jnp.abs(new - x), settled, step + 1
+        new = jnp.where(first, ends[1], jnp.where(second, start, new))
+        new = jnp.where(spoiled, slope, jnp.where(settled, x, new))
+        new = jnp.where(flat, start, new)
+        last = jnp.where(step < 2, ends[1] - ends[0], jnp.abs(new - x))
+        return new, low, high, last, settled, step + 1
 
-    low, high = jnp.log(least), jnp.log(most)
-    start = jnp.clip(0 * low, low, high)
-    state = (start, low, high, high - low, ~inside, 0)
+    state = (ends[0], *ends, ends[1] - ends[0], jnp.bool_(False), 0)
     x, *_ = jax.lax.while_loop(unfinished, improve, state)
-    return jnp.where(inside, jnp.exp(x), ends)
+    # The logarithm of a bound would not lead back to it.
+    beta = jnp.where(x <= ends[0], limits[0], jnp.exp(x))
+    return jnp.where(x >= ends[1], limits[1], beta)
 
 
 @_sharpness.defjvp
@@ -166,10 +165,10 @@ def _sharpness_jvp(family, classes, primals, tangents):
     beta = _sharpness(v, y, w, alpha, limits, family, classes)
 
     def slope(v, y, w, alpha):
-        return _derivatives(beta, v, y, w, alpha, family, classes)[0]
+        slope, bend, _ = _derivatives(beta, v, y, w, alpha, family, classes)
+        return slope, bend
 
-    _, moved = jax.jvp(slope, (v, y, w, alpha), tangents[:4])
-    bend = _derivatives(beta, v, y, w, alpha, family, classes)[1]
+    _, moved, bend = jax.jvp(slope, (v, y, w, alpha), tangents[:4], has_aux=True)
     free = (beta > limits[0]) & (beta < limits[1]) & (bend > 0)
     return beta, jnp.where(free, -moved / jnp.where(free, bend, 1), 0)
 

@@ -131,7 +131,8 @@ def vector_scaling(
     scale, bias = _fitted(
         beta * counted(ask.z, w), y, w, ask.alpha, penalty, ask.family, ask.classes
     )
-    shape = ask.z.shape[ask.classes.axis[0] :]
+    # The axes of classes and those after them, so that rows may be of any number.
+    shape = scale.shape[ask.classes.axis[0] :]
     return VectorScaling(beta * scale.reshape(shape), bias.reshape(shape))
 
 
