@@ -29,8 +29,9 @@ def entmax_scores(
     just at T. That takes no sorting, and needs these scores no more.
 
     Unlike scores made from sparse probabilities these have no ties where p = 0: they tell which of
-    two excluded classes is nearer. The class with the highest logit has the score 0, so no set is
-    empty. The log-margin max z − z_k, which is the limit of s/(α−1) for α → 1, serves `softmax`.
+    two excluded classes is nearer. The class with the highest logit has the score 0: no set is
+    empty, and coverage is never below accuracy. The log-margin max z − z_k, which is the limit of
+    s/(α−1) for α → 1, serves `softmax`.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
