@@ -345,7 +345,8 @@ for name, scores in {"1 − p": js.lac_scores(p), "support": js.entmax_scores(z,
     sets = js.conformal_sets(scores[JUDGED], q)
     covered = sets[jnp.arange(len(sets)), y[JUDGED]].mean()
     print(
-        f"{name:8s} threshold {q:6.3f}, coverage {covered:6.1%}, mean size {sets.sum(-1).mean():5.2f}"
+        f"{name:8s} threshold {q:6.3f}, coverage {covered:6.1%},"
+        f" mean size {sets.sum(-1).mean():5.2f}"
     )
 t = js.conformal_threshold(js.entmax_scores(z[RANKED], alpha), y[RANKED], COVERAGE)
 support = js.entmax(z[JUDGED], alpha, temperature=t) > 0

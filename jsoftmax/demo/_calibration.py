@@ -20,7 +20,7 @@ from jsoftmax.demo._sections import Options
 
 # So few to learn from, seen so often, that all of them are learned by heart.
 LEARNED, SCALED, LEARNING_RATE, STEPS_PER_EPOCH = 250, 400, 1e-2, 10
-NOISE = 0.35
+NOISE = 0.25
 COVERAGE = 0.95
 FAMILY = {"softmax": 1.0, "entmax-1.5": 1.5}
 
@@ -49,7 +49,7 @@ def run(options: Options, console: Console) -> None:
     learned, scaled, ranked, judged = split(options.seed)
     console.print(
         f"Noisy digits: {len(learned.labels)} to learn by heart, {len(scaled.labels)} to find "
-        f"scales from, {len(ranked.labels)} to find\nthe thresholds of sets from, "
+        f"scales from, {len(ranked.labels)} to find thresholds of sets from, "
         f"{len(judged.labels)} to be judged on.\n"
     )
     outcomes = {}
@@ -113,8 +113,8 @@ def scalings(examples: Examples, alpha: float) -> dict:
     vector = js.vector_scaling(examples.x, examples.labels, alpha)
     return {
         "as trained": lambda z: z,
-        f"temperature {t:.2f}": lambda z: z / t,
-        "vector": vector.apply,
+        f"T = {t:.2f}": lambda z: z / t,
+        "by class": vector.apply,
     }
 
 
@@ -143,10 +143,10 @@ def table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
     """One row for each classifier and each way to scale its logits."""
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("logits", no_wrap=True)
-    for heading in ("accu-\nracy", "calibr.\nerror", "class-\nwise", "Brier\nscore"):
+    for heading in ("\nright", "\nerror", "class\nerror", "Brier\nscore"):
         result.add_column(heading, justify="right", no_wrap=True)
     for score in next(iter(outcomes.values())).sets:
-        result.add_column(f"sets by\n{score}", justify="right", no_wrap=True)
+        result.add_column(f"% sets by\n{score}", justify="right", no_wrap=True)
     last = None
     for (name, way), o in outcomes.items():
         if name != last:
@@ -159,7 +159,7 @@ def table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
             f"{m.calibration:.3f}",
             f"{o.classwise:.3f}",
             f"{m.brier:.3f}",
-            *(f"{coverage:.1%} {size:.2f}" for coverage, size in o.sets.values()),
+            *(f"{100 * coverage:.1f} {size:4.1f}" for coverage, size in o.sets.values()),
         )
     return result
 
@@ -170,9 +170,9 @@ def notes(ranked: int, judged: int) -> str:
     spread = (k * (ranked + 1 - k) / (ranked + 1) ** 2 / (ranked + 2)) ** 0.5
     spread = (spread**2 + COVERAGE * (1 - COVERAGE) / judged) ** 0.5
     return (
-        f"Sets: how many hold the true class, and how many classes they hold. {COVERAGE:.0%} is "
-        f"promised, and as much\nmore as equal scores cost; chance moves it by {spread:.1%} (one "
-        "standard deviation). Where entmax gives the\ntrue class the probability 0 too often, sets "
-        "made from p must hold everything. The support is that of\nentmax at a temperature which "
-        "makes it hold the true class."
+        "Error: of calibration, for the predicted class and for every class. Sets: how many in a "
+        f"hundred hold the true class, and how many classes they hold. {COVERAGE:.0%} is promised, "
+        f"and what equal scores add; chance moves it by {spread:.1%} (one standard deviation). "
+        "Where entmax gives the true class the probability 0 too often, sets made from p must hold "
+        "everything; the support, that of entmax-1.5 at a temperature of its own, need not."
     )
