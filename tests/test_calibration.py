@@ -286,3 +286,30 @@ def test_bounds_are_checked(bounds):
 def test_the_penalty_must_be_positive(penalty):
     with pytest.raises(ValueError, match=r"vector_scaling: `penalty` must be positive"):
         js.vector_scaling(Z, LABELS, penalty=penalty)
+
+
+CALLS = {
+    "temperature_scaling": lambda z, y: js.temperature_scaling(z, y, 1.5),
+    "vector_scaling": js.vector_scaling,
+    "reliability_diagram": lambda z, y: js.reliability_diagram(js.sparsemax(z), y, 5),
+    "equal mass": lambda z, y: js.reliability_diagram(js.sparsemax(z), y, 5, equal_mass=True),
+    "classwise": lambda z, y: js.classwise_calibration_error(js.sparsemax(z), y, 5),
+    "conformal": lambda z, y: js.conformal_sets(
+        js.entmax_scores(z), js.conformal_threshold(js.aps_scores(js.softmax(z)), y)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(CALLS))
+def test_strict_settings_are_kept(name):
+    """No NaN on the way, no rank or dtype promoted by chance, no tracer left behind."""
+    z = np.where(np.arange(CLASSES) == 2, -INF, Z).astype(np.float32)
+    labels = np.where(LABELS == 2, 0, LABELS)
+    with (
+        jax.debug_nans(True),
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.checking_leaks(),
+    ):
+        found = jax.jit(CALLS[name])(z, labels)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
