@@ -1,10 +1,27 @@
 """jsoftmax: everything that descends from softmax, in JAX.
 
-Mappings turn scores into probabilities; losses compare scores with targets. All are pure functions
-that work under `jit`, `vmap` and `grad`. Flax modules around them are in `jsoftmax.nnx` and
-`jsoftmax.linen`, which are imported only when asked for.
+Mappings turn scores into probabilities; losses compare scores with targets; calibration says how
+far probabilities can be trusted, and mends them. All are pure functions that work under `jit`,
+`vmap` and `grad`. Flax modules around them are in `jsoftmax.nnx` and `jsoftmax.linen`, which are
+imported only when asked for.
 """
 
+from jsoftmax.calibration import (
+    Reliability,
+    VectorScaling,
+    aps_scores,
+    brier_score,
+    classwise_calibration_error,
+    conformal_sets,
+    conformal_threshold,
+    entmax_scores,
+    expected_calibration_error,
+    lac_scores,
+    maximum_calibration_error,
+    reliability_diagram,
+    temperature_scaling,
+    vector_scaling,
+)
 from jsoftmax.losses import (
     cross_entropy,
     entmax_loss,
@@ -43,32 +60,46 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PartialLogSumExp",
+    "Reliability",
     "SparseEntmax",
+    "VectorScaling",
+    "aps_scores",
     "binary_entmax",
     "boltzmann",
+    "brier_score",
     "capped_entmax",
+    "classwise_calibration_error",
+    "conformal_sets",
+    "conformal_threshold",
     "cross_entropy",
     "entmax",
     "entmax_loss",
+    "entmax_scores",
     "entmax_sparse",
     "entropy",
+    "expected_calibration_error",
     "fenchel_young_loss",
     "free_energy",
     "hardmax",
     "heat_capacity",
+    "lac_scores",
     "log_partition",
     "log_softmax",
     "logsumexp",
+    "maximum_calibration_error",
     "mean_energy",
     "normmax",
     "normmax_loss",
+    "reliability_diagram",
     "smoothmax",
     "soft_argmax",
     "softmax",
     "softmin",
     "sparsemax",
     "sparsemax_loss",
+    "temperature_scaling",
     "topk_entmax",
     "topk_entmax_loss",
     "topk_sigmoid",
+    "vector_scaling",
 ]

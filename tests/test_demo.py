@@ -79,10 +79,10 @@ def test_a_missing_package_gets_one_line(package, tmp_path):
 
 
 def test_measures_of_two_examples():
-    """p = (½, ½, 0) is right about class 0, p = (0, 1, 0) wrong, and never expected it."""
+    """p = (½, ½, 0) is half right about class 0, p = (0, 1, 0) wrong, and never expected it."""
     m = Measures.of(np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]), np.array([0, 0]))
     assert m.accuracy == 0.5
     assert m.brier == (0.25 + 0.25 + 1 + 1) / 2
     assert m.surprise == np.log(2) and m.infinite == 1
-    assert m.calibration == (0.5 + 1) / 2
+    assert m.calibration == (0 + 1) / 2
     assert m.support == 1.5

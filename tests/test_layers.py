@@ -19,6 +19,7 @@ RANKS = {
     "losses": 2,
     "sampling": 2,
     "policies": 2,
+    "calibration": 3,
     "attention": 3,
     "vocabulary": 3,
     "estimators": 4,

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m jsoftmax",
         description="A guided run of jsoftmax on real data, without network: it trains, prints a "
         "table and saves pictures. It takes about half a minute.",
-        epilog="sections:\n" + "\n".join(f"  {s.name:10}{s.summary}" for s in SECTIONS),
+        epilog="sections:\n" + "\n".join(f"  {s.name:13}{s.summary}" for s in SECTIONS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -6,6 +6,10 @@ import dataclasses
 
 import numpy as np
 
+from jsoftmax import brier_score, expected_calibration_error
+
+BINS = 10  # of confidence
+
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
@@ -26,20 +30,9 @@ class Measures:
         possible = of_label > 0
         return cls(
             accuracy=float((p.argmax(-1) == labels).mean()),
-            brier=float(((p - np.eye(p.shape[-1])[labels]) ** 2).sum(-1).mean()),
+            brier=float(brier_score(p, labels).mean()),
             surprise=float(-np.log(of_label[possible]).mean()) if possible.any() else np.inf,
             infinite=int((~possible).sum()),
-            calibration=calibration_error(p, labels),
+            calibration=float(expected_calibration_error(p, labels, BINS)),
             support=float((p > 0).sum(-1).mean()),
         )
-
-
-def calibration_error(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
-    """How far confidence is from accuracy: Σ share of a bin × |mean confidence − accuracy|.
-
-    A bin holds the examples whose largest probability lies between k/bins and (k+1)/bins.
-    """
-    confidence = p.max(-1)
-    surplus = confidence - (p.argmax(-1) == labels)
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(which, surplus, bins)).sum() / len(labels))

@@ -31,6 +31,13 @@ def save_digits(
     return paths
 
 
+def save_calibration(output: pathlib.Path, diagrams: dict[tuple[str, str], Any]) -> pathlib.Path:
+    """Save the picture of the section on calibration and return where it is."""
+    path = output / "calibration-reliability.png"
+    reliability(diagrams).savefig(path, dpi=150)
+    return path
+
+
 def training_curves(runs: dict[str, Any], labels: np.ndarray) -> Figure:
     """What changes from epoch to epoch: the loss, the quality, the sparsity, the gate."""
     page = Figure(figsize=(11, 8), layout="constrained")
@@ -103,3 +110,27 @@ def _bars(axes: Axes, p: np.ndarray, label: int) -> None:
         0.98, 0.98, f"{support} {'class' if support == 1 else 'classes'} with p > 0",
         transform=axes.transAxes, ha="right", va="top", fontsize="small",
     )  # fmt: skip
+
+
+def reliability(diagrams: dict[tuple[str, str], Any]) -> Figure:
+    """Accuracy against confidence: a row for each classifier, a column for each scaling."""
+    names = list(dict.fromkeys(name for name, _ in diagrams))
+    page = Figure(figsize=(10.5, 3.6 * len(names)), layout="constrained")
+    grid = page.subplots(len(names), len(diagrams) // len(names), squeeze=False, sharey=True)
+    for axes, ((name, way), (diagram, error)) in zip(grid.flat, diagrams.items(), strict=True):
+        bins = len(diagram.weight)
+        shown = diagram.weight > 0
+        edges = np.arange(bins)[shown] / bins
+        share = diagram.weight[shown] / diagram.weight.sum()
+        options: dict[str, Any] = {"width": 1 / bins, "align": "edge"}
+        axes.bar(edges, share, color=OTHER, alpha=0.35, **options)
+        axes.plot([0, 1], [0, 1], color=OTHER, linewidth=1)
+        confidence, accuracy = diagram.confidence[shown], diagram.accuracy[shown]
+        axes.vlines(confidence, confidence, accuracy, color=COLOURS[1], linewidth=2)
+        axes.plot(confidence, accuracy, "o", color=COLOURS[0], markersize=5)
+        axes.set(title=f"{name}, {way}: error {error:.3f}", xlim=(0, 1), ylim=(0, 1.02))
+        axes.title.set_fontsize("medium")
+        axes.spines[["top", "right"]].set_visible(False)
+    page.suptitle("How often it is right (dots) against how sure it is; grey: share of the digits")
+    page.supxlabel("confidence: the largest probability")
+    return page

@@ -37,4 +37,9 @@ SECTIONS = (
         "jsoftmax.demo._digits",
         "classify handwritten digits with softmax, sparsemax, entmax and a learned gate",
     ),
+    Section(
+        "calibration",
+        "jsoftmax.demo._calibration",
+        "make an over-confident classifier honest, and give it sets that hold the answer",
+    ),
 )

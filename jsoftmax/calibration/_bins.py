@@ -1,0 +1,84 @@
+"""Predictions gathered in bins of similar probability, and what is so in each bin on average."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jsoftmax.calibration._examples import counted, read_labels, read_weights
+from jsoftmax.core._problem import problem
+
+
+class Reliability(NamedTuple):
+    """The data of a reliability diagram: three arrays of shape [bins].
+
+    Args:
+        confidence: the mean probability in each bin, 0 where it is empty.
+        accuracy: the share of examples that were as predicted, 0 where it is empty.
+        weight: the number of examples, or the sum of their weights.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> diagram = Reliability(jnp.array([0.5]), jnp.array([0.75]), jnp.array([4.0]))
+        >>> print(diagram.accuracy - diagram.confidence)
+        [0.25]
+    """
+
+    confidence: Float[Array, " bins"]
+    accuracy: Float[Array, " bins"]
+    weight: Float[Array, " bins"]
+
+
+def read_bins(function, bins, equal_mass) -> tuple[int, bool]:
+    if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
+        raise ValueError(f"jsoftmax.{function}: `bins` must be a whole number ≥ 1, got {bins!r}.")
+    return int(bins), equal_mass
+
+
+def read_predictions(function, probabilities, labels, axis, where, weights):
+    """p, one-hot labels and weights, the first two 0 in rows that do not count."""
+    ask = problem(function, probabilities, axis, where, called="probabilities")
+    hit, valid = read_labels(function, labels, ask)
+    w = read_weights(function, weights, ask)
+    p = jnp.where(valid, ask.unmasked(ask.z, 0), jnp.nan)
+    return counted(p, w), counted(hit, w), w, ask
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=(3, 4), inline=True)
+def binned(confidence, right, w, bins, equal_mass) -> Reliability:
+    """Means over the examples of each bin."""
+    x = jax.lax.stop_gradient(confidence)
+    if equal_mass:
+        order = jnp.argsort(x)
+        mass = jnp.cumsum(w[order])
+        # The weight of all that is no more confident, ties included.
+        last = jnp.searchsorted(x[order], x, side="right") - 1
+        total = jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
+        which = jnp.ceil(bins * mass[last] / total) - 1
+    else:
+        edges = jnp.arange(1, bins, dtype=x.dtype) / bins
+        which = jnp.searchsorted(edges, x, side="left")
+    which = jnp.clip(which, 0, bins - 1).astype(jnp.int32)
+    total = jnp.zeros(bins, w.dtype).at[which].add(w)
+    each = jnp.where(total > 0, total, 1)
+    confidence, right = (
+        jnp.zeros(bins, w.dtype).at[which].add(w * x) / each for x in (confidence, right)
+    )
+    # Where a NaN would fall nobody knows, so it is in every bin.
+    spoiled = jnp.where(jnp.isnan(x), x, 0).sum()
+    return Reliability(confidence + spoiled, right + spoiled, total + spoiled)
+
+
+def gaps(diagram: Reliability) -> Array:
+    return jnp.abs(diagram.accuracy - diagram.confidence)
+
+
+def mean_gap(diagram: Reliability) -> Array:
+    total = jnp.maximum(jnp.sum(diagram.weight), jnp.finfo(diagram.weight.dtype).tiny)
+    return jnp.sum(diagram.weight / total * gaps(diagram))

@@ -1,0 +1,112 @@
+"""The examples a calibration is made from: their labels and how much each of them counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import Problem, problem
+from jsoftmax.losses._cross_entropy import beyond_reach
+from jsoftmax.losses._targets import one_hot, read_targets
+
+
+def read_examples(
+    function: str, logits: Any, targets: Any, alpha: Any, axis: Any, where: Any, weights: Any,
+    ignore_index: int | None,
+) -> tuple[Problem, Array, Array]:  # fmt: skip
+    """The problem, the targets y and the weights w of a fit; rows without weight are equal scores.
+
+    Rows whose target is excluded are infinitely wrong whatever is fitted, and do not count.
+    """
+    ask = problem(function, logits, axis, where, alpha=alpha)
+    if ask.is_hard:
+        raise ValueError(
+            f"jsoftmax.{function}: `alpha` must be finite, got {alpha!r}; arg max cannot be scaled."
+        )
+    read = read_targets(function, targets, ask, ignore_index)
+    w = read_weights(function, weights, ask)
+    if read.counted is not None:
+        w = jnp.where(read.counted, w, 0)
+    lost = ((ask.z == -jnp.inf) & (read.y > 0)) | beyond_reach(ask.z, read.y, ask.classes)
+    w = jnp.where(ask.classes.sum(lost.astype(w.dtype)) > 0, 0, w)
+    z = ask.z if read.valid is None else jnp.where(read.valid, ask.z, jnp.nan)
+    if ask.temperature is not None:  # where it is 0, α is ∞
+        z = jnp.where(ask.temperature == 0, jnp.nan, z)
+    return dataclasses.replace(ask, z=counted(z, w)), counted(read.y, w), w
+
+
+def read_labels(
+    function: str, labels: Any, ask: Problem, called: str = "probabilities"
+) -> tuple[Array, Array]:
+    """One-hot rows of the shape of `ask.z`, and whether each label is a class, axes kept."""
+    array, rows = jnp.asarray(labels), rows_of(ask)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `labels` have dtype {array.dtype}; give integers, one class a "
+            "row."
+        )
+    if array.shape != rows:
+        raise ValueError(
+            f"jsoftmax.{function}: `labels` have shape {array.shape}, but `{called}` of shape "
+            f"{ask.z.shape} need one class a row, shape {rows}."
+        )
+    known = checks.known_values(labels)
+    classes = ask.classes.size(ask.z)
+    if known is not None and ((known < 0) | (known >= classes)).any():
+        bad = known[(known < 0) | (known >= classes)].flat[0]
+        raise ValueError(
+            f"jsoftmax.{function}: label {bad} is no class: there are {classes}, from 0 to "
+            f"{classes - 1}. To leave examples out, give them a weight of 0 and any class."
+        )
+    return one_hot(jnp.expand_dims(array, ask.classes.axis), ask)
+
+
+def read_weights(function: str, weights: Any, ask: Problem) -> Array:
+    """How much each row counts, with size-1 class axes; 1 where nothing is said."""
+    rows = rows_of(ask)
+    if weights is None:
+        w = jnp.ones(rows, ask.z.dtype)
+    else:
+        known = checks.known_values(weights)
+        if known is not None and not (known >= 0).all():
+            raise ValueError(f"jsoftmax.{function}: `weights` must not be negative, nor NaN.")
+        w = checks.as_array(function, "weights", weights).astype(ask.z.dtype)
+        if w.ndim > len(rows) or any(
+            n not in (1, m) for n, m in zip(w.shape[::-1], rows[::-1], strict=False)
+        ):
+            raise ValueError(
+                f"jsoftmax.{function}: `weights` have shape {w.shape}; give one number a row, "
+                f"shape {rows}."
+            )
+        w = jnp.broadcast_to(w.reshape((1,) * (len(rows) - w.ndim) + w.shape), rows)
+    return jnp.expand_dims(w, ask.classes.axis)
+
+
+def rows_of(ask: Problem) -> tuple[int, ...]:
+    """The shape of the rows: that of the logits without the class axes."""
+    shape = ask.z.shape
+    return tuple(n for a, n in enumerate(shape, -len(shape)) if a not in ask.classes.axis)
+
+
+def counted(x: Array, weights: Array, elsewhere: float = 0) -> Array:
+    """`x` in rows that count, so that nothing that stands in the others can be seen."""
+    return jnp.where(weights == 0, elsewhere, x)
+
+
+def classes_first(x: Array, classes: ClassAxis) -> Array:
+    """`x` as [K, rows ...], one axis for all the classes."""
+    shape = [x.shape[a] for a in classes.axis]
+    moved = jnp.moveaxis(x, classes.axis, range(len(shape)))
+    return moved.reshape(math.prod(shape), *moved.shape[len(shape) :])
+
+
+def classes_back(x: Array, like: Array, classes: ClassAxis) -> Array:
+    """[K, rows ...] with its classes where `like` has them."""
+    shape = [like.shape[a] for a in classes.axis]
+    return jnp.moveaxis(x.reshape(*shape, *x.shape[1:]), range(len(shape)), classes.axis)

@@ -1,0 +1,177 @@
+"""Is what is said with 80 % right 80 % of the time? Confidence against accuracy, bin by bin."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.calibration._bins import (
+    Reliability,
+    binned,
+    gaps,
+    mean_gap,
+    read_bins,
+    read_predictions,
+)
+
+
+def reliability_diagram(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    bins: int = 15,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    equal_mass: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Reliability:
+    r"""Mean confidence and accuracy of predictions, in bins of similar confidence.
+
+    The confidence of an example is its largest probability; it is right if its label has that
+    probability. Where m classes share it, each is predicted one time in m, and counts 1/m.
+
+    Args:
+        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
+        labels: classes, integers of the shape of `probabilities` without the class axis.
+        bins: the number B of bins.
+        axis: the class axis or axes.
+        equal_mass: False for bins of equal width, the b-th of which holds (b/B, (b+1)/B], the first
+            0 too; an edge is b/B in the dtype of `probabilities` (float32 at least). True for bins
+            of equal weight: an example is in the b-th if the share of examples that are no more
+            confident is in (b/B, (b+1)/B]. So equal confidences are never torn apart.
+        where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
+        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
+
+    Returns:
+        `Reliability(confidence, accuracy, weight)`, each of shape [bins], in float32 at least.
+        Everything is NaN if a row that counts holds NaN, or a label in a `jax.Array` is out of
+        range.
+
+    Raises:
+        TypeError: if `probabilities` are not real numbers, `where` is not boolean, or `labels` are
+            not integers.
+        ValueError: if shapes do not fit, there are no classes, `bins` is less than 1, `weights` are
+            negative, or a label given by Python or numpy is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> p = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
+        >>> diagram = reliability_diagram(p, jnp.array([0, 1, 0, 1]), bins=4)
+        >>> print(diagram.weight, diagram.confidence, diagram.accuracy)
+        [0. 0. 2. 2.] [0.   0.   0.65 0.85] [0.  0.  1.  0.5]
+
+    Reference:
+        A. Niculescu-Mizil and R. Caruana, "Predicting good probabilities with supervised learning",
+        ICML 2005.
+    """
+    function = "reliability_diagram"
+    return binned(*_top(function, probabilities, labels, axis, where, weights), *read_bins(
+        function, bins, equal_mass
+    ))  # fmt: skip
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    bins: int = 15,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    equal_mass: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Float[Array, ""]:
+    r"""How far confidence is from accuracy, on average over the bins of `reliability_diagram`.
+
+    .. math:: \mathrm{ECE} = \sum_b \frac{W_b}{W} |\mathrm{accuracy}_b - \mathrm{confidence}_b|
+
+    It sees the class that is predicted and no other; `classwise_calibration_error` sees all.
+    Binned from n examples it is biased upwards: of perfect probabilities it is 0 in the limit, but
+    up to √(bins/n)/2 on average. Compare what was measured with the same bins and the same n.
+
+    Args:
+        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
+        labels: classes, integers of the shape of `probabilities` without the class axis.
+        bins: the number of bins.
+        axis: the class axis or axes.
+        equal_mass: whether bins are of equal weight rather than of equal width.
+        where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
+        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
+
+    Returns:
+        A number from 0 to 1, in float32 at least; 0 if no row counts. Its gradient holds the bins
+        as they are.
+
+    Raises:
+        TypeError: as `reliability_diagram`.
+        ValueError: as `reliability_diagram`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> p = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
+        >>> print(expected_calibration_error(p, jnp.array([0, 1, 0, 1]), bins=4))
+        0.35
+
+    Reference:
+        M. Pakdaman Naeini, G. Cooper and M. Hauskrecht, "Obtaining well calibrated probabilities
+        using Bayesian binning", AAAI 2015.
+    """
+    function = "expected_calibration_error"
+    examples = _top(function, probabilities, labels, axis, where, weights)
+    return mean_gap(binned(*examples, *read_bins(function, bins, equal_mass)))
+
+
+def maximum_calibration_error(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    bins: int = 15,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    equal_mass: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Float[Array, ""]:
+    r"""How far confidence is from accuracy in the worst bin of `reliability_diagram`.
+
+    .. math:: \mathrm{MCE} = \max_b |\mathrm{accuracy}_b - \mathrm{confidence}_b|
+
+    A bin of one example can be the worst: with `equal_mass` none is so small.
+
+    Args:
+        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
+        labels: classes, integers of the shape of `probabilities` without the class axis.
+        bins: the number of bins.
+        axis: the class axis or axes.
+        equal_mass: whether bins are of equal weight rather than of equal width.
+        where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
+        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
+
+    Returns:
+        A number from 0 to 1, in float32 at least; 0 if no row counts.
+
+    Raises:
+        TypeError: as `reliability_diagram`.
+        ValueError: as `reliability_diagram`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> p = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
+        >>> print(maximum_calibration_error(p, jnp.array([0, 1, 1, 1]), bins=4))
+        0.35
+
+    Reference:
+        M. Pakdaman Naeini, G. Cooper and M. Hauskrecht, "Obtaining well calibrated probabilities
+        using Bayesian binning", AAAI 2015.
+    """
+    function = "maximum_calibration_error"
+    examples = _top(function, probabilities, labels, axis, where, weights)
+    return jnp.max(gaps(binned(*examples, *read_bins(function, bins, equal_mass))))
+
+
+def _top(function, probabilities, labels, axis, where, weights):
+    """Of every row its confidence, how far it is right, and its weight."""
+    p, hit, w, ask = read_predictions(function, probabilities, labels, axis, where, weights)
+    confidence = jnp.max(p, axis=ask.classes.axis, keepdims=True)
+    best = (p == confidence) & (True if ask.mask is None else ask.mask)
+    right = ask.classes.sum(jnp.where(best, hit, 0))
+    right = right / jnp.maximum(ask.classes.sum(best.astype(p.dtype)), 1)
+    return confidence.ravel(), right.ravel(), w.ravel()

@@ -1,0 +1,188 @@
+"""One temperature for all logits, at which held-out labels are least surprising.
+
+In the inverse temperature β every Fenchel–Young loss is convex, because Ω* is and βz is linear in
+β. With u = z − ⟨y, z⟩ measured from the target's own score, p = entmax(βz) and s = slope(p),
+
+    ∂L/∂β = ⟨p − y, z⟩ = Σ p u,        ∂²L/∂β² = Σ s (u − ū)²,   ū = Σ s u / Σ s,
+
+so that the best β is the one root of a function that rises.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.calibration._examples import read_examples
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import Problem
+from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._simplex import cooled, probabilities
+
+BOUNDS = (1e-3, 1e3)
+_STEPS = 100  # each halves the bracket in log β, or the step of the one before
+
+
+def temperature_scaling(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    alpha: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    bounds: tuple[float, float] = BOUNDS,
+) -> Float[Array, ""]:
+    r"""The temperature at which held-out targets cost least: one number for all rows.
+
+    .. math:: T^* = \arg\min_T \sum_n w_n L_α(z_n/T, y_n)
+
+    for the Fenchel–Young loss of order α, at α = 1 cross-entropy. The class that a row predicts
+    stays the same; how sure it is changes. The loss is convex in 1/T, and T* is found by Newton
+    steps on log T that a bracket safeguards, until |∂L/∂T| is at most 32 eps of the sum of the
+    magnitudes of its terms, or T is known to 4 eps.
+
+    Use it as `softmax(logits, temperature=T)`, or `entmax(logits, alpha, temperature=T)`.
+
+    Args:
+        logits: scores z of shape [..., K, ...] of examples that were not trained on, any real
+            dtype.
+        targets: classes, integers of the shape of `logits` without the class axis; or
+            distributions, floats of the shape of `logits` that sum to 1 along `axis`.
+        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`.
+        axis: the class axis or axes.
+        where: boolean mask that broadcasts to `logits`: only these classes take part. A row whose
+            target is masked, or has the score −∞, costs +∞ at every temperature: it does not count.
+        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
+        ignore_index: rows with this label do not count.
+        bounds: the least and the largest temperature, both positive.
+
+    Returns:
+        T*, a number in float32 at least, differentiable in logits, weights, α and distributions
+        (by the implicit function theorem; 0 where T* is a bound). Where every label has the highest
+        score the loss falls, or is 0, as T → 0: the answer is the lower bound. Where labels have
+        lower scores than the rest on average it is the upper bound. Where nothing depends on T, as
+        without rows or with equal logits, it is 1, or the bound next to 1. NaN for a label out of
+        range in a `jax.Array`.
+
+    Raises:
+        TypeError: if `logits` are not real numbers, or `where` or `targets` have a wrong dtype.
+        ValueError: if shapes do not fit, there are no classes, `alpha` is not positive or infinite,
+            `weights` are negative, `bounds` are not 0 < low < high < ∞, or a label given by Python
+            or numpy is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([[8.0, 0.0], [8.0, 0.0], [8.0, 0.0], [8.0, 0.0]])
+        >>> t = temperature_scaling(z, jnp.array([0, 0, 0, 1]))
+        >>> print(t, 8 / jnp.log(3.0))
+        7.2819138 7.2819138
+
+    Reference:
+        C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On calibration of modern neural networks",
+        ICML 2017.
+    """
+    function = "temperature_scaling"
+    low, high = _bounds(function, bounds)
+    ask, y, w = read_examples(function, logits, targets, alpha, axis, where, weights, ignore_index)
+    return 1 / sharpness(ask, y, w, (low, high))
+
+
+def _bounds(function, bounds) -> tuple[float, float]:
+    pair = bounds if isinstance(bounds, tuple | list) and len(bounds) == 2 else (None, None)
+    low, high = (checks.static_number(x) for x in pair)
+    if low is None or high is None or not 0 < low < high < float("inf"):
+        raise ValueError(
+            f"jsoftmax.{function}: `bounds` must be two numbers, 0 < low < high < ∞, got "
+            f"{bounds!r}."
+        )
+    return low, high
+
+
+def sharpness(ask: Problem, y: Array, w: Array, bounds: tuple[float, float]) -> Array:
+    """The best β = 1/T."""
+    low, high = (jnp.asarray(t, ask.z.dtype) for t in bounds)
+    v = cooled(ask.z, jnp.ones((1,) * ask.z.ndim, ask.z.dtype), ask.classes)
+    return _sharpness(v, y, w, ask.alpha, (1 / high, 1 / low), ask.family, ask.classes)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _sharpness(
+    v: Array, y: Array, w: Array, alpha: Array | None, limits: tuple[Array, Array],
+    family: Tsallis, classes: ClassAxis,
+) -> Array:  # fmt: skip
+    """The β in `limits` at which Σ w L(βv, y) is least, for v = z − max z."""
+    return _searched(v, y, w, alpha, limits, family, classes)
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=(5, 6), inline=True)
+def _searched(v, y, w, alpha, limits, family, classes):
+    # In x = log β. The ends of the bracket come first: a slope that has one sign at both is least
+    # at one of them. Then Newton's step, unless it leaves the bracket or is not half the last one.
+    eps = jnp.finfo(v.dtype).eps
+    ends = jnp.log(limits[0]), jnp.log(limits[1])
+    start = jnp.clip(0 * ends[0], *ends)
+
+    def unfinished(state):
+        _, low, high, _, settled, step = state
+        return ~settled & (high - low > 4 * eps) & (step < _STEPS)
+
+    def improve(state):
+        x, low, high, last, _, step = state
+        beta = jnp.exp(x)
+        slope, bend, terms = _derivatives(beta, v, y, w, alpha, family, classes)
+        first, second = step == 0, step == 1
+        flat, spoiled = first & (terms == 0), jnp.isnan(slope)
+        at_end = (first & (slope >= 0)) | (second & (slope <= 0))
+        settled = at_end | spoiled | (jnp.abs(slope) <= 32 * eps * terms)
+        low, high = jnp.where(slope < 0, x, low), jnp.where(slope < 0, high, x)
+        towards = -slope / jnp.maximum(beta * bend, jnp.finfo(beta.dtype).tiny)
+        good = (x + towards > low) & (x + towards < high) & (2 * jnp.abs(towards) < last)
+        new = jnp.where(good, x + towards, low + (high - low) / 2)
+        new = jnp.where(first, ends[1], jnp.where(second, start, new))
+        new = jnp.where(spoiled, slope, jnp.where(settled, x, new))
+        new = jnp.where(flat, start, new)
+        last = jnp.where(step < 2, ends[1] - ends[0], jnp.abs(new - x))
+        return new, low, high, last, settled, step + 1
+
+    state = (ends[0], *ends, ends[1] - ends[0], jnp.bool_(False), 0)
+    x, *_ = jax.lax.while_loop(unfinished, improve, state)
+    # The logarithm of a bound would not lead back to it.
+    beta = jnp.where(x <= ends[0], limits[0], jnp.exp(x))
+    return jnp.where(x >= ends[1], limits[1], beta)
+
+
+@_sharpness.defjvp
+def _sharpness_jvp(family, classes, primals, tangents):
+    # Differentiate g(β, θ) = ∂L/∂β = 0:  g′ β̇ + ġ = 0. At a bound β stays where it is.
+    v, y, w, alpha, limits = primals
+    beta = _sharpness(v, y, w, alpha, limits, family, classes)
+
+    def slope(v, y, w, alpha):
+        slope, bend, _ = _derivatives(beta, v, y, w, alpha, family, classes)
+        return slope, bend
+
+    _, moved, bend = jax.jvp(slope, (v, y, w, alpha), tangents[:4], has_aux=True)
+    free = (beta > limits[0]) & (beta < limits[1]) & (bend > 0)
+    return beta, jnp.where(free, -moved / jnp.where(free, bend, 1), 0)
+
+
+def _derivatives(beta, v, y, w, alpha, family, classes):
+    """∂L/∂β, ∂²L/∂β² and Σ |terms| of the first, in the mean over the weights."""
+    excluded = v == -jnp.inf
+    v = jnp.where(excluded, 0, v)
+    p = probabilities(jnp.where(excluded, -jnp.inf, beta * v), alpha, family, classes)
+    s = family.slope(p, alpha)
+    s_total = classes.sum(s)
+    u = v - classes.sum(y * v)
+    centre = classes.sum(s * u) / jnp.where(s_total > 0, s_total, 1)
+    share = w / jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
+    slope = jnp.sum(share * p * u)
+    bend = jnp.sum(share * s * jnp.square(u - centre))
+    return slope, bend, jnp.sum(share * p * jnp.abs(u))
