@@ -1,8 +1,8 @@
 """jsoftmax: everything that descends from softmax, in JAX.
 
-Mappings turn scores into probabilities; losses compare scores with targets. All are pure functions
-that work under `jit`, `vmap` and `grad`. Flax modules around them are in `jsoftmax.nnx` and
-`jsoftmax.linen`, which are imported only when asked for.
+Mappings turn scores into probabilities; losses compare scores with targets;
+samplers draw classes. All are pure functions that work under `jit`, `vmap` and `grad`. Flax modules
+around them are in `jsoftmax.nnx` and `jsoftmax.linen`, which are imported only when asked for.
 """
 
 from jsoftmax.losses import (
@@ -38,15 +38,27 @@ from jsoftmax.mappings import (
     topk_entmax,
     topk_sigmoid,
 )
+from jsoftmax.sampling import (
+    AliasTable,
+    Categorical,
+    RelaxedCategorical,
+    categorical,
+    gumbel_argmax,
+    sample_from,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AliasTable",
+    "Categorical",
     "PartialLogSumExp",
+    "RelaxedCategorical",
     "SparseEntmax",
     "binary_entmax",
     "boltzmann",
     "capped_entmax",
+    "categorical",
     "cross_entropy",
     "entmax",
     "entmax_loss",
@@ -54,6 +66,7 @@ __all__ = [
     "entropy",
     "fenchel_young_loss",
     "free_energy",
+    "gumbel_argmax",
     "hardmax",
     "heat_capacity",
     "log_partition",
@@ -62,6 +75,7 @@ __all__ = [
     "mean_energy",
     "normmax",
     "normmax_loss",
+    "sample_from",
     "smoothmax",
     "soft_argmax",
     "softmax",

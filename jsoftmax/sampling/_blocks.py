@@ -25,8 +25,7 @@ def gumbel(
 
 
 def covering(classes: int, axis_name: Hashable | None) -> tuple[int | Array, int | Array, int]:
-    """The first of the blocks that hold the classes of this part, where in it they begin, and how
-    many blocks that takes."""
+    """Of this part the first block, where in that its classes begin, and the number of blocks."""
     if axis_name is None:
         return 0, 0, math.ceil(classes / BLOCK)
     start = jax.lax.axis_index(axis_name) * classes

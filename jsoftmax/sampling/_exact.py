@@ -16,7 +16,6 @@ from jsoftmax.mappings import SparseEntmax
 from jsoftmax.sampling._inverse import draw_classes
 from jsoftmax.sampling._keys import one_key, sample_shape
 
-
 _LAST = ClassAxis((-1,))
 
 
@@ -73,7 +72,7 @@ def categorical(
         >>> y = categorical(jax.random.key(0), z, shape=(10_000,))
         >>> print(jnp.bincount(y, length=4) / 10_000)
         [0.   0.11 0.78 0.11]
-        >>> print(softmax(z))
+        >>> print(jax.nn.softmax(z))
         [0.   0.11 0.79 0.11]
         >>> print(categorical(jax.random.key(0), jnp.full((2, 3), -jnp.inf)))
         [-1 -1]
@@ -128,12 +127,14 @@ def sample_from(
             are no classes.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp, jsoftmax
         >>> z = jnp.array([2.0, 1.5, 0.0, -1.0])
-        >>> y = sample_from(jax.random.key(0), sparsemax(z), shape=(10_000,))
-        >>> print(sparsemax(z), jnp.bincount(y, length=4) / 10_000)
+        >>> p = jsoftmax.sparsemax(z)
+        >>> y = sample_from(jax.random.key(0), p, shape=(10_000,))
+        >>> print(p, jnp.bincount(y, length=4) / 10_000)
         [0.75 0.25 0.   0.  ] [0.75 0.25 0.   0.  ]
-        >>> y = sample_from(jax.random.key(0), entmax_sparse(z, 2, alpha=2.0), shape=(5,))
+        >>> few = jsoftmax.entmax_sparse(z, size=2, alpha=2.0)
+        >>> y = sample_from(jax.random.key(0), few, shape=(5,))
         >>> print(y.shape, y.max() <= 1)
         (5,) True
     """
@@ -177,7 +178,7 @@ def rows_of(ask: Problem) -> tuple[int, ...]:
 
 def _exponential(z: Array, top: Array, *temperature: Array) -> Array:
     """Weights of scores. Infinities are at their limits; where there is NaN they are 0."""
-    v = cooled(z, *temperature, _LAST, top) if temperature else difference(z, top)
+    v = cooled(z, temperature[0], _LAST, top) if temperature else difference(z, top)
     return jnp.where((v == v) & (top == top), jnp.exp(v), 0)
 
 

@@ -53,22 +53,26 @@ def draw_classes(
     one_each = math.prod(shape) == math.prod(rows)
     if one_each:  # the sums of the blocks are enough
         ends = _sums(scores, per_row, weigh, limbs).cumulative(-1)
+
+        def find(u):
+            u = u.map(lambda x: x.reshape(rows))
+            return _in_one_block(u, ends, scores, per_row, weigh, limbs).reshape(shape)
+
     else:
         inner = limbs.cumulative(weigh(scores, *per_row))
         sums = inner.map(lambda x: x[..., -1])
         ends = sums.cumulative(-1)
+
+        def find(u):
+            table = inner.plus(ends.minus(sums).map(lambda x: x[..., None]))
+            return _search(u, table.map(lambda x: x.reshape(-1, blocks * block)), rows)
+
     mine = ends.map(lambda x: x[..., -1])
     total, offset = _over_parts(mine, axis_name)
     u = product_high(_uniform(key, shape), _led(total, len(shape)))
     u = u.minus(_led(offset, len(shape)))
     hit = u.below(_led(mine, len(shape)))
-    if one_each:
-        u_rows = u.map(lambda x: x.reshape(rows))
-        index = _in_one_block(u_rows, ends, scores, per_row, weigh, limbs).reshape(shape)
-    else:
-        before = ends.minus(sums).map(lambda x: x[..., None])
-        table = inner.plus(before).map(lambda x: x.reshape(math.prod(rows), blocks * block))
-        index = _search(u, table, rows)
+    index = find(u)
     if axis_name is None:
         return jnp.where(hit, index, -1)
     index = index + jax.lax.axis_index(axis_name) * n + 1

@@ -58,7 +58,9 @@ def product_high(x: Words, y: Words) -> Words:
     carry = carry.plus(Words(zero, middle.low)).plus(Words(zero, other.low))
     top = _product(x.high, y.high)
     return (
-        top.plus(Words(zero, middle.high)).plus(Words(zero, other.high)).plus(Words(zero, carry.high))
+        top.plus(Words(zero, middle.high))
+        .plus(Words(zero, other.high))
+        .plus(Words(zero, carry.high))
     )
 
 
