@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -17,9 +16,7 @@ from jsoftmax.sampling._words import Words, product_high
 _FULL = 2**32  # what a column of the table holds
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class AliasTable:
+class AliasTable(NamedTuple):
     r"""The alias method: a fixed distribution, drawn from in O(1) per draw.
 
     Of K columns of equal size each holds one class up to a threshold, and another, its alias, from
@@ -44,8 +41,8 @@ class AliasTable:
         distributions", ACM TOMS 1977; M. D. Vose, IEEE TSE 1991.
     """
 
-    thresholds: UInt32[Array, " classes"]
-    aliases: Int[Array, " classes"]
+    thresholds: UInt32[Array, "..."]
+    aliases: Int[Array, "..."]
 
     @classmethod
     def of(cls, weights: ArrayLike) -> AliasTable:

@@ -167,7 +167,7 @@ def entries(x: Array, index: Array) -> Array:
     row = jnp.arange(math.prod(rows), dtype=jnp.int32).reshape(rows)
     row = row.reshape((1,) * (index.ndim - row.ndim) + rows)
     row = jnp.broadcast_to(row, index.shape)
-    return x.reshape(-1, x.shape[-1])[row, jnp.maximum(index, 0)]
+    return x.reshape(math.prod(rows), x.shape[-1])[row, jnp.maximum(index, 0)]
 
 
 def rows_of(ask: Problem) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ def draw_classes(
 
         def find(u):
             table = inner.plus(ends.minus(sums).map(lambda x: x[..., None]))
-            return _search(u, table.map(lambda x: x.reshape(-1, blocks * block)), rows)
+            return _search(u, table.map(lambda x: x.reshape(math.prod(rows), blocks * block)), rows)
 
     mine = ends.map(lambda x: x[..., -1])
     total, offset = _over_parts(mine, axis_name)
@@ -120,10 +120,18 @@ def _sums(scores: Array, per_row: tuple[Array, ...], weigh: Callable, limbs: _Li
         shape, block = scores.shape[:-1], scores.shape[-1]
         flat = scores.reshape(-1, block)
         parameters = tuple(jnp.broadcast_to(x, (*shape, 1)).reshape(-1, 1) for x in per_row)
-        sums = jax.lax.map(lambda xs: whole(*xs), (flat, *parameters), batch_size=_CHUNK)
+        sums = jax.lax.map(lambda xs: whole(*xs), (flat, *parameters), batch_size=_chunk(len(flat)))
         return sums.map(lambda x: x.reshape(shape))
 
     return jax.lax.platform_dependent(scores, *per_row, cpu=chunked, default=whole)
+
+
+def _chunk(blocks: int) -> int:
+    """Not more than _CHUNK; a divisor where there is one, since a remainder is copied apart."""
+    for chunk in range(_CHUNK, _CHUNK // 4, -1):
+        if blocks % chunk == 0:
+            return chunk
+    return _CHUNK
 
 
 def _in_one_block(u: Words, ends: Words, scores: Array, per_row, weigh, limbs: _Limbs) -> Array:
