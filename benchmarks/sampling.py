@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sampling`: time and memory of exact draws, against jax.random.categorical."""
+"""`python -m benchmarks.sampling`: time and memory of exact draws, against those of jax.random."""
 
 import argparse
 import dataclasses
