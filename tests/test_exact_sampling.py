@@ -133,6 +133,19 @@ def test_summing_by_chunks_changes_nothing(monkeypatch):
     same(jax.jit(lambda z: js.categorical(KEY, z, temperature=jnp.array(1.0)))(z), whole)
 
 
+def test_summing_by_chunks_changes_nothing_in_parts(monkeypatch):
+    z = np.random.default_rng(8).standard_normal((30, 48))
+    whole = js.categorical(KEY, z)
+    monkeypatch.setattr(_inverse, "_CHUNK", 1)
+    split = jax.shard_map(
+        functools.partial(js.categorical, axis_name="classes"),
+        mesh=Mesh(np.array(jax.devices()), ("classes",)),
+        in_specs=(PartitionSpec(), PartitionSpec(None, "classes")),
+        out_specs=PartitionSpec(),
+    )
+    same(jax.jit(split)(KEY, z), whole)
+
+
 words = st.integers(0, 2**64 - 1)
 
 
