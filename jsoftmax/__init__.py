@@ -1,9 +1,10 @@
 """jsoftmax: everything that descends from softmax, in JAX.
 
-Mappings turn scores into probabilities; losses compare scores with targets; calibration says how
-far probabilities can be trusted, and mends them. All are pure functions that work under `jit`,
-`vmap` and `grad`. Flax modules around them are in `jsoftmax.nnx` and `jsoftmax.linen`, which are
-imported only when asked for.
+Mappings turn scores into probabilities; losses compare scores with targets; samplers draw classes
+and relax them; policies act; calibration says how far probabilities can be trusted, and mends them.
+All are pure functions that work under `jit`, `vmap` and `grad`. Flax modules around them are in
+`jsoftmax.nnx` and `jsoftmax.linen`, an estimator for scikit-learn in `jsoftmax.estimators`; these
+are imported only when asked for.
 """
 
 from jsoftmax.calibration import (
@@ -55,11 +56,22 @@ from jsoftmax.mappings import (
     topk_entmax,
     topk_sigmoid,
 )
+from jsoftmax.sampling import (
+    AliasTable,
+    Categorical,
+    RelaxedCategorical,
+    categorical,
+    gumbel_argmax,
+    sample_from,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AliasTable",
+    "Categorical",
     "PartialLogSumExp",
+    "RelaxedCategorical",
     "Reliability",
     "SparseEntmax",
     "VectorScaling",
@@ -68,6 +80,7 @@ __all__ = [
     "boltzmann",
     "brier_score",
     "capped_entmax",
+    "categorical",
     "classwise_calibration_error",
     "conformal_sets",
     "conformal_threshold",
@@ -80,6 +93,7 @@ __all__ = [
     "expected_calibration_error",
     "fenchel_young_loss",
     "free_energy",
+    "gumbel_argmax",
     "hardmax",
     "heat_capacity",
     "lac_scores",
@@ -91,6 +105,7 @@ __all__ = [
     "normmax",
     "normmax_loss",
     "reliability_diagram",
+    "sample_from",
     "smoothmax",
     "soft_argmax",
     "softmax",

@@ -1,0 +1,181 @@
+"""A table from which every draw takes the same small time, whatever the number of classes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Int, UInt32
+
+from jsoftmax.sampling._keys import leading_shape, one_key
+from jsoftmax.sampling._words import Words, product_high
+
+_FULL = 2**32  # what a column of the table holds
+
+
+class AliasTable(NamedTuple):
+    r"""The alias method: a fixed distribution, drawn from in O(1) per draw.
+
+    Of K columns of equal size each holds one class up to a threshold, and another, its alias, from
+    there on. A draw takes a column and a height in it, so one look-up whatever K is, where
+    `sample_from` bisects. Made once by `AliasTable.of`; a pytree, so it passes through `jit`,
+    `vmap` and `scan`.
+
+    Args:
+        thresholds: of shape [K], uint32: the share of a column that is its own class's, in units of
+            2⁻³².
+        aliases: of shape [K], int32: the class that has the rest.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> table = AliasTable.of([3.0, 0.0, 1.0])
+        >>> y = table.sample(jax.random.key(0), (10_000,))
+        >>> print(jnp.bincount(y, length=3) / 10_000)
+        [0.75 0.   0.25]
+
+    Reference:
+        A. J. Walker, "An efficient method for generating discrete random variables with general
+        distributions", ACM TOMS 1977; M. D. Vose, IEEE TSE 1991.
+    """
+
+    thresholds: UInt32[Array, "..."]
+    aliases: Int[Array, "..."]
+
+    @classmethod
+    def of(cls, weights: ArrayLike) -> AliasTable:
+        r"""The table of weights, which need not sum to 1. O(K log K), by numpy, outside of `jit`.
+
+        The weights are rounded to multiples of 2⁻³²/K of their sum, so that the table, whose
+        entries are whole numbers, holds them exactly: a probability is off by at most 2⁻³¹/K and
+        the float64 rounding of the weight, and one of zero stays zero.
+
+        Args:
+            weights: of shape [K], real numbers, not negative, finite, not all zero.
+
+        Returns:
+            An `AliasTable` of K columns.
+
+        Raises:
+            TypeError: if `weights` are traced, or not real numbers.
+            ValueError: if `weights` are empty, not a vector, negative, not finite or all zero.
+        """
+        whole = _whole_numbers(_checked(weights))
+        thresholds, aliases = _columns(whole)
+        return cls(jnp.asarray(thresholds), jnp.asarray(aliases))
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, K."""
+        return self.thresholds.shape[-1]
+
+    def probabilities(self) -> np.ndarray:
+        """What is drawn from, exactly, as float64 of numpy, of shape [K]."""
+        own = np.asarray(self.thresholds).astype(np.int64)
+        mass = own.copy()
+        np.add.at(mass, np.asarray(self.aliases), _FULL - own)
+        return mass / (_FULL * self.classes)
+
+    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+        """Independent draws of the given shape, in the default integer dtype.
+
+        Args:
+            key: a key of `jax.random`.
+            shape: the shape of the result.
+
+        Returns:
+            Class numbers from 0 to K − 1. Each draw has 64 bits of noise, which choose the column
+            and, by what is left of them, the height.
+
+        Raises:
+            TypeError: if `key` is no key or `shape` no tuple of sizes.
+            ValueError: if `key` holds several keys.
+        """
+        key = one_key("AliasTable.sample", key)
+        shape = leading_shape("AliasTable.sample", shape)
+        high, low = jax.random.bits(key, (2, *shape), jnp.uint32)
+        zero = jnp.uint32(0)
+        # noise · K = column · 2⁶⁴ + height: the column is uniform but for 2⁻⁶⁴, and so the height.
+        size = Words(zero, jnp.uint32(self.classes))
+        column = product_high(Words(high, low), size).low.astype(jnp.int32)
+        height = high * size.low + product_high(Words(zero, low), Words(size.low, zero)).low
+        own = height < self.thresholds[column]
+        index = jnp.where(own, column, self.aliases[column])
+        return index.astype(jnp.zeros((), int).dtype)
+
+
+def _checked(weights: Any) -> np.ndarray:
+    if isinstance(weights, jax.core.Tracer):
+        raise TypeError(
+            "jsoftmax.AliasTable.of: `weights` are traced, and a table is made by numpy. Make it "
+            "outside of `jit`; inside, `sample_from` draws from probabilities."
+        )
+    given = np.asarray(weights)
+    if not (jnp.issubdtype(given.dtype, jnp.number) or given.dtype == bool) or np.iscomplexobj(
+        given
+    ):
+        raise TypeError(
+            f"jsoftmax.AliasTable.of: `weights` have dtype {given.dtype}; give real numbers."
+        )
+    if given.ndim != 1 or given.size == 0:
+        raise ValueError(
+            f"jsoftmax.AliasTable.of: `weights` have shape {given.shape}; give a vector with one "
+            "weight a class, and at least one."
+        )
+    w = given.astype(np.float64)
+    for bad, words in ((~(w >= 0), "negative or NaN"), (np.isinf(w), "infinite")):
+        if bad.any():
+            at = int(bad.argmax())
+            raise ValueError(
+                f"jsoftmax.AliasTable.of: weight {at} is {w[at]}, which is {words}. Weights must "
+                "be finite and at least 0."
+            )
+    if not w.any():
+        raise ValueError(
+            f"jsoftmax.AliasTable.of: all {w.size} weights are zero; at least one must be positive."
+        )
+    return w
+
+
+def _whole_numbers(w: np.ndarray) -> np.ndarray:
+    """The weights in units of 2⁻³²/K, as integers that sum to K 2³² exactly."""
+    total = w.size * _FULL
+    w = w / w.max()
+    whole = np.rint(w * (total / w.sum())).astype(np.int64)
+    missing = total - int(whole.sum())
+    # What rounding left over goes, a unit each, to the largest.
+    largest = np.argsort(whole, kind="stable")[::-1][: np.count_nonzero(whole)]
+    each, some = divmod(abs(missing), largest.size)
+    whole[largest] += int(np.sign(missing)) * each
+    whole[largest[:some]] += int(np.sign(missing))
+    return whole
+
+
+def _columns(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds and aliases, from two running sums instead of two stacks.
+
+    The heavy classes, in order, fill the columns of the light ones, in order. The k-th light class
+    is filled by the first heavy one with Σ surplus up to it ≥ Σ deficits before k. A heavy class is
+    used up at the first light one with Σ deficits > Σ surplus up to it; what is then missing in its
+    own column comes from the next heavy class.
+    """
+    own = whole.copy()
+    aliases = np.arange(whole.size)
+    light, heavy = np.flatnonzero(whole < _FULL), np.flatnonzero(whole >= _FULL)
+    if light.size:
+        deficits = np.cumsum(_FULL - whole[light])
+        surplus = np.cumsum(whole[heavy] - _FULL)
+        before = deficits - (_FULL - whole[light])
+        aliases[light] = heavy[np.searchsorted(surplus, before)]
+        end = np.searchsorted(deficits, surplus, side="right")
+        used = np.flatnonzero(end < light.size)
+        own[heavy[used]] = _FULL + surplus[used] - deficits[end[used]]
+        aliases[heavy[used]] = heavy[used + 1]
+        own[heavy[end >= light.size]] = _FULL
+    else:
+        own[heavy] = _FULL
+    # A full column may as well be its own alias from the bottom on: 2³² does not fit.
+    full = own == _FULL
+    return np.where(full, 0, own).astype(np.uint32), aliases.astype(np.int32)

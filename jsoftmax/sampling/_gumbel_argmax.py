@@ -1,0 +1,145 @@
+"""The largest of perturbed scores, streamed: noise is made, compared and forgotten in blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Int
+
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import problem
+from jsoftmax.core._scores import difference
+from jsoftmax.core._simplex import cooled
+from jsoftmax.sampling._blocks import BLOCK, covering, gumbel_blocks
+from jsoftmax.sampling._exact import classes_last, rows_of
+from jsoftmax.sampling._keys import one_key, sample_shape
+
+_LAST = ClassAxis((-1,))
+_AT_ONCE = 2**18  # numbers of noise in memory, about
+
+
+def gumbel_argmax(
+    key: Array,
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    shape: tuple[int, ...] | None = None,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Int[Array, "..."]:
+    r"""Exact draws from `softmax` that keep their noise when the logits change.
+
+    .. math:: y = \arg\max_i z_i/T + g_i, \qquad g_i \text{ independent, } P(g_i ≤ t) = e^{-e^{-t}}
+
+    The same distribution as `categorical`, which is many times faster. Here every class has noise
+    of its own that depends on the key and its number alone. So with the same key other logits give
+    a draw that is coupled to this one: it stays the same unless another class overtakes. The noise
+    is made in blocks of 128 classes and never held as a whole.
+
+    Args:
+        key: a key of `jax.random`.
+        logits: scores z of shape [..., K, ...], any real dtype. −∞ is never drawn; those of +∞
+            share all the mass.
+        axis: the class axis, or a tuple of axes that together hold the classes, which are then
+            numbered row-major.
+        shape: the shape of the result. It ends in the shape of `logits` without the class axis, or
+            one to which that broadcasts: for n draws a row (n, ...). By default one draw a row.
+        where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
+            evenly among the largest scores.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
+            be the same on every part, and so will be the result.
+
+    Returns:
+        Class numbers from 0 to K − 1, in the default integer dtype. −1 where there is nothing to
+        draw: a row without any class, or with NaN in it. Noise is drawn in float32 at least, from
+        64 bits a class.
+
+    Raises:
+        TypeError: if `key` is no key, `logits` are not real numbers, `where` is not boolean, or
+            `shape` no tuple of sizes.
+        ValueError: if `key` holds several keys, shapes do not fit, `axis` is out of range, or there
+            are no classes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> z = jnp.array([[-jnp.inf, 1.0, 3.0, 1.0], [-jnp.inf, 1.0, 3.1, 1.0]])
+        >>> keys = jax.random.split(jax.random.key(0), 10_000)
+        >>> y = jax.vmap(lambda key: jax.vmap(lambda z: gumbel_argmax(key, z))(z))(keys)
+        >>> print(jnp.mean(y[:, 0] == y[:, 1]) > 0.97)
+        True
+
+    Reference:
+        C. J. Maddison, D. Tarlow and T. Minka, "A* sampling", NIPS 2014.
+    """
+    key = one_key("gumbel_argmax", key)
+    ask = problem(
+        "gumbel_argmax", logits, axis, where, temperature=temperature, axis_name=axis_name
+    )
+    shape = sample_shape("gumbel_argmax", shape, rows_of(ask))
+    top, z = ask.classes.max(ask.z), classes_last(ask.z, ask.classes)
+    top = classes_last(top, ask.classes)
+    t = None if ask.temperature is None else classes_last(ask.temperature, ask.classes)
+
+    best, index = _streamed(key, z, top, t, shape, axis_name)
+    if axis_name is not None:
+        highest = jax.lax.pmax(best, axis_name)
+        most = jnp.iinfo(jnp.int32).max
+        index = jax.lax.pmin(jnp.where(best == highest, index, most), axis_name)
+        best = highest
+    return jnp.where(best > -jnp.inf, index, -1).astype(jnp.zeros((), int).dtype)
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnames=("shape", "axis_name"), inline=True)
+def _streamed(key, z, top, temperature, shape, axis_name):
+    """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
+    n = z.shape[-1]
+    first, offset, blocks = covering(n, axis_name)
+    chunk = min(blocks, max(1, _AT_ONCE // (BLOCK * max(1, math.prod(shape)))))
+    steps = math.ceil(blocks / chunk)
+    width = chunk * BLOCK
+    if isinstance(offset, int):
+        padding = [(0, 0)] * (z.ndim - 1) + [(0, steps * width - n)]
+        z = jnp.pad(z, padding, constant_values=-jnp.inf) if steps * width > n else z
+    else:
+        room = jnp.broadcast_to(
+            jnp.where(z[..., :1] == z[..., :1], -jnp.inf, -jnp.inf).astype(z.dtype),
+            (*z.shape[:-1], steps * width),
+        )
+        z = jax.lax.dynamic_update_slice_in_dim(room, z, offset, axis=-1)
+    place = jnp.arange(width, dtype=jnp.int32)
+    # Made from the scores: in a loop they must vary over a mesh as those do.
+    nothing = jnp.where(z[..., 0] == z[..., 0], 0, 0).astype(jnp.int32)
+    nothing = jnp.broadcast_to(_leading(nothing, len(shape)), shape)
+    lowest = jnp.where(nothing == 0, -jnp.inf, -jnp.inf).astype(z.dtype)
+
+    def advance(step, state):
+        best, index = state
+        scores = jax.lax.dynamic_slice_in_dim(z, step * width, width, axis=-1)
+        if temperature is None:
+            scores = difference(scores, top)
+        else:
+            scores = cooled(scores, temperature, _LAST, top)
+        noise = gumbel_blocks(key, shape, first + step * chunk, chunk, z.dtype)
+        scores = _leading(scores, noise.ndim) + noise
+        # NaN, which stands for a row that has one, is never above anything.
+        highest = jnp.max(scores, axis=-1)
+        hit = scores == highest[..., None]
+        where = jnp.min(jnp.where(hit, _leading(place, noise.ndim), width), axis=-1)
+        above = highest > best
+        return (
+            jnp.where(above, highest, best),
+            jnp.where(above, first * BLOCK + step * width + where, index),
+        )
+
+    return jax.lax.fori_loop(0, steps, advance, (lowest, nothing))
+
+
+def _leading(x: Array, ndim: int) -> Array:
+    return x.reshape((1,) * (ndim - x.ndim) + x.shape)

@@ -1,0 +1,138 @@
+"""The concrete distribution: classes relaxed to points of the simplex, with their density."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import problem
+from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._simplex import log_probabilities
+from jsoftmax.mappings import softmax
+from jsoftmax.sampling._blocks import gumbel
+from jsoftmax.sampling._distribution import Distribution, number_or_array, spread
+from jsoftmax.sampling._keys import leading_shape, one_key
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class RelaxedCategorical(Distribution):
+    r"""The distribution of :math:`x = \mathrm{softmax}((z + g)/τ)` for Gumbel noise g.
+
+    Its draws lie inside the simplex and are differentiable in z and τ. As τ → 0 they become the
+    one-hot draws of `Categorical`; the largest entry of a draw is at class i with probability
+    softmax(z)_i for every τ. A pytree like `Categorical`.
+
+    Args:
+        logits: scores z of shape [..., K]; the classes are the last axis, the rest is the batch.
+        temperature: τ ≥ 0, a number or an array [..., 1]. At 0 there are draws, but no density.
+        where: boolean mask that broadcasts to `logits`. Draws are 0 at other classes.
+
+    Raises:
+        TypeError: if `logits` are not real numbers or `where` is not boolean.
+        ValueError: if shapes do not fit, there are no classes, or `temperature` is a negative
+            number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> d = RelaxedCategorical(jnp.array([0.0, 1.0, -jnp.inf]), 0.5)
+        >>> x = d.sample(jax.random.key(0), (1000,))
+        >>> print(x.shape, x[:, 2].max(), x[0].sum())
+        (1000, 3) 0.0 1.0
+        >>> print(d.log_prob(jnp.array([0.5, 0.5, 0.0])))
+        -0.93338
+
+    Reference:
+        C. J. Maddison, A. Mnih and Y. W. Teh, "The concrete distribution", ICLR 2017; E. Jang,
+        S. Gu and B. Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017.
+    """
+
+    _fields = ("logits", "temperature", "where")
+    logits: Array
+    temperature: Any
+    where: Array | None
+
+    def __init__(
+        self, logits: ArrayLike, temperature: ArrayLike, *, where: ArrayLike | None = None
+    ):
+        problem("RelaxedCategorical", logits, -1, where, temperature=temperature)
+        known = checks.known_values(temperature)
+        if known is not None and not (known >= 0).all():
+            raise ValueError(
+                f"jsoftmax.RelaxedCategorical: `temperature` must be at least 0, got {temperature}."
+            )
+        self.logits = jnp.asarray(logits)
+        self.temperature = number_or_array(temperature, self.logits.shape)
+        self.where = None if where is None else spread(where, self.logits.shape)
+
+    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Independent draws, differentiable in the logits and the temperature.
+
+        Args:
+            key: a key of `jax.random`.
+            shape: how many draws from each distribution.
+
+        Returns:
+            Points of the simplex [*shape, *batch, K], of the dtype of the logits; zeros where there
+            is no class. Noise is drawn in float32 at least.
+        """
+        key = one_key("RelaxedCategorical.sample", key)
+        shape = leading_shape("RelaxedCategorical.sample", shape)
+        ask = problem("RelaxedCategorical.sample", self.logits, -1, self.where)
+        noise = gumbel(key, (*shape, *self.batch_shape), self.classes, ask.z.dtype)
+        z = ask.z.reshape((1,) * len(shape) + ask.z.shape) + noise
+        return softmax(z, temperature=self.temperature).astype(ask.dtype)
+
+    def log_prob(self, value: ArrayLike) -> Float[Array, "..."]:
+        r"""The logarithm of the density with respect to all coordinates but one.
+
+        .. math:: \log Γ(K) + (K-1) \log τ
+                  + \sum_i \Big(\log\frac{e^{z_i} x_i^{-τ}}{\sum_j e^{z_j} x_j^{-τ}} - \log x_i\Big)
+
+        over the classes that take part. Where a draw has been rounded to the edge of the simplex
+        the density is not defined, and −∞ is returned.
+
+        Args:
+            value: points x of the simplex, of a shape [..., K] that broadcasts with the logits.
+
+        Returns:
+            One number a point, in float32 at least.
+
+        Raises:
+            ValueError: if the shape of `value` does not fit, or the temperature is the number 0.
+        """
+        if checks.static_number(self.temperature) == 0:
+            raise ValueError(
+                "jsoftmax.RelaxedCategorical.log_prob: at `temperature` 0 there is no density; "
+                "take Categorical.log_prob, or a temperature above 0."
+            )
+        ask = problem("RelaxedCategorical.log_prob", self.logits, -1, self.where)
+        x = checks.as_array("RelaxedCategorical.log_prob", "value", value).astype(ask.z.dtype)
+        try:
+            shape = jnp.broadcast_shapes(x.shape, ask.z.shape)
+        except ValueError:
+            shape = ()
+        if x.ndim == 0 or x.shape[-1] != self.classes or not shape:
+            raise ValueError(
+                f"jsoftmax.RelaxedCategorical.log_prob: `value` of shape {x.shape} does not "
+                f"broadcast with `logits` of shape {ask.z.shape}. Give it one entry a class."
+            )
+        x, z = spread(x, shape), spread(ask.z, shape)
+        t = jnp.asarray(self.temperature, z.dtype)
+        t = t.reshape((1,) * (len(shape) - t.ndim) + t.shape)
+        part = z > -jnp.inf
+        inside = part & (x > 0)
+        log_x = jnp.log(jnp.where(inside, x, 1))
+        a = jnp.where(part, z - t * log_x, -jnp.inf)
+        log_share = log_probabilities(a, None, Tsallis(1.0), ClassAxis((-1,)))
+        terms = jnp.where(part, jnp.where(part, log_share, 0) - log_x, 0)
+        classes = jnp.maximum(jnp.sum(part, -1), 1).astype(z.dtype)
+        scale = jax.lax.lgamma(classes) + (classes - 1) * jnp.log(t[..., 0])
+        off = jnp.any(part & (x <= 0), -1) | jnp.any(~part & (x != 0), -1)
+        density = jnp.where(off, -jnp.inf, scale + jnp.sum(terms, -1))
+        bad = jnp.any(x != x, -1) | jnp.any(z != z, -1)
+        return jnp.where(bad, jnp.nan, density)
