@@ -38,6 +38,16 @@ from jsoftmax.mappings import (
     topk_entmax,
     topk_sigmoid,
 )
+from jsoftmax.policies import (
+    epsilon_mixture,
+    importance_ratio,
+    kl_divergence,
+    log_importance_ratio,
+    log_prob,
+    mellowmax,
+    mellowmax_temperature,
+    sample_action,
+)
 
 __version__ = "0.1.0"
 
@@ -52,16 +62,24 @@ __all__ = [
     "entmax_loss",
     "entmax_sparse",
     "entropy",
+    "epsilon_mixture",
     "fenchel_young_loss",
     "free_energy",
     "hardmax",
     "heat_capacity",
+    "importance_ratio",
+    "kl_divergence",
+    "log_importance_ratio",
     "log_partition",
+    "log_prob",
     "log_softmax",
     "logsumexp",
     "mean_energy",
+    "mellowmax",
+    "mellowmax_temperature",
     "normmax",
     "normmax_loss",
+    "sample_action",
     "smoothmax",
     "soft_argmax",
     "softmax",
