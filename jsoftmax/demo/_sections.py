@@ -37,4 +37,9 @@ SECTIONS = (
         "jsoftmax.demo._digits",
         "classify handwritten digits with softmax, sparsemax, entmax and a learned gate",
     ),
+    Section(
+        "acting",
+        "jsoftmax.demo._acting",
+        "explore bandits at every temperature, and cross a gridworld by soft value iteration",
+    ),
 )

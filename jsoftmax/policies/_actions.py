@@ -150,7 +150,8 @@ def log_prob(
     elif ask.family.alpha == 1:
         z = cooled(ask.z, ask.temperature, ask.classes)
         value = -expected_log_loss(z, hit, ask.classes)
-        value = jnp.where(ask.classes.max(z) == -jnp.inf, -jnp.inf, value)
+        never = (value == -jnp.inf) | (ask.classes.max(z) == -jnp.inf)
+        value = jnp.where(never, -jnp.inf, value)  # where nothing is to be gained by any move
     else:
         log_p = ask.log_probabilities()
         p = jnp.exp(log_p)
