@@ -15,7 +15,7 @@ INF, NAN = np.inf, np.nan
 near = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13)
 X = np.random.default_rng(2).standard_normal((4, 5)) * 2
 MASK = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 1, 0], [0, 1, 0, 0, 0], [0, 1, 1, 1, 1]], bool)
-OMEGAS = [-20.0, -1.0, 1e-9, 0.3, 1.0, 8.0, 500.0]
+OMEGAS = [-20.0, -1.0, 1e-6, 0.3, 8.0, 500.0]
 mellow = jax.jit(js.mellowmax)
 temperature = jax.jit(js.mellowmax_temperature)
 slopes = jax.jit(jax.grad(lambda x, omega: js.mellowmax(x, omega).sum(), (0, 1)))
@@ -30,9 +30,9 @@ def oracle(x, omega):
 
 @pytest.mark.parametrize("omega", OMEGAS)
 def test_it_is_the_logarithm_of_a_mean_of_exponentials(omega):
-    near(mellow(X, omega), oracle(X, omega).astype(float), rtol=2e-10 if omega == 1e-9 else 1e-12)
+    near(mellow(X, omega), oracle(X, omega).astype(float), atol=2e-12)
     masked = [float(oracle(x[m], omega)) for x, m in zip(X, MASK, strict=True)]
-    near(mellow(np.where(MASK, X, NAN), omega, where=MASK), masked, rtol=2e-10)
+    near(mellow(np.where(MASK, X, NAN), omega, where=MASK), masked, atol=2e-12)
 
 
 def test_it_is_logsumexp_less_what_equal_values_have_too_much():
@@ -46,7 +46,7 @@ def test_its_limits_are_minimum_mean_and_maximum():
         near(js.mellowmax(X, infinite), X.max(-1))
         near(js.mellowmax(X, -infinite), X.min(-1))
     near(js.mellowmax(X, 1e-40), X.mean(-1))
-    near(mellow(X.astype(np.float32), np.float32(1e-30)), X.mean(-1), rtol=1e-5)
+    near(mellow(X.astype(np.float32), np.float32(1e-30)), X.mean(-1), atol=1e-6)
     rows = js.mellowmax(X, np.array([[0.0], [INF], [-INF], [1.0]]))
     near(rows, [X[0].mean(), X[1].max(), X[2].min(), oracle(X[3], 1.0)])
 
@@ -112,7 +112,7 @@ def test_infinite_and_missing_values():
 
 
 def test_what_it_cannot_use_is_explained():
-    with pytest.raises(ValueError, match=r"jsoftmax.mellowmax: `omega` of shape \(5,\).*size 1"):
+    with pytest.raises(ValueError, match=r"jsoftmax.mellowmax: `omega` of shape \(1, 5\).*size 1"):
         js.mellowmax(X, np.ones(5))
     with pytest.raises(ValueError, match=r"jsoftmax.mellowmax.*`values`.*no classes"):
         js.mellowmax(np.ones((2, 0)))
@@ -164,7 +164,9 @@ def test_edges_of_its_policy_are_those_of_softmax():
     """+∞ takes all, −∞ nothing, nobody has nothing; NaN stays in its row."""
     x = np.array([[1.0, INF, INF], [-INF, 1.0, 2.0], [-INF, -INF, -INF], [NAN, 1.0, 2.0]])
     p = np.asarray(js.softmax(x, temperature=js.mellowmax_temperature(x, 2.0)))
-    near(p[:3], [[0, 0.5, 0.5], [0, 0.5, 0.5], [0, 0, 0]])
+    near(p[::2], [[0, 0.5, 0.5], [0, 0, 0]])
+    assert p[1, 0] == 0
+    near(p[1, 1:] @ x[1, 1:], js.mellowmax(x[1], 2.0))
     assert np.isnan(p[3]).all()
 
 

@@ -179,12 +179,20 @@ def test_dtypes_of_results(dtype):
 
 
 @functools.cache
-def counts(alpha, epsilon, temperature):
-    draws = js.sample_action(
-        KEY, np.broadcast_to(Z[1], (20_000, 5)), alpha, where=np.array([1, 0, 1, 1, 1], bool),
-        epsilon=epsilon, temperature=temperature,
-    )  # fmt: skip
-    return np.bincount(np.asarray(draws), minlength=5)
+def act(alpha):
+    def many(z, where, temperature, epsilon):
+        z = jnp.broadcast_to(z, (20_000, 5))
+        return js.sample_action(
+            KEY, z, alpha, where=where, temperature=temperature, epsilon=epsilon
+        )
+
+    return jax.jit(many)
+
+
+def counts(row, alpha=1.0, where=(True,) * 5, temperature=1.0, epsilon=0.0):
+    """How often each of five actions is drawn in 20,000 draws."""
+    drawn = act(alpha)(np.asarray(row), np.asarray(where), temperature, epsilon)
+    return np.bincount(np.asarray(drawn), minlength=5)
 
 
 @pytest.mark.parametrize(
