@@ -18,7 +18,7 @@ RANKS = {
     "mappings": 1,
     "losses": 2,
     "sampling": 2,
-    "policies": 2,
+    "policies": 3,
     "calibration": 3,
     "attention": 3,
     "vocabulary": 3,

@@ -119,11 +119,11 @@ def _box_cox_jvp(primals, tangents):
         tangent = tangent + jnp.exp((a_array - 1) * jnp.log(p)) * d_p
     if not isinstance(d_a, SymbolicZero):
         log_p = jnp.log(p)
-        tangent = tangent + log_p * log_p * _second_order(a_array * log_p) * d_a
+        tangent = tangent + log_p * log_p * second_order(a_array * log_p) * d_a
     return _box_cox(p, a), tangent
 
 
-def _second_order(x: Array) -> Array:
+def second_order(x: Array) -> Array:
     """(x eˣ − eˣ + 1)/x² = Σ_k xᵏ/((k+2) k!), differentiable at 0 too."""
     small = jnp.abs(x) < 0.25
     near, far = jnp.where(small, x, 0), jnp.where(small, 1, x)

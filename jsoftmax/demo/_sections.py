@@ -42,4 +42,9 @@ SECTIONS = (
         "jsoftmax.demo._calibration",
         "make an over-confident classifier honest, and give it sets that hold the answer",
     ),
+    Section(
+        "acting",
+        "jsoftmax.demo._acting",
+        "explore bandits at every temperature, and cross a gridworld by soft value iteration",
+    ),
 )

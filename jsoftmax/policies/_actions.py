@@ -1,0 +1,200 @@
+"""To act: draw an action from a policy, and say afterwards how probable it was."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._simplex import cooled
+from jsoftmax.losses._cross_entropy import expected_log_loss, mass_of_the_rest, refined_log
+from jsoftmax.losses._targets import one_hot
+from jsoftmax.policies._epsilon import mixed, read_epsilon
+from jsoftmax.policies._sample import check_key, draw
+
+
+def sample_action(
+    key: ArrayLike,
+    preferences: ArrayLike,
+    alpha: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    epsilon: ArrayLike = 0.0,
+) -> Int[Array, "..."]:
+    r"""Draw an action from the policy that preferences, α, temperature and ε define.
+
+    .. math:: a ∼ (1 - ε)\, \mathrm{entmax}_α(z/T) + ε\, u
+
+    With the default α = 1 the policy is `softmax`; with `temperature=0` it is greedy and breaks
+    ties at random. An action of probability zero is never drawn. What was drawn is scored by
+    `log_prob` with the same arguments.
+
+    Args:
+        key: a `jax.random` key. One serves a whole batch.
+        preferences: action values or logits z of shape [..., K, ...], any real dtype.
+        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
+        axis: the action axis; or axes, whose actions are numbered row-major.
+        where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
+            the share ε too. So are those with a preference of −∞.
+        temperature: T, a number or an array with size 1 along `axis`.
+        epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
+
+    Returns:
+        One int32 a row, from 0 to K − 1; −1 in a row without any allowed action, or with NaN.
+
+    Raises:
+        TypeError: if `key` is not a key, `preferences` are not real numbers or `where` is not
+            boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no actions, or `alpha`
+            or `epsilon` is a number out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> q = jnp.array([[1.0, 5.0, 2.0], [0.3, 0.2, 0.1]])
+        >>> print(sample_action(jax.random.key(0), q, temperature=0.0))
+        [1 0]
+        >>> only = jnp.array([False, False, True])
+        >>> print(sample_action(jax.random.key(0), q, epsilon=0.5, where=only))
+        [2 2]
+    """
+    key = check_key("sample_action", key)
+    ask = _policy("sample_action", preferences, alpha, axis, where, temperature)
+    share = read_epsilon("sample_action", epsilon, ask)
+    if share is not None:
+        p = mixed(ask.probabilities(), share, _allowed(ask), ask.classes)
+        log_p = _log(p)
+    else:
+        log_p = ask.log_probabilities()
+    return draw(key, jax.lax.stop_gradient(log_p), ask.classes)
+
+
+def log_prob(
+    preferences: ArrayLike,
+    actions: ArrayLike,
+    alpha: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    epsilon: ArrayLike = 0.0,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The log-probability of actions under the policy that `sample_action` draws from.
+
+    .. math:: \log π(a), \qquad π = (1 - ε)\, \mathrm{entmax}_α(z/T) + ε\, u
+
+    It is right to a few eps also where π(a) underflows (with ε = 0) or is almost 1, and its
+    gradient is finite everywhere: 0 for an action that a sparse policy does not take. A policy
+    gradient is the gradient of its product with an advantage.
+
+    Args:
+        preferences: action values or logits z of shape [..., K, ...], any real dtype.
+        actions: integers of the shape of `preferences` without the action axis (numbered row-major
+            if `axis` is a tuple).
+        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
+        axis: the action axis or axes.
+        where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
+            the share ε too. So are those with a preference of −∞.
+        temperature: T, a number or an array with size 1 along `axis`.
+        epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
+        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+
+    Returns:
+        One number a row, in float32 at least: −∞ for an action of probability zero, NaN for a
+        number that is no action in a `jax.Array`, whose values are not checked.
+
+    Raises:
+        TypeError: if `preferences` are not real numbers, `actions` are not integers or `where` is
+            not boolean.
+        ValueError: if shapes do not fit, `axis` is out of range, there are no actions, or an
+            action, `alpha` or `epsilon` given by Python or numpy is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> z = jnp.array([1.0, 2.0, 8.0])
+        >>> print(log_prob(z, 0), log_prob(z, 0, alpha=2.0), log_prob(z, 0, epsilon=0.1))
+        -7.003 -inf -3.376
+
+        One step of REINFORCE with an entropy bonus, by optax:
+
+        >>> import optax
+        >>> from jsoftmax import entropy, softmax
+        >>> actions, advantages = jnp.array([0, 2]), jnp.array([1.5, -0.5])
+        >>> def loss(z):
+        ...     surrogate = -(advantages * log_prob(z, actions)).mean()
+        ...     return surrogate - 0.01 * entropy(softmax(z)).mean()
+        >>> optimizer = optax.sgd(0.1)
+        >>> z = jnp.zeros((2, 3))
+        >>> updates, _ = optimizer.update(jax.grad(loss)(z), optimizer.init(z))
+        >>> print(optax.apply_updates(z, updates))
+        [[ 0.05 -0.025 -0.025 ]
+         [ 0.0083 0.0083 -0.0167]]
+
+    Reference:
+        R. J. Williams, "Simple statistical gradient-following algorithms for connectionist
+        reinforcement learning", 1992.
+    """
+    ask = _policy("log_prob", preferences, alpha, axis, where, temperature, axis_name)
+    share = read_epsilon("log_prob", epsilon, ask)
+    hit, valid = _read_actions("log_prob", actions, ask)
+    if share is not None:
+        p = mixed(ask.probabilities(), share, _allowed(ask), ask.classes)
+        value = _log(ask.classes.take(p, hit > 0))
+    elif ask.family.alpha == 1:
+        z = cooled(ask.z, ask.temperature, ask.classes)
+        value = -expected_log_loss(z, hit, ask.classes)
+        never = (value == -jnp.inf) | (ask.classes.max(z) == -jnp.inf)
+        value = jnp.where(never, -jnp.inf, value)  # where nothing is to be gained by any move
+    else:
+        log_p = ask.log_probabilities()
+        p = jnp.exp(log_p)
+        value = ask.classes.take(refined_log(log_p, p, mass_of_the_rest(p, ask.classes)), hit > 0)
+    return ask.squeezed(jnp.where(valid, value, jnp.nan))
+
+
+def _policy(function, preferences, alpha, axis, where, temperature, axis_name=None) -> Problem:
+    return problem(
+        function, preferences, axis, where, alpha=alpha, temperature=temperature,
+        axis_name=axis_name, called="preferences",
+    )  # fmt: skip
+
+
+def _allowed(ask: Problem) -> Array:
+    """1 for actions that may be taken. Masked ones have z = −∞ as well."""
+    return (ask.z != -jnp.inf).astype(ask.z.dtype)
+
+
+def _log(p: Array) -> Array:
+    """log p, −∞ at 0 with the gradient 0 there."""
+    return jnp.where(p == 0, -jnp.inf, jnp.log(jnp.where(p == 0, 1, p)))
+
+
+def _read_actions(function: str, actions: Any, ask: Problem) -> tuple[Array, Array]:
+    """One-hot rows of the actions, and whether each is an action at all."""
+    shape, array = ask.z.shape, jnp.asarray(actions)
+    rows = tuple(n for a, n in enumerate(shape, -len(shape)) if a not in ask.classes.axis)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `actions` has dtype {array.dtype}; give the integers that "
+            "number the actions."
+        )
+    if array.shape != rows:
+        raise ValueError(
+            f"jsoftmax.{function}: `actions` has shape {array.shape}, but `preferences` of shape "
+            f"{shape} need one action a row, shape {rows}."
+        )
+    known, count = checks.known_values(actions), ask.classes.size(ask.z)
+    if known is not None and ((known < 0) | (known >= count)).any():
+        wrong = known[(known < 0) | (known >= count)].flat[0]
+        raise ValueError(
+            f"jsoftmax.{function}: {wrong} in `actions` is no action: there are {count}, from 0 to "
+            f"{count - 1}."
+        )
+    return one_hot(jnp.expand_dims(array, ask.classes.axis), ask)
