@@ -54,6 +54,7 @@ def concrete_log_prob(
     Example:
         >>> import jax.numpy as jnp
         >>> print(concrete_log_prob(jnp.array([0.2, 0.3, 0.5]), jnp.zeros(3), 1.0))
+        0.7001
 
     Reference:
         C. J. Maddison, A. Mnih and Y. W. Teh, "The concrete distribution", 2016.
@@ -106,6 +107,7 @@ def exp_concrete_log_prob(
         >>> z = jnp.array([0.0, 1.0, 2.0])
         >>> y = gumbel_log_softmax(jax.random.key(0), z, temperature=0.01)
         >>> print(exp_concrete_log_prob(y, z, 0.01) - exp_concrete_log_prob(y, -z, 0.01))
+        5.3856
 
     Reference:
         C. J. Maddison, A. Mnih and Y. W. Teh, "The concrete distribution", 2016, appendix C.3.

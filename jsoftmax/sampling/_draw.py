@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 import jax
@@ -107,6 +108,8 @@ def without_negative(temperature: Array | None, sign: float | Array) -> Array | 
     return jnp.where(sign < 0, jnp.nan, temperature)
 
 
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=1, inline=True)
 def one_hot_max(scores: Array, classes: ClassAxis) -> Array:
     """1 at the largest score, at the first of them if rounding made several equal; no gradient."""
     scores = jax.lax.stop_gradient(scores)

@@ -8,6 +8,7 @@ sampling draws from here too, which makes its Gumbel-max sample the limit of `gu
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,6 +71,8 @@ def gumbel_block(
     return gumbel(jax.random.fold_in(key, number), (*rows, size), dtype)
 
 
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=2, inline=True)
 def gumbel_like(key: Array, z: Array, classes: ClassAxis) -> Array:
     """Independent standard Gumbel noise for every entry of `z`, of its dtype.
 

@@ -28,6 +28,7 @@ class GumbelTopK(NamedTuple):
         >>> import jax, jax.numpy as jnp
         >>> draw = gumbel_topk(jax.random.key(0), jnp.array([0.0, 1.0, 2.0]), k=2)
         >>> print(draw.indices, draw.log_prob)
+        [2 1] -0.7209
     """
 
     indices: Int[Array, "..."]
@@ -73,6 +74,8 @@ def gumbel_topk(
         >>> z = jnp.array([[0.0, 1.0, 2.0], [0.0, -jnp.inf, 0.0]])
         >>> indices, log_prob = gumbel_topk(jax.random.key(0), z, k=2)
         >>> print(jnp.take_along_axis(z, indices, axis=-1), jnp.exp(log_prob))
+        [[2. 1.]
+         [0. 0.]] [0.4863 0.5   ]
 
     Reference:
         W. Kool, H. van Hoof and M. Welling, "Stochastic beams and where to find them", ICML 2019.
@@ -153,6 +156,9 @@ def relaxed_topk(
         >>> z = jnp.array([0.0, 1.0, 2.0, 1.0])
         >>> for t in (1.0, 0.1, 0.0):
         ...     print(relaxed_topk(jax.random.key(0), z, 2, t))
+        [0.         0.3618 0.9568 0.6814]
+        [0. 0. 1. 1.]
+        [0. 0. 1. 1.]
 
     Reference:
         W. Kool, H. van Hoof and M. Welling, "Stochastic beams and where to find them", ICML 2019,
