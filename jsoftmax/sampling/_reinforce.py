@@ -91,6 +91,8 @@ def reinforce_leave_one_out(
         )
     values = values.astype(jnp.promote_types(values.dtype, log_probs.dtype))
     log_probs = log_probs.sum(range(values.ndim, log_probs.ndim)).astype(values.dtype)
-    advantages = jax.lax.stop_gradient(values - values.mean(0)) * (samples / (samples - 1))
+    advantages = jax.lax.stop_gradient(values - values.mean(0, keepdims=True)) * (
+        samples / (samples - 1)
+    )
     score = (advantages * log_probs).mean(0)
     return values.mean(0) + (score - jax.lax.stop_gradient(score))
