@@ -566,7 +566,7 @@ def test_relaxed_subsets_become_those_drawn_without_replacement(alpha):
         return js.relaxed_topk(KEY, z, 2, t, alpha=alpha)
 
     hot = jax.nn.one_hot(js.gumbel_topk(KEY, z, 2).indices, 6).sum(-2)
-    np.testing.assert_array_equal(samples(0.0), hot)
+    near(samples(0.0), hot, atol=1e-7 if alpha is None else 0)
     soft = samples(0.7)
     near(soft.sum(-1), 2)
     assert (soft >= 0).all() and (soft <= 1).all() and ((soft > 0) & (soft < 1)).any()
@@ -625,7 +625,7 @@ def test_classes_that_cannot_be_drawn_do_not_count_in_the_density():
         return js.concrete_log_prob(x, z, 0.5, where=where)
 
     near(density(z, x), np.log(concrete(x[[0, 2]], z[[0, 2]], 0.5)))
-    gradient = jax.grad(density)(z, x)
+    gradient = np.asarray(jax.grad(density)(z, x))
     assert (gradient[[1, 3]] == 0).all() and (gradient[[0, 2]] != 0).all()
     assert density(z, np.array([0.3, 0.1, 0.6, 0.0])) == -INF
     assert js.concrete_log_prob(np.zeros(2), np.full(2, -INF)) == 0

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core._regularizers import FermiDirac
+from jsoftmax.mappings import PartialLogSumExp
 from jsoftmax.mappings._capped import mass, solve_capped
 from jsoftmax.sampling._corrected import check_count
 from jsoftmax.sampling._draw import draw
@@ -98,17 +99,23 @@ def gumbel_topk(
     number = jax.lax.broadcasted_iota(indices.dtype, z.shape, z.ndim - 1)
     lowest = top[..., -1:]
     left = (scores < lowest) | ((scores == lowest) & (number > indices[..., -1:]))
-    rest = jnp.where(left, z, -jnp.inf)
     chosen = jnp.take_along_axis(z, indices, axis=-1)
     enough = chosen > -jnp.inf
-    # From the last to the first, so that small sums are not lost in large ones.
-    remaining = jax.nn.logsumexp(rest, axis=-1, keepdims=True)
-    log_prob = jnp.zeros_like(remaining)
+    chosen = jnp.where(enough, chosen, 0)
+    # A draw at z has log-probability −log(1 + Σ exp(z_j − z)) over who is left after it. From the
+    # last draw to the first, so that small sums are not lost in large ones.
+    after = PartialLogSumExp.of(jnp.where(left, z, -jnp.inf))
+    log_prob = jnp.zeros_like(after.total)
     for t in reversed(range(k)):
-        remaining = jnp.logaddexp(chosen[..., t : t + 1], remaining)
-        log_prob = log_prob + chosen[..., t : t + 1] - remaining
+        drawn_then = chosen[..., t]
+        some = after.total > 0
+        log_odds = after.maximum - drawn_then + jnp.log(jnp.where(some, after.total, 1))
+        log_prob = log_prob - jnp.logaddexp(log_odds, jnp.zeros_like(log_odds))
+        height = jax.lax.stop_gradient(drawn_then)
+        after = after.merge(PartialLogSumExp(height, jnp.exp(drawn_then - height)))
+    log_prob = jnp.where(enough.all(-1), log_prob, -jnp.inf)
     indices = jnp.where(enough, indices, -1)
-    return GumbelTopK(jnp.moveaxis(indices, -1, last), jnp.squeeze(log_prob, -1))
+    return GumbelTopK(jnp.moveaxis(indices, -1, last), log_prob)
 
 
 def relaxed_topk(
