@@ -17,6 +17,7 @@ import optax
 import pytest
 import scipy.integrate
 import scipy.stats
+from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
@@ -27,7 +28,7 @@ from jsoftmax.sampling import _corrected, _draw, _noise
 
 INF, NAN = np.inf, np.nan
 KEY = jax.random.key(7)
-DRAWS = 20_000
+DRAWS = 10_000
 KEYS = jax.random.split(KEY, DRAWS)
 Z = np.array([0.5, -0.3, 1.2, 0.0])
 P_Z = np.exp(Z) / np.exp(Z).sum()
@@ -70,14 +71,39 @@ def exact_gradient(f, p):
     return p * (values - p @ values)
 
 
+# (estimator, function): the gradients of all of them are compiled, and drawn, together.
+ESTIMATES = {
+    "plain, T = 0.5": (
+        functools.partial(js.straight_through_categorical, temperature=0.5),
+        quadratic,
+    ),
+    "plain, T = 1": (js.straight_through_categorical, quadratic),
+    "decoupled": (
+        functools.partial(js.decoupled_straight_through, temperature=2.0, forward_temperature=0.5),
+        quadratic,
+    ),
+    "reinmax, T = 1": (js.reinmax, cubic),
+    "reinmax, T = 2": (functools.partial(js.reinmax, temperature=2.0), cubic),
+    "gumbel": (functools.partial(js.straight_through_gumbel, temperature=0.3), quadratic),
+    "rao": (functools.partial(js.gumbel_rao, temperature=0.3, samples=20), quadratic),
+}
+
+
 @functools.cache
-def gradients(estimator, f=quadratic):
-    """The gradient that each of the keys gives."""
+def estimates():
+    """(gradients, samples) of every estimate for each of the keys."""
 
-    def gradient(key):
-        return jax.grad(lambda z: f(estimator(key, z)))(jnp.asarray(Z))
+    def gradient(key, name):
+        estimator, f = ESTIMATES[name]
 
-    return np.asarray(jax.jit(jax.vmap(gradient))(KEYS))
+        def value(z):
+            x = estimator(key, z)
+            return f(x), x
+
+        return jax.grad(value, has_aux=True)(jnp.asarray(Z))
+
+    found = jax.jit(jax.vmap(lambda key: {name: gradient(key, name) for name in ESTIMATES}))(KEYS)
+    return jax.tree.map(np.asarray, found)
 
 
 def assert_mean(draws, mean):
@@ -101,8 +127,8 @@ def enumerated(derivative, p=P_Z, f=quadratic):
 
 @pytest.mark.parametrize("t", [0.5, 1.0])
 def test_plain_straight_through_has_the_mean_that_enumeration_gives(t):
-    found = gradients(functools.partial(js.straight_through_categorical, temperature=t))
-    assert_mean(found, enumerated(lambda d: jacobian(softmax(Z / t)) / t))
+    mean = enumerated(lambda d: jacobian(softmax(Z / t)) / t)
+    assert_mean(estimates()[f"plain, T = {t:g}"][0], mean)
 
 
 def test_plain_straight_through_is_exact_for_linear_functions():
@@ -112,13 +138,10 @@ def test_plain_straight_through_is_exact_for_linear_functions():
 
 
 def test_decoupled_straight_through_draws_at_one_temperature_and_differentiates_at_another():
-    estimator = functools.partial(
-        js.decoupled_straight_through, temperature=2.0, forward_temperature=0.5
-    )
+    gradients, samples = estimates()["decoupled"]
     p = softmax(Z / 0.5)
-    assert_mean(gradients(estimator), enumerated(lambda d: jacobian(softmax(Z / 2)) / 2, p))
-    x = jax.jit(jax.vmap(lambda key: estimator(key, jnp.asarray(Z))))(KEYS)
-    assert_frequencies(np.asarray(x).sum(0), p)
+    assert_mean(gradients, enumerated(lambda d: jacobian(softmax(Z / 2)) / 2, p))
+    assert_frequencies(samples.sum(0), p)
 
 
 def test_reinmax_is_exact_for_quadratic_functions():
@@ -141,18 +164,17 @@ def test_reinmax_is_exact_for_quadratic_functions():
 @pytest.mark.parametrize("t", [1.0, 2.0])
 def test_reinmax_has_the_mean_that_enumeration_gives(t):
     """Also where it is not exact: of a cubic function, and at another temperature."""
-    found = gradients(functools.partial(js.reinmax, temperature=t), cubic)
+    found = estimates()[f"reinmax, T = {t:g}"][0]
     mean = enumerated(lambda d: 2 * jacobian((softmax(Z / t) + d) / 2) - jacobian(P_Z) / 2, f=cubic)
     assert_mean(found, mean)
     assert abs(mean - exact_gradient(cubic, P_Z)).max() > 0.01
 
 
-@pytest.mark.parametrize("samples", [2, 5])
-def test_leave_one_out_is_unbiased_for_any_function(samples):
+def test_leave_one_out_is_unbiased_for_any_function():
     def gradient(key):
-        return jax.grad(lambda z: js.reinforce_leave_one_out(key, z, cubic, samples))(Z)
+        return jax.grad(lambda z: js.reinforce_leave_one_out(key, z, cubic, 3))(Z)
 
-    assert_mean(np.asarray(jax.jit(jax.vmap(gradient))(KEYS[:5000])), exact_gradient(cubic, P_Z))
+    assert_mean(np.asarray(jax.jit(jax.vmap(gradient))(KEYS)), exact_gradient(cubic, P_Z))
 
 
 def test_leave_one_out_of_two_is_half_the_difference_times_that_of_the_scores():
@@ -206,19 +228,25 @@ def logistic_mean(d, t, slopes):
     return wins + loses
 
 
-@pytest.mark.parametrize("name", ["straight_through_gumbel", "gumbel_rao"])
-def test_straight_through_gumbel_has_the_mean_that_quadrature_gives(name):
+def test_straight_through_gumbel_has_the_mean_that_quadrature_gives():
+    """And Gumbel-Rao the same."""
     t, z = 0.5, jnp.array([0.4, -0.3])
     slopes = np.asarray(jax.vmap(jax.grad(quadratic))(jnp.eye(2)))
-    estimator = ONE_HOT[name]
-    gradient = jax.vmap(lambda key: jax.grad(lambda z: quadratic(estimator(key, z, t)))(z))
     mean = logistic_mean(0.7, t, slopes)
-    assert_mean(np.asarray(jax.jit(gradient)(KEYS)), np.array([mean, -mean]))
+
+    @jax.jit
+    @jax.vmap
+    def gradients(key):
+        estimators = (js.straight_through_gumbel, ONE_HOT["gumbel_rao"])
+        return [jax.grad(lambda z, f=f: quadratic(f(key, z, t)))(z) for f in estimators]
+
+    for found in gradients(KEYS):
+        assert_mean(np.asarray(found), np.array([mean, -mean]))
 
 
 def test_rao_and_blackwell_keep_the_mean_and_lower_the_variance():
-    plain = gradients(functools.partial(js.straight_through_gumbel, temperature=0.3))
-    better = gradients(functools.partial(js.gumbel_rao, temperature=0.3, samples=20))
+    (plain, samples), (better, samples_too) = estimates()["gumbel"], estimates()["rao"]
+    np.testing.assert_array_equal(samples, samples_too)
     assert_mean(plain - better, 0)
     assert (better.var(0) < 0.7 * plain.var(0)).all()
 
@@ -278,46 +306,41 @@ def test_one_key_draws_one_sample_whatever_the_function():
     assert_frequencies(np.asarray(first).sum(0), P_Z)
 
 
-@each(ONE_HOT)
-def test_at_temperature_zero_nothing_is_differentiated(name):
-    if name != "reinmax":  # of which half is not at T
-        gradient = jax.jit(jax.grad(lambda z, t: quadratic(ONE_HOT[name](KEY, z, t))))
-        assert (gradient(Z, 0.0) == 0).all()
-
-
 def test_a_relaxed_sample_of_two_is_a_logistic_function_of_logistic_noise():
-    z, t = jnp.array([0.4, -0.3]), 0.7
-    x = np.asarray(jax.jit(jax.vmap(lambda key: js.gumbel_softmax(key, z, t)[0]))(KEYS))
-    noise = t * np.log(x / (1 - x)) - 0.7
+    x, t = np.asarray(relaxed_pairs(0.7)), 0.7
+    noise = t * np.log(x / (1 - x)) - (Z[0] - Z[1])
     assert scipy.stats.kstest(noise, "logistic").pvalue > 1e-4
 
 
-@pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0])
-def test_relaxed_samples_are_the_mapping_of_scores_with_noise(alpha):
-    """With noise that log E of exponential E has; differentiable in z, T and α."""
+def test_relaxed_samples_are_the_mapping_of_scores_with_noise():
+    """Differentiable in z, T and α."""
     noise = _noise.gumbel_like(KEY, jnp.asarray(Z), ClassAxis((-1,)))
 
-    def sample(z, t, alpha):
-        return js.gumbel_entmax(KEY, z, alpha, temperature=t)
+    @jax.jit
+    def both(*arguments):
+        def sample(z, t, alpha):
+            x = js.gumbel_entmax(KEY, z, alpha, temperature=t)
+            return x, x
 
-    def mapping(z, t, alpha):
-        return js.entmax(z + noise, alpha, temperature=t)
+        def mapping(z, t, alpha):
+            x = js.entmax(z + noise, alpha, temperature=t)
+            return x, x
 
-    arguments = jnp.asarray(Z), jnp.asarray(0.8), jnp.asarray(alpha)
-    for one, other in zip(
-        *(jax.jit(jax.jacobian(f, (0, 1, 2)))(*arguments) for f in (sample, mapping)), strict=True
-    ):
-        near(one, other, atol=1e-11)
-    near(sample(*arguments), mapping(*arguments), atol=1e-11)
+        return [jax.jacobian(f, (0, 1, 2), has_aux=True)(*arguments) for f in (sample, mapping)]
+
+    for alpha in (1.0, 1.5, 2.0):
+        one, other = both(jnp.asarray(Z), jnp.asarray(0.8), jnp.asarray(alpha))
+        chex.assert_trees_all_close(one, other, atol=1e-11)
 
 
 def test_noise_is_gumbel_and_its_largest_values_are_resolved():
     """In float32: no ties at the top, where jax.random.gumbel has steps of log 2."""
+    gumbel = jax.jit(_noise.gumbel, static_argnums=(1, 2))
     for dtype in (jnp.float32, jnp.float64):
-        noise = np.asarray(_noise.gumbel(KEY, (100_000,), dtype))
+        noise = np.asarray(gumbel(KEY, (100_000,), dtype))
         assert noise.dtype == dtype and np.isfinite(noise).all()
         assert scipy.stats.kstest(noise, "gumbel_r").pvalue > 1e-4
-    noise = np.asarray(_noise.gumbel(KEY, (1 << 21,), jnp.float32))
+    noise = np.asarray(gumbel(KEY, (1 << 21,), jnp.float32))
     top = np.sort(noise)[-200:]
     assert len(np.unique(top)) == 200
     assert 10 < top[-1] < 24
@@ -326,7 +349,7 @@ def test_noise_is_gumbel_and_its_largest_values_are_resolved():
 def test_half_precision_draws_from_all_classes_alike():
     """Of uniform draws over 4096 classes in bfloat16 jax.random.categorical favours the first."""
     z = jnp.zeros((400, 4096), jnp.bfloat16)
-    drawn = np.asarray(jnp.argmax(js.gumbel_softmax(KEY, z, 0.0), -1))
+    drawn = np.asarray(jax.jit(lambda z: jnp.argmax(js.gumbel_softmax(KEY, z, 0.0), -1))(z))
     assert_frequencies(np.bincount(drawn // 1024, minlength=4), np.full(4, 0.25))
 
 
@@ -358,25 +381,25 @@ MASK = np.ones((6, 4), bool)
 MASK[4, 2], MASK[5] = False, [False, True, False, True]
 
 
-@functools.cache
-def with_gradient(name):
-    """Sample and gradient of ⟨w, sample⟩ for logits, mask and temperature."""
+@jax.jit
+def with_gradients(z, where, t):
+    """For every sampler the sample and the gradient of ⟨w, sample⟩."""
 
-    def both(z, where, t):
+    def both(sampler):
         def weighed(z):
-            x = SAMPLERS[name](KEY, z, temperature=t, where=where)
+            x = sampler(KEY, z, temperature=t, where=where)
             return (x * jnp.arange(1.0, 5.0)).sum(), x
 
         gradient, x = jax.grad(weighed, has_aux=True)(z)
         return x, gradient
 
-    return jax.jit(both)
+    return {name: both(sampler) for name, sampler in SAMPLERS.items()}
 
 
 @each(SAMPLERS)
 def test_what_is_excluded_is_never_drawn_and_has_gradient_zero(name):
     for t in (2.0, 0.0):
-        x, gradient = map(np.asarray, with_gradient(name)(EDGES, MASK, t))
+        x, gradient = map(np.asarray, with_gradients(EDGES, MASK, t)[name])
         excluded = (EDGES == -INF) | ~MASK
         assert (x[excluded] == 0).all() and (gradient[excluded] == 0).all()
         assert (x[1] == 0).all() and (gradient[1] == 0).all()
@@ -386,10 +409,12 @@ def test_what_is_excluded_is_never_drawn_and_has_gradient_zero(name):
         assert np.isfinite(gradient[[0, 4, 5]]).all()
         if t > 0:
             assert (gradient[[0, 4, 5]] != 0).any(-1).all()
+        elif name != "reinmax":  # of which half is not at T
+            assert (gradient[[0, 4, 5]] == 0).all()
     # Bitwise the same whatever stands behind the mask.
     other = np.where(MASK, EDGES, 1e30)
     for one, same in zip(
-        with_gradient(name)(EDGES, MASK, 0.5), with_gradient(name)(other, MASK, 0.5), strict=True
+        with_gradients(EDGES, MASK, 0.5)[name], with_gradients(other, MASK, 0.5)[name], strict=True
     ):
         np.testing.assert_array_equal(one, same)
 
@@ -399,40 +424,51 @@ def test_a_temperature_below_zero_is_an_error_where_it_is_known_and_nan_where_no
     for t in (-1.0, np.array([[-0.5]])):
         with pytest.raises(ValueError, match=r"jsoftmax.\w+: `temperature` must be at least 0"):
             SAMPLERS[name](KEY, EDGES, temperature=t)
-    x, gradient = with_gradient(name)(EDGES, MASK, -1.0)
+    x, gradient = with_gradients(EDGES, MASK, -1.0)[name]
     assert np.isnan(x[0, 0]) or np.isnan(gradient[0, 0])
 
 
-@each(SAMPLERS)
-def test_dtypes_are_those_of_the_logits_rounded_once(name):
-    sampler = SAMPLERS[name]
+def test_dtypes_are_those_of_the_logits_rounded_once():
     z = jnp.asarray(np.random.default_rng(1).standard_normal((3, 5)), jnp.bfloat16)
-    sample = jax.jit(lambda z: sampler(KEY, z, 0.7))
-    for dtype in (jnp.bfloat16, jnp.float16):
-        np.testing.assert_array_equal(
-            sample(z.astype(dtype)), sample(z.astype(dtype).astype(jnp.float32)).astype(dtype)
-        )
+
+    @jax.jit
+    def samples(z):
+        return {name: sampler(KEY, z, 0.7) for name, sampler in SAMPLERS.items()}
+
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), samples(z.astype(jnp.float32)))
+    chex.assert_trees_all_equal(samples(z), rounded)
     for given, returned in ((jnp.float8_e4m3fn, None), (jnp.float64, None), (jnp.int8, float)):
-        shape = jax.ShapeDtypeStruct((3, 5), given)
-        assert jax.eval_shape(sample, shape).dtype == (returned or given)
+        for x in jax.eval_shape(samples, jax.ShapeDtypeStruct((3, 5), given)).values():
+            assert x.dtype == (returned or given)
 
 
-@each(SAMPLERS)
-def test_a_draw_is_the_same_under_jit_and_vmap(name):
-    """Compiled, for each of many keys, and along any axis."""
-    sampler = SAMPLERS[name]
+def test_a_draw_is_the_same_under_jit_and_vmap_and_along_any_axis():
+    """Whether compiled or not, for one key or many, of either kind, and over several axes."""
     rows = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4)))
-    compiled = jax.jit(lambda key, z: sampler(key, z, 0.7))
-    x = compiled(KEY, rows)
-    near(sampler(KEY, rows, 0.7), x)
-    near(compiled(jax.random.PRNGKey(3), rows), compiled(jax.random.key(3), rows), rtol=0)
-    near(jax.vmap(compiled, (0, None))(KEYS[:2], rows)[1], compiled(KEYS[1], rows))
-    near(jax.jit(lambda z: sampler(KEY, z, 0.7, axis=0))(rows.T), x.T)
-    wide = jax.jit(lambda z: sampler(KEY, z, 0.7, axis=(0, 2)))(
-        rows.reshape(3, 2, 2).swapaxes(0, 1)
-    )
-    near(wide.swapaxes(0, 1).reshape(3, 4), x)
-    assert (x[0] != x[1]).any()
+
+    def samples(key, z, **options):
+        return {name: sampler(key, z, 0.7, **options) for name, sampler in SAMPLERS.items()}
+
+    @jax.jit
+    def all_ways(keys, old_key, rows):
+        in_two = rows.reshape(3, 2, 2).swapaxes(0, 1)
+        return (
+            samples(jax.random.wrap_key_data(old_key), rows),
+            samples(old_key, rows),
+            jax.tree.map(lambda x: x[1], jax.vmap(samples, (0, None))(keys, rows)),
+            jax.tree.map(jnp.transpose, samples(keys[1], rows.T, axis=0)),
+            jax.tree.map(
+                lambda x: x.swapaxes(0, 1).reshape(3, 4), samples(keys[1], in_two, axis=(0, 2))
+            ),
+        )
+
+    first, *others = all_ways(jnp.stack([KEYS[0], KEY]), jax.random.key_data(KEY), rows)
+    others.append({name: SAMPLERS[name](KEY, rows, 0.7) for name in ("gumbel_rao",)})
+    for other in others:
+        for name, x in other.items():
+            near(x, first[name])
+    for x in first.values():
+        assert (x[0] != x[1]).any()
 
 
 def mesh(kind):
@@ -442,20 +478,25 @@ def mesh(kind):
 @pytest.mark.parametrize("classes", [8, 264, 1024])
 def test_noise_does_not_depend_on_how_the_classes_are_split(classes):
     """Whole, over a vmap axis and over devices, whether or not blocks fit the parts."""
-    z = jnp.zeros((3, classes))
-    noise = functools.partial(_noise.gumbel_like, KEY)
-    whole = noise(z, ClassAxis((-1,)))
-    for parts in (2, 8):
-        split = jax.vmap(
-            lambda z: noise(z, ClassAxis((-1,), "classes")), 1, 1, axis_name="classes"
-        )(z.reshape(3, parts, -1))
-        np.testing.assert_array_equal(split.reshape(3, classes), whole)
-    over = jax.shard_map(
-        lambda z: noise(z, ClassAxis((-1,), "classes")),
-        mesh=mesh(AxisType.Auto), in_specs=P(None, "classes"), out_specs=P(None, "classes"),
-    )  # fmt: skip
-    np.testing.assert_array_equal(jax.jit(over)(z), whole)
-    assert len(np.unique(np.asarray(whole))) == whole.size
+    split = ClassAxis((-1,), "classes")
+
+    def part(z):
+        return _noise.gumbel_like(KEY, z, split)
+
+    @jax.jit
+    def all_ways(z):
+        over = jax.vmap(part, 1, 1, axis_name="classes")(z.reshape(3, 2, -1))
+        spec = P(None, "classes")
+        return (
+            _noise.gumbel_like(KEY, z, ClassAxis((-1,))),
+            over.reshape(3, classes),
+            jax.shard_map(part, mesh=mesh(AxisType.Auto), in_specs=spec, out_specs=spec)(z),
+        )
+
+    whole, *others = map(np.asarray, all_ways(jnp.zeros((3, classes))))
+    for other in others:
+        np.testing.assert_array_equal(other, whole)
+    assert len(np.unique(whole)) == whole.size
     blocks = -(-classes // 128)
     assert 0 <= blocks * _noise.block_size(classes) - classes < blocks
 
@@ -470,35 +511,36 @@ SPLIT = {
 }
 
 
-@each(SPLIT)
-def test_samples_of_split_rows_are_those_of_whole_ones(name):
+def test_samples_of_split_rows_are_those_of_whole_ones():
     """Inside shard_map, and under jit on Auto and Explicit meshes: value and gradient."""
     z, weights = np.random.default_rng(2).standard_normal((2, 2, 16))
     z[1, 3] = -INF
     spec = P(None, "classes")
 
-    def both(sampler):
+    def samples(z, **options):
+        return {name: sampler(KEY, z, 0.5, **options) for name, sampler in SPLIT.items()}
+
+    def both(samples):
+        """All samples, and the gradient of their sum, each with a weight of its own."""
+
         def weighed(z):
-            x = sampler(z)
-            return (weights * x).sum(), x
+            x = samples(z)
+            return sum(i * (weights * value).sum() for i, value in enumerate(x.values(), 1)), x
 
         return jax.jit(jax.grad(weighed, has_aux=True))
 
-    def sampler(z, **options):
-        return SPLIT[name](KEY, z, 0.5, **options)
-
-    whole = both(sampler)(z)
+    whole = both(samples)(z)
     auto, explicit = mesh(AxisType.Auto), mesh(AxisType.Explicit)
     split = jax.shard_map(
-        functools.partial(sampler, axis_name="classes"), mesh=auto, in_specs=spec, out_specs=spec
+        functools.partial(samples, axis_name="classes"), mesh=auto, in_specs=spec, out_specs=spec
     )
     chex.assert_trees_all_close(both(split)(z), whole, atol=1e-12)
     placed = jax.device_put(z, NamedSharding(auto, spec))
-    chex.assert_trees_all_close(both(sampler)(placed), whole, atol=1e-12)
+    chex.assert_trees_all_close(both(samples)(placed), whole, atol=1e-12)
     with jax.set_mesh(explicit):
         placed = jax.device_put(z, NamedSharding(explicit, spec))
-        x = jax.jit(sampler)(placed)
-        near(np.asarray(x), np.asarray(whole[1]), atol=1e-12)
+        found = jax.tree.map(np.asarray, jax.jit(samples)(placed))
+    chex.assert_trees_all_close(found, whole[1], atol=1e-12)
 
 
 def enumerated_draws(z, k):
@@ -522,13 +564,17 @@ def test_draws_without_replacement_are_as_frequent_as_enumeration_says():
     assert_frequencies(np.array([found.count(pair) for pair in table]), list(table.values()))
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("k", [3, 5])
 def test_the_probability_of_a_draw_is_differentiable(k):
     """Against finite differences, and against the formula with sums over who was left."""
     z = jnp.array([0.5, -0.3, 0.8, 1.2, 0.0])
-    log_prob = jax.jit(lambda z: js.gumbel_topk(KEY, z, k).log_prob)
+    draw = jax.jit(lambda z: js.gumbel_topk(KEY, z, k))
+
+    def log_prob(z):
+        return draw(z).log_prob
+
     check_grads(log_prob, (z,), order=1, modes=("rev",), eps=1e-6, rtol=1e-6)
-    order = np.asarray(js.gumbel_topk(KEY, z, k).indices)
+    order = np.asarray(draw(z).indices)
     near(log_prob(z), sum(
         z[i] - jax.nn.logsumexp(np.delete(np.asarray(z), order[:t])) for t, i in enumerate(order)
     ))  # fmt: skip
@@ -537,20 +583,24 @@ def test_the_probability_of_a_draw_is_differentiable(k):
 def test_probabilities_of_draws_do_not_cancel():
     """A class with all of the mass leaves e⁻²⁰⁰ for the second draw, and that is shared right."""
     z = jnp.array([200.0, 0.0, 1.0, 0.0], jnp.float32)
-    draw = js.gumbel_topk(KEY, z, 2)
+    draw = jax.jit(lambda z: js.gumbel_topk(KEY, z, 2))(z)
     shares = [0.0, *np.log(softmax(np.array([0.0, 1, 0])))]
     np.testing.assert_allclose(draw.log_prob, shares[draw.indices[1]], rtol=1e-6)
 
 
 def test_a_row_with_too_few_classes_says_so():
     z = jnp.array([[0.0, -INF, 1.0], [-INF, -INF, -INF], [0.0, 1.0, 2.0]])
-    draw = js.gumbel_topk(KEY, z.T, 3, axis=0)
+
+    def drawn(z):
+        draw = js.gumbel_topk(KEY, z.T, 3, axis=0)
+        return draw.log_prob[2], draw
+
+    gradient, draw = jax.jit(jax.grad(drawn, has_aux=True))(z)
     assert draw.indices.shape == (3, 3)
     assert sorted(draw.indices[:, 0].tolist()) == [-1, 0, 2]
     assert (draw.indices[:, 1] == -1).all()
     assert (draw.log_prob[:2] == -INF).all() and np.isfinite(draw.log_prob[2])
-    gradient = jax.grad(lambda z: js.gumbel_topk(KEY, z, 3).log_prob[2])(z)
-    assert np.isfinite(gradient).all()
+    assert np.isfinite(gradient).all() and (gradient[2] != 0).any()
     masked = js.gumbel_topk(
         KEY, jnp.array([0.0, NAN, 1.0]), 2, where=jnp.array([True, False, True])
     )
@@ -565,7 +615,7 @@ def test_relaxed_subsets_become_those_drawn_without_replacement(alpha):
     def samples(t):
         return js.relaxed_topk(KEY, z, 2, t, alpha=alpha)
 
-    hot = jax.nn.one_hot(js.gumbel_topk(KEY, z, 2).indices, 6).sum(-2)
+    hot = jax.nn.one_hot(jax.jit(lambda z: js.gumbel_topk(KEY, z, 2).indices)(z), 6).sum(-2)
     near(samples(0.0), hot, atol=1e-7 if alpha is None else 0)
     soft = samples(0.7)
     near(soft.sum(-1), 2)
@@ -580,22 +630,32 @@ def concrete(x, z, t):
     return math.factorial(n - 1) * t ** (n - 1) * np.prod(weighed / x) / weighed.sum() ** n
 
 
+@jax.jit
+def relaxed_pairs(t):
+    """The first of two classes, for each key."""
+    return jax.vmap(lambda key: js.gumbel_softmax(key, Z[:2], t)[0])(KEYS)
+
+
+@jax.jit
+def density(x, z, t):
+    return jnp.exp(js.concrete_log_prob(x, z, t))
+
+
 @pytest.mark.parametrize("t", [0.4, 1.0, 3.0])
 def test_the_concrete_density_is_that_of_the_paper_and_integrates_to_one(t):
-    density = jax.jit(lambda x, z: jnp.exp(js.concrete_log_prob(x, z, t)))
     x = np.random.default_rng(5).dirichlet(np.ones(4), 50)
-    near(density(x, Z), [concrete(row, Z, t) for row in x], rtol=1e-10)
+    near(density(x, Z, t), [concrete(row, Z, t) for row in x], rtol=1e-10)
     # Over u with x = u³(10 − 15u + 6u²), which takes the poles at the ends away.
     u, weight = np.polynomial.legendre.leggauss(400)
     u, weight = (u + 1) / 2, weight / 2
     first = u**3 * (10 - 15 * u + 6 * u**2)
     jacobian = 30 * u**2 * (1 - u) ** 2
     pair = np.stack([first, 1 - first], -1)
-    total = (density(pair, Z[:2]) * jacobian * weight).sum()
+    total = (density(pair, Z[:2], t) * jacobian * weight).sum()
     np.testing.assert_allclose(total, 1, atol=1e-4)
     # And its mean is that of the samples.
-    mean = (density(pair, Z[:2]) * first * jacobian * weight).sum()
-    samples = jax.jit(jax.vmap(lambda key: js.gumbel_softmax(key, Z[:2], t)[0]))(KEYS)
+    mean = (density(pair, Z[:2], t) * first * jacobian * weight).sum()
+    samples = relaxed_pairs(t)
     assert abs(samples.mean() - mean) < 5 * samples.std() / np.sqrt(DRAWS) + 1e-4
 
 
@@ -756,25 +816,31 @@ def everything(key, z):
     return sum(jnp.where(jnp.isfinite(y), y, 0).sum() for y in x)
 
 
-def test_strict_promotion_leaks_and_nan_debugging_find_nothing():
-    """Rows with −∞, of −∞ alone, of ties and of huge gaps."""
+def test_strict_promotion_and_the_search_for_leaks_find_nothing():
+    gradient = jax.jit(jax.grad(everything, argnums=1))
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.checking_leaks(),
+    ):
+        found = gradient(KEY, jnp.ones((2, 4), jnp.float32))
+    assert np.isfinite(found).all()
+
+
+def test_no_nan_is_formed_on_the_way():
+    """For rows with −∞, of −∞ alone, of ties and of huge gaps, in no operation, forth or back."""
     rows = jnp.array([[1, -INF, 0.5, 3], [-INF] * 4, [5] * 4, [1e30, 0, 1, 2]], jnp.float32)
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        with jax.checking_leaks():
-            function = jax.jit(jax.value_and_grad(everything, argnums=1))
-            value, gradient = function(KEY, rows)
-        assert np.isfinite(value) and np.isfinite(gradient).all()
-    with jax.debug_nans(True):
-        value_too, gradient_too = jax.value_and_grad(everything, argnums=1)(KEY, rows)
-    np.testing.assert_allclose(value, value_too, rtol=1e-5)
-    np.testing.assert_allclose(gradient, gradient_too, rtol=1e-4, atol=1e-6)
+    function = checkify.checkify(jax.grad(everything, argnums=1), errors=checkify.nan_checks)
+    error, gradient = jax.jit(function)(KEY, rows)
+    error.throw()
+    assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_every_function_and_gradient_is_exported_for_every_platform(platform):
+def test_every_function_and_gradient_is_exported_for_every_platform():
     def function(data, z):
         return jax.grad(everything, argnums=1)(jax.random.wrap_key_data(data), z)
 
     arguments = jax.random.key_data(KEY), jnp.ones((2, 4), jnp.float32)
-    exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
-    assert exported.platforms == (platform,)
+    platforms = ("cpu", "cuda", "tpu")
+    exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
+    assert exported.platforms == platforms

@@ -65,9 +65,8 @@ class GumbelSoftmax(nn.Module):
 
     def current_temperature(self) -> ArrayLike:
         """T as it is now."""
-        if callable(self.temperature):
-            return self.temperature(self.count.value)
-        return self.temperature
+        schedule: Any = self.temperature
+        return schedule(self.count.value) if callable(schedule) else schedule
 
     def __call__(
         self,
@@ -90,5 +89,5 @@ class GumbelSoftmax(nn.Module):
             key = self.make_rng(self.rng_collection)
         sample = choice(key, logits, temperature, self.alpha, self.axis, where, self.hard)
         if callable(self.temperature) and not quiet and not self.is_initializing():
-            self.count.value = optax.safe_increment(self.count.value)
+            self.count.value = jnp.asarray(optax.safe_increment(self.count.value))
         return sample
