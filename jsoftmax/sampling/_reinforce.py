@@ -11,7 +11,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._simplex import log_probabilities
 from jsoftmax.sampling._corrected import check_count
-from jsoftmax.sampling._draw import draw
+from jsoftmax.sampling._draw import draw, one_hot_max
+from jsoftmax.sampling._noise import gumbel_like
 
 
 def reinforce_leave_one_out(
@@ -78,7 +79,7 @@ def reinforce_leave_one_out(
     log_p = log_probabilities(ask.z, None, ask.family, classes)
 
     def sample(key: Array) -> tuple[Array, Array]:
-        hard = draw(name, key, logits, 1.0, axis, where, None).hard()
+        hard = one_hot_max(ask.z + gumbel_like(key, ask.z, classes), classes)
         return drawn.returned(hard), ask.squeezed(classes.take(log_p, hard > 0))
 
     one_hot, log_probs = jax.vmap(sample)(jax.random.split(drawn.key, samples))
