@@ -184,7 +184,8 @@ def test_a_draw_is_the_same_under_jit_and_vmap_and_along_any_axis():
     rows = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4)))
 
     def samples(key, z, **options):
-        return {name: sampler(key, z, 0.7, **options) for name, sampler in SAMPLERS.items()}
+        names = ("gumbel_softmax", "straight_through_gumbel", "gumbel_rao", "reinmax")
+        return {name: SAMPLERS[name](key, z, 0.7, **options) for name in names}
 
     @jax.jit
     def all_ways(keys, old_key, rows):
@@ -200,7 +201,7 @@ def test_a_draw_is_the_same_under_jit_and_vmap_and_along_any_axis():
         )
 
     first, *others = all_ways(jnp.stack([KEYS[0], KEY]), jax.random.key_data(KEY), rows)
-    others.append({name: SAMPLERS[name](KEY, rows, 0.7) for name in ("gumbel_rao",)})
+    others.append({"gumbel_softmax": js.gumbel_softmax(KEY, rows, 0.7)})
     for other in others:
         for name, x in other.items():
             near(x, first[name])
@@ -262,7 +263,7 @@ def test_samples_of_split_rows_are_those_of_whole_ones():
 
         def weighed(z):
             x = samples(z)
-            return sum(i * (weights * value).sum() for i, value in enumerate(x.values(), 1)), x
+            return sum(i * (weights * x[name]).sum() for i, name in enumerate(SPLIT, 1)), x
 
         return jax.jit(jax.grad(weighed, has_aux=True))
 
@@ -365,12 +366,11 @@ def test_other_mistakes_are_answered_with_function_argument_and_remedy(unchecked
 
 
 def everything(key, z):
-    """Every function of the folder once, in the dtype of the logits."""
+    """What is made of noise here, once each; the mappings themselves are tested where they are."""
     t = jnp.full((1,), 0.5, z.dtype)
     where = jnp.array([True, True, False, True])
-    x = [sampler(key, z, t, where=where) for sampler in SAMPLERS.values()]
+    x = [sampler(key, z, t, where=where) for sampler in ONE_HOT.values()]
     x.append(js.gumbel_log_softmax(key, z, t))
-    x.append(js.relaxed_topk(key, z, 2, t))
     x.append(js.gumbel_topk(key, z, 2, where=where).log_prob)
     x.append(js.reinforce_leave_one_out(key, z, lambda x: x.sum(-1), where=where))
     x.append(js.concrete_log_prob(js.gumbel_softmax(key, z, t), z, t))
