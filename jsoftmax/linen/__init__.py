@@ -1,6 +1,7 @@
 """Flax Linen modules: parameters around the functions; twins of jsoftmax.nnx."""
 
 from jsoftmax.linen._entmax import Entmax
+from jsoftmax.linen._gumbel_softmax import GumbelSoftmax
 from jsoftmax.linen._readout import EntmaxReadout
 
-__all__ = ["Entmax", "EntmaxReadout"]
+__all__ = ["Entmax", "EntmaxReadout", "GumbelSoftmax"]

@@ -1,0 +1,93 @@
+"""A layer that chooses: relaxed samples whose temperature is annealed as training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.sampling._choice import choice
+
+
+class GumbelSoftmax(nn.Module):
+    r"""`jsoftmax.gumbel_softmax`, or `gumbel_entmax`, with keys and a temperature of its own.
+
+    .. math:: x = \mathrm{entmax}_α\big((z + G)/T\big)
+
+    In training it draws noise from an rng stream, and each call is a step of the schedule: apply
+    it with `mutable=["annealing"]`, where the number of calls is kept. In evaluation, with
+    `deterministic=True`, it draws none and counts none.
+
+    Args:
+        temperature: T ≥ 0, a number, an array with size 1 along `axis`, or a schedule that takes
+            the number of calls so far to T, as optax makes them.
+        alpha: α > 0; 1 is Gumbel-softmax, 2 Gumbel-sparsemax.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        hard: whether to return one-hot samples, with the derivative of the relaxed ones.
+        deterministic: whether to leave the noise out: then x is `jsoftmax.entmax` of the logits
+            or, if `hard`, 1 at the largest.
+        rng_collection: the name of the rng stream.
+
+    Raises:
+        flax.errors.ModifyScopeVariableError: if a schedule cannot advance, because "annealing" is
+            not mutable.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> annealed = optax.exponential_decay(1.0, 1, 0.5, end_value=0.1)
+        >>> choose = GumbelSoftmax(annealed, hard=True)
+        >>> z, key = jnp.array([0.0, 1.0, 2.0]), jax.random.key(0)
+        >>> variables = choose.init(key, z)
+        >>> x, variables = choose.apply(variables, z, rngs={"gumbel": key}, mutable=["annealing"])
+        >>> print(x, choose.apply(variables, method="current_temperature"))
+        [0. 0. 1.] 0.5
+        >>> print(choose.apply(variables, z, deterministic=True))
+        [0. 0. 1.]
+
+    Reference:
+        E. Jang, S. Gu and B. Poole, "Categorical reparameterization with Gumbel-softmax", 2016.
+    """
+
+    temperature: Any = 1.0
+    alpha: Any = 1.0
+    axis: int | tuple[int, ...] = -1
+    hard: bool = False
+    deterministic: bool = False
+    rng_collection: str = "gumbel"
+
+    def setup(self):
+        """Keep a count where there is a schedule."""
+        if callable(self.temperature):
+            self.count = self.variable("annealing", "count", lambda: jnp.zeros((), jnp.int32))
+
+    def current_temperature(self) -> ArrayLike:
+        """T as it is now."""
+        schedule: Any = self.temperature
+        return schedule(self.count.value) if callable(schedule) else schedule
+
+    def __call__(
+        self,
+        logits: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        rng: Array | None = None,
+    ) -> Float[Array, "..."]:
+        """Samples of the shape and dtype of `logits`; classes where the mask is False have none.
+
+        `deterministic`, and `rng`, a key, go before what the module has.
+        """
+        temperature = self.current_temperature()
+        quiet = self.deterministic if deterministic is None else deterministic
+        key = rng
+        if quiet:
+            key = None
+        elif key is None:
+            key = self.make_rng(self.rng_collection)
+        sample = choice(key, logits, temperature, self.alpha, self.axis, where, self.hard)
+        if callable(self.temperature) and not quiet and not self.is_initializing():
+            self.count.value = jnp.asarray(optax.safe_increment(self.count.value))
+        return sample

@@ -1,0 +1,40 @@
+"""What the modules return: with noise or without, relaxed or one-hot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+from jaxtyping import ArrayLike
+
+from jsoftmax.core._problem import problem
+from jsoftmax.mappings import entmax
+from jsoftmax.sampling._draw import one_hot_max
+from jsoftmax.sampling._relaxed import gumbel_entmax
+from jsoftmax.sampling._straight_through import straight_through
+
+
+def choice(
+    key: Array | None,
+    logits: ArrayLike,
+    temperature: ArrayLike,
+    alpha: ArrayLike,
+    axis: int | tuple[int, ...],
+    where: Any,
+    hard: bool,
+) -> Array:
+    """A sample drawn with `key`, or without a key the most probable class; relaxed unless `hard`.
+
+    Where it is hard it is one-hot, and has the derivative of what is relaxed.
+    """
+    if key is None:
+        soft = entmax(logits, alpha, axis, where=where, temperature=temperature)
+        if not hard:
+            return soft
+        ask = problem("GumbelSoftmax", logits, axis, where)
+        return straight_through(one_hot_max(ask.z, ask.classes), soft)
+    soft = gumbel_entmax(key, logits, alpha, axis, where=where, temperature=temperature)
+    if not hard:
+        return soft
+    one_hot = gumbel_entmax(key, logits, alpha, axis, where=where, temperature=0.0)
+    return straight_through(one_hot, soft)

@@ -1,0 +1,124 @@
+"""What every function here begins with: a problem, a key, and the noise that goes with its scores.
+
+One key draws one sample. Whatever function is called, relaxed, one-hot or in order, the noise of a
+key is the same, so that its answers are the limits and the gradients of one another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._scores import difference
+from jsoftmax.core._simplex import cooled
+from jsoftmax.sampling._noise import check_key, gumbel_like
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """A problem whose scores are measured from the largest of their row, and Gumbel noise for them.
+
+    A huge score would swallow the noise; measured from the largest, those that can win are small.
+    Of a row with scores of +∞ these are 0 and the rest are out of reach: their limit.
+    """
+
+    ask: Problem
+    key: Array
+    noise: Array
+
+    @property
+    def scores(self) -> Array:
+        """Scores with noise; the largest is at a sample from softmax of the scores."""
+        return self.ask.z + self.noise
+
+    @property
+    def movable(self) -> Array:
+        """The scores to differentiate: those of −∞, which nothing moves, are 0 here."""
+        return jnp.where(self.ask.z == -jnp.inf, 0, self.ask.z)
+
+    def hard(self, temperature: Array | None = None) -> Array:
+        """A sample from softmax(z/T), one-hot; a row of zeros where there is no class to draw."""
+        z = cooled(self.ask.z, temperature, self.ask.classes)
+        return one_hot_max(z + self.noise, self.ask.classes)
+
+    def soft(self, scores: Array) -> Array:
+        """The relaxed arg max of `scores` at the temperature of the problem."""
+        ask = dataclasses.replace(self.ask, z=scores)
+        if ask.is_hard:
+            return one_hot_max(scores, ask.classes)
+        p = ask.probabilities()
+        if ask.temperature is None:
+            return p
+        return jnp.where(ask.temperature == 0, one_hot_max(scores, ask.classes), p)
+
+    def returned(self, sample: Array) -> Array:
+        """In the dtype of the logits."""
+        return sample.astype(self.ask.dtype)
+
+
+def draw(
+    function: str,
+    key: Any,
+    logits: Any,
+    temperature: Any,
+    axis: int | tuple[int, ...],
+    where: Any,
+    axis_name: Hashable | None,
+    *,
+    alpha: Any = 1.0,
+) -> Draw:
+    """Check the arguments of `function` and draw the noise of its key."""
+    key = check_key(function, key)
+    check_temperature(function, "temperature", temperature)
+    ask = problem(
+        function, logits, axis, where, alpha=alpha, temperature=temperature, axis_name=axis_name
+    )
+    ask = dataclasses.replace(
+        ask,
+        z=difference(ask.z, ask.classes.max(ask.z)),
+        temperature=without_negative(ask.temperature, ask.sign),
+    )
+    return Draw(ask, key, gumbel_like(key, ask.z, ask.classes))
+
+
+def check_temperature(function: str, name: str, temperature: Any, zero: bool = True) -> None:
+    """A temperature below 0 would turn the noise over with the scores."""
+    known = checks.known_values(temperature)
+    if known is not None and ((known < 0) if zero else (known <= 0)).any():
+        least = "at least 0" if zero else "above 0"
+        raise ValueError(
+            f"jsoftmax.{function}: `{name}` must be {least}, got {temperature!r}. To draw small "
+            "scores instead of large ones, negate the logits."
+        )
+
+
+def without_negative(temperature: Array | None, sign: float | Array) -> Array | None:
+    """The temperature, but NaN where it was found below 0 only now."""
+    if temperature is None or isinstance(sign, float):
+        return temperature
+    return jnp.where(sign < 0, jnp.nan, temperature)
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=1, inline=True)
+def one_hot_max(scores: Array, classes: ClassAxis) -> Array:
+    """1 at the largest score, at the first of them if rounding made several equal; no gradient."""
+    scores = jax.lax.stop_gradient(scores)
+    top = classes.max(scores)
+    index = classes.index(scores)
+    last = jnp.iinfo(index.dtype).max
+    at_top = jnp.where((scores == top) & (scores > -jnp.inf), index, last)
+    first = jnp.min(at_top, axis=classes.axis, keepdims=True)
+    if classes.axis_name is not None:
+        first = jax.lax.pmin(first, classes.axis_name)
+    one_hot = (at_top == first) & (first < last)
+    return jnp.where(top == top, one_hot.astype(scores.dtype), top)

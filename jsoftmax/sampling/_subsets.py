@@ -1,0 +1,182 @@
+"""Samples of k classes: without replacement and in order, and relaxed ones with k ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jsoftmax.core._regularizers import FermiDirac
+from jsoftmax.mappings import PartialLogSumExp
+from jsoftmax.mappings._capped import mass, solve_capped
+from jsoftmax.sampling._corrected import check_count
+from jsoftmax.sampling._draw import draw
+
+
+class GumbelTopK(NamedTuple):
+    """The result of `gumbel_topk`: classes in the order in which they were drawn.
+
+    Args:
+        indices: class numbers, with k along the class axis; −1 where a row had no class left.
+        log_prob: log-probability of the ordered draw, of the shape of the rows; −∞ where a row
+            has fewer than k classes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> draw = gumbel_topk(jax.random.key(0), jnp.array([0.0, 1.0, 2.0]), k=2)
+        >>> print(draw.indices, draw.log_prob)
+        [2 1] -0.7209
+    """
+
+    indices: Int[Array, "..."]
+    log_prob: Float[Array, "..."]
+
+
+def gumbel_topk(
+    key: Array,
+    logits: ArrayLike,
+    k: int,
+    axis: int = -1,
+    *,
+    where: ArrayLike | None = None,
+) -> GumbelTopK:
+    r"""k classes drawn one after the other from softmax, without replacement, in one pass.
+
+    .. math:: P(i_1, …, i_k) = \prod_{t=1}^k
+              \frac{e^{z_{i_t}}}{\sum_{j \notin \{i_1, …, i_{t-1}\}} e^{z_j}}
+
+    They are the k largest of z + G. The first is the class that `gumbel_softmax` of the same key
+    has as its arg max; all of them are those of `relaxed_topk` at T = 0. The log-probability is
+    differentiable in the logits, for score-function estimators.
+
+    Args:
+        key: one key of `jax.random`.
+        logits: scores z of shape [..., K, ...], any real dtype. Classes of −∞ are never drawn.
+        k: how many, from 1 to K; static.
+        axis: the class axis, one only.
+        where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn.
+
+    Returns:
+        A `GumbelTopK`: indices with k along `axis`, and the log-probability of each row's ordered
+        draw, in float32 at least.
+
+    Raises:
+        TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean, `k`
+            not an int or `axis` a tuple.
+        ValueError: if `key` is a batch of keys, shapes do not fit, `axis` is out of range, there
+            are no classes, or `k` is not from 1 to K.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> z = jnp.array([[0.0, 1.0, 2.0], [0.0, -jnp.inf, 0.0]])
+        >>> indices, log_prob = gumbel_topk(jax.random.key(0), z, k=2)
+        >>> print(jnp.take_along_axis(z, indices, axis=-1), jnp.exp(log_prob))
+        [[2. 1.]
+         [0. 0.]] [0.4863 0.5   ]
+
+    Reference:
+        W. Kool, H. van Hoof and M. Welling, "Stochastic beams and where to find them", ICML 2019.
+    """
+    if isinstance(axis, tuple | list):
+        raise TypeError(f"jsoftmax.gumbel_topk: `axis` must be a single axis, got {axis!r}.")
+    check_count("gumbel_topk", "k", k)
+    drawn = draw("gumbel_topk", key, logits, 1.0, axis, where, None)
+    ask = drawn.ask
+    last = ask.classes.axis[0]
+    z = jnp.moveaxis(ask.z, last, -1)
+    scores = jax.lax.stop_gradient(jnp.moveaxis(drawn.scores, last, -1))
+    if k > z.shape[-1]:
+        raise ValueError(
+            f"jsoftmax.gumbel_topk: `k` is {k}, but `logits` of shape {ask.z.shape} have only "
+            f"{z.shape[-1]} classes along axis {axis}; without replacement no more can be drawn."
+        )
+    top, indices = jax.lax.top_k(scores, k)
+    # Who was not drawn: lower, or as high and further on, since of equals the first is taken.
+    number = jax.lax.broadcasted_iota(indices.dtype, z.shape, z.ndim - 1)
+    lowest = top[..., -1:]
+    left = (scores < lowest) | ((scores == lowest) & (number > indices[..., -1:]))
+    chosen = jnp.take_along_axis(z, indices, axis=-1)
+    enough = chosen > -jnp.inf
+    chosen = jnp.where(enough, chosen, 0)
+    # A draw at z has log-probability −log(1 + Σ exp(z_j − z)) over who is left after it. From the
+    # last draw to the first, so that small sums are not lost in large ones.
+    after = PartialLogSumExp.of(jnp.where(left, z, -jnp.inf))
+    log_prob = jnp.zeros_like(after.total)
+    for t in reversed(range(k)):
+        drawn_then = chosen[..., t]
+        some = after.total > 0
+        log_odds = after.maximum - drawn_then + jnp.log(jnp.where(some, after.total, 1))
+        log_prob = log_prob - jnp.logaddexp(log_odds, jnp.zeros_like(log_odds))
+        height = jax.lax.stop_gradient(drawn_then)
+        after = after.merge(PartialLogSumExp(height, jnp.exp(drawn_then - height)))
+    log_prob = jnp.where(enough.all(-1), log_prob, -jnp.inf)
+    indices = jnp.where(enough, indices, -1)
+    return GumbelTopK(jnp.moveaxis(indices, -1, last), log_prob)
+
+
+def relaxed_topk(
+    key: Array,
+    logits: ArrayLike,
+    k: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    alpha: ArrayLike | None = 1.5,
+    where: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""A relaxed sample of k classes without replacement: `topk_entmax` of scores with noise.
+
+    .. math:: x = \mathrm{topk}_α\big((z + G)/T,\; k\big), \qquad 0 ≤ x_i ≤ 1,\; \sum_i x_i = k
+
+    As T falls to 0, x becomes k-hot: the classes of `gumbel_topk` of the same key. No x_i passes 1,
+    as it can in sums of successive softmaxes (Xie and Ermon, 2019).
+
+    Args:
+        key: one key of `jax.random`.
+        logits: scores z of shape [..., K, ...], any real dtype.
+        k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
+            `axis`, differentiable; whole or not.
+        temperature: T ≥ 0, a number or an array with size 1 along `axis`.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        alpha: α > 0, a number or an array with size 1 along `axis`; None for the logistic form
+            of `topk_sigmoid`, in which no x_i is 0 or 1.
+        where: boolean mask that broadcasts to `logits`.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        x of the shape and dtype of `logits` (the default float dtype for integers), summing to k
+        along `axis`.
+
+    Raises:
+        TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.
+        ValueError: if `key` is a batch of keys, shapes do not fit, `axis` is out of range, there
+            are no classes, or `temperature`, `alpha` or `k` is a number out of range. Traced values
+            out of range give NaN.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> z = jnp.array([0.0, 1.0, 2.0, 1.0])
+        >>> for t in (1.0, 0.1, 0.0):
+        ...     print(relaxed_topk(jax.random.key(0), z, 2, t))
+        [0.         0.3618 0.9568 0.6814]
+        [0. 0. 1. 1.]
+        [0. 0. 1. 1.]
+
+    Reference:
+        W. Kool, H. van Hoof and M. Welling, "Stochastic beams and where to find them", ICML 2019,
+        for the noise; B. Amos, V. Koltun and J. Z. Kolter, "The limited multi-label projection
+        layer", 2019, for the logistic form.
+    """
+    drawn = draw(
+        "relaxed_topk", key, logits, temperature, axis, where, axis_name,
+        alpha=1.0 if alpha is None else alpha,
+    )  # fmt: skip
+    ask = dataclasses.replace(drawn.ask, z=drawn.scores)
+    family = FermiDirac() if alpha is None else ask.family
+    x = solve_capped(ask, jnp.ones((), ask.z.dtype), mass("relaxed_topk", k, ask), family)
+    return drawn.returned(x)
