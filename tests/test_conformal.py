@@ -301,13 +301,13 @@ def test_over_many_draws_coverage_has_its_beta_distribution():
 @pytest.mark.parametrize(
     ("key", "error", "message"),
     [
-        (0, TypeError, "`key` must be a key"),
-        (np.zeros(2, np.uint32), TypeError, "`key` must be a key"),
-        (jnp.zeros(2), TypeError, "`key` must be a key"),
+        (0, TypeError, "`key` is 0"),
+        (np.zeros(2, np.uint32), TypeError, "`key` is a numpy array"),
+        (jnp.zeros(2), TypeError, "`key` is an array of dtype float"),
         (
             lambda: jax.random.split(jax.random.key(0)),
             ValueError,
-            "is a batch of keys of shape (2,)",
+            "`key` of shape (2,) is not one key",
         ),
     ],
 )

@@ -242,7 +242,8 @@ def test_the_relaxed_density_is_that_of_the_paper():
     wide = js.RelaxedCategorical(np.insert(Z, 1, 5.0, -1), t, where=np.arange(5) != 1)
     near(wide.log_prob(np.insert(x, 1, 0.0, -1)), np.log(density))
     assert (np.asarray(wide.log_prob(np.insert(x, 1, 0.1, -1))) == -INF).all()
-    assert js.RelaxedCategorical(Z[0], t).log_prob(np.array([1.0, 0, 0, 0])) == -INF
+    # At a corner the density is infinite for T < K − 1, and taken as near it as floats go.
+    assert 700 < js.RelaxedCategorical(Z[0], t).log_prob(np.array([1.0, 0, 0, 0])) < INF
     near(js.RelaxedCategorical(Z, t).log_prob(x[:1])[0], np.log(density[0]))
 
 

@@ -166,7 +166,7 @@ def test_dtypes_of_results(dtype):
     wide = jnp.array([1, 2, 0], float)
     assert js.log_prob(z, 0).dtype == (jnp.float64 if dtype == jnp.int8 else jnp.float32)
     near(js.log_prob(z, 0), js.log_prob(wide, 0), rtol=1e-6)
-    assert js.sample_action(KEY, z).dtype == jnp.int32
+    assert js.sample_action(KEY, z).dtype == jnp.zeros((), int).dtype
     assert js.mellowmax(z).dtype == js.mellowmax_temperature(z).dtype == js.log_prob(z, 0).dtype
     if dtype != jnp.int8:
         p = js.epsilon_mixture(js.softmax(z), 0.1)
@@ -328,12 +328,12 @@ def test_an_epsilon_mixture_keeps_what_is_masked_at_zero():
 @pytest.mark.parametrize(
     ("key", "error", "words"),
     [
-        (None, TypeError, "`key` must be a jax.random key, not None"),
-        (0, TypeError, "`key` must be a jax.random key, not 0."),
-        (np.array([0, 1], np.uint32), TypeError, "`key` must be a jax.random key, not array"),
+        (None, TypeError, "`key` is None"),
+        (0, TypeError, "`key` is 0"),
+        (np.array([0, 1], np.uint32), TypeError, "`key` is a numpy array"),
         (jnp.zeros(2), TypeError, "`key` is an array of dtype float"),
-        (jax.random.split(KEY, 3), ValueError, r"`key` has shape \(3,\).*vmap"),
-        (jax.random.key_data(jax.random.split(KEY, 3)), ValueError, "`key` has shape.*vmap"),
+        (jax.random.split(KEY, 3), ValueError, r"`key` of shape \(3,\).*vmap"),
+        (jax.random.key_data(jax.random.split(KEY, 3)), ValueError, "`key` of shape.*vmap"),
     ],
 )
 def test_what_is_no_key_is_explained(key, error, words, unchecked):

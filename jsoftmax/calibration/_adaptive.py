@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.calibration._examples import classes_back, classes_first
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
 
 
@@ -122,7 +123,7 @@ def aps_scores(
     before = jnp.where(first > 0, jnp.take_along_axis(mass, jnp.maximum(first - 1, 0), -1), 0)
     own = jnp.take_along_axis(mass, last, -1) - before
     if key is not None:
-        own = own * jax.random.uniform(_one_key(function, key), (*own.shape[:-1], 1), dtype)
+        own = own * jax.random.uniform(one_key(function, key), (*own.shape[:-1], 1), dtype)
     scores = before + own
     scores = scores + penalty * jnp.maximum((last + 1).astype(dtype) - free, 0)
     scores = jnp.take_along_axis(scores, jnp.argsort(order, axis=-1), -1)
@@ -147,24 +148,3 @@ def _not_negative(function: str, name: str, x: Any, dtype: np.dtype) -> Array:
     if (number is not None and not number >= 0) or jnp.ndim(x):
         raise ValueError(f"jsoftmax.{function}: `{name}` must be one number ≥ 0, got {x!r}.")
     return jnp.asarray(x, dtype)
-
-
-def _one_key(function: str, key: Any) -> Array:
-    """The key, if it is one: made by `jax.random.key`, or of the old form by `PRNGKey`."""
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            one = key.ndim == 0
-        elif key.dtype == jnp.uint32 and key.ndim and key.shape[-1] == 2:
-            one = key.ndim == 1
-        else:
-            one = None
-        if one:
-            return key
-        if one is False:
-            raise ValueError(
-                f"jsoftmax.{function}: `key` is a batch of keys of shape {key.shape}; give one, or "
-                "use jax.vmap."
-            )
-    raise TypeError(
-        f"jsoftmax.{function}: `key` must be a key, as jax.random.key(0) makes it, not {key!r}."
-    )

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._simplex import cooled
 from jsoftmax.losses._cross_entropy import expected_log_loss, mass_of_the_rest, refined_log
 from jsoftmax.losses._targets import one_hot
 from jsoftmax.policies._epsilon import mixed, read_epsilon
-from jsoftmax.policies._sample import check_key, draw
+from jsoftmax.sampling import sample_from
 
 
 def sample_action(
@@ -47,7 +48,8 @@ def sample_action(
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
 
     Returns:
-        One int32 a row, from 0 to K − 1; −1 in a row without any allowed action, or with NaN.
+        One number a row, from 0 to K − 1, in the default integer dtype; −1 in a row without any
+        allowed action, or with NaN.
 
     Raises:
         TypeError: if `key` is not a key, `preferences` are not real numbers or `where` is not
@@ -64,15 +66,13 @@ def sample_action(
         >>> print(sample_action(jax.random.key(0), q, epsilon=0.5, where=only))
         [2 2]
     """
-    key = check_key("sample_action", key)
+    key = one_key("sample_action", key)
     ask = _policy("sample_action", preferences, alpha, axis, where, temperature)
     share = read_epsilon("sample_action", epsilon, ask)
+    p = ask.probabilities()
     if share is not None:
-        p = mixed(ask.probabilities(), share, _allowed(ask), ask.classes)
-        log_p = _log(p)
-    else:
-        log_p = ask.log_probabilities()
-    return draw(key, jax.lax.stop_gradient(log_p), ask.classes)
+        p = mixed(p, share, _allowed(ask), ask.classes)
+    return sample_from(key, jax.lax.stop_gradient(p), axis)
 
 
 def log_prob(

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Int, UInt32
 
-from jsoftmax.sampling._keys import leading_shape, one_key
+from jsoftmax.core._keys import one_key
+from jsoftmax.sampling._shapes import leading_shape
 from jsoftmax.sampling._words import Words, product_high
 
 _FULL = 2**32  # what a column of the table holds

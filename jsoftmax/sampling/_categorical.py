@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.mappings import entropy
 from jsoftmax.sampling._distribution import Distribution, number_or_array, spread
 from jsoftmax.sampling._exact import categorical, entries, sample_from
-from jsoftmax.sampling._keys import leading_shape, one_key
+from jsoftmax.sampling._shapes import leading_shape
 
 
 @jax.tree_util.register_pytree_with_keys_class

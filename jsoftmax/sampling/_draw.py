@@ -17,10 +17,11 @@ from jax import Array
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled
-from jsoftmax.sampling._noise import check_key, gumbel_like
+from jsoftmax.sampling._noise import gumbel_like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def draw(
     alpha: Any = 1.0,
 ) -> Draw:
     """Check the arguments of `function` and draw the noise of its key."""
-    key = check_key(function, key)
+    key = one_key(function, key)
     check_temperature(function, "temperature", temperature)
     ask = problem(
         function, logits, axis, where, alpha=alpha, temperature=temperature, axis_name=axis_name

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled
-from jsoftmax.sampling._blocks import BLOCK, covering, gumbel_blocks
 from jsoftmax.sampling._exact import classes_last, rows_of
-from jsoftmax.sampling._keys import one_key, sample_shape
+from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks
+from jsoftmax.sampling._shapes import sample_shape
 
 _LAST = ClassAxis((-1,))
 _AT_ONCE = 2**18  # numbers of noise in memory, about
@@ -39,7 +40,8 @@ def gumbel_argmax(
     The same distribution as `categorical`, which is many times faster. Here every class has noise
     of its own that depends on the key and its number alone. So with the same key other logits give
     a draw that is coupled to this one: it stays the same unless another class overtakes. The noise
-    is made in blocks of 128 classes and never held as a whole.
+    is made in blocks of classes and never held as a whole. It is that of `gumbel_softmax`, which
+    at T = 0 gives the same draw one-hot.
 
     Args:
         key: a key of `jax.random`.
@@ -57,8 +59,7 @@ def gumbel_argmax(
 
     Returns:
         Class numbers from 0 to K − 1, in the default integer dtype. −1 where there is nothing to
-        draw: a row without any class, or with NaN in it. Noise is drawn in float32 at least, from
-        64 bits a class.
+        draw: a row without any class, or with NaN in it. Noise is drawn in float32 at least.
 
     Raises:
         TypeError: if `key` is no key, `logits` are not real numbers, `where` is not boolean, or
@@ -86,7 +87,8 @@ def gumbel_argmax(
     top = classes_last(top, ask.classes)
     t = None if ask.temperature is None else classes_last(ask.temperature, ask.classes)
 
-    best, index = _streamed(key, z, top, t, shape, axis_name)
+    size = block_size(ask.classes.size(ask.z))
+    best, index = _streamed(key, z, top, t, shape, size, axis_name)
     if axis_name is not None:
         highest = jax.lax.pmax(best, axis_name)
         most = jnp.iinfo(jnp.int32).max
@@ -96,14 +98,14 @@ def gumbel_argmax(
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnames=("shape", "axis_name"), inline=True)
-def _streamed(key, z, top, temperature, shape, axis_name):
+@partial(jax.jit, static_argnames=("shape", "size", "axis_name"), inline=True)
+def _streamed(key, z, top, temperature, shape, size, axis_name):
     """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
     n = z.shape[-1]
-    first, offset, blocks = covering(n, axis_name)
-    chunk = min(blocks, max(1, _AT_ONCE // (BLOCK * max(1, math.prod(shape)))))
+    first, offset, blocks = covering(n, size, axis_name)
+    chunk = min(blocks, max(1, _AT_ONCE // (size * max(1, math.prod(shape)))))
     steps = math.ceil(blocks / chunk)
-    width = chunk * BLOCK
+    width = chunk * size
     if isinstance(offset, int):
         padding = [(0, 0)] * (z.ndim - 1) + [(0, steps * width - n)]
         z = jnp.pad(z, padding, constant_values=-jnp.inf) if steps * width > n else z
@@ -126,7 +128,7 @@ def _streamed(key, z, top, temperature, shape, axis_name):
             scores = difference(scores, top)
         else:
             scores = cooled(scores, temperature, _LAST, top)
-        noise = gumbel_blocks(key, shape, first + step * chunk, chunk, z.dtype)
+        noise = gumbel_blocks(key, shape, first + step * chunk, chunk, size, z.dtype)
         scores = _leading(scores, noise.ndim) + noise
         # NaN, which stands for a row that has one, is never above anything.
         highest = jnp.max(scores, axis=-1)
@@ -135,7 +137,7 @@ def _streamed(key, z, top, temperature, shape, axis_name):
         above = highest > best
         return (
             jnp.where(above, highest, best),
-            jnp.where(above, first * BLOCK + step * width + where, index),
+            jnp.where(above, first * size + step * width + where, index),
         )
 
     return jax.lax.fori_loop(0, steps, advance, (lowest, nothing))

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
-from jsoftmax.core._regularizers import Tsallis
-from jsoftmax.core._simplex import log_probabilities
-from jsoftmax.mappings import softmax
-from jsoftmax.sampling._blocks import gumbel
+from jsoftmax.sampling._concrete import concrete_log_prob
 from jsoftmax.sampling._distribution import Distribution, number_or_array, spread
-from jsoftmax.sampling._keys import leading_shape, one_key
+from jsoftmax.sampling._relaxed import gumbel_softmax
+from jsoftmax.sampling._shapes import leading_shape
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -82,10 +80,8 @@ class RelaxedCategorical(Distribution):
         """
         key = one_key("RelaxedCategorical.sample", key)
         shape = leading_shape("RelaxedCategorical.sample", shape)
-        ask = problem("RelaxedCategorical.sample", self.logits, -1, self.where)
-        noise = gumbel(key, (*shape, *self.batch_shape), self.classes, ask.z.dtype)
-        z = ask.z.reshape((1,) * len(shape) + ask.z.shape) + noise
-        return softmax(z, temperature=self.temperature).astype(ask.dtype)
+        z = spread(self.logits, (*shape, *self.logits.shape))
+        return gumbel_softmax(key, z, self.temperature, where=self.where)
 
     def log_prob(self, value: ArrayLike) -> Float[Array, "..."]:
         r"""The logarithm of the density with respect to all coordinates but one.
@@ -93,8 +89,8 @@ class RelaxedCategorical(Distribution):
         .. math:: \log Γ(K) + (K-1) \log τ
                   + \sum_i \Big(\log\frac{e^{z_i} x_i^{-τ}}{\sum_j e^{z_j} x_j^{-τ}} - \log x_i\Big)
 
-        over the classes that take part. Where a draw has been rounded to the edge of the simplex
-        the density is not defined, and −∞ is returned.
+        over the classes that take part: `concrete_log_prob`. An entry that has been rounded to 0 is
+        taken for the smallest normal number.
 
         Args:
             value: points x of the simplex, of a shape [..., K] that broadcasts with the logits.
@@ -121,18 +117,5 @@ class RelaxedCategorical(Distribution):
                 f"jsoftmax.RelaxedCategorical.log_prob: `value` of shape {x.shape} does not "
                 f"broadcast with `logits` of shape {ask.z.shape}. Give it one entry a class."
             )
-        x, z = spread(x, shape), spread(ask.z, shape)
-        t = jnp.asarray(self.temperature, z.dtype)
-        t = t.reshape((1,) * (len(shape) - t.ndim) + t.shape)
-        part = z > -jnp.inf
-        inside = part & (x > 0)
-        log_x = jnp.log(jnp.where(inside, x, 1))
-        a = jnp.where(part, z - t * log_x, -jnp.inf)
-        log_share = log_probabilities(a, None, Tsallis(1.0), ClassAxis((-1,)))
-        terms = jnp.where(part, jnp.where(part, log_share, 0) - log_x, 0)
-        classes = jnp.maximum(jnp.sum(part, -1), 1).astype(z.dtype)
-        scale = jax.lax.lgamma(classes) + (classes - 1) * jnp.log(t[..., 0])
-        off = jnp.any(part & (x <= 0), -1) | jnp.any(~part & (x != 0), -1)
-        density = jnp.where(off, -jnp.inf, scale + jnp.sum(terms, -1))
-        bad = jnp.any(x != x, -1) | jnp.any(z != z, -1)
-        return jnp.where(bad, jnp.nan, density)
+        x, z = spread(x, shape), spread(self.logits, shape)
+        return concrete_log_prob(x, z, self.temperature, where=self.where)

@@ -1,39 +1,10 @@
-"""Keys and shapes of samples, checked before any work."""
+"""Shapes of samples, checked before any work."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-
-_REMEDY = "Make one with jax.random.key(0), and a new one for every draw with jax.random.split."
-
-
-def one_key(function: str, key: Any) -> Array:
-    """`key` as a typed key of JAX; one of the older kind, a vector of uint32, will do."""
-    if not isinstance(key, jax.Array):
-        raise TypeError(
-            f"jsoftmax.{function}: `key` must be a key of jax.random, not {type(key).__name__}. "
-            f"{_REMEDY}"
-        )
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        rank = 0
-    elif key.dtype == jnp.uint32:
-        rank = 1
-    else:
-        raise TypeError(
-            f"jsoftmax.{function}: `key` has dtype {key.dtype}, which is no key of jax.random. "
-            f"{_REMEDY}"
-        )
-    if key.ndim != rank:
-        raise ValueError(
-            f"jsoftmax.{function}: `key` of shape {key.shape} is not one key. Take one of them, or "
-            f"`jax.vmap` over them."
-        )
-    return key if rank == 0 else jax.random.wrap_key_data(key)
 
 
 def sample_shape(function: str, shape: Any, rows: tuple[int, ...]) -> tuple[int, ...]:

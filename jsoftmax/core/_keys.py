@@ -1,0 +1,40 @@
+"""Keys of `jax.random`, checked before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def one_key(function: str, key: Any) -> Array:
+    """`key` as one typed key, also if it was made by `jax.random.PRNGKey`."""
+    remedy = "give it one key, such as jax.random.key(0)"
+    if not isinstance(key, jax.Array):
+        raise TypeError(
+            f"jsoftmax.{function}: `key` is {_described(key)}; {remedy}."
+            + (f" For the seed {key}: jax.random.key({key})." if type(key) is int else "")
+        )
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and key.dtype != jnp.uint32:
+        raise TypeError(
+            f"jsoftmax.{function}: `key` is an array of dtype {key.dtype} and shape {key.shape}; "
+            f"{remedy}. Does it stand before `logits`?"
+        )
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(
+            f"jsoftmax.{function}: `key` of shape {key.shape} is not one key; {remedy}. For a "
+            "batch of keys use jax.vmap, for many rows one key is enough."
+        )
+    return key if typed else jax.random.wrap_key_data(key)
+
+
+def _described(key: Any) -> str:
+    if key is None:
+        return "None"
+    if isinstance(key, np.ndarray):
+        return f"a numpy array of dtype {key.dtype} and shape {key.shape}"
+    return f"{key!r} of type {type(key).__name__}"
