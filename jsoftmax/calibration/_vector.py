@@ -173,8 +173,9 @@ def _minimized(objective, start):
         x = optax.apply_updates(x, move)
         return x, memory, _steepest(optax.tree_utils.tree_get(memory, "grad")), step + 1
 
-    state = (start, solver.init(start), _steepest(jax.grad(objective)(start)), 0)
-    x, _, steepest, _ = jax.lax.while_loop(unfinished, improve, state)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes float32 with the default float
+        state = (start, solver.init(start), _steepest(jax.grad(objective)(start)), 0)
+        x, _, steepest, _ = jax.lax.while_loop(unfinished, improve, state)
     return jax.tree.map(lambda leaf: jnp.where(steepest == steepest, leaf, jnp.nan), x)
 
 
