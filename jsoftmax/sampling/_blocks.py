@@ -53,3 +53,11 @@ def _gumbel(high: Array, low: Array, dtype) -> Array:
     u = high.astype(dtype) * 2.0**-32 + (low.astype(dtype) + 0.5) * 2.0**-64
     u = jnp.minimum(u, 1 - float(jnp.finfo(dtype).epsneg))
     return -jnp.log(-jnp.log1p(-u))
+
+
+def whole_chunk(blocks: int, most: int) -> int:
+    """How many blocks to take at once, at most: a divisor if there is one, as a rest is copied."""
+    for chunk in range(min(most, blocks), most // 4, -1):
+        if blocks % chunk == 0:
+            return chunk
+    return min(most, blocks)

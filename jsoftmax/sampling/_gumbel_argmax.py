@@ -14,7 +14,7 @@ from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled
-from jsoftmax.sampling._blocks import BLOCK, covering, gumbel_blocks
+from jsoftmax.sampling._blocks import BLOCK, covering, gumbel_blocks, whole_chunk
 from jsoftmax.sampling._exact import classes_last, rows_of
 from jsoftmax.sampling._keys import one_key, sample_shape
 
@@ -101,7 +101,7 @@ def _streamed(key, z, top, temperature, shape, axis_name):
     """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
     n = z.shape[-1]
     first, offset, blocks = covering(n, axis_name)
-    chunk = min(blocks, max(1, _AT_ONCE // (BLOCK * max(1, math.prod(shape)))))
+    chunk = whole_chunk(blocks, max(1, _AT_ONCE // (BLOCK * max(1, math.prod(shape)))))
     steps = math.ceil(blocks / chunk)
     width = chunk * BLOCK
     if isinstance(offset, int):
