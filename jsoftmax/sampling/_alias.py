@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -46,7 +47,7 @@ class AliasTable(NamedTuple):
     aliases: Int[Array, "..."]
 
     @classmethod
-    def of(cls, weights: ArrayLike) -> AliasTable:
+    def of(cls, weights: ArrayLike | Sequence[float]) -> AliasTable:
         r"""The table of weights, which need not sum to 1. O(K log K), by numpy, outside of `jit`.
 
         The weights are rounded to multiples of 2⁻³²/K of their sum, so that the table, whose

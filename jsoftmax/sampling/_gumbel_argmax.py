@@ -16,7 +16,7 @@ from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled
 from jsoftmax.sampling._exact import classes_last, rows_of
-from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks
+from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks, whole_chunk
 from jsoftmax.sampling._shapes import sample_shape
 
 _LAST = ClassAxis((-1,))
@@ -103,7 +103,7 @@ def _streamed(key, z, top, temperature, shape, size, axis_name):
     """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
     n = z.shape[-1]
     first, offset, blocks = covering(n, size, axis_name)
-    chunk = min(blocks, max(1, _AT_ONCE // (size * max(1, math.prod(shape)))))
+    chunk = whole_chunk(blocks, max(1, _AT_ONCE // (size * max(1, math.prod(shape)))))
     steps = math.ceil(blocks / chunk)
     width = chunk * size
     if isinstance(offset, int):

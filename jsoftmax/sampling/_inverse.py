@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.sampling._blocks import whole_chunk
 from jsoftmax.sampling._words import Words, from_limbs, product_high
 
 _LOW = 25  # bits of the lower limb: 128 of them are summed in a uint32
@@ -120,18 +121,12 @@ def _sums(scores: Array, per_row: tuple[Array, ...], weigh: Callable, limbs: _Li
         shape, block = scores.shape[:-1], scores.shape[-1]
         flat = scores.reshape(-1, block)
         parameters = tuple(jnp.broadcast_to(x, (*shape, 1)).reshape(-1, 1) for x in per_row)
-        sums = jax.lax.map(lambda xs: whole(*xs), (flat, *parameters), batch_size=_chunk(len(flat)))
+        sums = jax.lax.map(
+            lambda xs: whole(*xs), (flat, *parameters), batch_size=whole_chunk(len(flat), _CHUNK)
+        )
         return sums.map(lambda x: x.reshape(shape))
 
     return jax.lax.platform_dependent(scores, *per_row, cpu=chunked, default=whole)
-
-
-def _chunk(blocks: int) -> int:
-    """Not more than _CHUNK; a divisor where there is one, since a remainder is copied apart."""
-    for chunk in range(_CHUNK, _CHUNK // 4, -1):
-        if blocks % chunk == 0:
-            return chunk
-    return _CHUNK
 
 
 def _in_one_block(u: Words, ends: Words, scores: Array, per_row, weigh, limbs: _Limbs) -> Array:

@@ -59,6 +59,14 @@ def gumbel_blocks(
     return jax.vmap(block, out_axes=-2)(numbers).reshape(*rows, blocks * size)
 
 
+def whole_chunk(blocks: int, most: int) -> int:
+    """How many blocks to take at once, at most: a divisor if there is one, as a rest is copied."""
+    for chunk in range(min(most, blocks), most // 4, -1):
+        if blocks % chunk == 0:
+            return chunk
+    return min(most, blocks)
+
+
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
 @partial(jax.jit, static_argnums=2, inline=True)
 def gumbel_like(key: Array, z: Array, classes: ClassAxis) -> Array:
