@@ -10,6 +10,7 @@ from jsoftmax.demo._gridworld import World, expected_return, soft_value_iteratio
 WORLD = World.read()
 
 
+@pytest.mark.slow
 def test_the_section_prints_a_table_and_saves_two_pictures(tmp_path, capsys, monkeypatch):
     """One row for each way of acting, and it says where the pictures are."""
     monkeypatch.setattr(_bandit, "RUNS", 20)

@@ -48,8 +48,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m jsoftmax",
-        description="A guided run of jsoftmax on real data, without network: it trains, prints a "
-        "table and saves pictures. It takes about half a minute.",
+        description="A guided run of jsoftmax, without network: it trains and acts, prints tables "
+        "and saves pictures. It takes about a minute.",
         epilog="sections:\n" + "\n".join(f"  {s.name:13}{s.summary}" for s in SECTIONS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=40,
         metavar="N",
-        help="how often training sees each example (default: 40)",
+        help="how often training sees each example, and 25 pulls of a bandit (default: 40)",
     )
     parser.add_argument(
         "--seed",

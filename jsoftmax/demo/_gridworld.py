@@ -69,7 +69,7 @@ class World:
     @property
     def open(self) -> np.ndarray:
         """The states in which there is something to decide."""
-        return self.allowed.any(-1)
+        return np.asarray(self.allowed.any(-1))
 
 
 class Solution(NamedTuple):

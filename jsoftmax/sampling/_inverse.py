@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.sampling._blocks import whole_chunk
+from jsoftmax.sampling._noise import whole_chunk
 from jsoftmax.sampling._words import Words, from_limbs, product_high
 
 _LOW = 25  # bits of the lower limb: 128 of them are summed in a uint32
