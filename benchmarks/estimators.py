@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.progress import track
 
 import jsoftmax
@@ -233,6 +234,10 @@ def _paths(axes: Axes, records: list[dict]) -> None:
         for place, size in zip(zip(x, y, strict=True), sizes, strict=True):
             axes.plot(*place, "o", color=line.get_color(), markersize=size, clip_on=False)
     axes.set(xscale="log", yscale="log", ylim=(FLOOR, None))
+    for scale in (axes.xaxis, axes.yaxis):
+        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        scale.set_major_formatter("{x:g}")
+        scale.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.text(

@@ -60,13 +60,13 @@ class GumbelSoftmax(nn.Module):
 
     def setup(self):
         """Keep a count where there is a schedule."""
-        if callable(self.temperature):
+        self.annealed = callable(self.temperature)
+        if self.annealed:
             self.count = self.variable("annealing", "count", lambda: jnp.zeros((), jnp.int32))
 
     def current_temperature(self) -> ArrayLike:
         """T as it is now."""
-        schedule: Any = self.temperature
-        return schedule(self.count.value) if callable(schedule) else schedule
+        return self.temperature(self.count.value) if self.annealed else self.temperature
 
     def __call__(
         self,
@@ -88,6 +88,6 @@ class GumbelSoftmax(nn.Module):
         elif key is None:
             key = self.make_rng(self.rng_collection)
         sample = choice(key, logits, temperature, self.alpha, self.axis, where, self.hard)
-        if callable(self.temperature) and not quiet and not self.is_initializing():
+        if self.annealed and not quiet and not self.is_initializing():
             self.count.value = jnp.asarray(optax.safe_increment(self.count.value))
         return sample
