@@ -494,6 +494,7 @@ def test_actions_may_be_split_over_an_axis():
         p, q = js.softmax(z, **options), js.sparsemax(z, **options)
         zero = jnp.zeros(4, jnp.int32)
         return {
+            "sample_action": js.sample_action(KEY, z, 1.5, epsilon=0.1, **options),
             "log_prob": js.log_prob(z, zero, **options),
             "log_prob 1.5": js.log_prob(z, zero, 1.5, temperature=2.0, **options),
             "log_prob mixed": js.log_prob(z, zero, 2.0, epsilon=0.1, **options),

@@ -64,7 +64,7 @@ def _from_top(curve, scores, total, precision=None, most=_MOST_STEPS):
     return top, *_search(curve, scores, top, total, place, slope, precision, most)
 
 
-def _edge_near(curve, scores, total, guess, top):
+def _edge_near(curve, scores, total, guess, top) -> Array:
     """The smallest score with mass, found from class to class beginning with a guess."""
 
     def advance(state):
@@ -90,7 +90,7 @@ def _edge_near(curve, scores, total, guess, top):
     )
 
 
-def _edge_below(curve, scores, total, high, low=None):
+def _edge_below(curve, scores, total, high, low=None) -> Array:
     """The smallest score with mass: the first above the least threshold that leaves room for it."""
     low = filled(high, -jnp.inf) if low is None else low
     threshold = least_float(lambda t: _fits(curve, scores, total, t), low, high, scores.anywhere)

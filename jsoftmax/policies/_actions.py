@@ -28,6 +28,7 @@ def sample_action(
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     epsilon: ArrayLike = 0.0,
+    axis_name: Hashable | None = None,
 ) -> Int[Array, "..."]:
     r"""Draw an action from the policy that preferences, α, temperature and ε define.
 
@@ -46,6 +47,8 @@ def sample_action(
             the share ε too. So are those with a preference of −∞.
         temperature: T, a number or an array with size 1 along `axis`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
+        axis_name: name of the mesh or `vmap` axis over which the actions are split. All parts are
+            given the same key, and draw the same action.
 
     Returns:
         One number a row, from 0 to K − 1, in the default integer dtype; −1 in a row without any
@@ -67,12 +70,12 @@ def sample_action(
         [2 2]
     """
     key = one_key("sample_action", key)
-    ask = _policy("sample_action", preferences, alpha, axis, where, temperature)
+    ask = _policy("sample_action", preferences, alpha, axis, where, temperature, axis_name)
     share = read_epsilon("sample_action", epsilon, ask)
     p = ask.probabilities()
     if share is not None:
         p = mixed(p, share, _allowed(ask), ask.classes)
-    return sample_from(key, jax.lax.stop_gradient(p), axis)
+    return sample_from(key, jax.lax.stop_gradient(p), axis, axis_name=axis_name)
 
 
 def log_prob(
@@ -159,7 +162,7 @@ def log_prob(
     return ask.squeezed(jnp.where(valid, value, jnp.nan))
 
 
-def _policy(function, preferences, alpha, axis, where, temperature, axis_name=None) -> Problem:
+def _policy(function, preferences, alpha, axis, where, temperature, axis_name) -> Problem:
     return problem(
         function, preferences, axis, where, alpha=alpha, temperature=temperature,
         axis_name=axis_name, called="preferences",
