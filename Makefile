@@ -52,8 +52,14 @@ notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute notebooks/*.py and wr
 check-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute them, write nothing, fail where a pair differs
 	$(VENV)/bin/python .ci/notebooks.py --check
 
-bench: $(VENV)/.has-bench  ## time the mappings and losses against their peers
+bench: $(VENV)/.has-bench  ## time mappings, samplers and the estimator against their peers; weigh gradients
 	$(VENV)/bin/python -m benchmarks
+	$(VENV)/bin/python -m benchmarks.sampling
+	$(VENV)/bin/python -m benchmarks.regression
+	$(VENV)/bin/python -m benchmarks.estimators
+
+multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
+	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)
 
 conformance: $(VENV)/.has-bench  ## what each library answers at the edges
 	$(VENV)/bin/python -m benchmarks.conformance
