@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -120,23 +121,31 @@ def scalings(examples: Examples, alpha: float) -> dict:
 
 def outcome(ranked: Examples, judged: Examples, alpha: float) -> Outcome:
     """Thresholds from the first, everything else from the second."""
-    p, labels = js.entmax(judged.x, alpha), judged.labels
-    sets = {}
-    for name, score in {
+    p, sets, classwise, diagram = jax.device_get(_measured(ranked, judged, alpha))
+    labels = np.asarray(judged.labels)
+    covered = {name: np.take_along_axis(found, labels[:, None], -1) for name, found in sets.items()}
+    return Outcome(
+        Measures.of(p, labels),
+        float(classwise),
+        diagram,
+        {name: (float(covered[name].mean()), float(sets[name].sum(-1).mean())) for name in sets},
+    )
+
+
+@partial(jax.jit, static_argnums=2)
+def _measured(ranked, judged, alpha):
+    scores = {
         "1 − p": lambda z: js.lac_scores(js.entmax(z, alpha)),
         "adaptive": lambda z: js.aps_scores(js.entmax(z, alpha)),
         "support": js.entmax_scores,
-    }.items():
+    }
+    sets = {}
+    for name, score in scores.items():
         threshold = js.conformal_threshold(score(ranked.x), ranked.labels, COVERAGE)
-        found = np.asarray(js.conformal_sets(score(judged.x), threshold))
-        covered = np.take_along_axis(found, np.asarray(labels)[:, None], -1)
-        sets[name] = float(covered.mean()), float(found.sum(-1).mean())
-    return Outcome(
-        Measures.of(np.asarray(p), np.asarray(labels)),
-        float(js.classwise_calibration_error(p, labels, BINS)),
-        jax.device_get(js.reliability_diagram(p, labels, BINS)),
-        sets,
-    )
+        sets[name] = js.conformal_sets(score(judged.x), threshold)
+    p = js.entmax(judged.x, alpha)
+    examples = p, judged.labels, BINS
+    return p, sets, js.classwise_calibration_error(*examples), js.reliability_diagram(*examples)
 
 
 def table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
