@@ -12,12 +12,12 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test tests doctests laws layers lint format types notebooks check-notebooks \
-	bench conformance clean
+	bench multilabel conformance clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.has-demo  ## train small classifiers on real digits, print a table, save two pictures
+demo: $(VENV)/.has-demo  ## the guided run: train, calibrate and act, print tables, save pictures
 	$(VENV)/bin/python -m jsoftmax
 
 test: tests doctests  ## every test, the import layers and the examples in docstrings included
@@ -52,7 +52,7 @@ notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute notebooks/*.py and wr
 check-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute them, write nothing, fail where a pair differs
 	$(VENV)/bin/python .ci/notebooks.py --check
 
-bench: $(VENV)/.has-bench  ## time mappings, samplers and the estimator against their peers; weigh gradients
+bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient estimators
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.sampling
 	$(VENV)/bin/python -m benchmarks.regression
