@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Calibration
 #
-# A classifier is sure of 90 %, and right in 73 % of cases. What it says can be mended without training
-# it again, by one temperature; and a *set* of classes can be made to hold the true one as often as
-# is asked, whatever the classifier is worth.
+# A classifier is sure of 90 %, and right in 73 % of cases. What it says can be mended without
+# training it again, by one temperature; and a *set* of classes can be made to hold the true one as
+# often as is asked, whatever the classifier is worth.
 #
 # 1. [Too sure of itself](#Too-sure-of-itself): a reliability diagram, and what it is worth
 # 2. [One temperature](#One-temperature): convex in 1/T, for every α; and a scale for each class

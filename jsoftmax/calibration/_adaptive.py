@@ -70,8 +70,8 @@ def aps_scores(
     that are at least as probable. Hard examples get larger sets, so that they are covered nearly as
     often as easy ones. Without a key sets are larger than they need be, save that of an example so
     easy that its first class has more mass than the threshold: it is empty. With a key (a new one
-    for every call) sets are smaller. Classes of equal probability enter together. λ > 0 keeps sets small: every class beyond the m most probable costs λ more
-    (RAPS).
+    for every call) sets are smaller. Classes of equal probability enter together. λ > 0 keeps sets
+    small: every class beyond the m most probable costs λ more (RAPS).
 
     Classes to which a sparse mapping gives probability 0 have the score 1 of the whole mass, but
     for rounding and λ: if the threshold is that high, they are all in the set.
