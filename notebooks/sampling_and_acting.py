@@ -280,7 +280,8 @@ for name, color in zip(SCHEDULES, (BLUE, ORANGE, GREEN), strict=True):
     left.plot(jnp.broadcast_to(SCHEDULES[name](jnp.arange(STEPS)), STEPS), color=color, label=name)
     right.fill_between(range(STEPS), low, high, color=color, alpha=0.15, linewidth=0)
     right.plot(middle, color=color)
-    print(f"{name:9s} cost at the end: mean {costs[:, -1].mean():.3f}, worst {costs[:, -1].max():.3f}")
+    last = costs[:, -1]
+    print(f"{name:9s} cost at the end: mean {last.mean():.3f}, worst {last.max():.3f}")
 right.axhline(class_costs.min(), color=FAINT, linestyle=":", linewidth=1)
 style.label(right, STEPS, class_costs.min(), "the best class", FAINT, (-2, -7), ha="right")
 left.set(yscale="log", xlabel="step", ylabel="temperature")
@@ -334,14 +335,15 @@ right.set_xticks([1, 0.1], ["1", "0.1"])
 right.minorticks_off()
 right.legend(fontsize=8.5, loc="center right")
 plt.show()
-print("T = 0   ", js.relaxed_topk(one, z6, k, 0.0), " gumbel_topk", js.gumbel_topk(one, z6, k).indices)
+print("relaxed_topk at T = 0:", js.relaxed_topk(one, z6, k, 0.0))
+print("gumbel_topk:          ", js.gumbel_topk(one, z6, k).indices)
 
 # %% [markdown]
 # ### Exact draws at scale
 #
 # The textbook draw, `searchsorted(cumsum(p), uniform)`, has in float32 no more than 2²³ outcomes,
-# and these can be listed. With many classes some are never drawn, others twice too often, and one of
-# probability *zero* can be drawn. `categorical` and `sample_from` sum in whole numbers of 64 bits.
+# and these can be listed. With many classes some are never drawn, others twice too often, and one
+# of probability *zero* can be drawn. `categorical` and `sample_from` sum in whole numbers of 64 bits.
 
 # %%
 K, N = 131_072, 2_000_000
@@ -373,7 +375,7 @@ for (name, y), mark, color, markersize in marks:
     expected = np.asarray(zipf, float) * N
     common = expected > 20
     off = (counts - expected)[common] / np.sqrt(expected[common])
-    print(f"{name:12s} class 0 drawn {counts[0]} times, χ²/{common.sum():,} = {(off**2).mean():.3f}")
+    print(f"{name:12s} class 0 drawn {counts[0]} times, χ²/{common.sum()} = {(off**2).mean():.3f}")
 ax.set(xscale="log", xlabel="class", ylabel="probability", ylim=(-0.3e-7, 1.2e-6))
 ax.set_xticks([2000, 10_000, 100_000], ["2,000", "10,000", "100,000"])
 ax.minorticks_off()
@@ -456,8 +458,8 @@ right.legend(fontsize=8.5, loc="lower right")
 plt.show()
 relaxed = js.RelaxedCategorical(z6, 0.5)
 x = relaxed.sample(jax.random.key(9), (4000,))
-print(f"classes {classes:.3f}; by RelaxedCategorical.log_prob at T = 0.5:"
-      f" {(relaxed.log_prob(x) - js.RelaxedCategorical(-z6, 0.5).log_prob(x)).mean():.3f}")  # fmt: skip
+ratio = relaxed.log_prob(x) - js.RelaxedCategorical(-z6, 0.5).log_prob(x)
+print(f"classes {classes:.3f}; by RelaxedCategorical.log_prob at T = 0.5: {ratio.mean():.3f}")
 
 # %% [markdown]
 # ## Acting
