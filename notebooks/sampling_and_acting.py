@@ -343,7 +343,7 @@ print("gumbel_topk:          ", js.gumbel_topk(one, z6, k).indices)
 #
 # The textbook draw, `searchsorted(cumsum(p), uniform)`, has in float32 no more than 2²³ outcomes,
 # and these can be listed. With many classes some are never drawn, others twice too often, and one
-# of probability *zero* can be drawn. `categorical` and `sample_from` sum in whole numbers of 64 bits.
+# of probability *zero* can be drawn. `categorical` and `sample_from` sum whole numbers of 64 bits.
 
 # %%
 K, N = 131_072, 2_000_000
