@@ -13,8 +13,21 @@
 # %% [markdown]
 # # Sampling and acting
 #
-# To act is to draw from a policy, a distribution over actions; every mapping of the library makes
-# one from action values, and the temperature says how much is left to chance.
+# To sample is to turn probabilities into a choice; to act is to draw from a policy, a distribution
+# over actions. The first half draws classes and differentiates through the draw; in the second a
+# policy is any mapping of action values, and the temperature says how much is left to chance.
+#
+# **[Sampling](#Sampling)**
+#
+# 1. [A sample, relaxed](#A-sample,-relaxed): Gumbel noise, and a temperature that falls to zero
+# 2. [Its density](#The-concrete-density), on the simplex and on its logarithm
+# 3. [Gradients](#Gradients-through-a-draw): seven estimators against the enumerated gradient
+# 4. [Annealing](#Annealing) with a schedule of optax
+# 5. [Without replacement](#Without-replacement): k classes at once, and their relaxation
+# 6. [At scale](#Exact-draws-at-scale): exact, from many classes, and never one of probability zero
+# 7. [Distributions](#Distributions) with entropy and divergence
+#
+# **[Acting](#Acting)**
 #
 # 1. [Policies](#Policies) from one row of action values
 # 2. [Temperature](#Temperature), from greedy to uniform, as a number, an array or a schedule
@@ -26,6 +39,7 @@
 # 8. [A gridworld](#A-gridworld): soft, sparse and greedy value iteration
 
 # %%
+import itertools
 from functools import partial
 
 import jax
@@ -33,13 +47,419 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from drawing import grid, style
+from drawing import grid, simplex, style
 from drawing.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE
 
 import jsoftmax as js
 
 style.use()
 np.set_printoptions(precision=4, suppress=True, linewidth=100)
+
+# %% [markdown]
+# ## Sampling
+#
+# ### A sample, relaxed
+#
+# Add independent Gumbel noise G to the scores, and the largest of z + G is a draw from
+# $\mathrm{softmax}(z)$. Put a mapping in the place of the arg max, and the draw becomes a point of
+# the simplex that is differentiable in z:
+#
+# $$x = \mathrm{entmax}_α\big((z + G)/T\big).$$
+#
+# α = 1 is `gumbel_softmax`, any other α is `gumbel_entmax`. The class of the largest x, here the
+# colour, depends on the key alone: every point keeps it while T falls and all of them gather in the
+# corners. At T = 0 they are there, exactly. Sparse samples reach edges and corners long before.
+
+# %%
+z = jnp.array([0.3, 0.0, -0.6])
+many = jnp.broadcast_to(z, (1500, 3))
+key = jax.random.key(0)
+COLDER = (4.0, 2.0, 1.0, 0.3, 0.0)
+figure, axes = style.card(
+    "1,500 draws, and the same noise at five temperatures", 2, 5, size=(11, 4.7)
+)
+winners = []
+print("  α    T    one-hot   share of each class as the largest")
+for row, alpha in zip(axes, (1.0, 2.0), strict=True):
+    for ax, t in zip(row, COLDER, strict=True):
+        x = np.asarray(js.gumbel_entmax(key, many, alpha, temperature=t))
+        winners.append(x.argmax(-1))
+        simplex.triangle(ax, names=("", "", ""))
+        at, hues = simplex.flat(x), np.array(simplex.HUES)[winners[-1]]
+        ax.scatter(*at.T, s=4, c=hues, alpha=0.45, linewidths=0, zorder=2, clip_on=False)
+        one_hot = (x.max(-1) == 1).mean()
+        for corner, i in zip(simplex.CORNERS, range(3), strict=True):
+            there = (x[:, i] == 1).mean()
+            if there:
+                ax.text(*(corner * 1.22), f"{there:.0%}", color=simplex.HUES[i], fontsize=8.5,
+                        ha="center", va="center")  # fmt: skip
+        ax.set_title(f"{'softmax' if alpha == 1 else 'sparsemax'}, T = {t:g}")
+        print(f"{alpha:4} {t:5} {one_hot:8.1%}  ", np.bincount(winners[-1], minlength=3) / 1500)
+figure.supxlabel("percentages: draws that are exactly in the corner", fontsize=9)
+plt.show()
+print("softmax(z)             ", js.softmax(z))
+print("the same winners throughout:", all((w == winners[0]).all() for w in winners))
+
+# %% [markdown]
+# ### The concrete density
+#
+# A relaxed sample has a density, which variational methods need. Hot, it has one hill inside; below
+# T = 1/(K−1) it has none, and rises towards the corners. Over the triangle it sums to 1.
+
+# %%
+lattice = simplex.interior(240, 1e-3).astype(np.float32)
+figure, axes = style.card(
+    "The density of relaxed samples: a hill, a ridge, three corners", 1, 4, size=(11, 3.1)
+)
+density = jax.jit(lambda t: jnp.exp(js.concrete_log_prob(lattice, z, t)))
+for ax, t in zip(axes, (2.0, 1.0, 0.5, 0.25), strict=True):
+    p = np.asarray(density(t))
+    simplex.triangle(ax, filled=False)
+    # Relative to the uniform density 2, in octaves: the same colours in all four.
+    ax.tricontourf(*simplex.flat(lattice).T, np.clip(np.log2(p / 2), -3.99, 3.99),
+                   levels=np.arange(-4, 4.5, 0.5), cmap="PuOr_r")  # fmt: skip
+    ax.set_title(f"T = {t:g}")
+    print(f"T = {t:<4}: mean density × area {p.mean() / 2:.3f}, highest {p.max():.1f}")
+shades = plt.cm.ScalarMappable(plt.Normalize(-4, 4), "PuOr_r")
+bar = figure.colorbar(shades, ax=axes, shrink=0.75, pad=0.01, ticks=[-4, 0, 4])
+bar.ax.set_yticklabels(["1/16", "uniform", "× 16"])
+plt.show()
+
+# %% [markdown]
+# At a low T samples round to the border, where that density is 0 or infinite. Their logarithm does
+# not: `gumbel_log_softmax` draws it, and `exp_concrete_log_prob` is its density.
+
+# %%
+y = js.gumbel_log_softmax(key, z, 0.01)
+print("x    ", js.gumbel_softmax(key, z, 0.01), " log-density", js.concrete_log_prob(
+    js.gumbel_softmax(key, z, 0.01), z, 0.01))  # fmt: skip
+print("log x", y, " log-density", js.exp_concrete_log_prob(y, z, 0.01))
+
+# %% [markdown]
+# ### Gradients through a draw
+#
+# Often the rest of the program wants a class, not a mixture: D is one-hot, and the derivative must
+# be made up. All estimators below are drop-in functions of a key and scores; they differ in what
+# they call the derivative of D. Three classes and a small network f are enough to see how: the
+# exact gradient of $\mathbb{E} f(D) = \sum_i p_i f(e_i)$ is a sum of three terms, and since it has
+# sum zero, it and every estimate of it is a point in a plane.
+
+# %%
+z3 = jnp.array([0.5, 0.0, -0.5])
+mixing = jnp.array([[1.5, -0.5, -0.8], [0.2, 1.2, -1.0]])
+
+
+def f(x):
+    return jnp.array([1.0, -0.7]) @ jnp.tanh(1.5 * mixing @ x)
+
+
+exact = jax.grad(lambda z: js.softmax(z) @ jax.vmap(f)(jnp.eye(3)))(z3)
+ESTIMATORS = {
+    "relaxed": js.gumbel_softmax,
+    "straight-through": js.straight_through_categorical,
+    "decoupled": partial(js.decoupled_straight_through, forward_temperature=2.0),
+    "ReinMax": js.reinmax,
+    "ST Gumbel": js.straight_through_gumbel,
+    "Gumbel-Rao": partial(js.gumbel_rao, samples=10),
+}
+draws = jax.random.split(jax.random.key(1), 20_000)
+
+
+@partial(jax.jit, static_argnums=0)
+def gradients(estimator, t):
+    return jax.vmap(lambda key: jax.grad(lambda z: f(estimator(key, z, t)))(z3))(draws)
+
+
+@jax.jit
+def unbiased():
+    return jax.vmap(lambda key: jax.grad(js.reinforce_leave_one_out, 1)(key, z3, f, 4))(draws)
+
+
+shown = {name: gradients(estimator, 0.5) for name, estimator in ESTIMATORS.items()}
+shown["REINFORCE, 4 draws"] = unbiased()
+figure, axes = style.card(
+    "Gradients of one draw each, T = 0.5: a cloud, its mean (dot), and the truth (cross)",
+    2, 4, size=(11, 5.9), sharex=True, sharey=True,
+)  # fmt: skip
+for ax, (name, g) in zip(axes.flat, shown.items(), strict=False):
+    cloud, truth = simplex.flat(g), simplex.flat(exact)
+    ax.plot(*cloud[:1500].T, ".", color=FAINT, markersize=3, alpha=0.5, markeredgewidth=0)
+    ax.plot(*truth, "+", color=INK, markersize=13, markeredgewidth=1.6, zorder=4)
+    ax.plot(*cloud.mean(0), "o", color=ORANGE, markersize=6, zorder=3)
+    ax.set(title=name, aspect="equal", xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
+axes[-1, -1].set_axis_off()
+plt.show()
+
+# %% [markdown]
+# Straight-through does not know which class was drawn, and has three values, one for each slope of
+# f. ReinMax corrects it by Heun's rule. Gumbel-Rao has the mean of straight-through Gumbel, and
+# less scatter. REINFORCE asks for f alone, and needs several draws. Against the temperature:
+
+# %%
+heats = np.geomspace(0.1, 4, 9).astype(np.float32)
+figure, (left, right) = style.card(
+    "Cold is noisy, hot is wrong: bias and deviation against temperature", 1, 2, size=(10.5, 4.2)
+)
+size = np.linalg.norm(exact)
+colors = dict(zip(ESTIMATORS, (FAINT, BLUE, "#4b9cd3", GREEN, ORANGE, PURPLE), strict=True))
+print("estimator              bias and deviation ÷ |gradient|, T = 0.5     T = 1")
+judged = {}
+for name, estimator in ESTIMATORS.items():
+    g = np.stack([gradients(estimator, t) for t in heats])
+    bias = np.linalg.norm(g.mean(1) - exact, axis=-1) / size
+    scatter = np.sqrt(g.var(1).sum(-1)) / size
+    dashes = "--" if name == "ST Gumbel" else "-"
+    left.plot(heats, bias, dashes, color=colors[name], label=name)
+    right.plot(heats, scatter, dashes, color=colors[name])
+    at = [gradients(estimator, t) for t in (0.5, 1.0)]
+    print(f"{name:21s}", *(
+        f"{np.linalg.norm(g.mean(0) - exact) / size:14.3f} {np.sqrt(g.var(0).sum()) / size:8.3f}"
+        for g in at))  # fmt: skip
+g = np.asarray(unbiased())
+off, wide = np.linalg.norm(g.mean(0) - exact) / size, np.sqrt(g.var(0).sum()) / size
+print(f"{'REINFORCE, 4 draws':21s} {off:14.3f} {wide:8.3f}, at any T")
+right.axhline(wide, color=INK, linestyle=":", linewidth=1)
+style.label(right, heats[0], wide, "REINFORCE, 4 draws", shift=(2, 6))
+left.axhspan(0, 2 * wide / np.sqrt(len(draws)), color=FAINT, alpha=0.2, linewidth=0)
+style.label(left, heats[-1], wide / np.sqrt(len(draws)), "unbiased", FAINT, (-2, 0), ha="right")
+for ax in (left, right):
+    ax.set(xscale="log", yscale="log", xlabel="temperature")
+    ax.set_xticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
+    ax.minorticks_off()
+left.set_ylabel("bias ÷ |gradient|")
+right.set_ylabel("deviation of one gradient ÷ |gradient|")
+left.legend(fontsize=8.5)
+plt.show()
+
+# %% [markdown]
+# ### Annealing
+#
+# What a hot relaxation gets wrong: the cost |x − c|² of a class is least for the class with the
+# largest c, but for a *mixture* it is least at c itself, so the relaxed problem is content there.
+# A temperature that falls, `temperature=schedule(step)` with any schedule of optax, begins with
+# little noise and ends with the right problem.
+
+# %%
+target = jnp.array([0.45, 0.30, 0.25])
+class_costs = ((jnp.eye(3) - target) ** 2).sum(-1)
+STEPS = 400
+SCHEDULES = {
+    "T = 1": optax.constant_schedule(1.0),
+    "T = 0.1": optax.constant_schedule(0.1),
+    "annealed": optax.exponential_decay(1.0, 100, 0.4, end_value=0.1),
+}
+
+
+@partial(jax.jit, static_argnums=0)
+def relaxed_descent(name, key):
+    optimizer = optax.adam(0.05)
+
+    def step(carry, now):
+        z, state = carry
+        step, key = now
+
+        def cost(z):
+            x = js.gumbel_softmax(key, jnp.broadcast_to(z, (4, 3)), SCHEDULES[name](step))
+            return ((x - target) ** 2).sum(-1).mean()
+
+        updates, state = optimizer.update(jax.grad(cost)(z), state)
+        return (optax.apply_updates(z, updates), state), js.softmax(z) @ class_costs
+
+    start = jnp.zeros(3)
+    steps = (jnp.arange(STEPS), jax.random.split(key, STEPS))
+    return jax.lax.scan(step, (start, optimizer.init(start)), steps)[1]
+
+
+figure, (left, right) = style.card(
+    "Minimise the cost of a class through its relaxation", 1, 2, size=(10, 3.5)
+)
+runs = jax.random.split(jax.random.key(2), 100)
+for name, color in zip(SCHEDULES, (BLUE, ORANGE, GREEN), strict=True):
+    costs = np.asarray(jax.vmap(partial(relaxed_descent, name))(runs))
+    low, middle, high = np.quantile(costs, [0.1, 0.5, 0.9], axis=0)
+    left.plot(jnp.broadcast_to(SCHEDULES[name](jnp.arange(STEPS)), STEPS), color=color, label=name)
+    right.fill_between(range(STEPS), low, high, color=color, alpha=0.15, linewidth=0)
+    right.plot(middle, color=color)
+    last = costs[:, -1]
+    print(f"{name:9s} cost at the end: mean {last.mean():.3f}, worst {last.max():.3f}")
+right.axhline(class_costs.min(), color=FAINT, linestyle=":", linewidth=1)
+style.label(right, STEPS, class_costs.min(), "the best class", FAINT, (-2, -7), ha="right")
+left.set(yscale="log", xlabel="step", ylabel="temperature")
+left.set_yticks([0.1, 0.3, 1], ["0.1", "0.3", "1"])
+left.minorticks_off()
+left.legend(fontsize=8.5)
+right.set(xlabel="step", ylabel="expected cost of a class (100 runs)")
+plt.show()
+
+# %% [markdown]
+# ### Without replacement
+#
+# The k largest of z + G are k classes drawn one after the other, each from what the others left.
+# `gumbel_topk` returns them in order, with the log-probability of that order. `relaxed_topk` is the
+# same draw through `topk_entmax`: no entry passes 1, and all of them sum to k.
+
+# %%
+z6, k = jnp.array([2.0, 1.2, 0.6, 0.0, -0.6, -1.2]), 3
+draw = js.gumbel_topk(jax.random.key(3), jnp.broadcast_to(z6, (50_000, 6)), k)
+orders = np.array(list(itertools.permutations(range(6), k)))
+p6 = np.asarray(js.softmax(z6))
+exactly = np.prod([
+    p6[orders[:, t]] / (1 - p6[orders[:, :t]].sum(-1)) for t in range(k)
+], axis=0)  # fmt: skip
+code = 6 ** np.arange(k)
+counted = np.bincount(np.asarray(draw.indices) @ code, minlength=6**k)[orders @ code] / 50_000
+returned = np.exp(np.asarray(draw.log_prob[:1]))
+print("one draw", draw.indices[0], "of probability", returned,
+      "; by the formula", exactly[(orders == np.asarray(draw.indices[0])).all(-1)])  # fmt: skip
+deviation = (counted - exactly) / np.sqrt(exactly * (1 - exactly) / 50_000)
+print(f"all 120 orders: {abs(deviation).max():.1f} standard deviations off at most,"
+      f" {deviation.std():.2f} on the whole")  # fmt: skip
+
+cooling = np.geomspace(3, 0.02, 200).astype(np.float32)
+figure, (left, right) = style.card(
+    "Three of six classes, never one twice; and the same draw, relaxed", 1, 2, size=(10.3, 3.7)
+)
+inclusion = [exactly[(orders == i).any(-1)].sum() for i in range(6)]
+left.bar(range(6), np.bincount(np.ravel(draw.indices)) / 50_000, color=BLUE, width=0.62,
+         label="drawn without replacement")  # fmt: skip
+left.plot(range(6), inclusion, "_", color=INK, markersize=24, label="enumerated")
+left.plot(range(6), k * p6, "o", color=ORANGE, markersize=5, label="k p, with replacement")
+left.set(xlabel="class", ylabel="mean number among the three", ylim=(0, 1.9))
+left.legend(fontsize=8.5)
+one = jax.random.key(7)
+x = jax.vmap(lambda t: js.relaxed_topk(one, z6, k, t))(cooling)
+for i, color in enumerate(style.ordered(6)):
+    right.plot(cooling, x[:, i], color=color, label=f"class {i}")
+right.set(xscale="log", xlim=(3, 0.02), ylim=(-0.02, 1.03), xlabel="temperature", ylabel="x")
+right.set_xticks([1, 0.1], ["1", "0.1"])
+right.minorticks_off()
+right.legend(fontsize=8.5, loc="center right")
+plt.show()
+print("relaxed_topk at T = 0:", js.relaxed_topk(one, z6, k, 0.0))
+print("gumbel_topk:          ", js.gumbel_topk(one, z6, k).indices)
+
+# %% [markdown]
+# ### Exact draws at scale
+#
+# The textbook draw, `searchsorted(cumsum(p), uniform)`, has in float32 no more than 2²³ outcomes,
+# and these can be listed. With many classes some are never drawn, others twice too often, and one
+# of probability *zero* can be drawn. `categorical` and `sample_from` sum whole numbers of 64 bits.
+
+# %%
+K, N = 131_072, 2_000_000
+zipf = jnp.concatenate([jnp.zeros(1), 1 / jnp.arange(1.0, K) ** 1.1])
+zipf = zipf / zipf.sum()
+outcomes = np.arange(2**23, dtype=np.float32) / 2**23
+textbook = np.bincount(np.searchsorted(np.cumsum(zipf), outcomes), minlength=K + 1)[:K] / 2**23
+drawn = {
+    "categorical": js.categorical(jax.random.key(4), jnp.log(zipf), shape=(N,)),
+    "sample_from": js.sample_from(jax.random.key(4), zipf, shape=(N,)),
+    "AliasTable": js.AliasTable.of(zipf).sample(jax.random.key(4), (N,)),
+}
+print(f"textbook: {(textbook[1:] == 0).sum():,} of {K:,} classes are never drawn,"
+      f" class 0, with p = 0, with probability {textbook[0]:.1e}")  # fmt: skip
+figure, ax = style.card(
+    "Rare classes: the textbook draw in float32 has no numbers for them", size=(9.5, 3.9)
+)
+rank = np.arange(2000, K, 37)
+ax.plot(rank, textbook[rank], ".", color=ORANGE, markersize=3, alpha=0.7, markeredgewidth=0,
+        label="textbook, exactly")  # fmt: skip
+edges = np.unique(np.geomspace(2000, K, 25).astype(int))
+middle = np.sqrt(edges[1:] * edges[:-1])
+ax.plot(np.arange(2000, K), zipf[2000:], color=INK, linewidth=1.2, label="p")
+marks = zip(drawn.items(), "os^", (BLUE, GREEN, PURPLE), (8, 5, 3), strict=True)
+for (name, y), mark, color, markersize in marks:
+    counts = np.bincount(y, minlength=K)
+    ax.plot(middle, np.add.reduceat(counts, edges[:-1]) / np.diff(edges) / N, mark, color=color,
+            markersize=markersize, markerfacecolor="none", label=f"{name}, drawn")  # fmt: skip
+    expected = np.asarray(zipf, float) * N
+    common = expected > 20
+    off = (counts - expected)[common] / np.sqrt(expected[common])
+    print(f"{name:12s} class 0 drawn {counts[0]} times, χ²/{common.sum()} = {(off**2).mean():.3f}")
+ax.set(xscale="log", xlabel="class", ylabel="probability", ylim=(-0.3e-7, 1.2e-6))
+ax.set_xticks([2000, 10_000, 100_000], ["2,000", "10,000", "100,000"])
+ax.minorticks_off()
+ax.legend(fontsize=8.5)
+plt.show()
+
+# %% [markdown]
+# A sparse distribution is drawn from as it is: `entmax_sparse` lists its few classes, and
+# `sample_from` looks at nothing else. A row with nothing to draw gives −1.
+
+# %%
+scores = 2 * jax.random.normal(jax.random.key(5), (4, K)).at[3].set(-jnp.inf)
+few = js.entmax_sparse(scores, size=64, alpha=1.5)
+y = js.sample_from(jax.random.key(6), few, shape=(100_000, 4))
+p = js.entmax(scores, 1.5)
+for row in range(4):
+    zeros = (jnp.where(y[:, row] < 0, 1.0, p[row, y[:, row]]) == 0).sum()
+    print(f"row {row}: {(p[row] > 0).sum():2d} of {K:,} classes have p > 0,"
+          f" {len(np.unique(y[:, row]))} were drawn, {zeros} times one with p = 0;"
+          f" first draws {y[:4, row]}")  # fmt: skip
+
+# %% [markdown]
+# ### Distributions
+#
+# `Categorical` and `RelaxedCategorical` hold scores and a temperature, and are pytrees: arguments,
+# carries and results like any array. A sparse `Categorical` has the right entropy at its zeros, and
+# a divergence that is infinite exactly where it should be.
+#
+# Two relaxed distributions are easier to tell apart than their classes, because x says more than
+# which of its entries is largest. By how much does not depend on the common T: to make x colder is
+# to raise it to a power, which loses nothing.
+
+# %%
+dense, sparse = js.Categorical(z6), js.Categorical(z6, alpha=1.5, temperature=1.0)
+print("p         ", dense.probabilities(), sparse.probabilities())
+print("entropy   ", dense.entropy(), sparse.entropy())
+print("divergence", sparse.kl_divergence(dense), dense.kl_divergence(sparse))
+y = sparse.sample(jax.random.key(8), (50_000,))
+print("−E log p  ", -sparse.log_prob(y).mean(), "from draws")
+
+figure, (left, right) = style.card(
+    "Entropy grows with T; the divergence of two relaxed distributions does not change", 1, 2,
+    size=(10.3, 3.6),
+)  # fmt: skip
+warm = np.geomspace(0.05, 30, 120).astype(np.float32)
+for (name, alpha), color in zip(
+    {"softmax": 1.0, "entmax, α = 1.5": 1.5, "sparsemax": 2.0}.items(),
+    (BLUE, ORANGE, GREEN), strict=True,
+):  # fmt: skip
+    batch = js.Categorical(jnp.tile(z6, (120, 1)), alpha, temperature=warm[:, None])
+    left.plot(warm, batch.entropy(), color=color, label=name)
+left.axhline(np.log(6), color=FAINT, linestyle=":", linewidth=1)
+style.label(left, warm[0], np.log(6), "log 6", FAINT, (2, -8))
+left.set(xscale="log", xlabel="temperature", ylabel="entropy (nats)", ylim=(-0.03, 1.9))
+left.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
+left.minorticks_off()
+left.legend(fontsize=8.5, loc="center right")
+taus = np.array([0.2, 0.35, 0.6, 1.0, 1.7, 3.0], np.float32)
+
+
+@jax.jit
+def divergence(tau, key):
+    """Monte Carlo, on the logarithm: mean and standard error."""
+    y = js.gumbel_log_softmax(key, jnp.broadcast_to(z6, (4000, 6)), tau)
+    ratio = js.exp_concrete_log_prob(y, z6, tau) - js.exp_concrete_log_prob(y, -z6, tau)
+    return ratio.mean(), ratio.std() / jnp.sqrt(4000)
+
+
+estimate, error = zip(
+    *(divergence(t, jax.random.key(seed)) for seed, t in enumerate(taus)), strict=True
+)
+right.errorbar(taus, estimate, 2 * np.array(error), fmt="o", color=PURPLE, markersize=5,
+               label="RelaxedCategorical, by 4,000 draws, ±2σ")  # fmt: skip
+classes = dense.kl_divergence(js.Categorical(-z6))
+right.axhline(classes, color=BLUE, label="Categorical, exactly")
+right.set(xscale="log", xlabel="temperature", ylabel="KL(z ‖ −z), nats", ylim=(0, None))
+right.set_xticks([0.3, 1, 3], ["0.3", "1", "3"])
+right.minorticks_off()
+right.legend(fontsize=8.5, loc="lower right")
+plt.show()
+relaxed = js.RelaxedCategorical(z6, 0.5)
+x = relaxed.sample(jax.random.key(9), (4000,))
+ratio = relaxed.log_prob(x) - js.RelaxedCategorical(-z6, 0.5).log_prob(x)
+print(f"classes {classes:.3f}; by RelaxedCategorical.log_prob at T = 0.5: {ratio.mean():.3f}")
 
 # %% [markdown]
 # ## Acting
