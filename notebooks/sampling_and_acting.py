@@ -90,7 +90,7 @@ for row, alpha in zip(axes, (1.0, 2.0), strict=True):
         one_hot = (x.max(-1) == 1).mean()
         for corner, i in zip(simplex.CORNERS, range(3), strict=True):
             there = (x[:, i] == 1).mean()
-            if there:
+            if there >= 0.005:
                 ax.text(*(corner * 1.22), f"{there:.0%}", color=simplex.HUES[i], fontsize=8.5,
                         ha="center", va="center")  # fmt: skip
         ax.set_title(f"{'softmax' if alpha == 1 else 'sparsemax'}, T = {t:g}")
