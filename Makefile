@@ -11,7 +11,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c '$(ENOUGH)' >/dev/null 2>&1 && { echo $$name; break; }; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test tests doctests laws layers lint format types notebooks check-notebooks \
+.PHONY: help demo test tests slow doctests laws layers lint format types notebooks check-notebooks \
 	bench multilabel conformance clean
 
 help:  ## list the targets
@@ -20,10 +20,13 @@ help:  ## list the targets
 demo: $(VENV)/.has-demo  ## the guided run: train, calibrate and act, print tables, save pictures
 	$(VENV)/bin/python -m jsoftmax
 
-test: tests doctests  ## every test, the import layers and the examples in docstrings included
+test: tests doctests  ## the tests but the slow ones; import layers and examples in docstrings included
 
 tests: $(VENV)/.has-test
-	$(PYTEST) -n $(WORKERS)
+	$(PYTEST) -n $(WORKERS) -m "not slow"
+
+slow: $(VENV)/.has-test  ## the tests that take more than ten seconds each
+	$(PYTEST) -n $(WORKERS) -m slow
 
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
 doctests: $(VENV)/.has-test  ## the examples in docstrings

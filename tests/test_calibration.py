@@ -117,6 +117,7 @@ def test_what_does_not_count_cannot_be_seen(function):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_masked_classes_are_as_absent():
     z = np.concatenate([Z, np.full((ROWS, 1), NAN)], -1)
     where = np.array([True] * CLASSES + [False])
@@ -128,6 +129,7 @@ def test_masked_classes_are_as_absent():
     near(found.bias[-1], 0)
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_temperature_are_those_of_the_root():
     """Forwards and backwards, twice, in everything it depends on."""
     y = oracles.softmax(rng.normal(size=Z.shape)).astype(float) * 0.5 + Y * 0.5
@@ -180,6 +182,7 @@ def test_integers_are_promoted():
     near(js.temperature_scaling(z, LABELS), temperature(z.astype(float), LABELS))
 
 
+@pytest.mark.slow
 def test_classes_may_lie_on_any_axes():
     t, found = temperature(Z, LABELS), scaling(Z, LABELS)
     near(js.temperature_scaling(Z.T, LABELS, axis=0), t)
@@ -191,6 +194,7 @@ def test_classes_may_lie_on_any_axes():
     np.testing.assert_allclose(together, found.apply(Z), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_temperature_can_be_mapped():
     """Over problems, and over orders; what is a bound for one is none for another."""
     problems = np.stack([Z, 2 * Z, Z[::-1]])
@@ -203,6 +207,7 @@ def test_the_temperature_can_be_mapped():
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
+@pytest.mark.slow
 def test_scales_and_biases_are_what_scipy_finds(alpha):
     penalty = 0.01
     t = temperature(Z, LABELS, alpha)
@@ -301,6 +306,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", list(CALLS))
+@pytest.mark.slow
 def test_strict_settings_are_kept(name):
     """No NaN on the way, no rank or dtype promoted by chance, no tracer left behind."""
     z = np.where(np.arange(CLASSES) == 2, -INF, Z).astype(np.float32)

@@ -43,6 +43,7 @@ def test_the_threshold_has_the_rank_of_a_finite_sample(coverage):
     np.testing.assert_array_equal(traced, found)
 
 
+@pytest.mark.slow
 def test_a_whole_rank_is_not_rounded_up():
     """In floats 0.07 × 100 and 0.28 × 25 are above 7; float32 has no 0.9 at all."""
     scores = np.stack([np.arange(99.0), np.zeros(99)], -1)
@@ -176,6 +177,7 @@ def test_the_conformal_sets_of_entmax_are_its_support():
     assert entering.sum() == 1  # the label whose score the threshold is
 
 
+@pytest.mark.slow
 def test_entmax_scores_at_the_edges():
     z = np.array([[-INF, 1, 0], [INF, 1, INF], [-INF] * 3, [NAN, 1, 2]])
     expected = [[INF, 0, 0.5], [0, INF, 0], [INF] * 3]
@@ -194,6 +196,7 @@ def test_entmax_scores_at_the_edges():
 
 
 @pytest.mark.parametrize("function", SCORES)
+@pytest.mark.slow
 def test_scores_may_lie_on_any_axes_be_compiled_and_mapped(function):
     x = Z if function is js.entmax_scores else P
     found = function(x)

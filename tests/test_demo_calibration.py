@@ -11,6 +11,7 @@ ROW = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_scaling_lowers_the_error_and_sets_cover(tmp_path, capsys):
     """Six rows within 80 columns, and a picture."""
     arguments = ["--section", "calibration", "--epochs", "20", "--output", str(tmp_path)]

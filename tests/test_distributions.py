@@ -32,6 +32,7 @@ def unchecked():
 
 
 @pytest.mark.parametrize("alpha", [*ALPHAS, jnp.array(1.5), INF])
+@pytest.mark.slow
 def test_it_agrees_with_scipy(alpha):
     """Probabilities, log-probabilities, mode, entropies, divergence; one scipy object a row."""
     d, flat = js.Categorical(Z, alpha), js.Categorical(W)
@@ -85,6 +86,7 @@ def test_a_narrow_dtype_does_not_lose_small_probabilities():
     assert js.RelaxedCategorical(d.logits, 1.0).sample(KEY).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_zeros_count_nothing_here_and_cost_everything_there():
     """0 log 0 = 0, p log(p/0) = ∞, and every gradient is finite."""
     sparse, dense = js.Categorical(4 * Z, 2.0), js.Categorical(W)
@@ -119,6 +121,7 @@ def test_a_small_divergence_is_not_lost_nor_negative():
     assert (np.asarray(js.Categorical(z).kl_divergence(js.Categorical(z))) == 0).all()
 
 
+@pytest.mark.slow
 def test_rows_without_any_class_and_with_nan_stay_where_they_are():
     z = np.array([[-INF] * 4, [NAN, 0, 1, 2], Z[0]])
     d, other = js.Categorical(z), js.Categorical(W[0])
@@ -157,6 +160,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 def test_derivatives_of_what_is_one_number():
     """All of them at once, both modes, of first order and for softmax of second."""
 
@@ -167,6 +171,7 @@ def test_derivatives_of_what_is_one_number():
     check_grads(jax.jit(everything), (Z, W), order=2, modes=["fwd", "rev"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_derivatives_of_sparse_ones_in_all_their_arguments():
     """α and T as arrays; at these every class has mass, so that nothing has a kink."""
 
@@ -290,6 +295,7 @@ def test_a_relaxed_draw_of_two_classes_is_logistic():
     assert scipy.stats.kstest(logistic, "logistic").pvalue > 1e-6
 
 
+@pytest.mark.slow
 def test_relaxed_draws_and_densities_differentiate():
     def draw_and_density(z, t):
         d = js.RelaxedCategorical(z, t)

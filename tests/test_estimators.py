@@ -333,6 +333,7 @@ def test_one_class_is_not_enough():
         SoftmaxRegression().fit([[0.0], [1.0]], ["a", "a"])
 
 
+@pytest.mark.slow
 def test_it_fits_under_the_strictest_settings():
     """No rank is promoted, no dtype, nothing leaks, and no NaN is formed on the way."""
     X, y, _ = data(3)
@@ -352,6 +353,7 @@ def test_it_fits_under_the_strictest_settings():
     np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_float64_is_a_matter_of_the_fit_alone():
     """Where JAX is set to float32 the fit is in float64, and what comes after it in float32."""
     script = """

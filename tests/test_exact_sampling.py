@@ -286,6 +286,7 @@ def test_coupled_draws_stay_unless_another_class_overtakes():
     assert (np.asarray(after)[moved] == 2).all()
 
 
+@pytest.mark.slow
 def test_many_draws_take_a_hundredth_of_the_memory():
     """M = K = 10,000; and one draw a row, or noise for a long one, takes less than the logits."""
 
@@ -313,6 +314,7 @@ def test_noise_is_not_drawn_in_a_narrow_dtype(sampler):
     assert (np.abs(np.bincount(drawn // 1024, minlength=4) - 500) < 97).all()
 
 
+@pytest.mark.slow
 def test_results_are_of_the_default_integer_dtype():
     default = jnp.zeros((), int).dtype
     for sampler in (*SAMPLERS, js.sample_from):
@@ -324,6 +326,7 @@ def test_results_are_of_the_default_integer_dtype():
 
 @hypothesis.given(st.data())
 @hypothesis.settings(max_examples=6)
+@pytest.mark.slow
 def test_shapes(data):
     """Any axis or two of them; one draw a row, many, and rows that broadcast."""
     sizes = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
@@ -397,6 +400,7 @@ def test_a_sparse_form_takes_no_mask_of_its_own():
             js.sample_from(KEY, few, **options)
 
 
+@pytest.mark.slow
 def test_samplers_keep_the_rules_that_jax_can_enforce():
     """Ranks spelled out, no dtype promoted silently, no tracer leaked, no NaN on the way."""
     with np.errstate(over="ignore"):

@@ -78,6 +78,7 @@ def enumerated(derivative, p=P_Z, f=quadratic):
 
 
 @pytest.mark.parametrize("t", [0.5, 1.0])
+@pytest.mark.slow
 def test_plain_straight_through_has_the_mean_that_enumeration_gives(t):
     mean = enumerated(lambda d: jacobian(softmax(Z / t)) / t)
     assert_mean(estimates()[f"plain, T = {t:g}"][0], mean)

@@ -154,6 +154,7 @@ def test_mistakes_are_explained():
     assert twin.apply(twin.init(KEY, LOGITS), LOGITS, deterministic=True).shape == LOGITS.shape
 
 
+@pytest.mark.slow
 def test_a_choice_is_learned_through_one_hot_samples():
     """Which of five arms costs least, by gradients through hard samples; in a Linen module."""
     costs = jnp.array([1.0, 0.3, 0.8, 0.1, 0.5])

@@ -92,6 +92,7 @@ def test_the_mean_score_is_zero_and_with_rewards_the_policy_gradient(alpha, epsi
     near((p * reward) @ scores, gradient)
 
 
+@pytest.mark.slow
 def test_log_prob_differentiates_in_everything():
     """In both modes, in the preferences, the temperature, ε, and a traced α; and twice."""
     z, actions = jnp.asarray(Z[:2]), jnp.argmax(jnp.asarray(Z[:2]), -1)

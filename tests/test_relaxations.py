@@ -252,6 +252,7 @@ SPLIT = {
 }
 
 
+@pytest.mark.slow
 def test_samples_of_split_rows_are_those_of_whole_ones():
     """Value and gradient inside shard_map; under jit on Auto and Explicit meshes the value."""
     z, weights = np.random.default_rng(2).standard_normal((2, 2, 16))
@@ -380,6 +381,7 @@ def everything(key, z):
     return sum(jnp.where(jnp.isfinite(y), y, 0).sum() for y in x)
 
 
+@pytest.mark.slow
 def test_strict_promotion_and_the_search_for_leaks_find_nothing():
     gradient = jax.grad(everything, argnums=1)
     with (
@@ -391,6 +393,7 @@ def test_strict_promotion_and_the_search_for_leaks_find_nothing():
     assert shape.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_no_nan_is_formed_on_the_way():
     """For rows with −∞, of −∞ alone, of ties and of huge gaps, in no operation, forth or back."""
     rows = jnp.array([[1, -INF, 0.5, 3], [-INF] * 4, [5] * 4, [1e30, 0, 1, 2]], jnp.float32)
