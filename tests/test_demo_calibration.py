@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from matplotlib.image import imread
 
 from jsoftmax.demo import main
