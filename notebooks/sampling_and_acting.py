@@ -245,7 +245,7 @@ plt.show()
 # What a hot relaxation gets wrong: the cost |x − c|² of a class is least for the class with the
 # largest c, but for a *mixture* it is least at c itself, so the relaxed problem is content there.
 # A temperature that falls, `temperature=schedule(step)` with any schedule of optax, begins with
-# little noise and ends with the right problem.
+# little noise and ends with the right problem. (On so small a problem a cold start ends as well.)
 
 # %%
 target = jnp.array([0.45, 0.30, 0.25])
