@@ -109,8 +109,8 @@ def reinmax(
     Args:
         key: one key of `jax.random`.
         logits: scores z of shape [..., K, ...], any real dtype.
-        temperature: T ≥ 0, a number or an array with size 1 along `axis`: 1 has the least bias, a
-            larger one less variance. The sample does not depend on it.
+        temperature: T ≥ 0, a number or an array with size 1 along `axis`. The sample does not
+            depend on it, and the derivative is of second order at T = 1 only.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
