@@ -42,7 +42,7 @@ class Curve(Protocol):
         ...
 
     @property
-    def from_edge(self) -> bool | Array:
+    def from_edge(self) -> bool:
         """Whether the anchor is the smallest score in the support instead of the largest one."""
         ...
 
