@@ -55,7 +55,7 @@ def entmax(
         >>> import jax.numpy as jnp
         >>> z = jnp.array([0.1, 1.2, 0.9])
         >>> print(entmax(z, 1.5), entmax(z, 2.0))
-        [0.04492635 0.58058053 0.374493  ] [0.         0.65000004 0.34999996]
+        [0.04492635 0.58058053 0.374493  ] [0.         0.65000 0.35 ]
 
     Reference:
         B. Peters, V. Niculae and A. F. T. Martins, "Sparse sequence-to-sequence models", ACL 2019.

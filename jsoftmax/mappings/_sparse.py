@@ -78,7 +78,7 @@ def entmax_sparse(
         >>> import jax.numpy as jnp
         >>> p = entmax_sparse(jnp.array([0.1, 1.2, 0.9, -3.0]), size=2, alpha=2.0)
         >>> print(p.values, p.indices, p.certificate)
-        [0.65000 0.35000] [1 2] True
+        [0.65000 0.35 ] [1 2] True
     """
     ask = problem("entmax_sparse", logits, axis, where, alpha=alpha, temperature=temperature)
     if len(ask.classes.axis) != 1:

@@ -43,7 +43,7 @@ class Categorical(Distribution):
         >>> print(d.probabilities(), d.sample(jax.random.key(0), (8,)).max())
         [0.75 0.25 0.  ] 1
         >>> print(d.log_prob(1), d.entropy(), d.mode())
-        -1.3862944 0.5623351 0
+        -1.38629 0.562335 0
         >>> print(d.kl_divergence(Categorical(jnp.zeros(3))))
         0.53627
         >>> print(Categorical(jnp.zeros(3)).kl_divergence(d))
