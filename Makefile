@@ -25,7 +25,7 @@ test: tests doctests  ## the tests but the slow ones; import layers and examples
 tests: $(VENV)/.has-test
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
-slow: $(VENV)/.has-test  ## the tests that take more than ten seconds each
+slow: $(VENV)/.has-test  ## the tests that `make test` leaves out because they take long
 	$(PYTEST) -n $(WORKERS) -m slow
 
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.

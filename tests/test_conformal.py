@@ -217,6 +217,7 @@ def test_scores_may_lie_on_any_axes_be_compiled_and_mapped(function):
     assert (kept[:, 2] == INF).all()
 
 
+@pytest.mark.slow
 def test_the_threshold_takes_all_rows_together():
     q = js.conformal_threshold(Z, LABELS)
     found = js.conformal_threshold(Z.reshape(5, 10, CLASSES), LABELS.reshape(5, 10))
@@ -270,6 +271,7 @@ def fraction_of_luck(covered, of, n, coverage):
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
 @pytest.mark.parametrize("score", ["lac", "adaptive", "adaptive, random", "raps", "support"])
+@pytest.mark.slow
 def test_digits_are_covered_as_promised(score, alpha):
     """Within 1 − 1e-3 of the exact distribution; from below only, where scores may be equal."""
     seen, seen_labels, new, new_labels = digits(alpha)

@@ -28,6 +28,7 @@ def test_the_section_prints_a_table_and_saves_two_pictures(tmp_path, capsys, mon
         assert imread(tmp_path / "new" / name).std() > 0.05  # something is drawn
 
 
+@pytest.mark.slow
 def test_an_explorer_without_preference_loses_what_chance_loses(monkeypatch):
     """An ε of 1 pulls at random: regret pulls × (max − mean) on average over the arms.
 

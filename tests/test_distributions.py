@@ -68,6 +68,7 @@ def test_temperature_and_mask_are_those_of_the_mapping():
         assert (np.abs(share - np.asarray(p[row])) <= bound).all()
 
 
+@pytest.mark.slow
 def test_its_draws_are_those_of_the_samplers():
     for sampler, d in (
         (lambda shape: js.categorical(KEY, Z, shape=shape), js.Categorical(Z)),
@@ -78,6 +79,7 @@ def test_its_draws_are_those_of_the_samplers():
         assert d.classes == 4
 
 
+@pytest.mark.slow
 def test_a_narrow_dtype_does_not_lose_small_probabilities():
     d = js.Categorical(jnp.asarray(Z, jnp.bfloat16), 1.5)
     assert d.probabilities().dtype == d.log_probabilities().dtype == jnp.bfloat16
@@ -184,6 +186,7 @@ def test_derivatives_of_sparse_ones_in_all_their_arguments():
     check_grads(jax.jit(everything), arguments, order=1, modes=["fwd", "rev"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_distribution_is_a_pytree():
     """An argument, a result, a carry; batched by vmap, taken apart by scan and by tree.map."""
     d = js.Categorical(Z, 1.5, temperature=jnp.array(2.0), where=np.array([1, 0, 1, 1]) > 0)

@@ -94,6 +94,7 @@ def test_at_alpha_1_it_is_logistic_regression(classes, options):
 @pytest.mark.parametrize(
     ("alpha", "classes"), [(0.7, 3), (1.0, 3), (1.5, 2), (1.5, 3), (2.0, 2), (2.0, 3)]
 )
+@pytest.mark.slow
 def test_no_gradient_is_left_at_the_minimum(alpha, classes):
     """Zero in W and in b, by an oracle's probabilities; the objective is convex, so that is it."""
     X, y, w = data(classes)

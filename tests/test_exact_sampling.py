@@ -96,6 +96,7 @@ def test_probabilities_are_drawn_from_as_they_are():
     assert set(np.unique(drawn[:, -1])) <= {-1, 0, 2, 5}
 
 
+@pytest.mark.slow
 def test_the_sparse_form_is_drawn_from_as_the_dense_one():
     z = np.random.default_rng(0).standard_normal((3, 50)) * 2
     few = js.entmax_sparse(z, 20, alpha=1.5)
@@ -133,6 +134,7 @@ def test_summing_by_chunks_changes_nothing(monkeypatch):
     same(jax.jit(lambda z: js.categorical(KEY, z, temperature=jnp.array(1.0)))(z), whole)
 
 
+@pytest.mark.slow
 def test_summing_by_chunks_changes_nothing_in_parts(monkeypatch):
     z = np.random.default_rng(8).standard_normal((30, 48))
     whole = js.categorical(KEY, z)

@@ -181,6 +181,7 @@ def logistic_mean(d, t, slopes):
     return wins + loses
 
 
+@pytest.mark.slow
 def test_straight_through_gumbel_has_the_mean_that_quadrature_gives():
     """And Gumbel-Rao the same."""
     t, z = 0.5, jnp.array([0.4, -0.3])

@@ -31,6 +31,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.slow
 def test_twins_agree_with_each_other_and_with_the_functions(options):
     """With a key and without, value and gradient, before and after a step of the schedule."""
     left, right = jsoftmax.nnx.GumbelSoftmax(**options), jsoftmax.linen.GumbelSoftmax(**options)

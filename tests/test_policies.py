@@ -265,6 +265,7 @@ def test_draws_are_reproducible_under_jit_and_vmap():
     )
 
 
+@pytest.mark.slow
 def test_several_action_axes_are_numbered_row_major():
     z = jnp.asarray(RNG.standard_normal((2, 3, 4)))
     drawn = js.sample_action(KEY, z, axis=(0, 2), temperature=0.01)
@@ -488,6 +489,7 @@ def test_nothing_leaks(name):
         jax.eval_shape(jax.grad(lambda z: FUNCTIONS[name](z).sum()), jnp.asarray(Z))
 
 
+@pytest.mark.slow
 def test_actions_may_be_split_over_an_axis():
     """Two parts of a row, under vmap(axis_name)."""
 

@@ -161,6 +161,7 @@ def test_the_density_of_the_logarithm_holds_where_samples_underflow():
     check_grads(log_density, (y, Z, 0.7), order=1, modes=("rev",), eps=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_classes_that_cannot_be_drawn_do_not_count_in_the_density():
     z = np.array([0.5, -INF, 1.2, 3.0])
     x, where = np.array([0.3, 0.0, 0.7, NAN]), np.array([True, True, True, False])
