@@ -62,6 +62,7 @@ def test_plus_infinity_takes_all_at_any_temperature_above_zero(alpha):
 
 def test_log_softmax_of_infinities_is_the_logarithm_of_the_limit():
     np.testing.assert_array_equal(js.log_softmax(np.array([1.0, INF])), [-INF, 0])
+    np.testing.assert_array_equal(js.log_softmax(np.array([1.7e308, INF])), [-INF, 0])
     np.testing.assert_array_equal(js.log_softmax(np.array([1.0, -INF])), [0, -INF])
     near(js.log_softmax(np.array([INF, 0, INF])), [-np.log(2), -INF, -np.log(2)])
     np.testing.assert_array_equal(js.log_softmax(np.full(3, -INF)), [-INF] * 3)

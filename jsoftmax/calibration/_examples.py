@@ -45,7 +45,7 @@ def read_labels(
     function: str, labels: Any, ask: Problem, called: str = "probabilities"
 ) -> tuple[Array, Array]:
     """One-hot rows of the shape of `ask.z`, and whether each label is a class, axes kept."""
-    array, rows = jnp.asarray(labels), rows_of(ask)
+    array, rows = jnp.asarray(labels), ask.rows
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.{function}: `labels` have dtype {array.dtype}; give integers, one class a "
@@ -69,7 +69,7 @@ def read_labels(
 
 def read_weights(function: str, weights: Any, ask: Problem) -> Array:
     """How much each row counts, with size-1 class axes; 1 where nothing is said."""
-    rows = rows_of(ask)
+    rows = ask.rows
     if weights is None:
         w = jnp.ones(rows, ask.z.dtype)
     else:
@@ -86,12 +86,6 @@ def read_weights(function: str, weights: Any, ask: Problem) -> Array:
             )
         w = jnp.broadcast_to(w.reshape((1,) * (len(rows) - w.ndim) + w.shape), rows)
     return jnp.expand_dims(w, ask.classes.axis)
-
-
-def rows_of(ask: Problem) -> tuple[int, ...]:
-    """The shape of the rows: that of the logits without the class axes."""
-    shape = ask.z.shape
-    return tuple(n for a, n in enumerate(shape, -len(shape)) if a not in ask.classes.axis)
 
 
 def counted(x: Array, weights: Array, elsewhere: float = 0) -> Array:

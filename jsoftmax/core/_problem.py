@@ -43,6 +43,12 @@ class Problem:
     log_dtype: np.dtype
     is_hard: bool = False
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The shape of a per-row result: that of the logits without the class axes."""
+        shape = self.z.shape
+        return tuple(n for a, n in enumerate(shape, -len(shape)) if a not in self.classes.axis)
+
     def probabilities(self) -> Array:
         """p, with an exact 0 at masked classes whatever stands there."""
         if self.is_hard:

@@ -46,9 +46,10 @@ def log_probabilities(z: Array, alpha: Array | None, family: Tsallis, classes: C
     """log p, right where p underflows; −∞ off the support."""
     if family.alpha == 1:
         _, total, v = _softmax(z, classes)
-        # A finite score below one of +∞ is as far below it as floats go, and has no mass: twice as
-        # far is −∞. (A factor a row is fused into sums, a choice an entry is not.)
-        further = jnp.where(classes.max(z) == jnp.inf, 2, 1).astype(z.dtype)
+        # A finite score below one of +∞ has no mass, however large it is. (A factor a row is fused
+        # into sums, a choice an entry is not.)
+        finite = float(jnp.finfo(z.dtype).max)
+        further = jnp.where(classes.max(z) == jnp.inf, finite, 1).astype(z.dtype)
         return v * further - jnp.log(jnp.where(total == 0, 1, total))
     return _solved(z, alpha, family, classes, True)
 

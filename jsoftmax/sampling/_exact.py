@@ -83,7 +83,7 @@ def categorical(
     """
     key = one_key("categorical", key)
     ask = problem("categorical", logits, axis, where, temperature=temperature, axis_name=axis_name)
-    shape = sample_shape("categorical", shape, rows_of(ask))
+    shape = sample_shape("categorical", shape, ask.rows)
     per_row = (ask.classes.max(ask.z),)
     if ask.temperature is not None:
         per_row = (*per_row, ask.temperature)
@@ -145,7 +145,7 @@ def sample_from(
     ask = problem(
         "sample_from", probabilities, axis, where, axis_name=axis_name, called="probabilities"
     )
-    shape = sample_shape("sample_from", shape, rows_of(ask))
+    shape = sample_shape("sample_from", shape, ask.rows)
     p = ask.unmasked(ask.z, 0)
     p = jnp.where((p >= 0) & (p < jnp.inf), p, jnp.nan)
     return _drawn(key, ask, p, (ask.classes.max(p),), _relative, shape)
@@ -169,12 +169,6 @@ def entries(x: Array, index: Array) -> Array:
     row = row.reshape((1,) * (index.ndim - row.ndim) + rows)
     row = jnp.broadcast_to(row, index.shape)
     return x.reshape(math.prod(rows), x.shape[-1])[row, jnp.maximum(index, 0)]
-
-
-def rows_of(ask: Problem) -> tuple[int, ...]:
-    """The shape of the logits without their class axes."""
-    ndim = ask.z.ndim
-    return tuple(n for a, n in enumerate(ask.z.shape, -ndim) if a not in ask.classes.axis)
 
 
 def _exponential(z: Array, top: Array, *temperature: Array) -> Array:

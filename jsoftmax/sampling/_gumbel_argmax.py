@@ -15,7 +15,7 @@ from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled
-from jsoftmax.sampling._exact import classes_last, rows_of
+from jsoftmax.sampling._exact import classes_last
 from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks, whole_chunk
 from jsoftmax.sampling._shapes import sample_shape
 
@@ -82,7 +82,7 @@ def gumbel_argmax(
     ask = problem(
         "gumbel_argmax", logits, axis, where, temperature=temperature, axis_name=axis_name
     )
-    shape = sample_shape("gumbel_argmax", shape, rows_of(ask))
+    shape = sample_shape("gumbel_argmax", shape, ask.rows)
     top, z = ask.classes.max(ask.z), classes_last(ask.z, ask.classes)
     top = classes_last(top, ask.classes)
     t = None if ask.temperature is None else classes_last(ask.temperature, ask.classes)
