@@ -167,6 +167,26 @@ def test_vmap_over_every_argument():
     near(outer(z[:, :, None]), jax.nn.softmax(z, axis=0)[:, :, None])
 
 
+ONE_ROW = {
+    "entmax": lambda z, x: js.entmax(z, x)[0],
+    "fenchel_young_loss": lambda z, x: js.fenchel_young_loss(z, 1, x),
+    "topk_entmax of k": lambda z, x: js.topk_entmax(z, x, 1.5)[0],
+    "capped_entmax of u": lambda z, x: js.capped_entmax(z, x, 1.5)[0],
+}
+
+
+@pytest.mark.parametrize("name", ONE_ROW)
+def test_one_row_is_mapped_over_a_parameter_alone(name):
+    """Value and derivative: the scores have no rows then, and the parameter brings them."""
+    z, x = np.array([1.0, 0.7, -0.4]), np.array([0.6, 1.0, 1.4, 2.2])
+    of_one = jax.value_and_grad(ONE_ROW[name], 1)
+    values, slopes = jax.jit(jax.vmap(of_one, (None, 0)))(z, x)
+    for i in range(len(x)):
+        value, slope = of_one(z, x[i])
+        near(values[i], value, rtol=1e-12)
+        near(slopes[i], slope, rtol=1e-9)
+
+
 def split_in(parts):
     return [js.PartialLogSumExp.of(part) for part in parts]
 

@@ -60,23 +60,27 @@ class ClassAxis:
         """The entry of each row where `hit` is True. A masked sum: a gather does not shard."""
         return self.sum(jnp.where(hit, x, 0))
 
-    def by_rows(self, function: Callable[..., Array], *arrays: Array | None) -> Array:
-        """function(*arrays), where `vmap` adds rows to the arrays instead of mapping `function`.
+    def by_rows(
+        self, function: Callable[..., Array], scores: Array, *arrays: Array | None
+    ) -> Array:
+        """function(scores, *arrays), where `vmap` adds rows instead of mapping `function`.
 
         A loop or a choice that all rows take together would under `vmap` be taken by each for
-        itself, and all the branches of a choice by everyone. The arrays are of one rank, and the
-        rows of the result those of the arrays.
+        itself, and all the branches of a choice by everyone. The scores have all the rows, and the
+        other arrays broadcast to them.
         """
         if self.axis_name is not None:  # which may be the axis that is mapped over
-            return function(*arrays)
+            return function(scores, *arrays)
         rows = jax.custom_batching.custom_vmap(function)
 
         @rows.def_vmap
-        def _(size, batched, *arrays):
-            pairs = zip(arrays, batched, strict=True)
-            return rows(*(x if mapped or x is None else x[None] for x, mapped in pairs)), True
+        def _(size, mapped, scores, *arrays):
+            if not mapped[0]:
+                scores = jnp.broadcast_to(scores, (size, *scores.shape))
+            pairs = zip(arrays, mapped[1:], strict=True)
+            return rows(scores, *(x if m or x is None else x[None] for x, m in pairs)), True
 
-        return rows(*arrays)
+        return rows(scores, *arrays)
 
     def anywhere(self, flags: Array) -> Array:
         """Whether a flag is raised in any row: the same answer on every part of a split row."""
