@@ -7,6 +7,7 @@ All are pure functions that work under `jit`, `vmap` and `grad`. Flax modules ar
 are imported only when asked for.
 """
 
+from jsoftmax.attention import attention_weights, dot_product_attention
 from jsoftmax.calibration import (
     Reliability,
     VectorScaling,
@@ -102,6 +103,7 @@ __all__ = [
     "SparseEntmax",
     "VectorScaling",
     "aps_scores",
+    "attention_weights",
     "binary_entmax",
     "boltzmann",
     "brier_score",
@@ -113,6 +115,7 @@ __all__ = [
     "conformal_threshold",
     "cross_entropy",
     "decoupled_straight_through",
+    "dot_product_attention",
     "entmax",
     "entmax_loss",
     "entmax_scores",

@@ -50,6 +50,10 @@ class Curve(Protocol):
         """Where the search starts: the anchor alone has mass one or, at an edge, none."""
         ...
 
+    def at_level(self, level: Array) -> Any:
+        """The place at which the anchor has this log-mass, rounded to one float."""
+        ...
+
     def masses(self, z: Array, anchor: Array, place: Any) -> Array:
         """p of the scores `z`."""
         ...
@@ -99,6 +103,9 @@ class Power(_FromTop):
 
     def start(self, anchor):
         return filled(anchor, 1), filled(anchor, 0)
+
+    def at_level(self, level):
+        return jnp.exp(self.a * level), filled(level, 0)
 
     def masses(self, z, anchor, place):
         t = self._base(z, anchor, place)
@@ -152,6 +159,9 @@ class Scaled(_FromTop):
     def start(self, anchor):
         return filled(anchor, 0), filled(anchor, 0), filled(anchor, 1)
 
+    def at_level(self, level):
+        return level, filled(level, 0), jnp.exp(-self.a * level)
+
     def masses(self, z, anchor, place):
         return jnp.exp(self.log_masses(z, anchor, place))
 
@@ -179,6 +189,9 @@ class Edge:
 
     def start(self, anchor):
         return filled(anchor, 0), filled(anchor, 0)
+
+    def at_level(self, level):
+        return jnp.exp(level), jnp.exp(self.a * level)
 
     def masses(self, z, anchor, place):
         power = jnp.maximum(self.argument(z, anchor, place), 0)
@@ -217,6 +230,9 @@ class Logistic(_FromTop):
     def start(self, anchor):
         return filled(anchor, 0), filled(anchor, 0)
 
+    def at_level(self, level):
+        return level - jnp.log(-jnp.expm1(level)), filled(level, 0)
+
     def masses(self, z, anchor, place):
         shift, rest = place
         return jax.nn.sigmoid((difference(z, anchor) + shift) + rest)
@@ -250,6 +266,9 @@ class Capped:
     def start(self, anchor):
         return self.curve.start(anchor)
 
+    def at_level(self, level):
+        return self.curve.at_level(level)
+
     def masses(self, z, anchor, place):
         far = self._far_above(z, anchor)
         p = self.curve.masses(jnp.where(far, anchor, z), anchor, place)
@@ -269,8 +288,11 @@ class Capped:
         return self.curve.move(place, step)
 
 
-def by_curve(a: float | Array, anywhere: Callable, solved: Callable[[Curve], Array]) -> Array:
-    """`solved` on the curve that suits α = 1 + a: of all rows, or, for a traced a, of each row."""
+def by_curve(a: float | Array, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
+    """`solved` on the curve that suits α = 1 + a: of all rows, or, for a traced a, of each row.
+
+    All its results have one number, or one entry, a row, to which `a` broadcasts.
+    """
     if not isinstance(a, Array):
         return solved(Edge(a) if a > 1 else Power(a) if a > _LEAST_POWER else Scaled(a))
 
@@ -282,7 +304,8 @@ def by_curve(a: float | Array, anywhere: Callable, solved: Callable[[Curve], Arr
         return solved(Scaled(jnp.where(jnp.abs(a) < 1e-20, 1e-20, jnp.minimum(a, 1))))
 
     def each():
-        return jnp.where(a > 1, solved(Edge(jnp.maximum(a, 1))), scaled())
+        beyond = solved(Edge(jnp.maximum(a, 1)))
+        return jax.tree.map(lambda x, y: jnp.where(a > 1, x, y), beyond, scaled())
 
     beyond, below = anywhere(~(a <= 1)), anywhere(a < _LEAST_POWER)
     return jax.lax.switch(jnp.where(beyond, 2, jnp.where(below, 1, 0)), (powers, scaled, each))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -119,7 +119,9 @@ def problem(
     classes = checks.class_axis(function, logits, axis, axis_name, called)
     mask = checks.mask_like(function, where, logits, called)
     dtype = checks.compute_dtype(logits)
-    family, alpha, limit = _alpha(function, alpha, logits, classes, dtype)
+    family, alpha, limit = regularizer(
+        function, alpha, lambda x: checks.per_row(function, "alpha", x, logits, classes, dtype)
+    )
     temperature, sign = _temperature(function, temperature, logits, classes, dtype, limit)
     is_hard = limit is True or checks.static_number(temperature) == 0
     sign = -sign if minimum else sign
@@ -136,14 +138,22 @@ def problem(
     )  # fmt: skip
 
 
-def _alpha(function, alpha, logits, classes, dtype):
-    """The family, its α if that is an array, and where α = ∞: the limit T → 0 of any other α."""
+def regularizer(
+    function: str, alpha: Any, as_rows: Callable[[Any], Array]
+) -> tuple[Tsallis, Array | None, bool | Array]:
+    """The family, its α if that is an array, and where α = ∞: the limit T → 0 of any other α.
+
+    `as_rows` makes an array of one number a row from an α that is not a number known while tracing.
+
+    Raises:
+        ValueError: for an α known while tracing that is not positive.
+    """
     number = checks.static_number(alpha)
     if number is None:
         known = checks.known_values(alpha)
         if known is not None and not (known > 0).all():
             raise ValueError(f"jsoftmax.{function}: every `alpha` must be positive, got {alpha}.")
-        alpha = checks.per_row(function, "alpha", alpha, logits, classes, dtype)
+        alpha = as_rows(alpha)
         limit = alpha == jnp.inf
         alpha = jnp.where(alpha > 0, jnp.where(limit, 2, alpha), jnp.nan)
         return Tsallis(None), alpha, limit

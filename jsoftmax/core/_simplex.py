@@ -151,7 +151,7 @@ def cooled(
 def effective_tangent(p, d_z, alpha, d_alpha, family) -> Array | None:
     """d = ż − (∂ω′/∂α)(p) α̇, or None where nothing moves."""
     d = None if isinstance(d_z, SymbolicZero) else d_z
-    if alpha is None or isinstance(d_alpha, SymbolicZero):
+    if alpha is None or d_alpha is None or isinstance(d_alpha, SymbolicZero):
         return d
     positive = jnp.where(p > 0, p, 1)
     _, bend = jax.jvp(lambda a: family.marginal(positive, a), (alpha,), (d_alpha,))

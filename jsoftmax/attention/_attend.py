@@ -1,0 +1,122 @@
+"""Attention block by block: how the work is cut, and which blocks nobody sees."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.attention._arguments import Arguments, Rule
+from jsoftmax.attention._blocks import KEYS, QUERIES, Trees, padded, resized, taken, windows
+from jsoftmax.attention._mixture import mixture
+
+_GROUPS = 8  # into which queries are parted, where later ones see more keys
+
+
+_IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is computed together: queries, keys, and at most so many scores."""
+
+    block_q: int
+    block_k: int
+    scores: int
+
+
+def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -> Sizes:
+    """The sizes that are given, and for the others such as suit the hardware.
+
+    On CPUs (measured on two cores) a block should fit the caches and still be large enough for a
+    matrix product; elsewhere more is computed at once, to keep a large device busy. Softmax goes
+    through its keys once. Other mappings go through them again for every step towards τ, so their
+    scores are kept in memory, for fewer queries at once.
+
+    Raises:
+        TypeError: for a size that is not a whole number.
+        ValueError: for a size below 1.
+    """
+    for name, size in (("block_q", block_q), ("block_k", block_k)):
+        if size is None:
+            continue
+        if isinstance(size, bool) or not isinstance(size, int | np.integer):
+            raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
+        if size < 1:
+            raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
+    groups, keys = arguments.moving.q.shape[-3], arguments.moving.k.shape[-2]
+    scores = 2**20 if jax.default_backend() == "cpu" else 2**25
+    if block_k is None:
+        streamed = arguments.rule.is_softmax or keys > _IN_MEMORY
+        block_k = 1024 if arguments.rule.is_softmax else 4096 if streamed else keys
+    if block_q is None:
+        most = scores // (groups * min(block_k, keys))
+        block_q = max(min(512, most), -(-128 // groups))
+    return Sizes(int(block_q), int(block_k), scores)
+
+
+def attend(arguments: Arguments, sizes: Sizes, from_zero: bool = True) -> tuple[Array, Array]:
+    """Σ p v and τ, of shapes (*batch, head, group, query, width) and (*batch, head, group, query).
+
+    `from_zero` says that the first query and the first key have place 0, so that what a window
+    shows is known while tracing.
+    """
+    trees, rule = (arguments.moving, arguments.fixed), arguments.rule
+    queries, keys = arguments.moving.q.shape[-2], arguments.moving.k.shape[-2]
+    before, after = rule.window
+    block = sizes.block_q
+    if not from_zero or (before is None and after is None):
+        return _attended(rule, trees, sizes)
+    if before is not None and after is not None:
+        length = block * max(1, -(-max(before, after) // block))
+        if 2 * (before + length + after) <= min(queries, keys):
+            return _in_windows(rule, trees, sizes, length, before, after)
+    # Later queries see more keys: a few groups, each with the keys that its last query sees.
+    step = block * -(-queries // (block * _GROUPS))
+    parts = []
+    for start in range(0, queries, step):
+        stop = min(start + step, queries)
+        low = 0 if before is None else min(max(0, start - before), keys - 1)
+        high = keys if after is None else max(min(keys, stop + after), low + 1)
+        part = taken(taken(trees, QUERIES, start, stop), KEYS, low, high)
+        parts.append(_attended(rule, part, sizes))
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=-2), *parts)
+
+
+def _in_windows(rule, trees, sizes, length, before, after):
+    """Equal windows, which are all computed by the same loop."""
+    queries = trees[0].q.shape[-2]
+    count = -(-queries // length)
+    trees = resized(_with_columns(trees), QUERIES, count * length)
+    trees = padded(resized(trees, KEYS, count * length), KEYS, before, length + after)
+    results = _attended(rule, windows(trees, length, before, after), sizes)
+
+    def merged(x):  # (window, ..., query, width) → (..., window × query, width)
+        x = jnp.moveaxis(x, 0, -3)
+        return x.reshape(*x.shape[:-3], count * length, x.shape[-1])[..., :queries, :]
+
+    return jax.tree.map(merged, results)
+
+
+def _attended(rule: Rule, trees: Trees, sizes: Sizes) -> tuple[Array, Array]:
+    """All queries and all keys of `trees`."""
+    queries, keys = trees[0].q.shape[-2], trees[0].k.shape[-2]
+    block_q, block_k = min(sizes.block_q, queries), min(sizes.block_k, keys)
+    rule = dataclasses.replace(rule, block_q=block_q, block_k=block_k, scores=sizes.scores)
+    if keys % block_k:
+        trees = padded(_with_columns(trees), KEYS, 0, -keys % block_k)
+    trees = padded(trees, QUERIES, 0, -queries % block_q)
+    out, found = mixture(rule, *trees)
+    return out[..., :queries, :], found.tau[..., :queries, :]
+
+
+def _with_columns(trees: Trees) -> Trees:
+    """With a mask of keys, that padding is not seen."""
+    moving, fixed = trees
+    if fixed.columns is None:
+        fixed = fixed._replace(columns=fixed.column_places == fixed.column_places)
+    return moving, fixed

@@ -1,0 +1,83 @@
+"""The weights of attention as an array: for looking at them, at small sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jsoftmax.attention._arguments import read_arguments
+from jsoftmax.attention._mixture import weights
+
+
+def attention_weights(
+    query: ArrayLike,
+    key: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    alpha: float | ArrayLike = 1.0,
+    scale: float | ArrayLike | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    query_segment_ids: ArrayLike | None = None,
+    key_value_segment_ids: ArrayLike | None = None,
+    logits_soft_cap: float | None = None,
+    sinks: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "*batch heads queries keys"]:
+    """The weights p = entmax_α(scale · q kᵀ + bias) by which `dot_product_attention` mixes values.
+
+    They are an array of all queries and keys, to be looked at: for long sequences it does not fit
+    into memory, and attention itself never forms it.
+
+    Args:
+        query: as for `dot_product_attention`, and so are all the others: shape
+            (*batch, queries, heads, width).
+        key: shape (*batch, keys, key heads, width).
+        bias: added to the scores; broadcastable to (*batch, heads, queries, keys).
+        mask: boolean, True where a key takes part; broadcastable to (*batch, heads, queries, keys).
+        alpha: α > 0, a number, or traced, then also of shape (heads,).
+        scale: the factor of q kᵀ, 1/√width where it is None.
+        is_causal: whether a query sees no key after its own place.
+        query_seq_lengths: integers of shape (*batch,).
+        key_value_seq_lengths: integers of shape (*batch,).
+        local_window_size: how many keys before and after its own place a query sees.
+        query_segment_ids: integers of shape (*batch, queries).
+        key_value_segment_ids: integers of shape (*batch, keys).
+        logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z.
+        sinks: the score of one more class, whose weight is left out of the result.
+        axis_name: the mesh (or `vmap`) axis over which *keys* are split, in `shard_map`.
+
+    Returns:
+        Shape (*batch, heads, queries, keys), in the dtype that query and key promote to. Rows sum
+        to 1, to less where there are sinks, and to 0 where there is no key.
+
+    Raises:
+        TypeError: for arrays of the wrong kind.
+        ValueError: for shapes that do not fit, and numbers out of their range.
+
+    Example:
+        >>> import jax.numpy as jnp, jsoftmax
+        >>> query = jnp.array([[[2.0]], [[0.0]]])  # two queries, one head, width 1
+        >>> key = jnp.array([[[1.0]], [[0.0]], [[-1.0]]])
+        >>> jsoftmax.attention_weights(query, key, alpha=2.0)[0].round(2).tolist()
+        [[1.0, 0.0, 0.0], [0.33, 0.33, 0.33]]
+    """
+    key = jnp.asarray(key)
+    arguments = read_arguments(
+        "attention_weights", query, key, key[..., :1], bias, mask, alpha=alpha, scale=scale,
+        is_causal=is_causal, query_seq_lengths=query_seq_lengths,
+        key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
+        query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
+        logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=None, dropout_rate=0.0,
+        broadcast_dropout=False, axis_name=axis_name,
+    )  # fmt: skip
+    p = weights(arguments.rule, arguments.moving, arguments.fixed)
+    *batch, heads, groups, queries, keys = p.shape
+    return p.reshape(*batch, heads * groups, queries, keys).astype(arguments.dtype)

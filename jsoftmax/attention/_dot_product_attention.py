@@ -1,0 +1,137 @@
+"""Attention with any mapping of the family."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jsoftmax.attention._arguments import read_arguments
+from jsoftmax.attention._attend import attend, sizes_for
+
+
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    alpha: float | ArrayLike = 1.0,
+    scale: float | ArrayLike | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    query_segment_ids: ArrayLike | None = None,
+    key_value_segment_ids: ArrayLike | None = None,
+    logits_soft_cap: float | None = None,
+    sinks: ArrayLike | None = None,
+    dropout_rng: Array | None = None,
+    dropout_rate: float = 0.0,
+    broadcast_dropout: bool = False,
+    return_residual: bool = False,
+    implementation: str | None = None,
+    block_q: int | None = None,
+    block_k: int | None = None,
+    axis_name: Hashable | None = None,
+) -> (
+    Float[Array, "*batch queries heads value_width"]
+    | tuple[Float[Array, "*batch queries heads value_width"], Float[Array, "*batch queries heads"]]
+):
+    """Mixtures of values, with weights from softmax, sparsemax or any α-entmax of the scores.
+
+    For each head, with z = scale · q kᵀ + bias,
+
+        out = Σ_s p_s v_s,   p = entmax_α(z) = argmax_{p in the simplex} ⟨p, z⟩ − Ω_α(p).
+
+    It takes what `jax.nn.dot_product_attention` takes, under the same names, and can be put in its
+    place. It differs in that α may be any; that a query without any key gives zeros and no
+    gradient, where `jax.nn` gives the mean of all values; that NaN in a key which a query does not
+    see does not reach it; and that the matrix of weights is never formed: memory grows with length,
+    not with its square, in every derivative (`jvp`, `grad`, second derivatives of either kind),
+    since weights are computed again, block by block, from the threshold of their row. Blocks that
+    `is_causal` or `local_window_size` hide wholly are not computed. Computations are in float32 at
+    least.
+
+    Args:
+        query: shape (*batch, queries, heads, width); any number of batch axes.
+        key: shape (*batch, keys, key heads, width), where the key heads divide the heads: one for
+            each (multi-head attention), fewer (grouped) or one (multi-query).
+        value: shape (*batch, keys, key heads, value width).
+        bias: added to the scores; broadcastable to (*batch, heads, queries, keys).
+        mask: boolean, True where a key takes part; broadcastable to (*batch, heads, queries, keys).
+        alpha: α > 0, 1 for softmax, 2 for sparsemax, ∞ for equal shares of the largest scores; a
+            number, or traced, then also of shape (heads,). Differentiable.
+        scale: the factor of q kᵀ, 1/√width where it is None; a number or of shape (heads,), an
+            inverse temperature. Differentiable.
+        is_causal: whether a query sees no key after its own place.
+        query_seq_lengths: integers of shape (*batch,): queries beyond give zeros.
+        key_value_seq_lengths: integers of shape (*batch,): keys beyond are not seen.
+        local_window_size: how many keys before and after its own place a query sees, a whole number
+            or a pair of them.
+        query_segment_ids: integers of shape (*batch, queries): a query sees keys of its segment.
+        key_value_segment_ids: the same of keys, of shape (*batch, keys); those of the queries where
+            it is None.
+        logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z, before masks.
+        sinks: the score of one more class, which has no value, a number or of shape (heads,): what
+            it takes of the mass is lost to the mixture. At 0 it is the off-by-one softmax.
+            Differentiable.
+        dropout_rng: a key for dropout, of `jax.random.key`.
+        dropout_rate: the share of weights that are dropped, from 0 to below 1; the others grow by
+            1/(1 − rate). Which they are depends on the key and on places, not on blocks.
+        broadcast_dropout: whether all batch entries and heads drop the same weights.
+        return_residual: also return τ.
+        implementation: "xla", which does all that is described here, or a kernel for softmax by its
+            name, "cudnn" (by way of `jax.nn`) or "tokamax" (where it is installed). None is "xla".
+            A kernel has its own derivatives and its own precision, and never falls back.
+        block_q: how many queries are computed together; None for a number that suits the hardware.
+        block_k: with how many of their keys; None as before: softmax takes 1024 at once, other α
+            all of them up to 2¹⁷, since otherwise q kᵀ is computed again for every step towards τ.
+        axis_name: the mesh (or `vmap`) axis over which *keys* and values are split, in `shard_map`.
+
+    Returns:
+        The mixtures, of shape (*batch, queries, heads, value width), in the dtype that query, key
+        and value promote to. With `return_residual` a pair of them and the thresholds τ of
+        z − τ = ω′(p), of shape (*batch, queries, heads), which are the logsumexp of the scores
+        where α = 1. Unlike those of `jax.nn` they are differentiable.
+
+    Raises:
+        TypeError: for arrays that are not real numbers, masks that are not boolean, lengths and
+            segments that are not integers, and a key that is none.
+        ValueError: for shapes that do not fit, numbers out of their range, and unknown names.
+        NotImplementedError: for an argument that the named kernel does not take.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsoftmax
+        >>> query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 100, 4, 8))
+        >>> jsoftmax.dot_product_attention(query, key, value, alpha=1.5, is_causal=True).shape
+        (2, 100, 4, 8)
+        >>> alpha = jnp.array([1.0, 1.2, 1.5, 2.0])  # one for each head, to be learned
+        >>> loss = lambda a: jsoftmax.dot_product_attention(query, key, value, alpha=a).sum()
+        >>> jax.grad(loss)(alpha).shape
+        (4,)
+        >>> nobody = jnp.zeros((100, 100), bool)
+        >>> float(jnp.abs(jsoftmax.dot_product_attention(query, key, value, mask=nobody)).max())
+        0.0
+
+    References:
+        Vaswani et al., "Attention is all you need", 2017. Milakov & Gimelshein, "Online normalizer
+        calculation for softmax", 2018. Dao et al., "FlashAttention", 2022. Peters, Niculae &
+        Martins, "Sparse sequence-to-sequence models", 2019 (α-entmax attention). Correia, Niculae &
+        Martins, "Adaptively sparse transformers", 2019 (α learned for each head).
+    """
+    arguments = read_arguments(
+        "dot_product_attention", query, key, value, bias, mask, alpha=alpha, scale=scale,
+        is_causal=is_causal, query_seq_lengths=query_seq_lengths,
+        key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
+        query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
+        logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=dropout_rng,
+        dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout, axis_name=axis_name,
+    )  # fmt: skip
+    sizes = sizes_for("dot_product_attention", arguments, block_q, block_k)
+    out, tau = attend(arguments, sizes)
+    out = arguments.output(out)
+    return (out, arguments.output(tau)[..., 0]) if return_residual else out
