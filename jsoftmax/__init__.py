@@ -7,7 +7,12 @@ All are pure functions that work under `jit`, `vmap` and `grad`. Flax modules ar
 are imported only when asked for.
 """
 
-from jsoftmax.attention import attention_weights, dot_product_attention
+from jsoftmax.attention import (
+    attention_weights,
+    dot_product_attention,
+    merge_attention,
+    ring_attention,
+)
 from jsoftmax.calibration import (
     Reliability,
     VectorScaling,
@@ -146,12 +151,14 @@ __all__ = [
     "mean_energy",
     "mellowmax",
     "mellowmax_temperature",
+    "merge_attention",
     "normmax",
     "normmax_loss",
     "reinforce_leave_one_out",
     "reinmax",
     "relaxed_topk",
     "reliability_diagram",
+    "ring_attention",
     "sample_action",
     "sample_from",
     "smoothmax",

@@ -2,5 +2,7 @@
 
 from jsoftmax.attention._attention_weights import attention_weights
 from jsoftmax.attention._dot_product_attention import dot_product_attention
+from jsoftmax.attention._merge import merge_attention
+from jsoftmax.attention._ring import ring_attention
 
-__all__ = ["attention_weights", "dot_product_attention"]
+__all__ = ["attention_weights", "dot_product_attention", "merge_attention", "ring_attention"]

@@ -127,10 +127,12 @@ def read_arguments(
     dropout_rate: float,
     broadcast_dropout: bool,
     axis_name: Hashable | None,
-    query_offset: Any = 0,
-    key_offset: Any = 0,
+    query_part: Any = 0,
+    key_part: Any = 0,
 ) -> Arguments:
     """Check the arguments of `function` and bring them into one form.
+
+    Queries and keys may be the parts of these numbers of longer sequences, cut into equal parts.
 
     Raises:
         TypeError: for arrays that are not real numbers, masks that are not boolean, lengths and
@@ -185,8 +187,12 @@ def read_arguments(
             )
         mask = grouped(checks.aligned(function, "mask", mask, whole, "the scores"))
 
-    rows = _in_length(function, "query_seq_lengths", query_seq_lengths, batch, queries)
-    columns = _in_length(function, "key_value_seq_lengths", key_value_seq_lengths, batch, keys)
+    row_places = jnp.arange(queries, dtype=jnp.int32) + query_part * queries
+    column_places = jnp.arange(keys, dtype=jnp.int32) + key_part * keys
+    rows = _in_length(function, "query_seq_lengths", query_seq_lengths, batch, row_places)
+    columns = _in_length(
+        function, "key_value_seq_lengths", key_value_seq_lengths, batch, column_places
+    )
     row_segments, column_segments = _segments(
         function, query_segment_ids, key_value_segment_ids, batch, queries, keys
     )
@@ -222,8 +228,8 @@ def read_arguments(
             None if columns is None else columns[..., None, None, None, :],
             None if row_segments is None else row_segments[..., None, None, :, None],
             None if column_segments is None else column_segments[..., None, None, None, :],
-            (jnp.arange(queries, dtype=jnp.int32) + query_offset).reshape(*places, -1, 1),
-            (jnp.arange(keys, dtype=jnp.int32) + key_offset).reshape(*places, 1, -1),
+            row_places.reshape(*places, -1, 1),
+            column_places.reshape(*places, 1, -1),
             row_spoiled, column_spoiled, streams, limit if isinstance(limit, Array) else None,
         ),
         Rule(
@@ -278,8 +284,8 @@ def _integers(function, name, x):
     return x
 
 
-def _in_length(function, name, lengths, batch, size):
-    """(*batch, size): whether a place lies within the length of its batch entry."""
+def _in_length(function, name, lengths, batch, places):
+    """(*batch, places): whether a place lies within the length of its batch entry."""
     if lengths is None:
         return None
     lengths = _integers(function, name, lengths)
@@ -289,7 +295,7 @@ def _in_length(function, name, lengths, batch, size):
             f"batch entry, of shape {batch}."
         )
     lengths = jnp.broadcast_to(lengths, batch)
-    return jnp.arange(size) < lengths[..., None]
+    return places < lengths[..., None]
 
 
 def _segments(function, of_queries, of_keys, batch, queries, keys):

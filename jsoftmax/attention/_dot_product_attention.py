@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from jsoftmax.attention._arguments import read_arguments
 from jsoftmax.attention._attend import attend, sizes_for
+from jsoftmax.attention._kernels import by_kernel
 
 
 def dot_product_attention(
@@ -131,6 +132,20 @@ def dot_product_attention(
         logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=dropout_rng,
         dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout, axis_name=axis_name,
     )  # fmt: skip
+    if implementation not in (None, "xla"):
+        arrays = dict(query=query, key=key, value=value, bias=bias, mask=mask)
+        taken = dict(
+            scale=scale, is_causal=is_causal, query_seq_lengths=query_seq_lengths,
+            key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
+            logits_soft_cap=logits_soft_cap,
+        )  # fmt: skip
+        refused = dict(
+            alpha=not arguments.rule.is_softmax, sinks=sinks is not None,
+            query_segment_ids=query_segment_ids is not None, dropout_rate=dropout_rate > 0,
+            return_residual=return_residual, block_q=block_q is not None,
+            block_k=block_k is not None, axis_name=axis_name is not None,
+        )  # fmt: skip
+        return by_kernel(implementation, arguments, arrays, taken, refused)
     sizes = sizes_for("dot_product_attention", arguments, block_q, block_k)
     out, tau = attend(arguments, sizes)
     out = arguments.output(out)

@@ -85,7 +85,7 @@ def _block_jvp(rule, moving, fixed, found, changes):
             mixed = mixed + _mixed(p, changes.v, fixed, rule)
         return _row_sum(moved), mixed
 
-    total, mixed = _summed(rule, sums, (moving, fixed, changes), found.tau)
+    total, mixed = _summed(rule, sums, (moving, fixed, changes))
     if moving.sinks is not None:
         sinks = moving.sinks + filled(found.tau, 0)
         row = _Weights(rule, moving, fixed, found)
@@ -134,7 +134,7 @@ def _solved(rule, moving, fixed):
     if _key_blocks(rule, moving) == 1:
         row = InMemory(scores(moving, fixed, rule), rule.classes, rule, trees)
     else:
-        row = Streamed(rule, trees, rule.classes, _row(rule, moving, fixed))
+        row = Streamed(rule, trees, rule.classes)
     top = None
     if rule.is_hard or fixed.hard is not None:
         top = row.max() if sink is None else WithSink(row, sink).max()
@@ -187,24 +187,27 @@ class Streamed:
     rule: Rule
     trees: Trees
     classes: ClassAxis
-    start: Array
     top: Array | None = None
 
     def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
         def step(top, trees):
             return jnp.maximum(top, jnp.max(fn(self._scores(trees)), axis=-1, keepdims=True))
 
-        top = _fold(self.rule, step, filled(self.start, -jnp.inf), self.trees)
+        start = filled(_row(self.rule, *self.trees), -jnp.inf)
+        top = _fold(self.rule, step, start, self.trees)
         return self.classes.max(top)
 
     def sum(self, fn: Callable[[Array], Array]) -> Array:
-        return self.every(lambda z, moving, fixed: _row_sum(fn(z)))
+        return self.every(lambda z, *_: _row_sum(fn(z)))
 
     def every(self, sums: Callable) -> Any:
         """The sums of sums(z, moving, fixed), over the parts of a split row too."""
-        return _summed(
-            self.rule, lambda trees: sums(self._scores(trees), *trees), self.trees, self.start
-        )
+
+        def of_block(trees):
+            moving, fixed = trees
+            return sums(self._scores(trees), moving, fixed)
+
+        return _summed(self.rule, of_block, self.trees)
 
     def anywhere(self, flags: Array) -> Array:
         return self.classes.anywhere(flags)
@@ -227,8 +230,9 @@ class Streamed:
         return dataclasses.replace(self, top=top)
 
     def _scores(self, trees):
-        z = scores(*trees, self.rule)
-        return z if self.top is None else _hardened(self.rule, trees[1], z, self.top)
+        moving, fixed = trees
+        z = scores(moving, fixed, self.rule)
+        return z if self.top is None else _hardened(self.rule, fixed, z, self.top)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,11 +328,12 @@ def _block_escort(rule, moving, fixed, found):
     """Σ s and Σ s v/Σ s."""
 
     def sums(trees):
-        row = _Weights(rule, *trees, found)
-        s = row.slope(row.of(scores(*trees, rule=rule)))
-        return _row_sum(s), _mixed(s, trees[0].v, trees[1], rule)
+        moving, fixed = trees
+        row = _Weights(rule, moving, fixed, found)
+        s = row.slope(row.of(scores(moving, fixed, rule)))
+        return _row_sum(s), _mixed(s, moving.v, fixed, rule)
 
-    total, mixed = _summed(rule, sums, (moving, fixed), found.tau)
+    total, mixed = _summed(rule, sums, (moving, fixed))
     if moving.sinks is not None:
         row = _Weights(rule, moving, fixed, found)
         total = total + row.slope(row.of(moving.sinks + filled(found.tau, 0)))
@@ -361,12 +366,14 @@ def _fold(rule: Rule, step: Callable, state: Any, trees: Trees) -> Any:
     return state
 
 
-def _summed(rule: Rule, sums: Callable[[Trees], Any], trees: Trees, like: Array) -> Any:
+def _summed(rule: Rule, sums: Callable[[Trees], Any], trees: Trees) -> Any:
     """The sum of sums(trees) over the blocks of keys, and over the parts of a split row."""
     if _key_blocks(rule, trees[0]) == 1:
         total = sums(trees)
     else:
         again = _recomputed(sums)
+        moving, fixed, *_ = trees
+        like = _row(rule, moving, fixed)
         shapes = jax.eval_shape(sums, taken(trees, KEYS, 0, 1))
         zeros = jax.tree.map(lambda s: jnp.broadcast_to(filled(like, 0), s.shape), shapes)
 

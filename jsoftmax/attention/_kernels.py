@@ -1,0 +1,75 @@
+"""Kernels of others for plain softmax attention, taken by name."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.attention._arguments import Arguments
+from jsoftmax.attention._scores import visible
+from jsoftmax.core import _checks as checks
+
+
+def by_kernel(
+    name: str, arguments: Arguments, arrays: dict[str, Any], taken: dict[str, Any],
+    refused: dict[str, bool],
+) -> Array:  # fmt: skip
+    """The mixtures as the kernel of that name computes them.
+
+    `arrays` and `taken` are passed on as they are; of `refused` none may be given.
+
+    Raises:
+        ValueError: for an unknown name.
+        NotImplementedError: for an argument that the kernel does not take.
+    """
+    if name not in _KERNELS:
+        raise ValueError(
+            "jsoftmax.dot_product_attention: `implementation` must be None, 'xla', "
+            f"{' or '.join(map(repr, _KERNELS))}, got {name!r}."
+        )
+    refused |= {
+        "a traced `scale`, or one for each head": taken["scale"] is not None
+        and checks.static_number(taken["scale"]) is None,
+        "logits_soft_cap": name == "cudnn" and taken["logits_soft_cap"] is not None,
+    }
+    for argument, is_given in refused.items():
+        if is_given:
+            raise NotImplementedError(
+                f"jsoftmax.dot_product_attention: implementation={name!r} does not take "
+                f"{argument if ' ' in argument else f'`{argument}`'}. Leave it out, or let "
+                "implementation='xla' compute it."
+            )
+    given = {argument: x for argument, x in (arrays | taken).items() if x is not None}
+    return _without_empty_rows(_KERNELS[name](**given), arguments)
+
+
+def _cudnn(**given):
+    return jax.nn.dot_product_attention(implementation="cudnn", **given)
+
+
+def _tokamax(**given):
+    try:
+        tokamax = importlib.import_module("tokamax")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "jsoftmax.dot_product_attention: implementation='tokamax' needs the package tokamax: "
+            "pip install tokamax."
+        ) from error
+    return tokamax.dot_product_attention(**given)
+
+
+_KERNELS = {"cudnn": _cudnn, "tokamax": _tokamax}
+
+
+def _without_empty_rows(out: Array, arguments: Arguments) -> Array:
+    """Zeros for queries that see no key, for which kernels give a mean of all values."""
+    seen = visible(arguments.fixed, arguments.rule)
+    if seen is None:
+        return out
+    q = arguments.moving.q
+    some = jnp.broadcast_to(jnp.any(seen, axis=-1, keepdims=True), (*q.shape[:-1], 1))
+    return jnp.where(arguments.output(some).astype(bool), out, 0)

@@ -1,0 +1,155 @@
+"""Softmax attention where queries and keys are split over a mesh axis: the keys go round."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jsoftmax.attention._arguments import Arguments, read_arguments
+from jsoftmax.attention._attend import Sizes, attend, sizes_for
+from jsoftmax.attention._merge import merge_attention
+from jsoftmax.core._curves import filled
+
+
+def ring_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    axis_name: Hashable,
+    scale: float | ArrayLike | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    query_segment_ids: ArrayLike | None = None,
+    key_value_segment_ids: ArrayLike | None = None,
+    logits_soft_cap: float | None = None,
+    sinks: ArrayLike | None = None,
+    dropout_rng: Array | None = None,
+    dropout_rate: float = 0.0,
+    broadcast_dropout: bool = False,
+    return_residual: bool = False,
+    block_q: int | None = None,
+    block_k: int | None = None,
+) -> (
+    Float[Array, "*batch queries heads value_width"]
+    | tuple[Float[Array, "*batch queries heads value_width"], Float[Array, "*batch queries heads"]]
+):
+    """Softmax attention of a sequence that is split over devices, each of which holds a part of it.
+
+    To be called inside `shard_map` (or `vmap` with an `axis_name`), where device i of n holds the
+    i-th of n equal parts of the queries and of the keys and values. In n turns the keys and values
+    go round the ring, and every device merges what it finds in each part. Parts that `is_causal`
+    or `local_window_size` hide are passed on without being looked at. The result is that of
+    `dot_product_attention` on the whole sequence.
+
+    A device keeps the keys and values that come by for the way back, so that `grad` takes memory
+    that is linear in the length of the whole sequence; the forward pass in that of a part.
+
+    For α ≠ 1 partial results do not merge: there gather the queries, whose size is linear too, and
+    call `dot_product_attention(..., alpha=α, axis_name=axis_name)` for the split keys.
+
+    Args:
+        query: this device's queries, of shape (*batch, queries, heads, width).
+        key: this device's keys, of shape (*batch, keys, key heads, width).
+        value: this device's values, of shape (*batch, keys, key heads, value width).
+        axis_name: the mesh axis over which the sequence is split.
+        scale: as for `dot_product_attention`, and so are all the others.
+        is_causal: whether a query sees no key after its place in the whole sequence.
+        query_seq_lengths: lengths of whole sequences, integers of shape (*batch,).
+        key_value_seq_lengths: lengths of whole sequences, integers of shape (*batch,).
+        local_window_size: how many keys before and after its own place a query sees.
+        query_segment_ids: this device's, integers of shape (*batch, queries).
+        key_value_segment_ids: this device's, integers of shape (*batch, keys).
+        logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z.
+        sinks: the score of one more class without value, for the whole row.
+        dropout_rng: a key for dropout, the same on all devices.
+        dropout_rate: the share of weights that are dropped.
+        broadcast_dropout: whether all batch entries and heads drop the same weights.
+        return_residual: also return the logsumexp of each row of scores.
+        block_q: how many queries are computed together.
+        block_k: with how many keys.
+
+    Returns:
+        This device's mixtures, of shape (*batch, queries, heads, value width); with
+        `return_residual` also τ of shape (*batch, queries, heads).
+
+    Raises:
+        TypeError: as `dot_product_attention`.
+        ValueError: as `dot_product_attention`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsoftmax
+        >>> from functools import partial
+        >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 12, 4, 8))
+        >>> split = [x.reshape(3, 4, 4, 8) for x in (q, k, v)]  # over three devices, here of vmap
+        >>> ring = partial(jsoftmax.ring_attention, axis_name="ring", is_causal=True)
+        >>> out = jax.vmap(ring, axis_name="ring")(*split).reshape(12, 4, 8)
+        >>> whole = jsoftmax.dot_product_attention(q, k, v, is_causal=True)
+        >>> bool(jnp.allclose(out, whole, atol=1e-6))
+        True
+
+    Reference:
+        Liu, Zaharia & Abbeel, "Ring attention with blockwise transformers for near-infinite
+        context", 2023.
+    """
+    devices, index = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+    if key_value_segment_ids is None:
+        key_value_segment_ids = query_segment_ids
+    going = (jnp.asarray(key), jnp.asarray(value), key_value_segment_ids)
+
+    def read(owner: Array, going: Any, sinks: Any = None) -> Arguments:
+        key, value, segments = going
+        return read_arguments(
+            "ring_attention", query, key, value, None, None, alpha=1.0, scale=scale,
+            is_causal=is_causal, query_seq_lengths=query_seq_lengths,
+            key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
+            query_segment_ids=query_segment_ids, key_value_segment_ids=segments,
+            logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=dropout_rng,
+            dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout, axis_name=None,
+            query_part=index, key_part=owner,
+        )  # fmt: skip
+
+    def turn(state, _):
+        owner, going, out, tau = state
+        going = jax.lax.ppermute(going, axis_name, [(i, (i + 1) % devices) for i in range(devices)])
+        owner = (owner - 1) % devices
+        out_here, tau_here = _unless_hidden(read(owner, going), sizes)
+        out, tau = merge_attention(jnp.stack([out, out_here]), jnp.stack([tau, tau_here]))
+        return (owner, going, out, tau), None
+
+    own = read(index, going, sinks)
+    sizes = sizes_for("ring_attention", own, block_q, block_k)
+    start = (index, going, *_unless_hidden(own, sizes))
+    (_, _, out, tau), _ = jax.lax.scan(turn, start, length=devices - 1)
+    out = own.output(out)
+    return (out, own.output(tau[..., None])[..., 0]) if return_residual else out
+
+
+def _unless_hidden(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
+    """The mixtures and τ of one part, of which nothing is computed where no query sees a key."""
+    moving, fixed, (before, after) = arguments.moving, arguments.fixed, arguments.rule.window
+
+    def seen():
+        out, tau = attend(arguments, sizes, from_zero=False)
+        return out, tau[..., 0]
+
+    def hidden():
+        row = filled(fixed.row_spoiled + fixed.column_spoiled[..., :1], -jnp.inf)
+        mixture = jnp.broadcast_to(filled(row, 0), (*row.shape[:-1], moving.v.shape[-1]))
+        return mixture, row[..., 0]
+
+    rows, columns = fixed.row_places, fixed.column_places
+    is_hidden = jnp.bool_(False)
+    if after is not None:
+        is_hidden |= columns.min() > rows.max() + after
+    if before is not None:
+        is_hidden |= columns.max() < rows.min() - before
+    return seen() if before is None and after is None else jax.lax.cond(is_hidden, hidden, seen)
