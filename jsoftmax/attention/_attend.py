@@ -49,10 +49,11 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
         if size < 1:
             raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
     groups, keys = arguments.moving.q.shape[-3], arguments.moving.k.shape[-2]
-    scores = 2**20 if jax.default_backend() == "cpu" else 2**25
+    in_memory = not arguments.rule.is_softmax and keys <= _IN_MEMORY
+    scores = 2**20 if in_memory else 2**19
+    scores *= 1 if jax.default_backend() == "cpu" else 32
     if block_k is None:
-        streamed = arguments.rule.is_softmax or keys > _IN_MEMORY
-        block_k = 1024 if arguments.rule.is_softmax else 4096 if streamed else keys
+        block_k = keys if in_memory else 1024
     if block_q is None:
         most = scores // (groups * min(block_k, keys))
         block_q = max(min(512, most), -(-128 // groups))

@@ -1,0 +1,98 @@
+"""A block of queries and all its keys: thresholds, mixtures, and what derivatives need."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.attention._arguments import Fixed, Moving, Rule
+from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
+from jsoftmax.attention._rows import WithSink, hardened, rows_of
+from jsoftmax.attention._scores import scores
+from jsoftmax.core._curves import by_curve, filled
+from jsoftmax.core._regularizers import q_log_from_log
+from jsoftmax.core._scores import difference
+from jsoftmax.core._threshold import solve
+
+
+class Found(NamedTuple):
+    """What is known of a row once it is solved: from this its weights are computed again."""
+
+    tau: Array
+    top: Array  # the largest score
+    anchor: Array  # the score from which the others are measured,
+    level: Array  # and its log-mass
+    total: Array  # Σ s
+    mean: Array  # Σ s v/Σ s
+
+
+def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, Found]:
+    """Σ p v of every query of the block, and what is known of its row."""
+    return (_online if rule.is_softmax else _by_threshold)(rule, moving, fixed)
+
+
+def _online(rule, moving, fixed):
+    """Softmax in one pass: whenever the largest score grows, what was summed shrinks."""
+
+    def step(state, trees):
+        top, total, mixed = state
+        z = scores(*trees, rule=rule)
+        higher = jnp.maximum(top, jnp.max(z, axis=-1, keepdims=True))
+        weights = jnp.exp(difference(z, higher))
+        shrunk = jnp.exp(difference(top, higher))
+        return (
+            higher,
+            total * shrunk + row_sum(weights),
+            mixed * shrunk + mixed_values(weights, trees[0].v, trees[1], rule),
+        )
+
+    start = like_rows(rule, moving, fixed)
+    nothing = jnp.broadcast_to(filled(start, 0), (*start.shape[:-1], moving.v.shape[-1]))
+    state = (filled(start, -jnp.inf), filled(start, 0), nothing)
+    top, total, mixed = fold(rule, step, state, (moving, fixed))
+    if rule.axis_name is not None:
+        higher = rule.classes.max(top)
+        shrunk = jnp.exp(difference(top, higher))
+        total, mixed = jax.lax.psum((total * shrunk, mixed * shrunk), rule.axis_name)
+        top = higher
+    if moving.sinks is not None:
+        higher = jnp.maximum(top, moving.sinks)
+        shrunk = jnp.exp(difference(top, higher))
+        total = total * shrunk + jnp.exp(difference(moving.sinks + filled(total, 0), higher))
+        mixed, top = mixed * shrunk, higher
+    some = jnp.where(total == 0, 1, total)
+    out, log_total = mixed / some, jnp.log(some)
+    return out, Found(top + log_total, top, top, -log_total, filled(top, 1), out)
+
+
+def _by_threshold(rule, moving, fixed):
+    """The threshold by the solver of the mappings, then one more pass for the sums."""
+    alpha, sink, row, top = moving.alpha, moving.sinks, rows_of(rule, moving, fixed), None
+    if rule.is_hard or fixed.hard is not None:
+        top = row.max() if sink is None else WithSink(row, sink).max()
+        row = row.hardened(top)
+        sink = None if sink is None else hardened(rule, fixed, sink, top)
+
+    def on_curve(curve):
+        anchor, place = solve(curve, row if sink is None else WithSink(row, sink))
+
+        def sums(z, moving, fixed):
+            p = curve.masses(z, anchor, place)
+            s = rule.family.slope(p, alpha)
+            mixed, mean = (mixed_values(x, moving.v, fixed, rule) for x in (p, s))
+            return mixed, row_sum(s), mean
+
+        mixed, total, mean = row.every(sums)
+        if sink is not None:
+            total = total + rule.family.slope(curve.masses(sink, anchor, place), alpha)
+        level = jnp.where(anchor == -jnp.inf, 0, curve.log_masses(anchor, anchor, place))
+        return anchor, level, mixed, total, mean / jnp.where(total > 0, total, 1)
+
+    a = rule.family.exponent(alpha)
+    anchor, level, out, total, mean = by_curve(a, rule.classes.anywhere, on_curve)
+    top = anchor if top is None else top
+    tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
+    return out, Found(tau, top, anchor, level, total, mean)
