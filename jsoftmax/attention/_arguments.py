@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
@@ -74,6 +75,7 @@ class Rule:
     window: tuple[int | None, int | None]  # keys before, keys after; None: all
     dropout_rate: float
     classes: ClassAxis
+    is_part: bool  # whether queries or keys are parts of longer sequences
     block_q: int  # how many queries are computed together,
     block_k: int  # with how many keys,
     scores: int  # and at most so many scores, if the batch has them
@@ -127,8 +129,8 @@ def read_arguments(
     dropout_rate: float,
     broadcast_dropout: bool,
     axis_name: Hashable | None,
-    query_part: Any = 0,
-    key_part: Any = 0,
+    query_part: ArrayLike | None = None,
+    key_part: ArrayLike | None = None,
 ) -> Arguments:
     """Check the arguments of `function` and bring them into one form.
 
@@ -187,8 +189,9 @@ def read_arguments(
             )
         mask = grouped(checks.aligned(function, "mask", mask, whole, "the scores"))
 
-    row_places = jnp.arange(queries, dtype=jnp.int32) + query_part * queries
-    column_places = jnp.arange(keys, dtype=jnp.int32) + key_part * keys
+    if axis_name is not None:
+        key_part = jax.lax.axis_index(axis_name)
+    row_places, column_places = _places(queries, query_part), _places(keys, key_part)
     rows = _in_length(function, "query_seq_lengths", query_seq_lengths, batch, row_places)
     columns = _in_length(
         function, "key_value_seq_lengths", key_value_seq_lengths, batch, column_places
@@ -234,7 +237,8 @@ def read_arguments(
         ),
         Rule(
             family, limit is True, soft_cap, _window(function, local_window_size, is_causal),
-            rate, ClassAxis((-1,), axis_name), queries, keys, math.prod(whole),
+            rate, ClassAxis((-1,), axis_name),
+            query_part is not None or key_part is not None, queries, keys, math.prod(whole),
         ),
         np.dtype(dtype),
     )  # fmt: skip
@@ -282,6 +286,11 @@ def _integers(function, name, x):
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"jsoftmax.{function}: `{name}` has dtype {x.dtype}; give it integers.")
     return x
+
+
+def _places(size: int, part: ArrayLike | None) -> Array:
+    places = jnp.arange(size, dtype=jnp.int32)
+    return places if part is None else places + jnp.asarray(part, jnp.int32) * size
 
 
 def _in_length(function, name, lengths, batch, places):

@@ -15,8 +15,6 @@ from jsoftmax.attention._blocks import KEYS, QUERIES, Trees, padded, resized, ta
 from jsoftmax.attention._mixture import mixture
 
 _GROUPS = 8  # into which queries are parted, where later ones see more keys
-
-
 _IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory
 
 
@@ -60,17 +58,16 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
     return Sizes(int(block_q), int(block_k), scores)
 
 
-def attend(arguments: Arguments, sizes: Sizes, from_zero: bool = True) -> tuple[Array, Array]:
+def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
     """Σ p v and τ, of shapes (*batch, head, group, query, width) and (*batch, head, group, query).
 
-    `from_zero` says that the first query and the first key have place 0, so that what a window
-    shows is known while tracing.
+    What a window hides is left out, if the places of queries and keys are known while tracing.
     """
     trees, rule = (arguments.moving, arguments.fixed), arguments.rule
     queries, keys = arguments.moving.q.shape[-2], arguments.moving.k.shape[-2]
     before, after = rule.window
     block = sizes.block_q
-    if not from_zero or (before is None and after is None):
+    if rule.is_part or (before is None and after is None):
         return _attended(rule, trees, sizes)
     if before is not None and after is not None:
         length = block * max(1, -(-max(before, after) // block))
@@ -93,7 +90,10 @@ def _in_windows(rule, trees, sizes, length, before, after):
     queries = trees[0].q.shape[-2]
     count = -(-queries // length)
     trees = resized(_with_columns(trees), QUERIES, count * length)
-    trees = padded(resized(trees, KEYS, count * length), KEYS, before, length + after)
+    moving, fixed = padded(resized(trees, KEYS, count * length + after), KEYS, before, length)
+    places = jnp.arange(moving.k.shape[-2], dtype=jnp.int32) - before
+    places = places.reshape(fixed.column_places.shape)
+    trees = moving, fixed._replace(column_places=places)
     results = _attended(rule, windows(trees, length, before, after), sizes)
 
     def merged(x):  # (window, ..., query, width) → (..., window × query, width)

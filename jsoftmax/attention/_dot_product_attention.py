@@ -91,7 +91,9 @@ def dot_product_attention(
         block_q: how many queries are computed together; None for a number that suits the hardware.
         block_k: with how many of their keys; None as before: softmax takes 1024 at once, other α
             all of them up to 2¹⁷, since otherwise q kᵀ is computed again for every step towards τ.
-        axis_name: the mesh (or `vmap`) axis over which *keys* and values are split, in `shard_map`.
+        axis_name: the mesh (or `vmap`) axis over which *keys* and values are split, in `shard_map`,
+            each device holding one of equal parts, in their order. Lengths are those of all keys;
+            `bias`, `mask` and segments are those of this device's.
 
     Returns:
         The mixtures, of shape (*batch, queries, heads, value width), in the dtype that query, key

@@ -19,19 +19,23 @@ def kept(fixed: Fixed, rule: Rule) -> Array | float:
     """
     if fixed.streams is None:
         return 1.0
-    rows = fixed.row_places.reshape(-1)
-    columns = fixed.column_places.reshape(-1)
-    first = columns[0] // _TILE
-    tiles = first + jnp.arange(columns.size // _TILE + 2)
+    streams, parts = fixed.streams, fixed.row_places.shape[0]  # more than 1 for windows alone
+    size = fixed.column_places.shape[-1]
 
-    def row(stream, place):
+    def row(stream, place, tiles):
         key = jax.random.fold_in(stream, place)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, tiles)
         return jax.vmap(lambda key: jax.random.bits(key, (_TILE,), jnp.uint32))(keys).reshape(-1)
 
-    matrix = jax.vmap(jax.vmap(row, (None, 0)), (0, None))(fixed.streams.reshape(-1), rows)
-    matrix = jax.lax.dynamic_slice_in_dim(matrix, columns[0] % _TILE, columns.size, axis=-1)
-    matrix = matrix.reshape(*fixed.streams.shape[:-2], *matrix.shape[1:])
-    limit = round(rule.dropout_rate * 2**32)
-    share = 1 / (1 - rule.dropout_rate)
-    return jnp.where(matrix >= jnp.uint32(min(limit, 2**32 - 1)), share, 0)
+    def part(rows, first):
+        tiles = first // _TILE + jnp.arange(size // _TILE + 2)
+        over_rows = jax.vmap(row, (None, 0, None))
+        bits = jax.vmap(over_rows, (0, None, None))(streams.reshape(-1), rows, tiles)
+        return jax.lax.dynamic_slice_in_dim(bits, first % _TILE, size, axis=-1)
+
+    rows = fixed.row_places.reshape(parts, -1)
+    bits = jax.vmap(part)(rows, fixed.column_places[..., 0].reshape(parts))
+    lead = streams.shape[:-2] if parts == 1 else (parts, *streams.shape[1:-2])
+    bits = bits.reshape(*lead, rows.shape[-1], size)
+    limit = min(round(rule.dropout_rate * 2**32), 2**32 - 1)
+    return jnp.where(bits >= jnp.uint32(limit), 1 / (1 - rule.dropout_rate), 0)

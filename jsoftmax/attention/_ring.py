@@ -138,7 +138,7 @@ def _unless_hidden(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
     moving, fixed, (before, after) = arguments.moving, arguments.fixed, arguments.rule.window
 
     def seen():
-        out, tau = attend(arguments, sizes, from_zero=False)
+        out, tau = attend(arguments, sizes)
         return out, tau[..., 0]
 
     def hidden():
