@@ -78,7 +78,7 @@ class Rule:
     is_part: bool  # whether queries or keys are parts of longer sequences
     block_q: int  # how many queries are computed together,
     block_k: int  # with how many keys,
-    scores: int  # and at most so many scores, if the batch has them
+    scores: int | None  # and at most so many scores, if the batch has them
 
     @property
     def is_softmax(self) -> bool:
@@ -238,7 +238,7 @@ def read_arguments(
         Rule(
             family, limit is True, soft_cap, _window(function, local_window_size, is_causal),
             rate, ClassAxis((-1,), axis_name),
-            query_part is not None or key_part is not None, queries, keys, math.prod(whole),
+            query_part is not None or key_part is not None, queries, keys, None,
         ),
         np.dtype(dtype),
     )  # fmt: skip

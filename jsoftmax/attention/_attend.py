@@ -20,20 +20,22 @@ _IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much is computed together: queries, keys, and at most so many scores."""
+    """How much is computed together: queries, keys, and at most so many scores; None for any."""
 
     block_q: int
     block_k: int
-    scores: int
+    scores: int | None
 
 
 def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -> Sizes:
     """The sizes that are given, and for the others such as suit the hardware.
 
-    On CPUs (measured on two cores) a block should fit the caches and still be large enough for a
-    matrix product; elsewhere more is computed at once, to keep a large device busy. Softmax goes
-    through its keys once. Other mappings go through them again for every step towards τ, so their
-    scores are kept in memory, for fewer queries at once.
+    On a CPU (measured on two cores) a block should fit the caches and still be large enough for a
+    matrix product, so batch entries and heads come one after another. Elsewhere all of them are
+    computed together: that keeps a large device busy, and a loop over an axis that the compiler
+    has split over devices would gather it. Softmax goes through its keys once. Other mappings go
+    through them again for every step towards τ, so their scores are kept in memory, for fewer
+    queries at once.
 
     Raises:
         TypeError: for a size that is not a whole number.
@@ -49,13 +51,13 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
     groups, keys = arguments.moving.q.shape[-3], arguments.moving.k.shape[-2]
     in_memory = not arguments.rule.is_softmax and keys <= _IN_MEMORY
     scores = 2**20 if in_memory else 2**19
-    scores *= 1 if jax.default_backend() == "cpu" else 32
     if block_k is None:
         block_k = keys if in_memory else 1024
     if block_q is None:
         most = scores // (groups * min(block_k, keys))
         block_q = max(min(512, most), -(-128 // groups))
-    return Sizes(int(block_q), int(block_k), scores)
+    is_one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return Sizes(int(block_q), int(block_k), scores if is_one_cpu else None)
 
 
 def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
@@ -106,13 +108,19 @@ def _in_windows(rule, trees, sizes, length, before, after):
 def _attended(rule: Rule, trees: Trees, sizes: Sizes) -> tuple[Array, Array]:
     """All queries and all keys of `trees`."""
     queries, keys = trees[0].q.shape[-2], trees[0].k.shape[-2]
-    block_q, block_k = min(sizes.block_q, queries), min(sizes.block_k, keys)
+    block_q, block_k = _even(queries, sizes.block_q), _even(keys, sizes.block_k)
     rule = dataclasses.replace(rule, block_q=block_q, block_k=block_k, scores=sizes.scores)
     if keys % block_k:
         trees = padded(_with_columns(trees), KEYS, 0, -keys % block_k)
     trees = padded(trees, QUERIES, 0, -queries % block_q)
     out, found = mixture(rule, *trees)
     return out[..., :queries, :], found.tau[..., :queries, :]
+
+
+def _even(size: int, block: int) -> int:
+    """The size of as many blocks as are needed, with little padding in the last."""
+    even = -(-size // -(-size // block)) if size else 1
+    return min(block, -(-even // 8) * 8, max(size, 1))
 
 
 def _with_columns(trees: Trees) -> Trees:

@@ -32,7 +32,10 @@ Trees = Any  # a tuple of NamedTuples of arrays
 def looped(function: Callable[[Trees], Any], rule: Rule, trees: Trees) -> Any:
     """function(trees), on parts of the batch and blocks of queries, with all their keys."""
     *lead, groups, _, _ = trees[0].q.shape
-    together = max(1, rule.scores // (groups * rule.block_q * rule.block_k))
+    if rule.scores is None:
+        together = math.prod(lead)
+    else:
+        together = rule.scores // (groups * rule.block_q * rule.block_k)
 
     def over(trees, axes):
         if not axes:

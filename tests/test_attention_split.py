@@ -1,0 +1,240 @@
+"""Attention over parts of a sequence: windows, merged parts, keys that are split, a ring."""
+
+import math
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import jsoftmax
+
+AXIS = "parts"
+QKV = jax.random.normal(jax.random.key(0), (3, 2, 16, 4, 3))  # batch 2, length 16, 4 heads
+WEIGHTS = jax.random.normal(jax.random.key(1), (2, 16, 4, 3))
+SEGMENTS = jnp.array([[0] * 5 + [1] * 11, [3] * 12 + [2] * 4])
+MESHES = [pytest.param(t, id=t.name) for t in (AxisType.Auto, AxisType.Explicit)]
+
+RING = {
+    "whole": {},
+    "causal": {"is_causal": True},
+    "window and sink": {"local_window_size": (3, 1), "sinks": jnp.array([0.5, -1.0, 0.0, 2.0])},
+    "segments": {"query_segment_ids": SEGMENTS},
+    "lengths": {
+        "query_seq_lengths": jnp.array([16, 7]),
+        "key_value_seq_lengths": jnp.array([5, 16]),
+        "logits_soft_cap": 2.0,
+    },
+    "dropout": {"dropout_rate": 0.3, "dropout_rng": jax.random.key(2), "is_causal": True},
+}
+
+
+def mesh(axis_type=AxisType.Auto):
+    return jax.make_mesh((4,), (AXIS,), axis_types=(axis_type,))
+
+
+def value_and_gradients(attention):
+    """The mixtures, and the gradients of a weighted sum of them."""
+
+    def weighted(q, k, v):
+        out = attention(q, k, v)
+        return jnp.sum(out * WEIGHTS), out
+
+    (_, out), gradients = jax.jit(jax.value_and_grad(weighted, (0, 1, 2), has_aux=True))(*QKV)
+    return out, gradients
+
+
+def windowed(T, S, window, **options):
+    """Attention with a window and with the mask that says the same, values and gradients."""
+    q, k, v, bias = (
+        jax.random.normal(jax.random.key(i), shape)
+        for i, shape in enumerate(((2, T, 2, 3), (2, S, 1, 3), (2, S, 1, 2), (2, T, S)))
+    )
+    i, j = jnp.arange(T)[:, None], jnp.arange(S)
+    mask = (j >= i - window[0]) & (j <= i + window[1])
+    if options.get("is_causal"):
+        mask &= j <= i
+
+    def weighted(given, *inputs):
+        out = jsoftmax.dot_product_attention(*inputs, **given)
+        return jnp.sum(jnp.sin(out)), out
+
+    both = []
+    for given in ({"local_window_size": window, "block_q": 4}, {"mask": mask}):
+        given = options | given
+
+        def run(*inputs, given=given):
+            return weighted(given, *inputs)
+
+        both.append(jax.jit(jax.value_and_grad(run, (0, 1, 2, 3), has_aux=True))(q, k, v, bias))
+    return both
+
+
+@pytest.mark.parametrize(
+    ("T", "S", "window", "options"),
+    [
+        pytest.param(40, 64, (2, 3), {}, id="more keys"),
+        pytest.param(64, 41, (0, 5), {"alpha": 1.5}, id="more queries"),
+        pytest.param(41, 41, (5, 0), {"is_causal": True, "alpha": 2.0}, id="causal"),
+        pytest.param(41, 43, (1, 9), {"sinks": 0.5}, id="sink"),
+    ],
+)
+def test_a_window_is_a_mask(T, S, window, options):
+    """Though what it hides is not computed: windows are cut out, with padding at both ends."""
+    chex.assert_trees_all_close(*windowed(T, S, window, **options), atol=1e-12)
+
+
+def test_hidden_blocks_are_not_computed():
+    """A window of a few keys takes a small part of the work of all of them, causal about half."""
+    q = jnp.zeros((1, 2048, 1, 8))
+
+    def work(**options):
+        def attention(q):
+            return jsoftmax.dot_product_attention(q, q, q, block_q=32, **options)
+
+        return multiplications(jax.make_jaxpr(attention)(q).jaxpr)
+
+    assert work(is_causal=True) < 0.6 * work()
+    assert work(local_window_size=16) < 0.1 * work()
+
+
+def multiplications(jaxpr):
+    """In the matrix products of a jaxpr; those in a loop count as often as it runs."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _) = equation.params["dimension_numbers"]
+            sizes = [equation.invars[0].aval.shape[axis] for axis in contracted]
+            total += equation.outvars[0].aval.size * math.prod(sizes)
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                times = equation.params.get("length", 1)
+                total += times * multiplications(getattr(inner, "jaxpr", inner))
+    return total
+
+
+@pytest.mark.slow
+def test_batch_and_heads_may_come_one_after_another(monkeypatch):
+    """As they do on one CPU, in parts that fit its caches; with dropout, which draws by place."""
+    q, k, v, w = jax.random.normal(jax.random.key(4), (4, 2, 700, 2, 4))
+
+    def gradients(alpha):
+        def weighted(q, k, v):
+            out = jsoftmax.dot_product_attention(
+                q, k, v, alpha=alpha, dropout_rate=0.5, dropout_rng=jax.random.key(5)
+            )
+            return jnp.sum(out * w), out
+
+        return jax.jit(jax.grad(weighted, (0, 1, 2), has_aux=True))(q, k, v)
+
+    for alpha in (1.0, jnp.array([1.2, 1.8])):
+        together = gradients(alpha)
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "device_count", lambda: 1)
+            apart = gradients(alpha)
+        chex.assert_trees_all_close(together, apart, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", RING.values(), ids=RING)
+def test_a_ring_finds_what_the_whole_sequence_does(options):
+    """Queries and keys are split over devices, and the keys go round."""
+    segments = options.get("query_segment_ids", jnp.zeros_like(SEGMENTS))
+    others = {name: x for name, x in options.items() if name != "query_segment_ids"}
+    split = PartitionSpec(None, AXIS)
+
+    def part(q, k, v, segments):
+        return jsoftmax.ring_attention(
+            q, k, v, axis_name=AXIS, query_segment_ids=segments, **others
+        )
+
+    ring = jax.shard_map(part, mesh=mesh(), in_specs=(split,) * 4, out_specs=split)
+    found = value_and_gradients(lambda q, k, v: ring(q, k, v, segments))
+    whole = value_and_gradients(lambda q, k, v: jsoftmax.dot_product_attention(q, k, v, **options))
+    chex.assert_trees_all_close(found, whole, atol=1e-12)
+
+
+def test_a_ring_has_forward_mode_and_residuals():
+    """Also where the mapped axis is one of vmap."""
+    parts = QKV.reshape(3, 2, 4, 4, 4, 3).swapaxes(1, 2)  # (q k v, parts, batch, length, ...)
+
+    def whole(q, k, v):
+        return jsoftmax.dot_product_attention(q, k, v, return_residual=True)
+
+    def ring(q, k, v):
+        return jsoftmax.ring_attention(q, k, v, axis_name=AXIS, return_residual=True)
+
+    found = jax.jit(lambda x: jax.jvp(jax.vmap(ring, axis_name=AXIS), (*x,), (*jnp.sin(x),)))(parts)
+    expected = jax.jit(lambda x: jax.jvp(whole, (*x,), (*jnp.sin(x),)))(QKV)
+    found = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(2, 16, *x.shape[3:]), found)
+    chex.assert_trees_all_close(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 3.0, [1.0, 1.5, 2.0, 3.0]], ids=str)
+def test_keys_may_be_split(alpha):
+    """Then thresholds are found by sums over the devices, with places counted across them."""
+    options = {"alpha": alpha if isinstance(alpha, float) else jnp.array(alpha), "sinks": 0.2,
+               "is_causal": True, "key_value_seq_lengths": jnp.array([13, 16])}  # fmt: skip
+    split = PartitionSpec(None, AXIS)
+
+    def part(q, k, v):
+        return jsoftmax.dot_product_attention(q, k, v, axis_name=AXIS, block_k=2, **options)
+
+    over_parts = jax.shard_map(
+        part, mesh=mesh(), in_specs=(PartitionSpec(), split, split), out_specs=PartitionSpec()
+    )
+    whole = value_and_gradients(lambda q, k, v: jsoftmax.dot_product_attention(q, k, v, **options))
+    chex.assert_trees_all_close(value_and_gradients(over_parts), whole, atol=1e-11)
+
+
+@pytest.mark.parametrize("axis_type", MESHES)
+def test_batch_and_heads_are_split_by_the_compiler(axis_type):
+    """Under plain jit: nothing travels, whatever α."""
+    placed = PartitionSpec(AXIS, None, "heads", None)
+    grid = jax.make_mesh((2, 2), (AXIS, "heads"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(grid):
+        qkv = [jax.device_put(x, jax.NamedSharding(grid, placed)) for x in QKV]
+        for alpha in (1.0, 1.5):
+            attention = jax.jit(
+                lambda q, k, v, alpha=alpha: jsoftmax.dot_product_attention(
+                    q, k, v, alpha=alpha, is_causal=True, block_q=4
+                )
+            )
+            compiled = attention.lower(*qkv).compile()
+            assert not re.search(r"all-gather|all-to-all|collective-permute", compiled.as_text())
+            whole = jsoftmax.dot_product_attention(*QKV, alpha=alpha, is_causal=True)
+            chex.assert_trees_all_close(jnp.asarray(attention(*qkv)), whole, atol=1e-12)
+
+
+def test_parts_merge_in_any_grouping():
+    """Also those in which a query sees no key, and with derivatives of both results."""
+    mask = jnp.arange(16)[:, None] >= jnp.arange(16)  # later keys are not seen by early queries
+
+    def merged(q, k, v, *ends):
+        parts = [
+            jsoftmax.dot_product_attention(
+                q, k[:, a:b], v[:, a:b], mask=mask[:, a:b], return_residual=True
+            )
+            for a, b in zip((0, *ends), (*ends, 16), strict=True)
+        ]
+        return jsoftmax.merge_attention(*(jnp.stack(x) for x in zip(*parts, strict=True)))
+
+    def whole(q, k, v):
+        return jsoftmax.dot_product_attention(q, k, v, mask=mask, return_residual=True)
+
+    def derivative(function, *ends):
+        tangents = (*jnp.sin(QKV),)
+        return jax.jit(lambda *x: jax.jvp(lambda *x: function(*x, *ends), x, tangents))(*QKV)
+
+    for ends in ((3,), (1, 5, 12)):
+        chex.assert_trees_all_close(derivative(merged, *ends), derivative(whole), atol=1e-12)
+
+
+def test_pairs_that_do_not_fit_are_refused():
+    """The message says how pairs are stacked."""
+    out, tau = jsoftmax.dot_product_attention(*QKV, return_residual=True)
+    with pytest.raises(ValueError, match=r"merge_attention: `mixtures` of shape .* one new axis"):
+        jsoftmax.merge_attention(jnp.stack([out, out]), tau)
+    with pytest.raises(ValueError, match=r"merge_attention: axis 7 is out of range"):
+        jsoftmax.merge_attention(jnp.stack([out, out]), jnp.stack([tau, tau]), axis=7)
