@@ -177,8 +177,7 @@ def read_arguments(
     q, k, v = (jnp.where(jnp.isfinite(x), x, 0) for x in (q, k, v))
 
     if bias is not None:
-        bias = checks.aligned(function, "bias", checks.as_array(function, "bias", bias), whole,
-                              "the scores")  # fmt: skip
+        bias = _aligned(function, "bias", checks.as_array(function, "bias", bias), whole)
         bias = grouped(bias.astype(computing))
     if mask is not None:
         mask = jnp.asarray(mask)
@@ -187,7 +186,7 @@ def read_arguments(
                 f"jsoftmax.{function}: `mask` has dtype {mask.dtype}; give it a boolean mask, True "
                 "where a key takes part, or add numbers to the scores as `bias`."
             )
-        mask = grouped(checks.aligned(function, "mask", mask, whole, "the scores"))
+        mask = grouped(_aligned(function, "mask", mask, whole))
 
     if axis_name is not None:
         key_part = jax.lax.axis_index(axis_name)
@@ -199,7 +198,9 @@ def read_arguments(
     row_segments, column_segments = _segments(
         function, query_segment_ids, key_value_segment_ids, batch, queries, keys
     )
-    family, alpha, limit = regularizer(function, alpha, lambda x: per_head("alpha", x))
+    family, alpha, limit = regularizer(
+        function, alpha, lambda x: per_head("alpha", x), beside_axis=False
+    )
     soft_cap = None
     if logits_soft_cap is not None:
         soft_cap = checks.static_number(logits_soft_cap)
@@ -275,6 +276,17 @@ def _check_shapes(function, query, key, value):
         )
 
 
+def _aligned(function, name, x, whole):
+    """`x` with leading size-1 axes, broadcastable to (*batch, heads, queries, keys)."""
+    if not checks.broadcasts(x, whole):
+        raise ValueError(
+            f"jsoftmax.{function}: `{name}` has shape {x.shape}, which does not broadcast to the "
+            f"scores of shape {whole}: (*batch, heads, queries, keys). Give it size-1 axes where "
+            "it should be shared, also for heads."
+        )
+    return x.reshape((1,) * (len(whole) - x.ndim) + x.shape)
+
+
 def _spoiled(x: Array) -> Array:
     """NaN for every vector of `x` that is not finite, else 0; with a size-1 last axis."""
     finite = jnp.all(jnp.isfinite(x), axis=-1, keepdims=True)
@@ -323,12 +335,13 @@ def _segments(function, of_queries, of_keys, batch, queries, keys):
         ("key_value_segment_ids", of_keys, keys),
     ):
         ids = _integers(function, name, ids)
-        found.append(checks.aligned(function, name, ids, (*batch, size), "a sequence"))
-        if ids.shape[-1:] != (size,):
+        shape = (*batch, size)
+        if not checks.broadcasts(ids, shape) or ids.shape[-1:] != (size,):
             raise ValueError(
                 f"jsoftmax.{function}: `{name}` has shape {ids.shape}; give one segment for each "
-                f"place, of shape {(*batch, size)}."
+                f"place, of shape {shape}."
             )
+        found.append(ids.reshape((1,) * (len(shape) - ids.ndim) + ids.shape))
     return tuple(found)
 
 
@@ -361,4 +374,4 @@ def _dropout(function, rate, rng):
             f"jsoftmax.{function}: `dropout_rate` is {number}, which needs `dropout_rng`, a key "
             "made by jax.random.key."
         )
-    return number, one_key(function, rng)
+    return number, one_key(function, rng, "dropout_rng")

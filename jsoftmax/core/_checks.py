@@ -113,16 +113,20 @@ def aligned(
     function: str, name: str, x: Array, shape: tuple[int, ...], called: str = "logits"
 ) -> Array:
     """`x` with leading size-1 axes, broadcastable to `shape`."""
-    fits = x.ndim <= len(shape) and all(
-        a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)
-    )
-    if not fits:
+    if not broadcasts(x, shape):
         raise ValueError(
             f"jsoftmax.{function}: `{name}` has shape {x.shape}, which does not broadcast to "
             f"`{called}` of shape {shape}. Give it one entry per logit, or size-1 axes where it "
             "should be shared."
         )
     return x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
+
+
+def broadcasts(x: Array, shape: tuple[int, ...]) -> bool:
+    """Whether `x` is broadcastable to `shape`."""
+    return x.ndim <= len(shape) and all(
+        a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)
+    )
 
 
 def static_number(x: Any) -> float | None:

@@ -10,23 +10,24 @@ import numpy as np
 from jax import Array
 
 
-def one_key(function: str, key: Any) -> Array:
+def one_key(function: str, key: Any, called: str = "key") -> Array:
     """`key` as one typed key, also if it was made by `jax.random.PRNGKey`."""
     remedy = "give it one key, such as jax.random.key(0)"
     if not isinstance(key, jax.Array):
         raise TypeError(
-            f"jsoftmax.{function}: `key` is {_described(key)}; {remedy}."
+            f"jsoftmax.{function}: `{called}` is {_described(key)}; {remedy}."
             + (f" For the seed {key}: jax.random.key({key})." if type(key) is int else "")
         )
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and key.dtype != jnp.uint32:
         raise TypeError(
-            f"jsoftmax.{function}: `key` is an array of dtype {key.dtype} and shape {key.shape}; "
-            f"{remedy}. Does it stand before `logits`?"
+            f"jsoftmax.{function}: `{called}` is an array of dtype {key.dtype} and shape "
+            f"{key.shape}; {remedy}."
+            + (" Does it stand before `logits`?" if called == "key" else "")
         )
     if key.ndim != (0 if typed else 1):
         raise ValueError(
-            f"jsoftmax.{function}: `key` of shape {key.shape} is not one key; {remedy}. For a "
+            f"jsoftmax.{function}: `{called}` of shape {key.shape} is not one key; {remedy}. For a "
             "batch of keys use jax.vmap, for many rows one key is enough."
         )
     return key if typed else jax.random.wrap_key_data(key)

@@ -139,11 +139,12 @@ def problem(
 
 
 def regularizer(
-    function: str, alpha: Any, as_rows: Callable[[Any], Array]
+    function: str, alpha: Any, as_rows: Callable[[Any], Array], beside_axis: bool = True
 ) -> tuple[Tsallis, Array | None, bool | Array]:
     """The family, its α if that is an array, and where α = ∞: the limit T → 0 of any other α.
 
     `as_rows` makes an array of one number a row from an α that is not a number known while tracing.
+    `beside_axis` says that it may have been confused with an axis.
 
     Raises:
         ValueError: for an α known while tracing that is not positive.
@@ -159,7 +160,7 @@ def regularizer(
         return Tsallis(None), alpha, limit
     if not number > 0:
         hint = ""
-        if number < 0 and number == int(number):
+        if beside_axis and number < 0 and number == int(number):
             hint = f" Did you mean axis={int(number)}?"
         raise ValueError(f"jsoftmax.{function}: `alpha` must be positive, got {alpha!r}.{hint}")
     return (Tsallis(2.0), None, True) if number == np.inf else (Tsallis(number), None, False)
