@@ -21,7 +21,7 @@ from jsoftmax.core._scores import Dense, Scores
 
 def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
     """The rows of scores of a block of queries: an array where one block has all the keys."""
-    if key_blocks(rule, moving) == 1:
+    if key_blocks(rule, fixed) == 1:
         z = scores(moving, fixed, rule)
         return InMemory(z, rule.classes, rule, (moving, fixed))
     return Streamed(rule, (moving, fixed), rule.classes)
@@ -57,7 +57,7 @@ class Streamed:
         def step(top, trees):
             return jnp.maximum(top, jnp.max(fn(self._scores(trees)), axis=-1, keepdims=True))
 
-        start = filled(like_rows(self.rule, *self.trees), -jnp.inf)
+        start = like_rows(*self.trees, value=-jnp.inf)
         top = fold(self.rule, step, start, self.trees)
         return self.classes.max(top)
 

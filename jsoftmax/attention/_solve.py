@@ -49,9 +49,9 @@ def _online(rule, moving, fixed):
             mixed * shrunk + mixed_values(weights, trees[0].v, trees[1], rule),
         )
 
-    start = like_rows(rule, moving, fixed)
-    nothing = jnp.broadcast_to(filled(start, 0), (*start.shape[:-1], moving.v.shape[-1]))
-    state = (filled(start, -jnp.inf), filled(start, 0), nothing)
+    lowest, zero = (like_rows(moving, fixed, value) for value in (-jnp.inf, 0))
+    width = moving.v.shape[-1 if rule.are_few else -2]
+    state = (lowest, zero, jnp.broadcast_to(zero, (*zero.shape[:-1], width)))
     top, total, mixed = fold(rule, step, state, (moving, fixed))
     if rule.axis_name is not None:
         higher = rule.classes.max(top)
