@@ -12,7 +12,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test tests slow doctests laws layers lint format types notebooks check-notebooks \
-	bench multilabel conformance clean
+	bench peers multilabel conformance clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient 
 	$(VENV)/bin/python -m benchmarks.sampling
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
+
+peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and entmax's: values and gradients
+	$(PYTEST) benchmarks/test_attention_peers.py
 
 multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
 	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)

@@ -43,8 +43,8 @@ class Row(NamedTuple):
         """The arguments that are not arrays."""
         options = {
             "causal": {"is_causal": True},
-            "window": {"local_window_size": 3},
             "pair": {"local_window_size": (4, 1)},
+            "last": {"local_window_size": 1, "is_causal": True},
         }.get(self.window, {})
         block_q, block_k = self.blocks
         options |= {"logits_soft_cap": self.logits_soft_cap, "block_q": block_q, "block_k": block_k}
@@ -75,6 +75,13 @@ LEVELS = {
 }
 assert tuple(LEVELS) == Row._fields
 ROWS = [Row(*levels) for levels in allpairspy.AllPairs(list(LEVELS.values()))]
+# A window so narrow, beside blocks and lengths, that each of its places is a block of its own; with
+# arrays that have both of the axes that are cut, one of them, and neither.
+NARROW = [
+    Row(1.0, "BNTS", "B1TS", "last", "keys", "B", 1.5, "N", "N", 2, (B,), (2, 4)),
+    Row(1.5, "NT1", "S", "last", "queries", "", None, None, "", 4, (), (2, None)),
+    Row("N", None, None, "last", "", None, None, 0.0, None, 1, (B, 1), (1, 1)),
+]
 PLAIN = Row(1.0, None, None, "", "", None, None, None, None, N, (B,), (3, 4))
 
 
@@ -130,10 +137,10 @@ def seen(row: Row, fixed: dict[str, Any]) -> np.ndarray:
     visible = np.ones((*row.batch, N, T, S), bool)
     if row.window == "causal":
         visible &= s <= t
-    if row.window == "window":
-        visible &= abs(t - s) <= 3
     if row.window == "pair":
         visible &= (t - 4 <= s) & (s <= t + 1)
+    if row.window == "last":
+        visible &= (s == t) | (s == t - 1)
     if row.mask is not None:
         visible &= fixed["mask"]
     if row.lengths:

@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 import jsoftmax as js
 from tests import attention_oracle, oracles
 from tests.attention_table import (
+    NARROW,
     PLAIN,
     ROWS,
     N,
@@ -30,7 +31,7 @@ near = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
 MORE = [PLAIN._replace(alpha=alpha) for alpha in (1.25, 2.5, np.inf)]
 
 
-@pytest.mark.parametrize("row", ROWS + MORE, ids=name)
+@pytest.mark.parametrize("row", ROWS + NARROW + MORE, ids=name)
 def test_value_and_first_derivatives_are_those_of_the_dense_formula(row):
     moving, fixed = arrays(row)
     tangents, weights = directions(row, moving)
@@ -39,7 +40,7 @@ def test_value_and_first_derivatives_are_those_of_the_dense_formula(row):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS[::4], ids=name)
+@pytest.mark.parametrize("row", [*ROWS[::5], *NARROW[:2]], ids=name)
 def test_second_derivatives_are_those_of_the_dense_formula(row):
     """The Hessian times a vector, forward over reverse and reverse over reverse."""
     moving, fixed = arrays(row)

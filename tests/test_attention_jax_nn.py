@@ -60,8 +60,8 @@ def both(case, return_residual, query, key, value, weights):
     return of(js.dot_product_attention), of(jax.nn.dot_product_attention)
 
 
-# jax.nn takes its softmax in float32, whatever the inputs: scores of at most 5 are off by 5 units in
-# 2^24, and so, relatively, are weights; mixtures and gradients are at most 5 and of a few such terms.
+# jax.nn takes its softmax in float32, whatever the inputs: scores of at most 5 are off by 5 units
+# of 2^-24, and so, relatively, are weights; mixtures and gradients are at most 5, of a few terms.
 near = functools.partial(chex.assert_trees_all_close, rtol=0, atol=5 * 10 * 2**-24)
 
 
