@@ -71,7 +71,7 @@ LEVELS = {
     "scale": [None, "", "N"],
     "key_heads": [4, 2, 1],
     "batch": [(), (B,), (B, 1)],
-    "blocks": [(None, None), (4, None), (3, 4)],
+    "blocks": [(None, None), (4, None), (4, 4)],
 }
 assert tuple(LEVELS) == Row._fields
 ROWS = [Row(*levels) for levels in allpairspy.AllPairs(list(LEVELS.values()))]
@@ -82,7 +82,7 @@ NARROW = [
     Row(1.5, "NT1", "S", "last", "queries", "", None, None, "", 4, (), (2, None)),
     Row("N", None, None, "last", "", None, None, 0.0, None, 1, (B, 1), (1, 1)),
 ]
-PLAIN = Row(1.0, None, None, "", "", None, None, None, None, N, (B,), (3, 4))
+PLAIN = Row(1.0, None, None, "", "", None, None, None, None, N, (B,), (4, 4))
 
 
 def name(row: Row) -> str:
