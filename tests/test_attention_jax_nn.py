@@ -81,7 +81,7 @@ def test_the_residual_is_that_of_jax_nn(case):
 
 def test_without_a_batch_too():
     q, k, v, _ = (x[0] for x in arrays(2))
-    near(js.dot_product_attention(q, k, v), jax.nn.dot_product_attention(q, k, v))
+    near(jax.jit(js.dot_product_attention)(q, k, v), jax.nn.dot_product_attention(q, k, v))
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,11 @@ def test_in_short_floats_both_differ_by_their_roundings_alone(dtype, unit):
 def test_their_flag_of_the_implementation_is_accepted():
     """jax.nn's "xla" is ours."""
     q, k, v, _ = arrays(4)
-    named = js.dot_product_attention(q, k, v, implementation="xla")
-    chex.assert_trees_all_equal(named, js.dot_product_attention(q, k, v))
+    named, unnamed = (
+        jax.jit(functools.partial(js.dot_product_attention, implementation=name))(q, k, v)
+        for name in ("xla", None)
+    )
+    chex.assert_trees_all_equal(named, unnamed)
 
 
 def test_a_row_that_sees_nothing_is_zero_where_theirs_is_the_mean_of_the_masked():
@@ -107,7 +110,7 @@ def test_a_row_that_sees_nothing_is_zero_where_theirs_is_the_mean_of_the_masked(
     mask = np.ones((B, N, T, S), bool)
     mask[:, :, 3] = False
     ours, theirs = (
-        function(q, k, v, mask=mask)
+        jax.jit(function)(q, k, v, mask=mask)
         for function in (js.dot_product_attention, jax.nn.dot_product_attention)
     )
     np.testing.assert_allclose(theirs[:, 3], v.mean(1), rtol=1e-6)

@@ -145,7 +145,8 @@ def test_a_dropout_key_is_one_key():
 
 
 def test_an_order_out_of_range_is_nan_in_its_own_head_where_it_is_traced():
-    out = js.dot_product_attention(Q, KEY, V, alpha=jnp.array([1.0, -1.0, 2.0, jnp.nan]))
+    attend = jax.jit(lambda alpha: js.dot_product_attention(Q, KEY, V, alpha=alpha))
+    out = attend(jnp.array([1.0, -1.0, 2.0, jnp.nan]))
     assert np.isfinite(out[:, :, [0, 2]]).all()
     assert np.isnan(out[:, :, [1, 3]]).all()
 
@@ -184,5 +185,6 @@ def test_a_kernel_refuses_what_it_does_not_take(name):
     options = {name: REFUSED[name], "implementation": "cudnn"}
     if name == "query_segment_ids":
         options["key_value_segment_ids"] = np.zeros(S, int)
+    inside = jax.vmap(lambda q: js.dot_product_attention(q, KEY, V, **options), axis_name="keys")
     with pytest.raises(NotImplementedError, match=words("'cudnn' does not take", name)):
-        js.dot_product_attention(Q, KEY, V, **options)
+        inside(Q[None])
