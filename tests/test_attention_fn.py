@@ -34,7 +34,8 @@ def of_flax(kind, attention, **options):
             HEADS, FEATURES, **{"decode": False, **options}, rngs=nnx.Rngs(0)
         )
     layer = nn.MultiHeadDotProductAttention(HEADS, **options)
-    return layer.bind(jax.jit(layer.clone(dropout_rate=0.0).init)(KEY, X))
+    start = layer.clone(dropout_rate=0.0, attention_fn=nn.dot_product_attention)
+    return layer.bind(jax.jit(start.init)(KEY, X))
 
 
 # What is called with what, (options of the layer, other arrays, options of the call).
@@ -391,13 +392,14 @@ def test_products_cannot_be_replaced(name):
 
 def test_products_cannot_be_replaced_by_a_layer():
     """As Linen's module would."""
+    layer = of_flax(
+        "linen",
+        attention_fn(),
+        qk_attn_weights_einsum_cls=lambda: jnp.einsum,
+        attn_weights_value_einsum_cls=lambda: jnp.einsum,
+    )
     with pytest.raises(NotImplementedError, match="`qk_attn_weights_einsum`"):
-        of_flax(
-            "linen",
-            attention_fn(),
-            qk_attn_weights_einsum_cls=lambda: jnp.einsum,
-            attn_weights_value_einsum_cls=lambda: jnp.einsum,
-        )
+        layer(X)
 
 
 @pytest.mark.parametrize("precision", ["exactly", ("high", "highest"), 7])
@@ -405,6 +407,8 @@ def test_precisions_that_cannot_be_obeyed_are_refused(precision):
     """One for all products, or an error."""
     with pytest.raises(ValueError, match="not one precision for all products"):
         attention_fn()(QUERY, KEYS, VALUES, precision=precision)
+    with pytest.raises(NotImplementedError, match="precision of its own"):
+        attention_fn(implementation="cudnn")(QUERY, KEYS, VALUES, precision=precision)
 
 
 @pytest.mark.slow

@@ -73,7 +73,8 @@ def attention_fn(
         keywords of `flax.nnx.dot_product_attention` and `flax.linen.dot_product_attention`, to
         mixtures [..., T, heads, width] in `dtype`, by default that of the three arrays promoted. It
         raises NotImplementedError for keywords that replace the products (those of Linen with
-        "einsum" in their names), and ValueError for a precision that is not one for all products.
+        "einsum" in their names) and for a `precision` beside a kernel, and ValueError for a
+        precision that is not one for all products.
 
     Example:
         >>> import jax
@@ -149,6 +150,11 @@ def attention_fn(
                 )
         arrays = {"bias": bias, "mask": mask, "is_causal": causal, **options}
         drops = dropout_rate > 0 and not deterministic
+        if precision is not None and implementation not in (None, "xla"):
+            raise NotImplementedError(
+                f"jsoftmax.attention_fn: the kernel {implementation!r} has a precision of its own "
+                f"and does not take `precision` {precision!r}; leave one of them out."
+            )
         with _matmul_precision(precision):
             if module is not None:
                 # The name of Flax's collection, by which NNX finds its type.
