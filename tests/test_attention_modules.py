@@ -155,6 +155,7 @@ def test_training_lowers_the_loss_and_alpha_stays_in_range(alpha_range):
         assert (left.alpha >= lower).all() and (left.alpha <= upper).all()
 
 
+@pytest.mark.slow
 def test_decoding_step_by_step_is_the_whole_sequence_masked():
     """With the caches of both of Flax's modules, though the layer is causal by itself."""
     left, right, variables = twins(attention={"is_causal": True})
