@@ -35,7 +35,6 @@ class Corpus(NamedTuple):
     characters: str
     learned: np.ndarray
     held_out: np.ndarray
-    held_out_topics: int
 
     def encode(self, text: str) -> np.ndarray:
         """Text as numbers."""
@@ -62,7 +61,7 @@ def run(options: Options, console: Console) -> None:
     corpus = read(options.seed)
     console.print(
         f"Python's help topics: {len(corpus.learned):,} characters to learn from, "
-        f"{len(corpus.held_out):,} of {corpus.held_out_topics} other topics to be judged by. "
+        f"{len(corpus.held_out):,} of other topics to be judged by. "
         f"A causal transformer of {LAYERS} layers with {HEADS} heads each, {WIDTH} wide, guesses "
         f"every next character from the last {CONTEXT}, "
         f"{options.epochs * STEPS_PER_EPOCH} steps long.\n"
@@ -90,8 +89,7 @@ def read(seed: int) -> Corpus:
     judged = _text((name for name in names if name in held_out), seen)
     learned = _text((name for name in names if name not in held_out), seen)
     characters = "".join(sorted(set(learned + judged + SENTENCE)))
-    encoded = _encode(characters, learned), _encode(characters, judged)
-    return Corpus(characters, *encoded, len(held_out))
+    return Corpus(characters, _encode(characters, learned), _encode(characters, judged))
 
 
 def _text(names: Iterable[str], seen: set[str]) -> str:
@@ -99,9 +97,9 @@ def _text(names: Iterable[str], seen: set[str]) -> str:
     new = []
     for name in names:
         for paragraph in topics[name].split("\n\n"):
-            if paragraph not in seen:
-                seen.add(paragraph)
-                new.append(paragraph)
+            if paragraph.strip() not in seen:
+                seen.add(paragraph.strip())
+                new.append(paragraph.rstrip())
     return "\n\n".join(new)
 
 

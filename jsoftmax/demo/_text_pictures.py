@@ -14,7 +14,6 @@ LAYER, SHOWN = 0, 2
 UNSEEN = 0.9  # a grey for what comes later
 # Okabe and Ito's blue, from pale to dark; pale is a weight just above 0, and 0 is white.
 SHADES = LinearSegmentedColormap.from_list("weights", ["#cfe3f1", "#0072B2", "#00263b"])
-SHADES.set_bad("white")
 
 
 def save_text(output: pathlib.Path, sentence: str, runs: dict[str, Any]) -> pathlib.Path:

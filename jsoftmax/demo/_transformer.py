@@ -44,10 +44,10 @@ class Attention(nnx.Module):
     def _heads(self, x):
         heads = self.projections(x).reshape(*x.shape[:-1], 3, HEADS, WIDTH // HEADS)
         q, k, v = jnp.moveaxis(heads, -3, 0)
-        return _turned(q), _turned(k), v
+        return turned(q), turned(k), v
 
 
-def _turned(x: Float[Array, "n t heads width"]) -> Float[Array, "n t heads width"]:
+def turned(x: Float[Array, "n t heads width"]) -> Float[Array, "n t heads width"]:
     """Pairs of features turned by angles that grow with the place.
 
     A product of a query and a key then depends on how far apart they are.
