@@ -21,7 +21,7 @@ from jsoftmax.demo import _text_pictures as pictures
 from jsoftmax.demo._sections import Options
 from jsoftmax.demo._transformer import CONTEXT, HEADS, LAYERS, WIDTH, Transformer
 
-STEPS_PER_EPOCH, BATCH, LEARNING_RATE = 15, 8, 1e-2
+STEPS_PER_EPOCH, BATCH, LEARNING_RATE = 15, 8, 6e-3
 HELD_OUT, WINDOWS = 0.1, 64
 SENTENCE = "the value of x is the value of the name."
 
