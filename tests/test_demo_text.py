@@ -23,7 +23,7 @@ def test_the_section_prints_a_table_and_saves_a_picture(tmp_path, capsys):
     """Only softmax uses every key, only the learned α moves, and all beat single characters."""
     assert main(["--section", "text", "--epochs", "2", "--output", str(tmp_path / "new")]) == 0
     text = capsys.readouterr().out
-    assert "30 steps" in text
+    assert "20 steps" in text
     rows = ROW.findall(text)
     assert [row[0] for row in rows] == list(_text.ATTENTIONS)
     (singly,) = re.findall(r"alone\s+give\s+(\d+\.\d+)", text)

@@ -21,7 +21,7 @@ from jsoftmax.demo import _text_pictures as pictures
 from jsoftmax.demo._sections import Options
 from jsoftmax.demo._transformer import CONTEXT, HEADS, LAYERS, WIDTH, Transformer
 
-STEPS_PER_EPOCH, BATCH, LEARNING_RATE = 15, 8, 6e-3
+STEPS_PER_EPOCH, BATCH, LEARNING_RATE = 10, 8, 8e-3
 HELD_OUT, WINDOWS = 0.1, 64
 SENTENCE = "the value of x is the value of the name."
 
@@ -151,24 +151,20 @@ def train(
 def judge(model: Transformer, corpus: Corpus, seconds: float) -> Run:
     """How well it guesses, and what it looks at."""
     graph, state = nnx.split(model)
+    n = len(SENTENCE)
+    # No character sees what follows it, so anything may follow the sentence.
+    sentence = np.pad(corpus.encode(SENTENCE), (0, CONTEXT + 1 - n))[None]
 
     @jax.jit
     def measured(state, text):
         model = nnx.merge(graph, state)
-        used = (model.weights(text[:, :-1]) > 0).sum((1, 3, 4))
-        return model.loss(text), used
+        p = model.weights(jnp.concatenate([sentence, text])[:, :-1])
+        used = (p[:, 1:] > 0).sum((1, 3, 4)) / (len(text) * np.tri(CONTEXT).sum())
+        return model.loss(text) / np.log(2), used, model.alphas(), p[:, 0, :, :n, :n]
 
-    visible = WINDOWS * CONTEXT * (CONTEXT + 1) / 2
-    (learned, _), (held_out, used) = (
-        jax.device_get(measured(state, windows(text))) for text in (corpus.learned, corpus.held_out)
-    )
-    weights = model.weights(jnp.asarray(corpus.encode(SENTENCE))[None])[:, 0]
-    return Run(
-        (float(learned / np.log(2)), float(held_out / np.log(2))),
-        used / visible,
-        *jax.device_get((model.alphas(), weights)),
-        seconds,
-    )
+    learned, *_ = jax.device_get(measured(state, windows(corpus.learned)))
+    held_out, *seen = jax.device_get(measured(state, windows(corpus.held_out)))
+    return Run((float(learned), float(held_out)), *seen, seconds)
 
 
 def table(runs: dict[str, Run]) -> Table:
