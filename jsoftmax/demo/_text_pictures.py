@@ -56,6 +56,6 @@ def _map(axes: Axes, sentence: str, p: np.ndarray):
     image = axes.imshow(shown, cmap=SHADES, norm=PowerNorm(0.5, 0, 1))
     places, letters = range(len(sentence)), sentence.replace(" ", "␣")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(places, letters, family="monospace", fontsize=7)
+        axis.set_ticks(places, letters, family="monospace", fontsize=8)
     axes.tick_params(length=0, pad=2, labelbottom=True, labelleft=True)
     return image
