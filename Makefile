@@ -60,6 +60,7 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient 
 	$(VENV)/bin/python -m benchmarks.sampling
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
+	$(VENV)/bin/python -m benchmarks.attention
 
 multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
 	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)
