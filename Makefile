@@ -60,6 +60,7 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient 
 	$(VENV)/bin/python -m benchmarks.sampling
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
+	$(VENV)/bin/python -m benchmarks.attention
 
 peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and entmax's: values and gradients
 	$(PYTEST) benchmarks/test_attention_peers.py
