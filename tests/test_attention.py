@@ -43,7 +43,7 @@ TWICE += [NARROW[0], PLAIN._replace(alpha="N", bias="NT1", sinks="N", scale="N")
 def each(rows):
     """Where α is traced, by the three algorithms that a traced α may need, it compiles slowly."""
     slow = [pytest.mark.slow]
-    marked = (pytest.param(row, marks=slow if row.alpha == "N" else ()) for row in rows)
+    marked = [pytest.param(row, marks=slow if row.alpha == "N" else ()) for row in rows]
     return pytest.mark.parametrize("row", marked, ids=name)
 
 
