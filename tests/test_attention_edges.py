@@ -27,11 +27,12 @@ from tests.attention_table import (
 
 INF, NAN = np.inf, np.nan
 near = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
-ALPHAS = [1.0, 1.5, 2.0, "N"]
+ALPHAS = [1.0, 1.5, "N"]  # the last are 1, 1.5, 2 and ∞
 # Everything that may hide a key. Keys 7 and 8 come after all queries.
 HIDING = PLAIN._replace(
-    bias="BNTS", mask="BNTS", window="causal", lengths="keys", segments="B", sinks="N", scale="N"
-)
+    bias="BNTS", mask="BNTS", window="causal", lengths="keys", segments="B", sinks="N", scale="N",
+    blocks=(8, 4),
+)  # fmt: skip
 
 
 def everything_seen(row):
@@ -100,7 +101,7 @@ def test_nan_reaches_the_rows_that_see_it_and_no_others(alpha, spoil):
             near(np.asarray(one)[~reached], np.asarray(other)[~reached])
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
 def test_a_query_that_takes_no_part_may_be_nan(alpha):
     row = PLAIN._replace(alpha=alpha, lengths="queries")
     moving, fixed = arrays(row)
@@ -180,7 +181,7 @@ def values(draw):
     return moving
 
 
-DRAWN = PLAIN._replace(bias="BNTS", scale="N", window="pair", sinks=0.0)
+DRAWN = PLAIN._replace(bias="BNTS", scale="N", window="pair", sinks=0.0, blocks=(8, 4))
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0])
@@ -202,7 +203,7 @@ def test_any_scores_will_do(alpha, moving):
         assert all(np.isfinite(slope).all() for slope in actual.gradient.values())
 
 
-ROUNDED = PLAIN._replace(bias="NT1", sinks="N", key_heads=2, window="causal")
+ROUNDED = PLAIN._replace(bias="NT1", sinks="N", key_heads=2)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
@@ -237,8 +238,8 @@ def test_each_gradient_has_the_dtype_of_its_argument():
 
 def test_integers_are_promoted_before_anything_else():
     q = np.random.default_rng(0).integers(0, 250, (1, 3, 2, 4)).astype(np.uint8)
-    right = js.dot_product_attention(*(q.astype(float),) * 3, scale=1e-3)
-    actual = js.dot_product_attention(q, q, q, scale=1e-3)
+    attend = jax.jit(functools.partial(js.dot_product_attention, scale=1e-3))
+    actual, right = (attend(x, x, x) for x in (q, q.astype(float)))
     assert actual.dtype == right.dtype
     near(actual, right)
 

@@ -13,15 +13,19 @@ import jsoftmax as js
 from tests.attention_table import PLAIN, B, N, S, T, arrays, directions, gradient
 
 near = functools.partial(chex.assert_trees_all_close, rtol=1e-12, atol=1e-13)
-# Everything at once, streamed: softmax, a closed form, and a traced α for each head.
+# Everything at once, streamed: softmax, a closed form, and, which compiles slowly, α by head.
 ROWS = {
     f"alpha={alpha}": PLAIN._replace(
         alpha=alpha, bias="BNTS", mask="BNTS", window="causal", lengths="keys", segments="B",
-        logits_soft_cap=1.5, sinks="N", scale="N", key_heads=2,
+        logits_soft_cap=1.5, sinks="N", scale="N", key_heads=2, blocks=(8, 4),
     )
     for alpha in (1.0, 1.5, "N")
 }  # fmt: skip
-each_row = pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
+marked = [
+    pytest.param(row, id=name, marks=[pytest.mark.slow] if row.alpha == "N" else [])
+    for name, row in ROWS.items()
+]
+each_row = pytest.mark.parametrize("row", marked)
 
 
 def value_and_gradient(row, moving, fixed, weights):
@@ -67,11 +71,17 @@ def test_vmap_maps_over_orders_and_over_queries_alone():
     q, k, v = (rng.normal(size=(n, heads, 3)) for n, heads in ((T, N), (S, 2), (S, 2)))
     attend = functools.partial(js.dot_product_attention, block_q=3, block_k=4)
     alphas = jnp.array([1.0, 1.5, 2.0, 1.7])
-    whole = attend(q, k, v, alpha=alphas)
-    by_order = jax.vmap(lambda q, k, v, alpha: attend(q, k, v, alpha=alpha), (1, 1, 1, 0), 1)
-    repeated = (jnp.repeat(x, 2, axis=1) for x in (k, v))
-    near(by_order(q[:, :, None], *(x[:, :, None] for x in repeated), alphas)[:, :, 0], whole)
-    near(jax.vmap(lambda q: attend(q[None], k, v, alpha=alphas)[0])(q), whole)
+
+    def by_order(q, k, v):
+        one = jax.vmap(lambda q, k, v, alpha: attend(q, k, v, alpha=alpha), (1, 1, 1, 0), 1)
+        return one(q[:, :, None], k[:, :, None], v[:, :, None], alphas)[:, :, 0]
+
+    def by_query(q, k, v):
+        return jax.vmap(lambda q: attend(q[None], k, v, alpha=alphas)[0])(q)
+
+    whole = jax.jit(attend)(q, k, v, alpha=alphas)
+    near(jax.jit(by_order)(q, *(jnp.repeat(x, 2, axis=1) for x in (k, v))), whole)
+    near(jax.jit(by_query)(q, k, v), whole)
 
 
 @each_row
