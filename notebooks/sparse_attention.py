@@ -228,8 +228,8 @@ plt.show()
 # more class with a score of its own and no value: what it takes is lost to the mixture. With a
 # score of 0 it is the off-by-one softmax, $p_s = e^{z_s} / (1 + \sum_r e^{z_r})$; `sinks` takes a
 # number for each head, and can be learned. Under softmax a sink never takes everything, nor
-# nothing; under a sparse mapping it does both: a query that matches no key better than the sink by
-# a margin gives exactly 0, and one that matches well does not lose anything.
+# nothing. Under a sparse mapping it does both: a query whose keys are all 1/(α−1) behind the sink
+# gives exactly 0, and one with keys far enough before it loses nothing.
 
 # %%
 score = np.linspace(-6, 6, 241).astype(np.float32)
