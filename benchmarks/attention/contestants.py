@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 import jsoftmax
 from benchmarks.compiled import FORWARD, GRADIENT, QUANTITIES
@@ -22,6 +23,8 @@ TORCH = {  # those of torch, by the mapping of ours; k is the package's own shor
     SPARSEMAX: ("torch, sparsemax", "torch, sparsemax k=128"),
 }
 BOUNDED = {SOFTMAX: 1.0, ENTMAX: 1.5, SPARSEMAX: 2.0}  # by α; promises are made about these
+
+flags.FLAGS.mark_as_parsed()  # tokamax would read our command line, and refuse it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,7 +203,5 @@ def _ours(**options):
 
 def _tokamax(*inputs, **options):
     import tokamax
-    from absl import flags
 
-    flags.FLAGS.mark_as_parsed()  # tokamax would read our command line, and refuse it
     return tokamax.dot_product_attention(*inputs, implementation="xla_chunked", **options)
