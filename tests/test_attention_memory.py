@@ -9,7 +9,7 @@ import pytest
 import jsoftmax as js
 
 WIDTH = 8
-SHORT, LONG = 1024, 4096
+SHORT, LONG = 2048, 8192
 
 
 def total(q, k, v, alpha, is_causal):

@@ -55,7 +55,7 @@ def test_vmap_over_the_batch_is_a_batch(row):
 @each_row
 def test_rematerialising_changes_nothing(row):
     (moving, fixed, weights), (_, slopes) = whole(row)
-    again = jax.checkpoint(row)
+    again = jax.checkpoint(lambda *inputs: row(*inputs))
     near(jax.jit(lambda x: gradient(lambda x: again(x, fixed), x, weights))(moving), slopes)
 
 

@@ -179,7 +179,7 @@ def read_arguments(
     q = jnp.swapaxes(query, -2, -3).reshape(*batch, key_heads, groups, queries, width)
     q, k, v = (x.astype(computing) for x in (q, key, value))
     q, row_spoiled = cleaned(q)
-    are_few = in_one_block and axis_name is None and groups * queries <= _FEW
+    are_few = in_one_block and axis_name is None and 0 < groups * queries <= _FEW
     if are_few:
         column_spoiled = jnp.zeros((1,) * (len(batch) + 4), computing)
     else:
@@ -333,7 +333,7 @@ def _in_length(function, name, lengths, batch, places):
             f"batch entry, of shape {batch}."
         )
     lengths = jnp.broadcast_to(lengths, batch)
-    return places < lengths[..., None]
+    return places.reshape((1,) * len(batch) + (-1,)) < lengths[..., None].astype(places.dtype)
 
 
 def _segments(function, of_queries, of_keys, batch, queries, keys):
