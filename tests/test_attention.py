@@ -154,9 +154,18 @@ def test_the_dense_formula_has_the_right_weights_and_derivatives(alpha):
     p, tau = dense_entmax(z, alphas)
     near(p, np.asarray(oracles.entmax(z, alpha), float), atol=1e-14)
     if alpha < np.inf:
-        check_grads(dense_entmax, (z[[0, 3]], alphas[[0, 3]]), order=2, rtol=1e-5, atol=1e-5)
+        rows, orders = z[[0, 3]], alphas[[0, 3]]
+        if alpha == 1:  # a difference would leave the series for a power of almost 1/0
+
+            def along_z(z):
+                return dense_entmax(z, orders)
+
+            check_grads(along_z, (rows,), order=2, rtol=1e-5, atol=1e-5)
+        else:
+            check_grads(dense_entmax, (rows, orders), order=2, rtol=1e-5, atol=1e-5)
         a, t = alpha - 1, z - tau[:, None]
-        right = np.log(p) if a == 0 else (np.asarray(p) ** a - 1) / a
+        positive = np.where(p > 0, p, 1)
+        right = np.log(positive) if a == 0 else (positive**a - 1) / a
         near(np.where(p > 0, t, 0), np.where(p > 0, right, 0), atol=1e-13)
 
 
