@@ -27,7 +27,8 @@ from tests.attention_table import (
 
 INF, NAN = np.inf, np.nan
 near = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
-ALPHAS = [1.0, 1.5, "N"]  # the last are 1, 1.5, 2 and ∞
+# Those by head, which compile slowly, are 1, 1.5, 2 and ∞.
+ALPHAS = [1.0, 1.5, pytest.param("N", marks=pytest.mark.slow)]
 # Everything that may hide a key. Keys 7 and 8 come after all queries.
 HIDING = PLAIN._replace(
     bias="BNTS", mask="BNTS", window="causal", lengths="keys", segments="B", sinks="N", scale="N",
@@ -206,8 +207,9 @@ def test_any_scores_will_do(alpha, moving):
 ROUNDED = PLAIN._replace(bias="NT1", sinks="N", key_heads=2)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 1.5])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "dtype, alpha", [(jnp.bfloat16, 1.0), (jnp.bfloat16, 1.5), (jnp.float16, 1.0)]
+)
 def test_short_floats_are_computed_in_float32_and_rounded_once(dtype, alpha):
     row = ROUNDED._replace(alpha=alpha)
     moving, fixed = arrays(row)

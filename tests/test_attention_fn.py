@@ -349,10 +349,11 @@ PRECISIONS = {
 
 @pytest.mark.parametrize(("precision", "expected"), PRECISIONS.values(), ids=PRECISIONS.keys())
 def test_precision_reaches_every_product(precision, expected):
-    """Those of the derivative too."""
+    """Those of the derivative too, also where it is found after the call, as under remat."""
     # So many queries that there are products, and not sums of what few queries find.
     arrays = [jnp.tile(x, (1, 4, 1, 1)).astype(jnp.float32) for x in (QUERY, KEYS, VALUES)]
 
+    @jax.checkpoint
     def energy(*arrays):
         return attention_fn()(*arrays, precision=precision).sum()
 

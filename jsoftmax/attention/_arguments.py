@@ -84,6 +84,7 @@ class Rule:
     block_q: int  # how many queries are computed together,
     block_k: int  # with how many keys,
     scores: int | None  # and at most so many scores, if the batch has them
+    precision: str | None  # of products: the default where attention is called, not where derived
 
     @property
     def is_softmax(self) -> bool:
@@ -251,6 +252,7 @@ def read_arguments(
             family, limit is True, soft_cap, _window(function, local_window_size, is_causal),
             rate, ClassAxis((-1,), axis_name),
             query_part is not None or key_part is not None, are_few, queries, keys, None,
+            jax.default_matmul_precision.value,
         ),
         np.dtype(dtype),
     )  # fmt: skip

@@ -19,7 +19,7 @@ def queries_by_keys(q: Array, k: Array, rule: Rule) -> Array:
     else:
         # One product for all the groups that share the keys of a head.
         rows = q.reshape(*batch, heads, groups * queries, width)
-        z = jnp.matmul(rows, k[..., 0, :, :])
+        z = jnp.matmul(rows, k[..., 0, :, :], precision=rule.precision)
     return z.reshape(*batch, heads, groups, queries, z.shape[-1])
 
 
@@ -32,5 +32,6 @@ def weighted_values(weights: Array, v: Array, rule: Rule) -> Array:
         mixed = [jnp.sum(rows[..., i, :] * v, axis=-3) for i in range(groups * queries)]
         mixed = jnp.stack(mixed, axis=-2)
     else:
-        mixed = jnp.matmul(rows, jnp.swapaxes(v[..., 0, :, :], -1, -2))
+        values = jnp.swapaxes(v[..., 0, :, :], -1, -2)
+        mixed = jnp.matmul(rows, values, precision=rule.precision)
     return mixed.reshape(*batch, heads, groups, queries, mixed.shape[-1])
