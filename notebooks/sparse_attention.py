@@ -17,7 +17,7 @@
 # come from softmax: any mapping of the family will do, and for α > 1 most of them are exactly zero.
 #
 # 1. [One formula](#One-formula): weights from softmax to arg max
-# 2. [Learning α](#Learning-α): every head finds its own
+# 2. [Learning α](#Learning-α): how sparse, the data decide
 # 3. [Longer than learned](#Longer-than-learned): what is zero does not add up
 # 4. [Sinks](#Sinks): the right to look at nothing
 # 5. [Masks](#Masks), and rows in which nothing is left
@@ -81,7 +81,8 @@ plt.show()
 #
 # How sparse should a head be? Its α is differentiable, so it can find out itself:
 # $α = 1 + \mathrm{sigmoid}(a)$ for each head lies between softmax and sparsemax (Correia, Niculae
-# and Martins 2019).
+# and Martins 2019). In the task below every head becomes sparser than it began; the heads of
+# `python -m jsoftmax --section text`, which guess letters from many others, become denser.
 #
 # A task that needs attention: a list of 16 codes of 32 signs, each with a class; then one of the
 # codes again, every sign flipped with probability 0.1; the answer is its class. One layer of
