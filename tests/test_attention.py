@@ -72,7 +72,7 @@ def hessian_vector(row, moving, fixed, tangents, weights):
     return jax.jvp(slope, (moving,), (tangents,))[1], jax.vjp(slope, moving)[1](tangents)[0]
 
 
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0, np.inf])
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 3.0, np.inf])
 def test_a_traced_order_is_any_order(alpha):
     """Value and derivatives, in α too, by one compiled function."""
     row = PLAIN._replace(alpha="")
@@ -83,7 +83,7 @@ def test_a_traced_order_is_any_order(alpha):
     near(orders(row, moving, fixed, tangents, weights), right._replace(hessian_vector=None))
 
 
-@pytest.mark.parametrize("blocks", [(1, 2), (16, 16), (None, 4), (2, S)])
+@pytest.mark.parametrize("blocks", [(1, 2), (None, 4), (2, S)])
 def test_any_blocks_will_do(blocks):
     """Of one, larger than the whole, for keys alone, and of all keys."""
     row = PLAIN._replace(alpha=1.5, blocks=blocks, window="causal")
@@ -145,6 +145,7 @@ def test_a_sink_of_zero_is_softmax_off_by_one():
     near(js.dot_product_attention(q, k, v, sinks=0.0)[:, 0], p @ v[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.25, 1.5, 2.0, 3.0, np.inf])
 def test_the_dense_formula_has_the_right_weights_and_derivatives(alpha):
     """Against the oracles of the mappings, and by differences of order 1 and 2."""

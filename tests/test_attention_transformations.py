@@ -13,13 +13,13 @@ import jsoftmax as js
 from tests.attention_table import PLAIN, B, N, S, T, arrays, directions, gradient
 
 near = functools.partial(chex.assert_trees_all_close, rtol=1e-12, atol=1e-13)
-# Everything at once, streamed: softmax, a closed form, and, which compiles slowly, α by head.
+# Everything at once, streamed: softmax in one pass and, which compiles slowly, α by head.
 ROWS = {
     f"alpha={alpha}": PLAIN._replace(
         alpha=alpha, bias="BNTS", mask="BNTS", window="causal", lengths="keys", segments="B",
         logits_soft_cap=1.5, sinks="N", scale="N", key_heads=2, blocks=(8, 4),
     )
-    for alpha in (1.0, 1.5, "N")
+    for alpha in (1.0, "N")
 }  # fmt: skip
 marked = [
     pytest.param(row, id=name, marks=[pytest.mark.slow] if row.alpha == "N" else [])
@@ -59,8 +59,9 @@ def test_rematerialising_changes_nothing(row):
     near(jax.jit(lambda x: gradient(lambda x: again(x, fixed), x, weights))(moving), slopes)
 
 
-@each_row
-def test_it_is_the_same_without_jit_and_nothing_leaks(row):
+@pytest.mark.slow
+def test_it_is_the_same_without_jit_and_nothing_leaks():
+    row = ROWS["alpha=1.0"]
     (moving, fixed, weights), right = whole(row)
     with jax.checking_leaks():
         near(value_and_gradient(row, moving, fixed, weights), right)
