@@ -11,6 +11,8 @@ import pytest
 import jsoftmax as js
 from tests import attention_oracle as oracle
 
+pytestmark = pytest.mark.slow  # together some minutes
+
 B, T, S, N, H = 2, 7, 9, 4, 3
 RATE = 0.3
 KEY = jax.random.key(3)

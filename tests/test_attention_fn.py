@@ -15,6 +15,8 @@ from flax import nnx
 from jsoftmax import attention_fn, attention_weights, dot_product_attention, entmax
 from jsoftmax.attention import _attention_fn
 
+pytestmark = pytest.mark.slow  # together some minutes
+
 KEY = jax.random.key(0)
 HEADS, LENGTH, FEATURES = 2, 5, 8
 X = jax.random.normal(KEY, (3, LENGTH, FEATURES))

@@ -10,6 +10,8 @@ import pytest
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.slow  # together some minutes
+
 B, T, S, N, H = 2, 7, 9, 4, 3
 rng = np.random.default_rng(0)
 BIAS = rng.normal(size=(B, N, T, S))

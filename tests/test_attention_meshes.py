@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.slow  # together some minutes
+
 B, T, S, N, K, H = 2, 6, 8, 4, 2, 3
 PARTS = 4
 near = functools.partial(chex.assert_trees_all_close, rtol=0, atol=1e-12)

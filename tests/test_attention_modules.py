@@ -15,6 +15,8 @@ import jsoftmax.linen
 import jsoftmax.nnx
 from jsoftmax import attention_fn
 
+pytestmark = pytest.mark.slow  # together some minutes
+
 KEY = jax.random.key(0)
 HEADS, LENGTH, FEATURES = 2, 5, 8
 X = jax.random.normal(KEY, (3, LENGTH, FEATURES))

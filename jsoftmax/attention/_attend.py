@@ -60,6 +60,10 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
     if block_q is None:
         most = scores // (groups * min(block_k, keys))
         block_q = max(min(512, most), -(-128 // groups))
+        if in_memory:
+            # In two blocks at least, that is in a loop: outside of one XLA on CPU (0.10.2) gets
+            # Hessian-vector products of rows of 256 and more wrong where it fuses sums.
+            block_q = min(block_q, max(1, queries // 2))
     is_one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
     return Sizes(int(block_q), int(block_k), scores if is_one_cpu else None)
 

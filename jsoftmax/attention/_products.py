@@ -32,6 +32,6 @@ def weighted_values(weights: Array, v: Array, rule: Rule) -> Array:
         mixed = [jnp.sum(rows[..., i, :] * v, axis=-3) for i in range(groups * queries)]
         mixed = jnp.stack(mixed, axis=-2)
     else:
-        values = jnp.swapaxes(v[..., 0, :, :], -1, -2)
-        mixed = jnp.matmul(rows, values, precision=rule.precision)
+        values = v[..., 0, :, :]
+        mixed = jnp.einsum("...qs,...hs->...qh", rows, values, precision=rule.precision)
     return mixed.reshape(*batch, heads, groups, queries, mixed.shape[-1])
