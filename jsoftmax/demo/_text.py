@@ -164,7 +164,8 @@ def judge(model: Transformer, corpus: Corpus, seconds: float) -> Run:
 
     learned, *_ = jax.device_get(measured(state, windows(corpus.learned)))
     held_out, *seen = jax.device_get(measured(state, windows(corpus.held_out)))
-    return Run((float(learned), float(held_out)), *seen, seconds)
+    density, alpha, weights = seen
+    return Run((float(learned), float(held_out)), density, alpha, weights, seconds)
 
 
 def table(runs: dict[str, Run]) -> Table:

@@ -33,15 +33,15 @@ def maps(sentence: str, runs: dict[str, Any]) -> Figure:
     heads = [order[0], order[-1]]
     page = Figure(figsize=(14.5, 10.4), layout="constrained")
     grid = page.subplots(len(heads), len(runs), sharex=True, sharey=True, squeeze=False)
-    image = None
+    images = []
     for row, head in zip(grid, heads, strict=True):
         for axes, (name, run) in zip(row, runs.items(), strict=True):
             p = run.weights[LAYER, head]
-            image = _map(axes, sentence, p)
+            images.append(_map(axes, sentence, p))
             used = (p > 0).sum() / np.tri(len(p)).sum()
             title = f"{name}, head {head + 1}: α = {run.alpha[LAYER, head]:.2f}, {used:.0%} used"
             axes.set_title(title, loc="left", fontsize="medium")
-    bar = page.colorbar(image, ax=grid, shrink=0.5, pad=0.01, ticks=[0.01, 0.1, 0.25, 0.5, 1])
+    bar = page.colorbar(images[-1], ax=grid, shrink=0.5, pad=0.01, ticks=[0.01, 0.1, 0.25, 0.5, 1])
     bar.set_label("weight (white: exactly 0; grey: later, not seen)")
     page.suptitle(
         f"Layer {LAYER + 1}: each character, a row, looks back at those before it and at itself"

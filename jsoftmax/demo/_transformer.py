@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -23,7 +25,7 @@ class Attention(nnx.Module):
     def __init__(self, alpha: float | None, rngs: nnx.Rngs):
         self.projections = nnx.Linear(WIDTH, 3 * WIDTH, use_bias=False, rngs=rngs)
         self.out = nnx.Linear(WIDTH, WIDTH, use_bias=False, rngs=rngs)
-        self.given = alpha
+        self.given = 1.0 if alpha is None else alpha
         self.a = None if alpha is not None else nnx.Param(jnp.zeros(HEADS))
 
     @property
@@ -34,7 +36,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "n t width"]) -> Float[Array, "n t width"]:
         q, k, v = self._heads(x)
         mixed = js.dot_product_attention(q, k, v, alpha=self.alpha, is_causal=True)
-        return self.out(mixed.reshape(x.shape))
+        return self.out(cast(jax.Array, mixed).reshape(x.shape))
 
     def weights(self, x: Float[Array, "n t width"]) -> Float[Array, "n heads t t"]:
         """The weights by which `__call__` mixes."""
