@@ -25,6 +25,8 @@ from tests.attention_table import (
     orders,
 )
 
+pytestmark = pytest.mark.slow  # together a minute
+
 INF, NAN = np.inf, np.nan
 near = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
 # Those by head, which compile slowly, are 1, 1.5, 2 and ∞.
