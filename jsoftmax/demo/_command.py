@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=40,
         metavar="N",
-        help="how often training sees each example, 25 pulls of a bandit, and 10 steps on text "
+        help="how often training sees each example, 25 pulls of a bandit, and 8 steps on text "
         "(default: 40)",
     )
     parser.add_argument(

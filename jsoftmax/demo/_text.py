@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import jsoftmax as js
 from jsoftmax.demo import _text_pictures as pictures
 from jsoftmax.demo._sections import Options
 from jsoftmax.demo._transformer import CONTEXT, HEADS, LAYERS, WIDTH, Transformer
 
-STEPS_PER_EPOCH, BATCH, LEARNING_RATE = 10, 8, 8e-3
+STEPS_PER_EPOCH, BATCH, LEARNING_RATE = 8, 8, 8e-3
 HELD_OUT, WINDOWS = 0.1, 64
 SENTENCE = "the value of x is the value of the name."
 
@@ -158,9 +159,10 @@ def judge(model: Transformer, corpus: Corpus, seconds: float) -> Run:
     @jax.jit
     def measured(state, text):
         model = nnx.merge(graph, state)
-        p = model.weights(jnp.concatenate([sentence, text])[:, :-1])
+        scores, p = model.shown(jnp.concatenate([sentence, text])[:, :-1])
+        bits = js.cross_entropy(scores[1:], text[:, 1:]).mean() / np.log(2)
         used = (p[:, 1:] > 0).sum((1, 3, 4)) / (len(text) * np.tri(CONTEXT).sum())
-        return model.loss(text) / np.log(2), used, model.alphas(), p[:, 0, :, :n, :n]
+        return bits, used, model.alphas(), p[:, 0, :, :n, :n]
 
     learned, *_ = jax.device_get(measured(state, windows(corpus.learned)))
     held_out, *seen = jax.device_get(measured(state, windows(corpus.held_out)))

@@ -38,10 +38,11 @@ class Attention(nnx.Module):
         mixed = js.dot_product_attention(q, k, v, alpha=self.alpha, is_causal=True)
         return self.out(cast(jax.Array, mixed).reshape(x.shape))
 
-    def weights(self, x: Float[Array, "n t width"]) -> Float[Array, "n heads t t"]:
-        """The weights by which `__call__` mixes."""
-        q, k, _ = self._heads(x)
-        return js.attention_weights(q, k, alpha=self.alpha, is_causal=True)
+    def shown(self, x: Float[Array, "n t width"]) -> tuple[Array, Array]:
+        """What `__call__` returns, by way of all weights, and these: [n, heads, t, t]."""
+        q, k, v = self._heads(x)
+        p = js.attention_weights(q, k, alpha=self.alpha, is_causal=True)
+        return self.out(jnp.einsum("nhts,nshw->nthw", p, v).reshape(x.shape)), p
 
     def _heads(self, x):
         heads = self.projections(x).reshape(*x.shape[:-1], 3, HEADS, WIDTH // HEADS)
@@ -73,7 +74,14 @@ class Layer(nnx.Module):
         self.narrow = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n t width"]) -> Float[Array, "n t width"]:
-        x = x + self.attention(self.before_attention(x))
+        return self._dense(x + self.attention(self.before_attention(x)))
+
+    def shown(self, x: Float[Array, "n t width"]) -> tuple[Array, Array]:
+        """What `__call__` returns, and the weights of attention."""
+        mixed, p = self.attention.shown(self.before_attention(x))
+        return self._dense(x + mixed), p
+
+    def _dense(self, x):
         return x + self.narrow(nnx.gelu(self.wide(self.before_dense(x))))
 
 
@@ -97,13 +105,13 @@ class Transformer(nnx.Module):
         """The mean −log p of every character but the first, in nats."""
         return js.cross_entropy(self(text[:, :-1]), text[:, 1:]).mean()
 
-    def weights(self, text: Int[Array, "n t"]) -> Float[Array, "layers n heads t t"]:
-        """The weights of attention in every layer."""
-        x, found = self.table(text), []
+    def shown(self, text: Int[Array, "n t"]) -> tuple[Array, Array]:
+        """What `__call__` returns, and all weights of attention: [layers, n, heads, t, t]."""
+        x, weights = self.table(text), []
         for layer in self.layers:
-            found.append(layer.attention.weights(layer.before_attention(x)))
-            x = layer(x)
-        return jnp.stack(found)
+            x, p = layer.shown(x)
+            weights.append(p)
+        return self.readout(self.before_readout(x)), jnp.stack(weights)
 
     def alphas(self) -> Float[Array, "layers heads"]:
         """α of every head."""
