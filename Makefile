@@ -17,7 +17,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.has-demo  ## the guided run: train, calibrate and act, print tables, save pictures
+demo: $(VENV)/.has-demo  ## the guided run: train, calibrate, act and read, print tables, save pictures
 	$(VENV)/bin/python -m jsoftmax
 
 test: tests doctests  ## the tests but the slow ones; import layers and examples in docstrings included
