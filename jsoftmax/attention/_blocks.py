@@ -19,7 +19,7 @@ from jsoftmax.attention._arguments import Rule
 QUERIES = {
     "q": -2, "bias": -2, "mask": -2, "rows": -2, "row_segments": -2, "row_places": -2,
     "row_spoiled": -2,
-    "tau": -2, "top": -2, "anchor": -2, "level": -2, "total": -2, "mean": -2,
+    "tau": -2, "floor": -2, "anchor": -2, "level": -2, "total": -2, "mean": -2,
 }  # fmt: skip
 KEYS = {
     "k": -1, "v": -1, "bias": -1, "mask": -1, "columns": -1, "column_segments": -1,
