@@ -18,8 +18,6 @@ from tests import attention_oracle as oracle
 # T queries and S keys, neither a multiple of a block; B entries in a batch, N heads of width H.
 B, T, S, N, H, HV = 3, 7, 9, 4, 3, 2
 SIZES = {"B": B, "T": T, "S": S, "N": N, "1": 1}
-# What is compiled for a row of the table runs once or twice; half of the time goes into compiling.
-QUICKLY = {"xla_backend_optimization_level": 0}
 # Every path through the threshold solver, and none at all.
 ALPHAS = np.array([1.0, 1.5, 2.0, np.inf])
 
@@ -184,9 +182,7 @@ class Orders(NamedTuple):
     hessian_vector: Any = None
 
 
-@functools.partial(
-    jax.jit, static_argnums=0, static_argnames="return_residual", compiler_options=QUICKLY
-)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="return_residual")
 def orders(row, moving, fixed, tangents, weights, return_residual=False) -> Orders:
     """Value, jvp, and the gradient of ⟨w, o⟩; o may be the mixtures alone or with thresholds."""
 
@@ -202,7 +198,7 @@ def gradient(function, moving, weights):
     return jax.vjp(function, moving)[1](weights)[0]
 
 
-@functools.partial(jax.jit, compiler_options=QUICKLY)
+@jax.jit
 def _dense_orders(moving, tangents, weights, seen, cap) -> Orders:
     def function(moving):
         return oracle.attention(*moving, seen=seen, cap=cap)

@@ -14,7 +14,6 @@ from tests import attention_oracle, oracles
 from tests.attention_table import (
     NARROW,
     PLAIN,
-    QUICKLY,
     ROWS,
     N,
     S,
@@ -72,7 +71,7 @@ def test_second_derivatives_are_those_of_the_dense_formula(row):
         near(actual, right, atol=atol)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnums=0)
 def hessian_vector(row, moving, fixed, tangents, weights):
     slope = functools.partial(gradient, lambda x: row(x, fixed), weights=weights)
     return jax.jvp(slope, (moving,), (tangents,))[1], jax.vjp(slope, moving)[1](tangents)[0]
