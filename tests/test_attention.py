@@ -118,6 +118,19 @@ def test_the_residual_is_the_threshold_with_its_derivatives(row):
     near(actual, right._replace(hessian_vector=None))
 
 
+@pytest.mark.parametrize("blocks", [(4, None), (4, 4)])
+def test_the_threshold_of_the_arg_max_is_the_largest_score(blocks):
+    """Of a sink too; for an α known while tracing, and for that of one head."""
+    for alpha in (np.inf, "N"):
+        row = PLAIN._replace(alpha=alpha, blocks=blocks, lengths="keys", sinks="N")
+        moving, fixed = arrays(row)
+        tangents, weights = directions(row, moving)
+        weights = weights, np.zeros((*row.batch, T, N))
+        (_, right), *_ = expected(row, moving, fixed, tangents, weights)
+        attend = jax.jit(functools.partial(row, return_residual=True))
+        near(attend(moving, fixed)[1], right)
+
+
 @each([*ROWS[::7], MORE[-1]])
 def test_the_weights_to_look_at_are_those_that_mix(row):
     moving, fixed = arrays(row)

@@ -93,6 +93,9 @@ def _by_threshold(rule, moving, fixed):
 
     a = rule.family.exponent(alpha)
     anchor, level, out, total, mean = by_curve(a, rule.classes.anywhere, on_curve)
-    top = anchor if top is None else top
     tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
+    if top is None:
+        top = anchor
+    else:  # where α is ∞, ω is 0
+        tau = top if fixed.hard is None else jnp.where(fixed.hard, top, tau)
     return out, Found(tau, top, anchor, level, total, mean)
