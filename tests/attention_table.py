@@ -198,7 +198,7 @@ def gradient(function, moving, weights):
     return jax.vjp(function, moving)[1](weights)[0]
 
 
-@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+@jax.jit
 def _dense_orders(moving, tangents, weights, seen, cap) -> Orders:
     def function(moving):
         return oracle.attention(*moving, seen=seen, cap=cap)
