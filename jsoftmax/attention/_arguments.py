@@ -69,6 +69,14 @@ class Fixed(NamedTuple):
     hard: Array | None  # whether α is ∞
 
 
+class Stripe(NamedTuple):
+    """Some queries, all the keys that they may see, and how many of these come in a block."""
+
+    queries: tuple[int, int]  # from one place to before another
+    keys: tuple[int, int]
+    block_k: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """What is known while tracing and shapes the computation."""
@@ -84,6 +92,7 @@ class Rule:
     block_q: int  # how many queries are computed together,
     block_k: int  # with how many keys,
     scores: int | None  # and at most so many scores, if the batch has them
+    stripes: tuple[Stripe, ...]  # queries that need other keys than others do; none: all need all
     precision: str | None  # of products: the default where attention is called, not where derived
 
     @property
@@ -251,7 +260,7 @@ def read_arguments(
         Rule(
             family, limit is True, soft_cap, _window(function, local_window_size, is_causal),
             rate, ClassAxis((-1,), axis_name),
-            query_part is not None or key_part is not None, are_few, queries, keys, None,
+            query_part is not None or key_part is not None, are_few, queries, keys, None, (),
             jax.default_matmul_precision.value,
         ),
         np.dtype(dtype),

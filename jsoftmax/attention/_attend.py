@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax.attention._arguments import Arguments, Rule, cleaned, spoiled_columns
-from jsoftmax.attention._blocks import KEYS, QUERIES, Trees, padded, resized, taken, windows
+from jsoftmax.attention._arguments import Arguments, Rule, Stripe, cleaned, spoiled_columns
+from jsoftmax.attention._blocks import KEYS, QUERIES, Trees, padded, resized, windows
 from jsoftmax.attention._mixture import mixture
 
 _GROUPS = 8  # into which queries are parted, where later ones see more keys
@@ -76,25 +76,15 @@ def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
     trees, rule = (arguments.moving, arguments.fixed), arguments.rule
     queries, keys = trees[1].row_places.shape[-2], trees[1].column_places.shape[-1]
     before, after = rule.window
-    block = sizes.block_q
     if rule.are_few:
         return _few_attended(rule, trees, sizes)
     if rule.is_part or (before is None and after is None):
         return _attended(rule, trees, sizes)
     if before is not None and after is not None:
-        length = block * max(1, -(-max(before, after) // block))
+        length = sizes.block_q * max(1, -(-max(before, after) // sizes.block_q))
         if 2 * (before + length + after) <= min(queries, keys):
             return _in_windows(rule, trees, sizes, length, before, after)
-    # Later queries see more keys: a few groups, each with the keys that its last query sees.
-    step = block * -(-queries // (block * _GROUPS))
-    parts = []
-    for start in range(0, queries, step):
-        stop = min(start + step, queries)
-        low = 0 if before is None else min(max(0, start - before), keys - 1)
-        high = keys if after is None else max(min(keys, stop + after), low + 1)
-        part = taken(taken(trees, QUERIES, start, stop), KEYS, low, high)
-        parts.append(_attended(rule, part, sizes))
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=-2), *parts)
+    return _attended(rule, trees, sizes, rule.window)
 
 
 def _in_windows(rule, trees, sizes, length, before, after):
@@ -129,16 +119,38 @@ def _few_attended(rule, trees, sizes):
     return jax.lax.cond(jnp.isfinite(squares), lambda: _attended(rule, trees, sizes), clean)
 
 
-def _attended(rule: Rule, trees: Trees, sizes: Sizes) -> tuple[Array, Array]:
-    """All queries and all keys of `trees`."""
+def _attended(
+    rule: Rule, trees: Trees, sizes: Sizes, window: tuple[int | None, int | None] = (None, None)
+) -> tuple[Array, Array]:
+    """All queries of `trees`, with all keys but those that a window is known to hide."""
     queries, keys = trees[1].row_places.shape[-2], trees[1].column_places.shape[-1]
     block_q, block_k = _even(queries, sizes.block_q), _even(keys, sizes.block_k)
-    rule = dataclasses.replace(rule, block_q=block_q, block_k=block_k, scores=sizes.scores)
-    if keys % block_k:
-        trees = padded(_with_columns(trees), KEYS, 0, -keys % block_k)
+    hides_nothing = window == (None, None)
+    stripes = () if hides_nothing else _stripes(queries, keys, block_q, sizes.block_k, *window)
+    padding = max([keys + -keys % block_k] + [stripe.keys[1] for stripe in stripes]) - keys
+    if padding:
+        trees = padded(_with_columns(trees), KEYS, 0, padding)
     trees = padded(trees, QUERIES, 0, -queries % block_q)
+    rule = dataclasses.replace(
+        rule, block_q=block_q, block_k=block_k, scores=sizes.scores, stripes=stripes
+    )
     out, found = mixture(rule, *trees)
     return out[..., :queries, :], found.tau[..., :queries, :]
+
+
+def _stripes(queries, keys, block_q, block_k, before, after) -> tuple[Stripe, ...]:
+    """Later queries see later keys: a few groups, each with those from its first to its last."""
+    step = block_q * -(-queries // (block_q * _GROUPS))
+    stripes = []
+    for start in range(0, queries, step):
+        stop = min(start + step, queries)
+        low = 0 if before is None else min(max(0, start - before), keys - 1)
+        high = keys if after is None else max(min(keys, stop + after), low + 1)
+        block = _even(high - low, block_k)
+        high = low + -(-(high - low) // block) * block
+        stop += (start - stop) % block_q
+        stripes.append(Stripe((start, stop), (low, high), block))
+    return tuple(stripes)
 
 
 def _even(size: int, block: int) -> int:

@@ -5,15 +5,19 @@ Everything is done on tuples of `Moving` and `Fixed`, whose arrays share their a
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jsoftmax.attention._arguments import Rule
+from jsoftmax.attention._arguments import Rule, Stripe
 
 # Where the axes of queries and of keys are.
 QUERIES = {
@@ -29,10 +33,10 @@ KEYS = {
 Trees = Any  # a tuple of NamedTuples of arrays
 
 
-def looped(function: Callable[[Trees], Any], rule: Rule, trees: Trees) -> Any:
-    """function(trees), on parts of the batch and blocks of queries, with all their keys."""
+def looped(function: Callable, rule: Rule, trees: Trees) -> Any:
+    """function(rule, *trees), on parts of the batch and blocks of queries."""
     if rule.are_few:
-        return function(trees)
+        return function(rule, *trees)
     *lead, groups, _, _ = trees[0].q.shape
     if rule.scores is None:
         together = math.prod(lead)
@@ -41,7 +45,7 @@ def looped(function: Callable[[Trees], Any], rule: Rule, trees: Trees) -> Any:
 
     def over(trees, axes):
         if not axes:
-            return mapped(function, trees, QUERIES, rule.block_q)
+            return _striped(function, rule, trees)
         (axis, size), *others = axes
         # As many together as are allowed, the last axes first.
         inner = math.prod(n for _, n in others)
@@ -49,6 +53,45 @@ def looped(function: Callable[[Trees], Any], rule: Rule, trees: Trees) -> Any:
         return mapped(lambda trees: over(trees, others), trees, axis, next(sizes, 1))
 
     return over(trees, list(enumerate(lead)))
+
+
+def _striped(function: Callable, rule: Rule, trees: Trees) -> Any:
+    """function(rule, *trees), on blocks of queries with the keys that they may see."""
+    if not rule.stripes:
+        return mapped(lambda trees: function(rule, *trees), trees, QUERIES, rule.block_q)
+    lists = _by_name(trees, lambda name, x: _stripes_of(name, x, rule.stripes))
+    results = []
+    for i, stripe in enumerate(rule.stripes):
+        part = jax.tree.map(operator.itemgetter(i), lists, is_leaf=lambda x: isinstance(x, list))
+        own = partial(function, dataclasses.replace(rule, block_k=stripe.block_k))
+        results.append(mapped(lambda trees, own=own: own(*trees), part, QUERIES, rule.block_q))
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=-2), *results)
+
+
+def _stripes_of(name: str, x: Array, stripes: tuple[Stripe, ...]) -> list[Array]:
+    """What every stripe needs of one array."""
+    xs = [x] * len(stripes)
+    if _has(name, x, QUERIES):
+        xs = _cut(x, QUERIES[name], [stripe.queries for stripe in stripes])
+        if _has(name, x, KEYS):
+            xs = [_cut(y, KEYS[name], [s.keys])[0] for y, s in zip(xs, stripes, strict=True)]
+    elif _has(name, x, KEYS):
+        xs = _cut(x, KEYS[name], [stripe.keys for stripe in stripes])
+    return xs
+
+
+def _cut(x: Array, axis: int, ranges: list[tuple[int, int]]) -> list[Array]:
+    """x from one place to before another along an axis, for each such range.
+
+    Put together of pieces that no range divides: on the way back these are added up, each only as
+    often as it was used, where a slice would add zeros of the whole length.
+    """
+    size = x.shape[axis]
+    bounds = sorted({0, size}.union(*ranges))
+    axis %= x.ndim
+    pieces = jax.lax.split(x, np.diff(bounds).tolist(), axis=axis)
+    used = (pieces[bounds.index(low) : bounds.index(high)] for low, high in ranges)
+    return [jnp.concatenate(some, axis=axis) for some in used]
 
 
 def mapped(function: Callable, trees: Trees, axes: dict[str, int] | int, block: int) -> Any:

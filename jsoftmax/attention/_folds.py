@@ -47,14 +47,14 @@ def over_parts(sums: Any, axis_name: Any) -> Any:
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 
-def recomputed(function: Callable) -> Callable:
+def recomputed(function: Callable, static_argnums: tuple[int, ...] = ()) -> Callable:
     """`function`, of whose work nothing is kept for the way back: there it is done again.
 
     Custom derivatives in the body of a loop need this also to survive a second reverse pass: JAX
     drops them where it looks for what a loop need not compute at each turn.
     """
     # In a loop the compiler cannot merge what is computed twice; where there is none it may.
-    return jax.checkpoint(function, prevent_cse=False)
+    return jax.checkpoint(function, prevent_cse=False, static_argnums=static_argnums)
 
 
 def key_blocks(rule: Rule, fixed: Fixed) -> int:

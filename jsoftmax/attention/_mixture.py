@@ -32,7 +32,7 @@ from jsoftmax.core._curves import filled
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def mixture(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, Found]:
     """Σ p v of every query, and what is known of its row. Of that, only τ has a derivative."""
-    return looped(lambda trees: solved(rule, *trees), rule, (moving, fixed))
+    return looped(solved, rule, (moving, fixed))
 
 
 def weights(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
@@ -50,8 +50,7 @@ def _mixture_jvp(rule, primals, tangents):
         known = found._replace(mean=out)
     else:
         known = _with_escort(rule, moving, fixed, found)
-    trees = (moving, fixed, known, changes)
-    d_out, d_tau = looped(recomputed(lambda trees: _block_jvp(rule, *trees)), rule, trees)
+    d_out, d_tau = looped(recomputed(_block_jvp, (0,)), rule, (moving, fixed, known, changes))
     still = jax.tree.map(jnp.zeros_like, found)
     return (out, found), (d_out, still._replace(tau=d_tau))
 
@@ -89,8 +88,9 @@ def _with_escort_jvp(rule, primals, tangents):
     (moving, fixed, found), (d_moving, _, d_found) = primals, tangents
 
     def escort(moving, tau):
-        trees = (moving, fixed, found._replace(tau=tau))
-        return looped(recomputed(lambda trees: _block_escort(rule, *trees)), rule, trees)
+        return looped(
+            recomputed(_block_escort, (0,)), rule, (moving, fixed, found._replace(tau=tau))
+        )
 
     _, (total, mean) = jax.jvp(escort, (moving, found.tau), (d_moving, d_found.tau))
     return found, d_found._replace(total=total, mean=mean)
