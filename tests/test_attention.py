@@ -89,6 +89,7 @@ def test_a_traced_order_is_any_order(alpha):
     near(orders(row, moving, fixed, tangents, weights), right._replace(hessian_vector=None))
 
 
+@pytest.mark.law  # so that loops within loops are differentiated with the oldest JAX too
 @pytest.mark.parametrize("blocks", [(1, 2), (None, 4), (2, S)])
 def test_any_blocks_will_do(blocks):
     """Of one query, for keys alone, and of all keys."""
