@@ -80,6 +80,7 @@ def windowed(T, S, window, **options):
         pytest.param(41, 43, (1, 9), {"sinks": 0.5}, id="sink"),
     ],
 )
+@pytest.mark.slow
 def test_a_window_is_a_mask(T, S, window, options):
     """Though what it hides is not computed: windows are cut out, with padding at both ends."""
     chex.assert_trees_all_close(*windowed(T, S, window, **options), atol=1e-12)
@@ -170,6 +171,7 @@ def test_a_ring_has_forward_mode_and_residuals():
     chex.assert_trees_all_close(found, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_batch_and_heads_are_split_by_the_compiler():
     """Under plain jit: nothing travels."""
     placed = PartitionSpec(AXIS, None, "heads", None)

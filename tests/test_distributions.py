@@ -53,6 +53,7 @@ def test_it_agrees_with_scipy(alpha):
     near(d.entropy(0.5), (1 - np.where(p > 0, p, 0) ** 0.5 @ np.ones(4)) / (0.5 * -0.5))
 
 
+@pytest.mark.slow
 def test_temperature_and_mask_are_those_of_the_mapping():
     mask = np.array([True, True, False, True])
     t = jnp.array([[0.5], [-2.0]])
@@ -141,6 +142,7 @@ def test_rows_without_any_class_and_with_nan_stay_where_they_are():
         assert np.isfinite(number[2])
 
 
+@pytest.mark.slow
 def test_values_broadcast_with_the_batch():
     d = js.Categorical(Z)
     log_p = np.asarray(js.log_softmax(Z))
@@ -240,6 +242,7 @@ def test_mistakes_are_answered(unchecked):
         js.RelaxedCategorical(Z, 1.0).log_prob(np.ones(3))
 
 
+@pytest.mark.slow
 def test_the_relaxed_density_is_that_of_the_paper():
     """Maddison et al., definition 1, written out; a mask makes it that of fewer classes."""
     t = 0.7
@@ -317,6 +320,7 @@ def test_relaxed_draws_and_densities_differentiate():
     assert empty.log_prob(np.zeros(3)) == 0
 
 
+@pytest.mark.slow
 def test_distributions_keep_the_rules_that_jax_can_enforce():
     z = jnp.asarray(np.concatenate([Z, [[0, -INF, 1, 0]], np.full((1, 4), -INF)]), jnp.float32)
     w = jnp.asarray(W[:1], jnp.float32)

@@ -231,6 +231,7 @@ def test_no_nan_is_formed_on_the_way_from_scores_without_nan(name):
             assert not np.isnan(back(z)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping", [js.softmax, js.entmax, js.sparsemax, js.normmax])
 def test_one_bad_row_does_not_cost_the_batch(mapping):
     """Where entmax on torch raises IndexError for the whole batch."""
@@ -263,6 +264,7 @@ def test_a_masked_row_of_an_all_false_mask_passes_under_debug_nans():
             np.testing.assert_array_equal(mapping(z, where=nobody), np.zeros((1, 3)))
 
 
+@pytest.mark.slow
 def test_hessians_of_the_mappings_are_neither_zero_nor_nan():
     """As those of the torch packages are."""
     z = jnp.array([0.1, 0.2, -0.1])

@@ -95,6 +95,7 @@ def test_softmin_is_softmax_of_the_negated_scores():
     near(js.softmin(np.array([1.0, np.inf, 2.0]))[1], 0)
 
 
+@pytest.mark.slow
 def test_members_of_the_family_are_each_other():
     near(js.entmax(LOGITS, 1), js.softmax(LOGITS))
     near(js.entmax(LOGITS, 2), js.sparsemax(LOGITS))
@@ -128,6 +129,7 @@ def test_every_axis_will_do():
     assert js.smoothmax(z, 1.5, axis=1, keepdims=True).shape == (2, 1, 4)
 
 
+@pytest.mark.slow
 def test_parameters_may_differ_from_row_to_row():
     """α, T, k and caps align as in numpy, and vmap over any of them gives the same."""
     z = np.random.default_rng(14).standard_normal((2, 3, 4))
