@@ -221,8 +221,8 @@ def test_pairs_that_do_not_fit_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("T", "S"), [(300, 300), (20, 700)])
-def test_second_derivatives_of_long_rows_are_right_however_they_are_cut(T, S):
+@pytest.mark.parametrize(("T", "S", "is_causal"), [(300, 300, 0), (20, 700, 0), (300, 300, 1)])
+def test_second_derivatives_of_long_rows_are_right_however_they_are_cut(T, S, is_causal):
     """In float32, with the sizes that the library chooses; XLA on CPU once got them wrong."""
     q, k, v = (
         jax.random.normal(jax.random.key(i), (n, 1, 16), jnp.float32)
@@ -231,7 +231,8 @@ def test_second_derivatives_of_long_rows_are_right_however_they_are_cut(T, S):
 
     def bend(**blocks):
         def loss(q):
-            return jnp.sum(jsoftmax.dot_product_attention(q, k, v, alpha=1.5, **blocks) ** 2)
+            options = blocks | {"alpha": 1.5, "is_causal": bool(is_causal)}
+            return jnp.sum(jsoftmax.dot_product_attention(q, k, v, **options) ** 2)
 
         return jax.jit(lambda q: jax.jvp(jax.grad(loss), (q,), (jnp.sin(q),))[1])(q)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,97 +13,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jsoftmax.attention._problem import Fixed, Moving, Rule
+from jsoftmax.attention._sight import in_length, places_of, segments_of, window_of
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import regularizer
-from jsoftmax.core._regularizers import Tsallis
 
 _FEW = 8  # queries that share a head's keys, groups counted
-
-
-class Moving(NamedTuple):
-    """What a derivative may be taken in.
-
-    Every array here and in `Fixed` has the axes (*batch, head, group, query, key), of size 1 where
-    it is shared. In `q` the width stands in the place of the keys; in `k` and `v` in that of the
-    queries, since a product whose left side is transposed, of which their gradients are made, takes
-    XLA on CPU three times as long as the others. Where queries are few, `k` and `v` have the axes
-    (*batch, key, head, width), as they were given: there moving them would cost more than all else.
-    """
-
-    q: Array
-    k: Array
-    v: Array
-    bias: Array | None
-    scale: Array
-    alpha: Array | None
-    sinks: Array | None
-
-
-class Changes(NamedTuple):
-    """Tangents of `Moving`, None where something does not move."""
-
-    q: Array | None
-    k: Array | None
-    v: Array | None
-    bias: Array | None
-    scale: Array | None
-    alpha: Array | None
-    sinks: Array | None
-
-
-class Fixed(NamedTuple):
-    """What no derivative is taken in: which keys a query sees, and where NaN stood."""
-
-    mask: Array | None
-    rows: Array | None  # whether a query takes part
-    columns: Array | None  # whether a key takes part
-    row_segments: Array | None
-    column_segments: Array | None
-    row_places: Array  # places in the sequence
-    column_places: Array
-    row_spoiled: Array  # NaN where a query holds one, else 0
-    column_spoiled: Array  # NaN where a key or a value holds one, else 0
-    streams: Array | None  # random keys for dropout, one for each batch entry and head
-    hard: Array | None  # whether α is ∞
-
-
-class Stripe(NamedTuple):
-    """Some queries, all the keys that they may see, and how many of these come in a block."""
-
-    queries: tuple[int, int]  # from one place to before another
-    keys: tuple[int, int]
-    block_k: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What is known while tracing and shapes the computation."""
-
-    family: Tsallis
-    is_hard: bool
-    soft_cap: float | None
-    window: tuple[int | None, int | None]  # keys before, keys after; None: all
-    dropout_rate: float
-    classes: ClassAxis
-    is_part: bool  # whether queries or keys are parts of longer sequences
-    are_few: bool  # whether so few queries share their keys that these are read but not moved
-    block_q: int  # how many queries are computed together,
-    block_k: int  # with how many keys,
-    scores: int | None  # and at most so many scores, if the batch has them
-    stripes: tuple[Stripe, ...]  # queries that need other keys than others do; none: all need all
-    precision: str | None  # of products: the default where attention is called, not where derived
-
-    @property
-    def is_softmax(self) -> bool:
-        """Whether one pass is enough, since the threshold has a formula."""
-        return self.family.alpha == 1
-
-    @property
-    def axis_name(self) -> Hashable | None:
-        """The mesh axis over which keys are split."""
-        return self.classes.axis_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,12 +128,12 @@ def read_arguments(
 
     if axis_name is not None:
         key_part = jax.lax.axis_index(axis_name)
-    row_places, column_places = _places(queries, query_part), _places(keys, key_part)
-    rows = _in_length(function, "query_seq_lengths", query_seq_lengths, batch, row_places)
-    columns = _in_length(
+    row_places, column_places = places_of(queries, query_part), places_of(keys, key_part)
+    rows = in_length(function, "query_seq_lengths", query_seq_lengths, batch, row_places)
+    columns = in_length(
         function, "key_value_seq_lengths", key_value_seq_lengths, batch, column_places
     )
-    row_segments, column_segments = _segments(
+    row_segments, column_segments = segments_of(
         function, query_segment_ids, key_value_segment_ids, batch, queries, keys
     )
     family, alpha, limit = regularizer(
@@ -258,7 +175,7 @@ def read_arguments(
             row_spoiled, column_spoiled, streams, limit if isinstance(limit, Array) else None,
         ),
         Rule(
-            family, limit is True, soft_cap, _window(function, local_window_size, is_causal),
+            family, limit is True, soft_cap, window_of(function, local_window_size, is_causal),
             rate, ClassAxis((-1,), axis_name),
             query_part is not None or key_part is not None, are_few, queries, keys, None, (),
             jax.default_matmul_precision.value,
@@ -319,74 +236,6 @@ def cleaned(x: Array) -> tuple[Array, Array]:
 def spoiled_columns(spoiled: Array) -> Array:
     """(*batch, key, head, 1) → (*batch, head, 1, 1, key)."""
     return jnp.moveaxis(spoiled, -3, -1)[..., None, :, :]
-
-
-def _integers(function, name, x):
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise TypeError(f"jsoftmax.{function}: `{name}` has dtype {x.dtype}; give it integers.")
-    return x
-
-
-def _places(size: int, part: ArrayLike | None) -> Array:
-    places = jnp.arange(size, dtype=jnp.int32)
-    return places if part is None else places + jnp.asarray(part, jnp.int32) * size
-
-
-def _in_length(function, name, lengths, batch, places):
-    """(*batch, places): whether a place lies within the length of its batch entry."""
-    if lengths is None:
-        return None
-    lengths = _integers(function, name, lengths)
-    if lengths.shape not in ((), batch):
-        raise ValueError(
-            f"jsoftmax.{function}: `{name}` has shape {lengths.shape}; give one length for each "
-            f"batch entry, of shape {batch}."
-        )
-    lengths = jnp.broadcast_to(lengths, batch)
-    return places.reshape((1,) * len(batch) + (-1,)) < lengths[..., None].astype(places.dtype)
-
-
-def _segments(function, of_queries, of_keys, batch, queries, keys):
-    if of_queries is None and of_keys is None:
-        return None, None
-    if of_keys is None and queries == keys:
-        of_keys = of_queries
-    if of_queries is None or of_keys is None:
-        raise ValueError(
-            f"jsoftmax.{function}: give both `query_segment_ids` and `key_value_segment_ids`; "
-            "a query sees the keys of its own segment."
-        )
-    found = []
-    for name, ids, size in (
-        ("query_segment_ids", of_queries, queries),
-        ("key_value_segment_ids", of_keys, keys),
-    ):
-        ids = _integers(function, name, ids)
-        shape = (*batch, size)
-        if not checks.broadcasts(ids, shape) or ids.shape[-1:] != (size,):
-            raise ValueError(
-                f"jsoftmax.{function}: `{name}` has shape {ids.shape}; give one segment for each "
-                f"place, of shape {shape}."
-            )
-        found.append(ids.reshape((1,) * (len(shape) - ids.ndim) + ids.shape))
-    return tuple(found)
-
-
-def _window(function, size, is_causal):
-    """Keys seen before and after the place of a query; None for all of them."""
-    if size is None:
-        return None, (0 if is_causal else None)
-    sizes = size if isinstance(size, tuple | list) else (size, size)
-    if len(sizes) != 2 or not all(
-        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in sizes
-    ):
-        raise ValueError(
-            f"jsoftmax.{function}: `local_window_size` must be a whole number of keys ≥ 0, or a "
-            f"pair (before, after), got {size!r}."
-        )
-    before, after = map(int, sizes)
-    return before, (0 if is_causal else after)
 
 
 def _dropout(function, rate, rng):

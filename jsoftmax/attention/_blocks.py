@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax.attention._arguments import Rule, Stripe
+from jsoftmax.attention._problem import Rule, Stripe
 
 # Where the axes of queries and of keys are.
 QUERIES = {

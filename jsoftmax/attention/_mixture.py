@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax.attention._arguments import Changes, Fixed, Moving, Rule
 from jsoftmax.attention._blocks import looped
 from jsoftmax.attention._folds import mixed_values, recomputed, row_sum, summed
+from jsoftmax.attention._problem import Changes, Fixed, Moving, Rule
 from jsoftmax.attention._scores import scores
 from jsoftmax.attention._solve import Found, solved
 from jsoftmax.attention._weights import Weights

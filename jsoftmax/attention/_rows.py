@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._arguments import Fixed, Moving, Rule
 from jsoftmax.attention._blocks import KEYS, Trees, joined, split
 from jsoftmax.attention._folds import fold, key_blocks, like_rows, over_parts, row_sum, summed
+from jsoftmax.attention._problem import Fixed, Moving, Rule
 from jsoftmax.attention._scores import scores
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._curves import filled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._arguments import Fixed, Moving, Rule
+from jsoftmax.attention._problem import Fixed, Moving, Rule
 from jsoftmax.attention._products import queries_by_keys
 
 

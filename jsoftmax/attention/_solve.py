@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._arguments import Fixed, Moving, Rule
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
+from jsoftmax.attention._problem import Fixed, Moving, Rule
 from jsoftmax.attention._rows import WithSink, ground, hardened, is_hard, rows_of, where_hard
 from jsoftmax.attention._scores import scores
 from jsoftmax.core._curves import by_curve, filled

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax.attention._arguments import Fixed, Moving, Rule
+from jsoftmax.attention._problem import Fixed, Moving, Rule
 from jsoftmax.attention._rows import hardened, where_hard
 from jsoftmax.attention._solve import Found
 from jsoftmax.core._curves import by_curve

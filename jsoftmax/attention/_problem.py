@@ -1,0 +1,96 @@
+"""What attention is computed of: what moves, what does not, and what is known while tracing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from jax import Array
+
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._regularizers import Tsallis
+
+
+class Moving(NamedTuple):
+    """What a derivative may be taken in.
+
+    Every array here and in `Fixed` has the axes (*batch, head, group, query, key), of size 1 where
+    it is shared. In `q` the width stands in the place of the keys; in `k` and `v` in that of the
+    queries, since a product whose left side is transposed, of which their gradients are made, takes
+    XLA on CPU three times as long as the others. Where queries are few, `k` and `v` have the axes
+    (*batch, key, head, width), as they were given: there moving them would cost more than all else.
+    """
+
+    q: Array
+    k: Array
+    v: Array
+    bias: Array | None
+    scale: Array
+    alpha: Array | None
+    sinks: Array | None
+
+
+class Changes(NamedTuple):
+    """Tangents of `Moving`, None where something does not move."""
+
+    q: Array | None
+    k: Array | None
+    v: Array | None
+    bias: Array | None
+    scale: Array | None
+    alpha: Array | None
+    sinks: Array | None
+
+
+class Fixed(NamedTuple):
+    """What no derivative is taken in: which keys a query sees, and where NaN stood."""
+
+    mask: Array | None
+    rows: Array | None  # whether a query takes part
+    columns: Array | None  # whether a key takes part
+    row_segments: Array | None
+    column_segments: Array | None
+    row_places: Array  # places in the sequence
+    column_places: Array
+    row_spoiled: Array  # NaN where a query holds one, else 0
+    column_spoiled: Array  # NaN where a key or a value holds one, else 0
+    streams: Array | None  # random keys for dropout, one for each batch entry and head
+    hard: Array | None  # whether α is ∞
+
+
+class Stripe(NamedTuple):
+    """Some queries, all the keys that they may see, and how many of these come in a block."""
+
+    queries: tuple[int, int]  # from one place to before another
+    keys: tuple[int, int]
+    block_k: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What is known while tracing and shapes the computation."""
+
+    family: Tsallis
+    is_hard: bool
+    soft_cap: float | None
+    window: tuple[int | None, int | None]  # keys before, keys after; None: all
+    dropout_rate: float
+    classes: ClassAxis
+    is_part: bool  # whether queries or keys are parts of longer sequences
+    are_few: bool  # whether so few queries share their keys that these are read but not moved
+    block_q: int  # how many queries are computed together,
+    block_k: int  # with how many keys,
+    scores: int | None  # and at most so many scores, if the batch has them
+    stripes: tuple[Stripe, ...]  # queries that need other keys than others do; none: all need all
+    precision: str | None  # of products: the default where attention is called, not where derived
+
+    @property
+    def is_softmax(self) -> bool:
+        """Whether one pass is enough, since the threshold has a formula."""
+        return self.family.alpha == 1
+
+    @property
+    def axis_name(self) -> Hashable | None:
+        """The mesh axis over which keys are split."""
+        return self.classes.axis_name
