@@ -95,13 +95,25 @@ from jsoftmax.sampling import (
     straight_through_categorical,
     straight_through_gumbel,
 )
+from jsoftmax.vocabulary import (
+    CrossEntropyTerms,
+    LinearTopK,
+    linear_categorical,
+    linear_cross_entropy,
+    linear_cross_entropy_sum,
+    linear_cross_entropy_terms,
+    linear_entmax_loss,
+    linear_topk,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AliasTable",
     "Categorical",
+    "CrossEntropyTerms",
     "GumbelTopK",
+    "LinearTopK",
     "PartialLogSumExp",
     "RelaxedCategorical",
     "Reliability",
@@ -142,6 +154,12 @@ __all__ = [
     "importance_ratio",
     "kl_divergence",
     "lac_scores",
+    "linear_categorical",
+    "linear_cross_entropy",
+    "linear_cross_entropy_sum",
+    "linear_cross_entropy_terms",
+    "linear_entmax_loss",
+    "linear_topk",
     "log_importance_ratio",
     "log_partition",
     "log_prob",

@@ -61,11 +61,11 @@ class Rule:
     """What is known while tracing and shapes the computation."""
 
     classes: ClassAxis
+    family: Tsallis
     kernel_axis: int  # of the classes in the kernel
     soft_cap: float | None
     block_tokens: int  # rows that lie in memory together,
     block_classes: int  # and classes that are taken together for many tokens
-    family: Tsallis = Tsallis(1.0)
     is_hard: bool = False
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
     statistics: bool = False  # the log-partition and the entropy too
@@ -96,9 +96,7 @@ class Rows:
         """A parameter given as an array with size 1 along the classes, flat over tokens."""
         logits: Any = self.scores
         dtype = logits.dtype
-        return self.flat(
-            checks.per_row(self.function, name, x, logits, self.rule.classes, dtype)
-        )
+        return self.flat(checks.per_row(self.function, name, x, logits, self.rule.classes, dtype))
 
     def flat(self, x: Array) -> Array:
         """(*lead | 1, last) → (token | 1, last)."""
@@ -158,7 +156,9 @@ def read_rows(
         soft_cap = cap
     tokens = math.prod(lead)
     block_tokens, block_classes = _sizes(function, tokens, classes, block_tokens, block_classes)
-    rule = Rule(ClassAxis((-1,), axis_name), axis, soft_cap, block_tokens, block_classes)
+    rule = Rule(
+        ClassAxis((-1,), axis_name), Tsallis(1.0), axis, soft_cap, block_tokens, block_classes
+    )
     rows = Rows(moving, Fixed(index, None), rule, lead, function)
     mask: Any = rows.scores
     mask = checks.mask_like(function, where, mask, "features @ kernel")
@@ -187,12 +187,8 @@ def with_alpha(rows: Rows, alpha: Any) -> Rows:
     )
     alpha = None if alpha is None else jax.lax.stop_gradient(alpha)
     hard = limit if isinstance(limit, Array) else None
-    rule = dataclasses.replace(
-        rows.rule, family=family, is_hard=limit is True, is_divergence=True
-    )
-    return dataclasses.replace(
-        rows, rule=rule, fixed=rows.fixed._replace(alpha=alpha, hard=hard)
-    )
+    rule = dataclasses.replace(rows.rule, family=family, is_hard=limit is True, is_divergence=True)
+    return dataclasses.replace(rows, rule=rule, fixed=rows.fixed._replace(alpha=alpha, hard=hard))
 
 
 def _kernel_axis(function, features, kernel, class_axis):

@@ -23,6 +23,7 @@ from jsoftmax.vocabulary._scores import scores
 _TOKENS = (
     "features", "temperature", "mask", "rows", "ids", "shares", "room", "alpha", "hard", "top",
     "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
+    "valid", "counted", "weights",
 )  # fmt: skip
 _CLASSES = ("bias", "mask", "index", "class_weights")
 
@@ -181,5 +182,3 @@ def _by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
 def groups(rule: Rule, classes: int) -> int:
     """For how many tokens a block of classes is taken, so that forward holds no fewer scores."""
     return max(1, rule.block_tokens * classes // rule.block_classes)
-
-

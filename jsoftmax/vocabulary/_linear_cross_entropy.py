@@ -95,7 +95,8 @@ def linear_cross_entropy(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> h, W = jnp.array([[1.0, 2.0], [0.0, 1.0]]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
+        >>> h = jnp.array([[1.0, 2.0], [0.0, 1.0]])
+        >>> W = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
         >>> print(linear_cross_entropy(h, W, jnp.array([2, 0])))
         [0.0034 3.1698]
         >>> print(jax.grad(lambda h: linear_cross_entropy(h, W, jnp.array([2, 0])).sum())(h))

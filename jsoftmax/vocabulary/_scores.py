@@ -24,9 +24,7 @@ def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
     return z if fixed.rows is None else jnp.where(fixed.rows, z, 0)
 
 
-def moved_scores(
-    moving: Moving, fixed: Fixed, changes: Changes, rule: Rule
-) -> tuple[Array, Array]:
+def moved_scores(moving: Moving, fixed: Fixed, changes: Changes, rule: Rule) -> tuple[Array, Array]:
     """z and ż."""
     names = [n for n in Moving._fields if getattr(changes, n) is not None]
     return jax.jvp(
