@@ -12,7 +12,6 @@ from tests.linear_helpers import (
     FEATURES,
     KERNEL,
     SOFT_CAP,
-    SOME,
     TEMPERATURE,
     TOKENS,
     assert_close,

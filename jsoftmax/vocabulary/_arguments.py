@@ -240,7 +240,9 @@ def _without_masked(moving, mask, axis):
     if classes == 1:
         return moving._replace(features=jnp.where(mask, moving.features, 0))
     if tokens == 1:
-        return moving._replace(kernel=jnp.where(mask if axis else mask.T, moving.kernel, 0))
+        kernel = jnp.where(mask if axis else mask.T, moving.kernel, 0)
+        bias = None if moving.bias is None else jnp.where(mask, moving.bias, 0)
+        return moving._replace(kernel=kernel, bias=bias)
     return moving
 
 

@@ -13,11 +13,11 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._curves import filled
 from jsoftmax.vocabulary._arguments import Fixed, Moving, Rule
-from jsoftmax.vocabulary._blocks import joined, merged_tokens, split_tokens
+from jsoftmax.vocabulary._blocks import even_size, joined, merged_tokens, split_tokens
 from jsoftmax.vocabulary._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary._outcomes import outcomes
 from jsoftmax.vocabulary._rows import pull, solved_row
-from jsoftmax.vocabulary._scores import scores
+from jsoftmax.vocabulary._scores import finished, products
 from jsoftmax.vocabulary._targets import Fate
 
 
@@ -38,6 +38,7 @@ def linear_cross_entropy_sum(
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
+    block_classes: int | None = None,
 ) -> Float[Array, ""]:
     r"""Σ w L over tokens, L as `linear_cross_entropy`, with gradients formed on the way forward.
 
@@ -64,8 +65,11 @@ def linear_cross_entropy_sum(
         temperature: T > 0, a number or an array of size 1 along the classes.
         soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split.
+        axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
+            `check_vma=True`, as it is by default: without it, and in `vmap`, gradients are wrong.
         block_tokens: how many rows are in memory together; None for the rule.
+        block_classes: how many columns of the gradient of the kernel are added to together; None
+            for the rule.
 
     Returns:
         A number, in float32 at least.
@@ -87,7 +91,8 @@ def linear_cross_entropy_sum(
     function = "linear_cross_entropy_sum"
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
-        class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens, None,
+        class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+        block_classes,
     )  # fmt: skip
     w = checks.as_array(function, "weights", 1 if weights is None else weights)
     if not checks.broadcasts(w, rows.lead):
@@ -106,23 +111,77 @@ def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -
 
 
 def _forward(rule, moving, weights, fixed, fate):
-    def of_block(trees):
-        moving, fixed, fate, (w,) = trees
-        z, back = jax.vjp(lambda moving: scores(moving, fixed, rule), moving)
-        outcome, found, p, y = solved_row(rule, moving, fixed, z)
-        counts = w if fate.counted is None else jnp.where(fate.counted, w, 0)
-        counts = jnp.where(fate.valid, counts, 0)
-        (gradient,) = back(pull(rule, fixed, z, p, y, found) * counts)
-        return fate.settle(outcome.loss), gradient
-
     trees = (moving, fixed, fate, _Weights(weights))
     tokens = moving.features.shape[0]
     count = -(-tokens // rule.block_tokens)
+    none = jax.tree.map(lambda x: filled(x, 0), moving._replace(features=None))
     if count <= 1:
-        losses, gradient = of_block(trees)
-    else:
-        losses, gradient = _accumulated(of_block, trees, tokens, count)
-    return jnp.sum(weights * losses), (gradient, losses)
+        losses, gradient = _block(rule, *trees, none)
+        return jnp.sum(weights * losses), (gradient, losses)
+    parts, rest = split_tokens(trees, count)
+    # The last token fills up the blocks, and counts once.
+    (w,) = parts[-1]
+    places = jnp.arange(w.size).reshape(-1, count).T[..., None]
+    parts = (*parts[:-1], _Weights(jnp.where(places < tokens, w, 0)))
+    per_token = parts[0].temperature is not None
+
+    def step(total, part):
+        trees = joined(part, rest)
+        if per_token:
+            total = total._replace(temperature=filled(trees[0].temperature, 0))
+        losses, gradient = _block(rule, *trees, total)
+        mine = {"features": gradient.features}
+        if per_token:
+            mine["temperature"] = gradient.temperature
+        return gradient._replace(**dict.fromkeys(mine)), (losses, mine)
+
+    none = none._replace(temperature=None) if per_token else none
+    total, (losses, mine) = jax.lax.scan(step, none, parts)
+    losses, mine = jax.tree.map(lambda x: merged_tokens(x, tokens), (losses, mine))
+    return jnp.sum(weights * losses), (total._replace(**mine), losses)
+
+
+def _block(rule, moving, fixed, fate, weights, total):
+    """The losses of a block of tokens; their gradients, added to what tokens share."""
+    names = [n for n in ("bias", "temperature") if getattr(moving, n) is not None]
+
+    def multiplied(features):
+        return products(moving._replace(features=features), rule)
+
+    def scored(product, others):
+        return finished(product, moving._replace(**others), fixed, rule)
+
+    others = {name: getattr(moving, name) for name in names}
+    product, to_features = jax.vjp(multiplied, moving.features)
+    z, back = jax.vjp(scored, product, others)
+    outcome, found, p, y = solved_row(rule, moving, fixed, z)
+    (w,) = weights
+    counts = jnp.where(fate.valid if fate.counted is None else fate.valid & fate.counted, w, 0)
+    pulled, others = back(pull(rule, fixed, z, p, y, found) * counts)
+    added = {name: getattr(total, name) + others[name] for name in names}
+    (features,) = to_features(pulled)
+    kernel = _added(rule, total.kernel, moving.features, pulled)
+    gradient = total._replace(features=features, kernel=kernel, **added)
+    return fate.settle(outcome.loss), gradient
+
+
+def _added(rule, total, features, pulled):
+    """total + hᵀ g, in place and class by class: the product alone would be as large as the sum."""
+
+    def add(total, start, size):
+        part = jax.lax.dynamic_slice_in_dim(pulled, start, size, axis=1)
+        operands = (features, part) if rule.kernel_axis else (part, features)
+        part = jax.lax.dot_general(*operands, (((0,), (0,)), ((), ())))
+        old = jax.lax.dynamic_slice_in_dim(total, start, size, axis=rule.kernel_axis)
+        return jax.lax.dynamic_update_slice_in_dim(total, old + part, start, rule.kernel_axis)
+
+    classes = pulled.shape[1]
+    size = even_size(classes, rule.block_classes)
+    count, left = divmod(classes, size)
+    if count == 1 and not left:
+        return add(total, 0, size)
+    total = jax.lax.fori_loop(0, count, lambda i, total: add(total, i * size, size), total)
+    return add(total, count * size, left) if left else total
 
 
 def _backward(rule, known, d_sum):
@@ -135,24 +194,3 @@ _sum.defvjp(_forward, _backward)
 
 class _Weights(NamedTuple):
     weights: Array
-
-
-def _accumulated(of_block, trees, tokens, count):
-    """Losses and gradients of all tokens: what tokens share is added up from block to block."""
-    parts, rest = split_tokens(trees, count)
-    # The last token fills up the blocks, and counts once.
-    (w,) = parts[-1]
-    places = jnp.arange(w.size).reshape(-1, count).T[..., None]
-    parts = (*parts[:-1], _Weights(jnp.where(places < tokens, w, 0)))
-    shared = rest[0]  # of features, kernel, bias and temperature those without tokens
-
-    def step(total, part):
-        losses, gradient = of_block(joined(part, rest))
-        mine = Moving(*(g if s is None else None for g, s in zip(gradient, shared, strict=True)))
-        ours = Moving(*(None if s is None else g for g, s in zip(gradient, shared, strict=True)))
-        return jax.tree.map(jnp.add, total, ours), (losses, mine)
-
-    zeros = jax.tree.map(lambda x: filled(x, 0), shared)
-    total, (losses, mine) = jax.lax.scan(step, zeros, parts)
-    losses, mine = jax.tree.map(lambda x: merged_tokens(x, tokens), (losses, mine))
-    return losses, joined((mine,), (total,))[0]

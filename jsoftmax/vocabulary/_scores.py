@@ -11,8 +11,17 @@ from jsoftmax.vocabulary._arguments import Changes, Fixed, Moving, Rule
 
 def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
     """z = cap(h W + b)/T of shape (token, class), −∞ where a class takes no part."""
+    return finished(products(moving, rule), moving, fixed, rule)
+
+
+def products(moving: Moving, rule: Rule) -> Array:
+    """h W."""
     contracted = (((1,), (1 - rule.kernel_axis,)), ((), ()))
-    z = jax.lax.dot_general(moving.features, moving.kernel, contracted)
+    return jax.lax.dot_general(moving.features, moving.kernel, contracted)
+
+
+def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
+    """Scores from products."""
     if moving.bias is not None:
         z = z + moving.bias
     if rule.soft_cap is not None:
