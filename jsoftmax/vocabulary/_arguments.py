@@ -94,9 +94,8 @@ class Rows:
 
     def per_row(self, name: str, x: Any) -> Array:
         """A parameter given as an array with size 1 along the classes, flat over tokens."""
-        logits: Any = self.scores
-        dtype = logits.dtype
-        return self.flat(checks.per_row(self.function, name, x, logits, self.rule.classes, dtype))
+        z = self.scores
+        return self.flat(checks.per_row(self.function, name, x, z, self.rule.classes, z.dtype))
 
     def flat(self, x: Array) -> Array:
         """(*lead | 1, last) → (token | 1, last)."""
@@ -160,8 +159,7 @@ def read_rows(
         ClassAxis((-1,), axis_name), Tsallis(1.0), axis, soft_cap, block_tokens, block_classes
     )
     rows = Rows(moving, Fixed(index, None), rule, lead, function)
-    mask: Any = rows.scores
-    mask = checks.mask_like(function, where, mask, "features @ kernel")
+    mask = checks.mask_like(function, where, rows.scores, "features @ kernel")
     if mask is not None:
         mask = rows.flat(mask)
         moving = _without_masked(moving, mask, axis)

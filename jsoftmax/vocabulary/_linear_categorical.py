@@ -89,7 +89,7 @@ def _streamed(key: Array, rows: Rows) -> tuple[Array, Array]:
     """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
     rule, moving, fixed = rows.rule, rows.moving, rows.fixed
     tokens, here = moving.features.shape[0], fixed.index.shape[-1]
-    size = block_size(rule.classes.size(rows.scores))  # type: ignore[arg-type]
+    size = block_size(rule.classes.size(rows.scores))
     first, offset, _ = covering(here, size, rule.axis_name)
     more = 0 if isinstance(offset, int) else 1  # block of noise, where classes begin within one
     together = max(1, rule.block_classes // size)

@@ -39,8 +39,7 @@ def with_targets(
             f"jsoftmax.{function}: `label_smoothing` must be from 0 to 1, got {label_smoothing!r}."
         )
     ids, shares = _read(function, targets, lead, ignore_index, rows.moving.features.dtype)
-    classes: Any = rows.scores
-    classes = rows.rule.classes.size(classes)
+    classes = rows.rule.classes.size(rows.scores)
     valid = (ids >= 0) & (ids < classes)
     _check_known(function, targets, shares is not None, classes, ignore_index)
     counted = None
