@@ -291,8 +291,9 @@ def test_memory_is_not_that_of_all_the_rows():
         return linear_entmax_loss(h, kernel, labels, **blocks).sum()
 
     def scalar(h, kernel):
-        return linear_cross_entropy_sum(h, kernel, labels, block_tokens=32)
+        return linear_cross_entropy_sum(h, kernel, labels, **blocks)
 
-    for loss in (per_token, entmax, scalar):
+    # While a row is solved, p, log p and y lie beside it.
+    for loss, part in ((per_token, 3), (entmax, 2), (scalar, 3)):
         ready = compiled(jax.value_and_grad(loss, (0, 1)), h, kernel)
-        assert ready.memory_analysis().temp_size_in_bytes < rows / 3
+        assert ready.memory_analysis().temp_size_in_bytes < rows / part

@@ -38,9 +38,9 @@ MISTAKES = {
         "`ignore_index`",
     ),
     "no class": (lambda: LOSS(FEATURES, KERNEL, LABELS + 9), ValueError, "is no class"),
-    "bias": (lambda: LOSS(FEATURES, KERNEL, LABELS, bias=[1.0]), ValueError, "`bias`"),
+    "bias": (lambda: LOSS(FEATURES, KERNEL, LABELS, bias=np.ones(1)), ValueError, "`bias`"),
     "weights of classes": (
-        lambda: LOSS(FEATURES, KERNEL, LABELS, class_weights=[1.0]),
+        lambda: LOSS(FEATURES, KERNEL, LABELS, class_weights=np.ones(1)),
         ValueError,
         "`class_weights`",
     ),
@@ -69,7 +69,11 @@ MISTAKES = {
         "`weights`",
     ),
     "k": (lambda: linear_topk(FEATURES, KERNEL, CLASSES + 1), ValueError, "`k`"),
-    "key": (lambda: linear_categorical(0, FEATURES, KERNEL), TypeError, "jax.random.key"),
+    "keys": (
+        lambda: linear_categorical(jax.random.split(jax.random.key(0)), FEATURES, KERNEL),
+        ValueError,
+        "one key",
+    ),
 }
 
 

@@ -201,7 +201,7 @@ def _kernel_axis(function, features, kernel, class_axis):
         raise ValueError(
             f"jsoftmax.{function}: `features` of shape {features.shape} and `kernel` of shape "
             f"{kernel.shape} do not fit: with class_axis={class_axis} they need the shapes [..., d]"
-            f" and {wanted}. For the other layout give class_axis={-axis}."
+            f" and {wanted}. For the other layout give class_axis={axis - 1}."
         )
     if kernel.shape[axis] == 0:
         raise ValueError(
@@ -254,7 +254,7 @@ def _sizes(function, tokens, classes, block_tokens, block_classes):
         if size < 1:
             raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
     if block_tokens is None:
-        block_tokens = max(64, 2**20 // classes, min(256, 2**23 // classes))
+        block_tokens = max(64, 2**20 // classes, min(256, 2**22 // classes))
     if block_classes is None:
         block_classes = max(512, 2**22 // max(tokens, 1))
     return int(block_tokens), int(min(block_classes, classes))

@@ -28,7 +28,7 @@ class CrossEntropyTerms(NamedTuple):
 def linear_cross_entropy(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike | tuple[ArrayLike, ArrayLike],
+    targets: ArrayLike | tuple[ArrayLike, ...],
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
@@ -53,7 +53,7 @@ def linear_cross_entropy(
     backward pass computes the scores again, a fourth matrix product beside the three of the dense
     way; `linear_cross_entropy_sum` does without it where only a sum is wanted.
 
-    Forward, `block_tokens` tokens have their rows in memory together: as many as hold 2²³ scores,
+    Forward, `block_tokens` tokens have their rows in memory together: as many as hold 2²² scores,
     but at most 256, or so many that they hold 2²⁰, and at least 64. Backward, `block_classes`
     classes are taken for many tokens, as many as hold 2²² scores with all the tokens, and at least
     512. What fits into one block, as 256 tokens and 1000 classes do, is computed as the dense way
@@ -113,7 +113,7 @@ def linear_cross_entropy(
 def linear_cross_entropy_terms(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike | tuple[ArrayLike, ArrayLike],
+    targets: ArrayLike | tuple[ArrayLike, ...],
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,

@@ -24,7 +24,7 @@ from jsoftmax.vocabulary._targets import Fate
 def linear_cross_entropy_sum(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike | tuple[ArrayLike, ArrayLike],
+    targets: ArrayLike | tuple[ArrayLike, ...],
     weights: ArrayLike | None = None,
     *,
     bias: ArrayLike | None = None,

@@ -16,7 +16,7 @@ from jsoftmax.vocabulary._targets import with_targets
 def linear_entmax_loss(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike | tuple[ArrayLike, ArrayLike],
+    targets: ArrayLike | tuple[ArrayLike, ...],
     alpha: ArrayLike = 1.5,
     *,
     bias: ArrayLike | None = None,
