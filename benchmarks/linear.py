@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 
 import jax
@@ -85,6 +86,7 @@ def contestants(labels: jax.Array) -> dict[str, Callable]:
     }
     if (tokamax := optional("tokamax")) is not None:
         theirs = tokamax.linear_softmax_cross_entropy_loss
+        sys.argv[1:] = []  # which it reads for flags of its own
         options = {"reduction": "mean", "implementation": "xla"}
         found[TOKAMAX] = of(lambda h, w: theirs(h, labels, w, **options))
     return found

@@ -43,7 +43,7 @@ class Changes(NamedTuple):
 class Fixed(NamedTuple):
     """What no derivative is taken in."""
 
-    index: Array  # the numbers of the classes that are here
+    numbers: Array  # the numbers of the classes that are here
     mask: Array | None  # which classes take part
     rows: Array | None = None  # which tokens are not ignored
     ids: Array | None = None  # classes with target mass, (token, m),
@@ -89,7 +89,7 @@ class Rows:
     @property
     def scores(self) -> jax.ShapeDtypeStruct:
         """The array of scores that nobody makes."""
-        shape = (*self.lead, self.fixed.index.shape[-1])
+        shape = (*self.lead, self.fixed.numbers.shape[-1])
         return jax.ShapeDtypeStruct(shape, self.moving.features.dtype)
 
     def per_row(self, name: str, x: Any) -> Array:
@@ -142,9 +142,9 @@ def read_rows(
         _per_class(function, "bias", bias, classes, dtype),
         None,
     )
-    index = jnp.arange(classes, dtype=jnp.int32)[None]
+    numbers = jnp.arange(classes, dtype=jnp.int32)[None]
     if axis_name is not None:
-        index = index + jax.lax.axis_index(axis_name) * classes
+        numbers = numbers + jax.lax.axis_index(axis_name) * classes
     if soft_cap is not None:
         cap = checks.static_number(soft_cap)
         if cap is None or not cap > 0:
@@ -158,7 +158,7 @@ def read_rows(
     rule = Rule(
         ClassAxis((-1,), axis_name), Tsallis(1.0), axis, soft_cap, block_tokens, block_classes
     )
-    rows = Rows(moving, Fixed(index, None), rule, lead, function)
+    rows = Rows(moving, Fixed(numbers, None), rule, lead, function)
     mask = checks.mask_like(function, where, rows.scores, "features @ kernel")
     if mask is not None:
         mask = rows.flat(mask)
@@ -171,7 +171,7 @@ def read_rows(
     if number != 1:
         t = jnp.full((1, 1), number, dtype) if number else rows.per_row("temperature", temperature)
         moving = moving._replace(temperature=t)
-    return dataclasses.replace(rows, moving=moving, fixed=Fixed(index, mask))
+    return dataclasses.replace(rows, moving=moving, fixed=Fixed(numbers, mask))
 
 
 def with_alpha(rows: Rows, alpha: Any) -> Rows:
@@ -226,7 +226,7 @@ def _per_class(function, name, x, classes, dtype):
 
 def class_weights_of(rows: Rows, class_weights: Any) -> Array | None:
     """One weight a class, constant to differentiation."""
-    classes = rows.fixed.index.shape[-1]
+    classes = rows.fixed.numbers.shape[-1]
     dtype = rows.moving.features.dtype
     w = _per_class(rows.function, "class_weights", class_weights, classes, dtype)
     return None if w is None else jax.lax.stop_gradient(w)

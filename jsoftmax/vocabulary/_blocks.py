@@ -25,7 +25,7 @@ _TOKENS = (
     "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
     "valid", "counted", "weights",
 )  # fmt: skip
-_CLASSES = ("bias", "mask", "index", "class_weights")
+_CLASSES = ("bias", "mask", "numbers", "class_weights")
 
 Trees = Any  # a tuple of NamedTuples of arrays
 
@@ -83,7 +83,7 @@ def sum_by_classes(
     changes: Changes,
 ) -> Any:
     """The sum of sums(...), of one number a token each, over all classes in blocks."""
-    classes = fixed.index.shape[-1]
+    classes = fixed.numbers.shape[-1]
     size = even_size(classes, rule.block_classes)
     count, left = divmod(classes, size)
     if count == 1 and not left:
@@ -105,7 +105,7 @@ def sum_by_classes(
                 jnp.add, total, again(start, size, moving, fixed, known, block)
             ), None
 
-        like = scores(*classes_at(rule, (moving, fixed), 0, 1), rule)
+        like = scores(*classes_at(rule, (moving, fixed), 0, 1), rule=rule)
         outline = jax.eval_shape(lambda: at(0, 1, moving, fixed, known, _first(rule, changes)))
         zeros = jax.tree.map(lambda _: filled(like, 0), outline)
         starts = jnp.arange(count, dtype=jnp.int32) * size
@@ -146,7 +146,7 @@ def _cut_changes(rule, changes, count, size):
         x = getattr(changes, name)
         if x is None:
             continue
-        axis = _class_axis(rule, name, x)
+        axis = rule.kernel_axis if name == "kernel" else x.ndim - 1
         body = jax.lax.slice_in_dim(x, 0, count * size, axis=axis)
         shape = (*x.shape[:axis], count, size, *x.shape[axis + 1 :])
         whole[name] = jnp.moveaxis(body.reshape(shape), axis, 0)

@@ -88,7 +88,7 @@ def linear_categorical(
 def _streamed(key: Array, rows: Rows) -> tuple[Array, Array]:
     """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
     rule, moving, fixed = rows.rule, rows.moving, rows.fixed
-    tokens, here = moving.features.shape[0], fixed.index.shape[-1]
+    tokens, here = moving.features.shape[0], fixed.numbers.shape[-1]
     size = block_size(rule.classes.size(rows.scores))
     first, offset, _ = covering(here, size, rule.axis_name)
     more = 0 if isinstance(offset, int) else 1  # block of noise, where classes begin within one
@@ -96,13 +96,13 @@ def _streamed(key: Array, rows: Rows) -> tuple[Array, Array]:
     width = together * size
 
     # Noise would be lost in huge scores. Any of the size of the largest will do as an anchor.
-    z = scores(*classes_at(rule, (moving, fixed), 0, min(size, here)), rule)
+    z = scores(*classes_at(rule, (moving, fixed), 0, min(size, here)), rule=rule)
     anchor = rule.classes.max(z)
     anchor = jnp.where(jnp.isfinite(anchor), anchor, 0)
 
     def advance(state, start, wide):
         best, drawn, infinite = state
-        z = scores(*classes_at(rule, (moving, fixed), start, wide), rule)
+        z = scores(*classes_at(rule, (moving, fixed), start, wide), rule=rule)
         blocks = -(-wide // size) + more
         noise = gumbel_blocks(key, (tokens,), first + start // size, blocks, size, z.dtype)
         noise = jax.lax.dynamic_slice_in_dim(noise, offset, wide, axis=-1)
@@ -116,10 +116,10 @@ def _streamed(key: Array, rows: Rows) -> tuple[Array, Array]:
         place = jnp.argmax(v, axis=-1, keepdims=True).astype(jnp.int32)
         # NaN spoils its row: nothing is above it, and it is taken over.
         above = (highest > best) | (highest != highest)
-        number = fixed.index[0, 0] + start + place
+        number = fixed.numbers[0, 0] + start + place
         return jnp.where(above, highest, best), jnp.where(above, number, drawn), only
 
-    nothing = jnp.where(z[:, :1] == z[:, :1], fixed.index[0, 0], fixed.index[0, 0])
+    nothing = jnp.where(z[:, :1] == z[:, :1], fixed.numbers[0, 0], fixed.numbers[0, 0])
     state = (filled(z[:, :1], -jnp.inf), nothing, nothing < 0)
     count, left = divmod(here, width)
     if count:

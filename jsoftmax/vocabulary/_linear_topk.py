@@ -78,13 +78,13 @@ def linear_topk(
     )  # fmt: skip
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"jsoftmax.{function}: `k` must be a whole number, got {k!r}.")
-    classes = rows.fixed.index.shape[-1]
+    classes = rows.fixed.numbers.shape[-1]
     if not 1 <= k <= classes:
         raise ValueError(f"jsoftmax.{function}: `k` must be from 1 to {classes}, got {k}.")
 
     def of_block(trees):
-        values, places = jax.lax.top_k(scores(*trees, rows.rule), k)
-        return values, places + trees[1].index[0, 0]
+        values, places = jax.lax.top_k(scores(*trees, rule=rows.rule), k)
+        return values, places + trees[1].numbers[0, 0]
 
     again = jax.checkpoint(of_block, prevent_cse=False)
     values, classes = by_tokens(again, rows.rule.block_tokens, (rows.moving, rows.fixed))

@@ -93,7 +93,7 @@ def _following_jvp(rule, primals, tangents):
         return tuple(_row_sum(x) for x in (s * d_z, s, others * d_z, others))
 
     moved, slopes, others_moved, others = _over_classes(
-        rule, sums, (moving, fixed, known, Outcome(None, None, None), changes)
+        rule, sums, (moving, fixed, known, Changes(None, None, None, None), changes)
     )
     d_tau = moved / jnp.where(slopes > 0, slopes, 1)
     return known, still._replace(tau=d_tau, rest=others_moved - d_tau * others)
@@ -106,7 +106,7 @@ def _over_classes(rule: Rule, sums: Any, trees: tuple) -> Any:
         moving, fixed, known, outcome, changes = trees
         return sum_by_classes(rule, sums, moving, fixed, (known, outcome), changes)
 
-    block = groups(rule, trees[1].index.shape[-1])
+    block = groups(rule, trees[1].numbers.shape[-1])
     if trees[0].features.shape[0] > block:
         of_group = jax.checkpoint(of_group, prevent_cse=False)
     return by_tokens(of_group, block, trees)

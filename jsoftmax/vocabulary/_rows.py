@@ -52,15 +52,14 @@ def solved_row(
     top = classes.max(z)
     soft = hardened(rule, fixed, z, top)
     p, log_p, rest = prediction(soft, alpha, family, classes)
-    if rule.is_hard or fixed.hard is not None:
-        limit = perceptron(z, y, p, top, classes)
     if rule.is_hard:
-        loss = limit
+        loss = perceptron(z, y, p, top, classes)
     elif not rule.is_divergence:
         loss = expected(p, log_p, rest, z, y, classes)
     else:
         loss = attained(p, log_p, rest, z, y, alpha, family, classes)
-        loss = loss if fixed.hard is None else jnp.where(fixed.hard, limit, loss)
+        if fixed.hard is not None:
+            loss = jnp.where(fixed.hard, perceptron(z, y, p, top, classes), loss)
     anchor, level = _anchored(rule, fixed, soft, p, log_p)
     a = family.exponent(alpha)
     tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)

@@ -69,9 +69,10 @@ def target_block(fixed: Fixed, z: Array) -> Array:
     y = jnp.zeros_like(z)
     for j in range(fixed.ids.shape[-1]):
         share = 1 if fixed.shares is None else fixed.shares[:, j : j + 1]
-        y = y + jnp.where(fixed.index == fixed.ids[:, j : j + 1], share, 0).astype(z.dtype)
+        y = y + jnp.where(fixed.numbers == fixed.ids[:, j : j + 1], share, 0).astype(z.dtype)
     if fixed.smoothing is None:
         return y
+    assert fixed.room is not None
     evenly = fixed.smoothing / fixed.room
     if fixed.mask is not None:
         evenly = jnp.where(fixed.mask, evenly, 0)
@@ -122,16 +123,19 @@ def _read(function, targets, lead, ignore_index, dtype):
 
 def _check_known(function, targets, are_pairs, classes, ignore_index):
     """Labels given as Python or numpy values are checked while tracing."""
-    known = [checks.known_values(x) for x in (targets if are_pairs else (targets,))]
-    if any(x is None for x in known):
+    ids = checks.known_values(targets[0] if are_pairs else targets)
+    if ids is None:
         return
-    bad = (known[0] < 0) | (known[0] >= classes)
+    bad = (ids < 0) | (ids >= classes)
     if are_pairs:
-        bad &= known[1] != 0
+        shares = checks.known_values(targets[1])
+        if shares is None:
+            return
+        bad &= shares != 0
     if ignore_index is not None:
-        bad &= known[0] != ignore_index
+        bad &= ids != ignore_index
     if np.any(bad):
         raise ValueError(
-            f"jsoftmax.{function}: label {known[0][bad].flat[0]} is no class: there are {classes}, "
+            f"jsoftmax.{function}: label {ids[bad].flat[0]} is no class: there are {classes}, "
             f"from 0 to {classes - 1}. To leave tokens out, name their label as `ignore_index`."
         )
