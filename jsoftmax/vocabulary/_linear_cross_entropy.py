@@ -100,8 +100,8 @@ def linear_cross_entropy(
         >>> print(linear_cross_entropy(h, W, jnp.array([2, 0])))
         [0.0033849 3.169846 ]
         >>> print(jax.grad(lambda h: linear_cross_entropy(h, W, jnp.array([2, 0])).sum())(h))
-        [[-0.00585 -0.00767]
-         [ 0.72960  2.64558]]
+        [[-0.00584955 -0.00766715]
+         [ 0.7295995   2.6455793 ]]
     """
     return _terms(
         "linear_cross_entropy", features, kernel, targets, False, bias, where, ignore_index,
