@@ -12,12 +12,12 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test tests slow doctests laws layers lint format types notebooks check-notebooks \
-	bench multilabel conformance clean
+	bench peers multilabel conformance clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.has-demo  ## the guided run: train, calibrate and act, print tables, save pictures
+demo: $(VENV)/.has-demo  ## the guided run: train, calibrate, act and read, print tables, save pictures
 	$(VENV)/bin/python -m jsoftmax
 
 test: tests doctests  ## the tests but the slow ones; import layers and examples in docstrings included
@@ -53,13 +53,17 @@ notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute notebooks/*.py and wr
 	$(VENV)/bin/python .ci/notebooks.py
 
 check-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute them, write nothing, fail where a pair differs
-	$(VENV)/bin/python .ci/notebooks.py --check
+	JSOFTMAX_LONGEST=8192 $(VENV)/bin/python .ci/notebooks.py --check
 
 bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient estimators
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.sampling
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
+	$(VENV)/bin/python -m benchmarks.attention
+
+peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and entmax's: values and gradients
+	$(PYTEST) benchmarks/test_attention_peers.py
 
 multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
 	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)

@@ -8,7 +8,7 @@ import platform
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "jsoftmax", "numpy", "optax", "jaxopt", "torch", "entmax")
+PACKAGES = ("jax", "jaxlib", "jsoftmax", "numpy", "optax", "jaxopt", "torch", "entmax", "tokamax")
 
 
 def machine() -> dict[str, object]:

@@ -26,13 +26,13 @@ class Peer:
 def peers() -> list[Peer]:
     """The slow peers that are installed."""
     found = []
-    if optax := _installed("optax"):
+    if optax := installed("optax"):
         simplex = jax.vmap(optax.projections.projection_simplex)
         found.append(Peer("optax projection_simplex", "sparsemax", _with_jax(simplex)))
-    if jaxopt := _installed("jaxopt"):
+    if jaxopt := installed("jaxopt"):
         simplex = jax.vmap(jaxopt.projection.projection_simplex)
         found.append(Peer("jaxopt projection_simplex", "sparsemax", _with_jax(simplex)))
-    if (torch := _installed("torch")) and (entmax := _installed("entmax")):
+    if (torch := installed("torch")) and (entmax := installed("entmax")):
         torch.set_num_threads(os.cpu_count() or 1)
         found += [
             Peer(f"entmax (torch) {name}", ours, _with_torch(torch, mapping))
@@ -68,7 +68,8 @@ def _with_torch(torch: Any, mapping: Callable):
     return prepare
 
 
-def _installed(package: str) -> ModuleType | None:
+def installed(package: str) -> ModuleType | None:
+    """The package, or None where it is missing."""
     try:
         return importlib.import_module(package)
     except ImportError:

@@ -8,6 +8,7 @@ are imported only when asked for.
 """
 
 from jsoftmax.attention import (
+    attention_fn,
     attention_weights,
     dot_product_attention,
     merge_attention,
@@ -120,6 +121,7 @@ __all__ = [
     "SparseEntmax",
     "VectorScaling",
     "aps_scores",
+    "attention_fn",
     "attention_weights",
     "binary_entmax",
     "boltzmann",

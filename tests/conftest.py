@@ -29,3 +29,18 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name.startswith("test_laws"):
             item.add_marker(pytest.mark.law)
+
+
+@pytest.fixture(autouse=True)
+def compile_lightly(request):
+    """Attention is many programs, each run once: less optimized they take half of the time.
+
+    But not where it is what the compiler makes of them that is tested.
+    """
+    name = request.node.name
+    lightly = request.path.name.startswith("test_attention") and not (
+        "temporaries" in name or "long_rows" in name or "by_the_compiler" in name
+    )
+    jax.config.update("jax_disable_most_optimizations", lightly)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,4 +1,4 @@
-"""Attention over parts of a sequence: windows, merged parts, keys that are split, a ring."""
+"""Attention over parts of a sequence: windows, merged parts, a ring of devices."""
 
 import math
 import re
@@ -15,7 +15,6 @@ AXIS = "parts"
 QKV = jax.random.normal(jax.random.key(0), (3, 2, 16, 4, 3))  # batch 2, length 16, 4 heads
 WEIGHTS = jax.random.normal(jax.random.key(1), (2, 16, 4, 3))
 SEGMENTS = jnp.array([[0] * 5 + [1] * 11, [3] * 12 + [2] * 4])
-MESHES = [pytest.param(t, id=t.name) for t in (AxisType.Auto, AxisType.Explicit)]
 
 RING = {
     "whole": {},
@@ -31,8 +30,8 @@ RING = {
 }
 
 
-def mesh(axis_type=AxisType.Auto):
-    return jax.make_mesh((4,), (AXIS,), axis_types=(axis_type,))
+def mesh():
+    return jax.make_mesh((4,), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def value_and_gradients(attention):
@@ -171,42 +170,21 @@ def test_a_ring_has_forward_mode_and_residuals():
     chex.assert_trees_all_close(found, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 1.5, 3.0, [1.0, 1.5, 2.0, 3.0]], ids=str)
-def test_keys_may_be_split(alpha):
-    """Then thresholds are found by sums over the devices, with places counted across them."""
-    options = {"alpha": alpha if isinstance(alpha, float) else jnp.array(alpha), "sinks": 0.2,
-               "is_causal": True, "key_value_seq_lengths": jnp.array([13, 16])}  # fmt: skip
-    split = PartitionSpec(None, AXIS)
-
-    def part(q, k, v):
-        return jsoftmax.dot_product_attention(q, k, v, axis_name=AXIS, block_k=2, **options)
-
-    over_parts = jax.shard_map(
-        part, mesh=mesh(), in_specs=(PartitionSpec(), split, split), out_specs=PartitionSpec()
-    )
-    whole = value_and_gradients(lambda q, k, v: jsoftmax.dot_product_attention(q, k, v, **options))
-    chex.assert_trees_all_close(value_and_gradients(over_parts), whole, atol=1e-11)
-
-
-@pytest.mark.parametrize("axis_type", MESHES)
-def test_batch_and_heads_are_split_by_the_compiler(axis_type):
-    """Under plain jit: nothing travels, whatever α."""
+def test_batch_and_heads_are_split_by_the_compiler():
+    """Under plain jit: nothing travels."""
     placed = PartitionSpec(AXIS, None, "heads", None)
-    grid = jax.make_mesh((2, 2), (AXIS, "heads"), axis_types=(axis_type,) * 2)
+    grid = jax.make_mesh((2, 2), (AXIS, "heads"), axis_types=(AxisType.Auto,) * 2)
+    options = {"alpha": 1.5, "is_causal": True, "block_q": 4}
     with jax.set_mesh(grid):
         qkv = [jax.device_put(x, jax.NamedSharding(grid, placed)) for x in QKV]
-        for alpha in (1.0, 1.5):
-            attention = jax.jit(
-                lambda q, k, v, alpha=alpha: jsoftmax.dot_product_attention(
-                    q, k, v, alpha=alpha, is_causal=True, block_q=4
-                )
-            )
-            compiled = attention.lower(*qkv).compile()
-            assert not re.search(r"all-gather|all-to-all|collective-permute", compiled.as_text())
-            whole = jsoftmax.dot_product_attention(*QKV, alpha=alpha, is_causal=True)
-            chex.assert_trees_all_close(jnp.asarray(attention(*qkv)), whole, atol=1e-12)
+        attention = jax.jit(lambda q, k, v: jsoftmax.dot_product_attention(q, k, v, **options))
+        compiled = attention.lower(*qkv).compile()
+        assert not re.search(r"all-gather|all-to-all|collective-permute", compiled.as_text())
+        out = jnp.asarray(attention(*qkv))
+    chex.assert_trees_all_close(out, jsoftmax.dot_product_attention(*QKV, **options), atol=1e-12)
 
 
+@pytest.mark.law
 def test_parts_merge_in_any_grouping():
     """Also those in which a query sees no key, and with derivatives of both results."""
     mask = jnp.arange(16)[:, None] >= jnp.arange(16)  # later keys are not seen by early queries
@@ -238,3 +216,21 @@ def test_pairs_that_do_not_fit_are_refused():
         jsoftmax.merge_attention(jnp.stack([out, out]), tau)
     with pytest.raises(ValueError, match=r"merge_attention: axis 7 is out of range"):
         jsoftmax.merge_attention(jnp.stack([out, out]), jnp.stack([tau, tau]), axis=7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("T", "S"), [(300, 300), (20, 700)])
+def test_second_derivatives_of_long_rows_are_right_however_they_are_cut(T, S):
+    """In float32, with the sizes that the library chooses; XLA on CPU once got them wrong."""
+    q, k, v = (
+        jax.random.normal(jax.random.key(i), (n, 1, 16), jnp.float32)
+        for i, n in enumerate((T, S, S))
+    )
+
+    def bend(**blocks):
+        def loss(q):
+            return jnp.sum(jsoftmax.dot_product_attention(q, k, v, alpha=1.5, **blocks) ** 2)
+
+        return jax.jit(lambda q: jax.jvp(jax.grad(loss), (q,), (jnp.sin(q),))[1])(q)
+
+    chex.assert_trees_all_close(bend(), bend(block_q=8), atol=1e-3)

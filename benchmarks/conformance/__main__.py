@@ -2,14 +2,13 @@
 
 import argparse
 import collections
-import itertools
 import pathlib
 
 from rich.progress import track
 
-from benchmarks.conformance import dtypes, edges, faults
+from benchmarks.conformance import attention, dtypes, edges, faults
 from benchmarks.conformance.judge import ERROR, MISSING, NAN, RIGHT, WRONG, Verdict, ask
-from benchmarks.conformance.libraries import NAMES
+from benchmarks.conformance.libraries import ATTENDING
 from benchmarks.conformance.questions import Question, Section
 from benchmarks.machine import machine, sentence
 from benchmarks.tables import Table, console
@@ -22,7 +21,8 @@ such function or argument. Right means within 1e-5 (absolute and relative) of a 
 computed separately, in numpy by bisection, unless the row states a tolerance. Where an error is
 right, one of any type will do. Sections marked † hold a promise of jsoftmax's where another answer
 could be defended. optax's and jaxopt's projections, which take one vector, are vmapped over the
-rows; entmax is the torch package, by its sort and by its bisection where it has both.
+rows; entmax is the torch package, by its sort and by its bisection where it has both. Attention is
+that of jax.nn (which flax.nnx calls), flax.linen, tokamax (plain and in chunks), and torch.
 """
 
 
@@ -33,12 +33,12 @@ def main() -> None:
     options = parser.parse_args()
     screen = console()
     facts = sentence(machine())
-    sections = [*dtypes.sections(), *edges.sections(), *faults.sections()]
+    sections = [*dtypes.sections(), *edges.sections(), *faults.sections(), *attention.sections()]
     answers = [
-        (section, [(question, verdicts(question)) for question in section.questions])
+        (section, [(each, verdicts(each, section.libraries)) for each in section.questions])
         for section in track(sections, "asking", console=screen)
     ]
-    tables = [tally(answers), *(table(section, rows) for section, rows in answers)]
+    tables = [*tallies(answers), *(table(section, rows) for section, rows in answers)]
     for each in tables:
         screen.print(each.rich())
     page = f"# Conformance at the edges\n\n{INTRODUCTION}\n"
@@ -49,13 +49,13 @@ def main() -> None:
     screen.print(f"Saved {options.output}.")
 
 
-def verdicts(question: Question) -> dict[str, dict[str, Verdict]]:
+def verdicts(question: Question, libraries: tuple[str, ...]) -> dict[str, dict[str, Verdict]]:
     """What every library answered, by its ways to compute."""
     return {
         library: {
             way: ask(call, question.right) for way, call in question.calls.get(library, {}).items()
         }
-        for library in NAMES
+        for library in libraries
     }
 
 
@@ -64,30 +64,37 @@ def table(section: Section, rows: list[tuple[Question, dict]]) -> Table:
     return Table(
         section.title + (" †" if section.convention else ""),
         "",
-        ["question", "right answer", *NAMES],
+        ["question", "right answer", *section.libraries],
         [
-            [question.name, str(question.right), *(_cell(given[name]) for name in NAMES)]
+            [question.name, str(question.right), *map(_cell, given.values())]
             for question, given in rows
         ],
     )
 
 
-def tally(answers: list[tuple[Section, list[tuple[Question, dict]]]]) -> Table:
-    """How many questions each library answered, and how."""
-    counts = {name: collections.Counter() for name in NAMES}
-    asked = list(itertools.chain.from_iterable(rows for _, rows in answers))
-    for _, given in asked:
-        for name in NAMES:
+def tallies(answers: list[tuple[Section, list[tuple[Question, dict]]]]) -> list[Table]:
+    """How many questions each library answered, and how; apart where the libraries differ."""
+    asked = collections.defaultdict(list)
+    for section, rows in answers:
+        asked[section.libraries] += [given for _, given in rows]
+    return [tally(libraries, given) for libraries, given in asked.items()]
+
+
+def tally(libraries: tuple[str, ...], asked: list[dict]) -> Table:
+    """How these libraries answered these questions."""
+    counts = {name: collections.Counter() for name in libraries}
+    for given in asked:
+        for name in libraries:
             # A library with two ways is counted by the better one.
             kinds = {verdict.kind for verdict in given[name].values()}
             best = (kind for kind in (RIGHT, WRONG, NAN, ERROR) if kind in kinds)
             counts[name][next(best, MISSING)] += 1
     kinds = (RIGHT, WRONG, NAN, ERROR, MISSING)
     return Table(
-        f"{len(asked)} questions",
+        f"{len(asked)} questions" + (" about attention" if libraries == ATTENDING else ""),
         "A library with two ways to compute is counted by its better answer.",
-        ["", *NAMES],
-        [[kind, *(str(counts[name][kind]) for name in NAMES)] for kind in kinds],
+        ["", *libraries],
+        [[kind, *(str(counts[name][kind]) for name in libraries)] for kind in kinds],
     )
 
 

@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.conformance.libraries import Jax, Torch, entmax, jaxopt, optax, ours, torch
+from benchmarks.conformance.libraries import (
+    Jax,
+    Torch,
+    entmax,
+    flax,
+    jaxopt,
+    optax,
+    ours,
+    tokamax,
+    torch,
+)
 
 # What a library calls one thing; several entries where it has several ways to compute it.
 Function = Jax | Torch | Mapping[str, Jax | Torch]
@@ -151,6 +161,47 @@ def entmax15_loss(labels) -> Functions:
     }
 
 
+def attention(query, key, value, bias=None, mask=None, **options) -> Functions:
+    """Attention as a function of its query, key or value, whichever is None here.
+
+    A library without one of the options is left out. All numbers take the dtype of those asked
+    about.
+    """
+
+    def jax_of(attend, **more):
+        def call(x):
+            inputs = [x if y is None else jnp.asarray(y, x.dtype) for y in (query, key, value)]
+            added = None if bias is None else jnp.asarray(bias, x.dtype)
+            seen = None if mask is None else jnp.asarray(mask)
+            return attend(*inputs, added, seen, **options, **more)
+
+        return Jax(call)
+
+    def torch_call(x):
+        inputs = [x if y is None else torch.tensor(y).to(x.dtype) for y in (query, key, value)]
+        added = None if bias is None else torch.tensor(bias).to(x.dtype)
+        if mask is not None:
+            seen = torch.tensor(mask)
+            added = seen if added is None else added.masked_fill(~seen, -float("inf"))
+        heads_first = [each.transpose(-2, -3) for each in inputs]
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(*heads_first, added, enable_gqa=True, **options).transpose(-2, -3)
+
+    found = {
+        "jax.nn": jax_of(lambda *x, **more: jax.nn.dot_product_attention(*x, **more)),
+        "flax": jax_of(lambda *x: flax.dot_product_attention(*x)),
+        "tokamax": {
+            way: jax_of(
+                lambda *x, **more: tokamax.dot_product_attention(*x, **more), implementation=way
+            )
+            for way in ("xla", "xla_chunked")
+        },
+        "torch": Torch(torch_call),
+        "jsoftmax": jax_of(lambda *x, **more: ours.dot_product_attention(*x, **more)),
+    }
+    return {name: each for name, each in found.items() if options.keys() <= OPTIONS[name]}
+
+
 def _rows(function):
     """A function of one vector, over the last axis."""
     return jnp.vectorize(function, signature="(n)->(n)")
@@ -158,3 +209,14 @@ def _rows(function):
 
 # The three that most questions are put to, each with its α.
 FAMILY = {"softmax": (softmax, 1), "sparsemax": (sparsemax, 2), "entmax 1.5": (entmax15, 1.5)}
+
+# What attention takes besides arrays and masks.
+SHARED = {"is_causal", "query_seq_lengths", "key_value_seq_lengths", "local_window_size"}
+OPTIONS = {
+    "jax.nn": SHARED,
+    "flax": set(),
+    "tokamax": SHARED | {"logits_soft_cap"},
+    "torch": {"is_causal"},
+    "jsoftmax": SHARED
+    | {"logits_soft_cap", "alpha", "sinks", "query_segment_ids", "key_value_segment_ids"},
+}

@@ -10,10 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from benchmarks.conformance.judge import Missing
 
 NAMES = ("jax.nn", "optax", "jaxopt", "entmax", "jsoftmax")
+ATTENDING = ("jax.nn", "flax", "tokamax", "torch", "jsoftmax")
 
 
 class Library:
@@ -32,9 +34,12 @@ class Library:
             raise Missing(f"{self._name}.{attribute}") from error
 
 
-optax, jaxopt, entmax, torch, ours = map(
-    Library, ("optax", "jaxopt", "entmax", "torch", "jsoftmax")
+optax, jaxopt, entmax, torch, flax, tokamax, ours = map(
+    Library, ("optax", "jaxopt", "entmax", "torch", "flax.linen", "tokamax", "jsoftmax")
 )
+
+
+flags.FLAGS.mark_as_parsed()  # tokamax would read our command line, and refuse it
 
 
 @dataclasses.dataclass(frozen=True)

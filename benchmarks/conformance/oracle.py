@@ -112,6 +112,39 @@ def loss(logits, label: int, alpha: float) -> float:
     return p @ z + (1 - (p**alpha).sum()) / (alpha * (alpha - 1))
 
 
+def attention(query, key, value, bias=0.0, mask=True, alpha: float = 1, cap=None) -> np.ndarray:
+    """[..., T, N, H], [..., S, K, H], [..., S, K, V] → [..., T, N, V]; nothing seen: zeros."""
+    q, k, v = (np.swapaxes(np.asarray(x, np.float64), -3, -2) for x in (query, key, value))
+    k, v = (np.repeat(x, q.shape[-3] // x.shape[-3], axis=-3) for x in (k, v))
+    with np.errstate(invalid="ignore"):  # what is not seen may be NaN or infinite
+        z = q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1]) + bias
+        z = np.where(mask, z if cap is None else cap * np.tanh(z / cap), -np.inf)
+        blind = np.all(z == -np.inf, axis=-1, keepdims=True)
+        p = np.where(blind, 0, entmax(np.where(blind, 0, z), alpha))
+        mixed = np.where(p[..., None] == 0, 0, p[..., None] * v[..., None, :, :]).sum(-2)
+    return np.swapaxes(mixed, -3, -2)
+
+
+def by_differences(function, x, weights, step: float = 1e-6) -> np.ndarray:
+    """The gradient of Σ w·function(x), by central differences."""
+    x, w = np.asarray(x, np.float64), np.asarray(weights, np.float64)
+    moves = step * np.eye(x.size).reshape(x.size, *x.shape)
+    slopes = [(w * (function(x + d) - function(x - d))).sum() / (2 * step) for d in moves]
+    return np.reshape(slopes, x.shape)
+
+
+def hessian_by_differences(function, x, weights, step: float = 1e-4) -> np.ndarray:
+    """The Hessian of Σ w·function(x), by central differences of the gradient."""
+    x = np.asarray(x, np.float64)
+    moves = step * np.eye(x.size).reshape(x.size, *x.shape)
+
+    def slope(x):
+        return by_differences(function, x, weights)
+
+    rows = [(slope(x + d) - slope(x - d)) / (2 * step) for d in moves]
+    return np.reshape(rows, x.shape * 2)
+
+
 def _entries(p_max: np.ndarray, v: np.ndarray, a: float) -> np.ndarray:
     with np.errstate(divide="ignore"):
         return np.maximum(p_max**a + a * v, 0) ** (1 / a)

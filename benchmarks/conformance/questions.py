@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.conformance.functions import Functions
 from benchmarks.conformance.judge import Right
+from benchmarks.conformance.libraries import NAMES
 
 Call = Callable[[], object]
 
@@ -23,7 +24,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Questions about one edge.
+    """Questions about one edge, put to these libraries.
 
     `convention`: the answer is a promise of this library's, and another could be defended.
     """
@@ -31,6 +32,7 @@ class Section:
     title: str
     questions: Iterable[Question]
     convention: bool = False
+    libraries: tuple[str, ...] = NAMES
 
 
 def ask_for(

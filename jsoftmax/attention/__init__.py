@@ -1,8 +1,15 @@
 """Queries, keys, values → mixtures, with weights from any mapping of the family."""
 
+from jsoftmax.attention._attention_fn import attention_fn
 from jsoftmax.attention._attention_weights import attention_weights
 from jsoftmax.attention._dot_product_attention import dot_product_attention
 from jsoftmax.attention._merge import merge_attention
 from jsoftmax.attention._ring import ring_attention
 
-__all__ = ["attention_weights", "dot_product_attention", "merge_attention", "ring_attention"]
+__all__ = [
+    "attention_fn",
+    "attention_weights",
+    "dot_product_attention",
+    "merge_attention",
+    "ring_attention",
+]

@@ -19,13 +19,17 @@ from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import regularizer
 from jsoftmax.core._regularizers import Tsallis
 
+_FEW = 8  # queries that share a head's keys, groups counted
+
 
 class Moving(NamedTuple):
     """What a derivative may be taken in.
 
     Every array here and in `Fixed` has the axes (*batch, head, group, query, key), of size 1 where
-    it is shared; the last axis of `q`, `k` and `v` is their width. `k` and `v` have no group axis
-    of their own, and one key axis in the place of the query axis.
+    it is shared. In `q` the width stands in the place of the keys; in `k` and `v` in that of the
+    queries, since a product whose left side is transposed, of which their gradients are made, takes
+    XLA on CPU three times as long as the others. Where queries are few, `k` and `v` have the axes
+    (*batch, key, head, width), as they were given: there moving them would cost more than all else.
     """
 
     q: Array
@@ -76,9 +80,11 @@ class Rule:
     dropout_rate: float
     classes: ClassAxis
     is_part: bool  # whether queries or keys are parts of longer sequences
+    are_few: bool  # whether so few queries share their keys that these are read but not moved
     block_q: int  # how many queries are computed together,
     block_k: int  # with how many keys,
     scores: int | None  # and at most so many scores, if the batch has them
+    precision: str | None  # of products: the default where attention is called, not where derived
 
     @property
     def is_softmax(self) -> bool:
@@ -131,10 +137,12 @@ def read_arguments(
     axis_name: Hashable | None,
     query_part: ArrayLike | None = None,
     key_part: ArrayLike | None = None,
+    in_one_block: bool = False,
 ) -> Arguments:
     """Check the arguments of `function` and bring them into one form.
 
     Queries and keys may be the parts of these numbers of longer sequences, cut into equal parts.
+    `in_one_block` allows the computation to be uncut.
 
     Raises:
         TypeError: for arrays that are not real numbers, masks that are not boolean, lengths and
@@ -170,11 +178,15 @@ def read_arguments(
         return grouped(x)
 
     q = jnp.swapaxes(query, -2, -3).reshape(*batch, key_heads, groups, queries, width)
-    k, v = (jnp.swapaxes(x, -2, -3)[..., None, :, :] for x in (key, value))
-    q, k, v = (x.astype(computing) for x in (q, k, v))
-    row_spoiled = _spoiled(q)
-    column_spoiled = jnp.swapaxes(_spoiled(k) + _spoiled(v), -1, -2)
-    q, k, v = (jnp.where(jnp.isfinite(x), x, 0) for x in (q, k, v))
+    q, k, v = (x.astype(computing) for x in (q, key, value))
+    q, row_spoiled = cleaned(q)
+    are_few = in_one_block and axis_name is None and 0 < groups * queries <= _FEW
+    if are_few:
+        column_spoiled = jnp.zeros((1,) * (len(batch) + 4), computing)
+    else:
+        (k, k_spoiled), (v, v_spoiled) = cleaned(k), cleaned(v)
+        column_spoiled = spoiled_columns(k_spoiled + v_spoiled)
+        k, v = (jnp.moveaxis(x, -3, -1)[..., None, :, :] for x in (k, v))
 
     if bias is not None:
         bias = _aligned(function, "bias", checks.as_array(function, "bias", bias), whole)
@@ -239,7 +251,8 @@ def read_arguments(
         Rule(
             family, limit is True, soft_cap, _window(function, local_window_size, is_causal),
             rate, ClassAxis((-1,), axis_name),
-            query_part is not None or key_part is not None, queries, keys, None,
+            query_part is not None or key_part is not None, are_few, queries, keys, None,
+            jax.default_matmul_precision.value,
         ),
         np.dtype(dtype),
     )  # fmt: skip
@@ -287,10 +300,16 @@ def _aligned(function, name, x, whole):
     return x.reshape((1,) * (len(whole) - x.ndim) + x.shape)
 
 
-def _spoiled(x: Array) -> Array:
-    """NaN for every vector of `x` that is not finite, else 0; with a size-1 last axis."""
-    finite = jnp.all(jnp.isfinite(x), axis=-1, keepdims=True)
-    return jnp.where(finite, 0, jnp.nan).astype(x.dtype)
+def cleaned(x: Array) -> tuple[Array, Array]:
+    """`x` with 0 for what is not finite, and for every vector of it NaN if it was not, else 0."""
+    finite = jnp.isfinite(x)
+    spoiled = jnp.where(jnp.all(finite, axis=-1, keepdims=True), 0, jnp.nan)
+    return jnp.where(finite, x, 0), spoiled.astype(x.dtype)
+
+
+def spoiled_columns(spoiled: Array) -> Array:
+    """(*batch, key, head, 1) → (*batch, head, 1, 1, key)."""
+    return jnp.moveaxis(spoiled, -3, -1)[..., None, :, :]
 
 
 def _integers(function, name, x):
@@ -316,7 +335,7 @@ def _in_length(function, name, lengths, batch, places):
             f"batch entry, of shape {batch}."
         )
     lengths = jnp.broadcast_to(lengths, batch)
-    return places < lengths[..., None]
+    return places.reshape((1,) * len(batch) + (-1,)) < lengths[..., None].astype(places.dtype)
 
 
 def _segments(function, of_queries, of_keys, batch, queries, keys):

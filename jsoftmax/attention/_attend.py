@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax.attention._arguments import Arguments, Rule
+from jsoftmax.attention._arguments import Arguments, Rule, cleaned, spoiled_columns
 from jsoftmax.attention._blocks import KEYS, QUERIES, Trees, padded, resized, taken, windows
 from jsoftmax.attention._mixture import mixture
 
@@ -35,7 +35,7 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
     computed together: that keeps a large device busy, and a loop over an axis that the compiler
     has split over devices would gather it. Softmax goes through its keys once. Other mappings go
     through them again for every step towards τ, so their scores are kept in memory, for fewer
-    queries at once.
+    queries at once. A step of decoding has so few scores that nothing is cut.
 
     Raises:
         TypeError: for a size that is not a whole number.
@@ -48,14 +48,22 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
             raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
         if size < 1:
             raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
-    groups, keys = arguments.moving.q.shape[-3], arguments.moving.k.shape[-2]
+    groups, queries = arguments.moving.q.shape[-3:-1]
+    keys = arguments.fixed.column_places.shape[-1]
+    if arguments.rule.are_few:
+        return Sizes(queries, keys, None)
     in_memory = not arguments.rule.is_softmax and keys <= _IN_MEMORY
-    scores = 2**20 if in_memory else 2**19
+    is_one_block = queries <= 512 and keys <= 1024
+    scores = 2**20 if in_memory or is_one_block else 2**19
     if block_k is None:
         block_k = keys if in_memory else 1024
     if block_q is None:
         most = scores // (groups * min(block_k, keys))
         block_q = max(min(512, most), -(-128 // groups))
+        if in_memory:
+            # In two blocks at least, that is in a loop: outside of one XLA on CPU (0.10.2) gets
+            # Hessian-vector products of rows of 256 and more wrong where it fuses sums.
+            block_q = min(block_q, max(1, queries // 2))
     is_one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
     return Sizes(int(block_q), int(block_k), scores if is_one_cpu else None)
 
@@ -66,9 +74,11 @@ def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
     What a window hides is left out, if the places of queries and keys are known while tracing.
     """
     trees, rule = (arguments.moving, arguments.fixed), arguments.rule
-    queries, keys = arguments.moving.q.shape[-2], arguments.moving.k.shape[-2]
+    queries, keys = trees[1].row_places.shape[-2], trees[1].column_places.shape[-1]
     before, after = rule.window
     block = sizes.block_q
+    if rule.are_few:
+        return _few_attended(rule, trees, sizes)
     if rule.is_part or (before is None and after is None):
         return _attended(rule, trees, sizes)
     if before is not None and after is not None:
@@ -93,7 +103,7 @@ def _in_windows(rule, trees, sizes, length, before, after):
     count = -(-queries // length)
     trees = resized(_with_columns(trees), QUERIES, count * length)
     moving, fixed = padded(resized(trees, KEYS, count * length + after), KEYS, before, length)
-    places = jnp.arange(moving.k.shape[-2], dtype=jnp.int32) - before
+    places = jnp.arange(fixed.column_places.shape[-1], dtype=jnp.int32) - before
     places = places.reshape(fixed.column_places.shape)
     trees = moving, fixed._replace(column_places=places)
     results = _attended(rule, windows(trees, length, before, after), sizes)
@@ -105,9 +115,23 @@ def _in_windows(rule, trees, sizes, length, before, after):
     return jax.tree.map(merged, results)
 
 
+def _few_attended(rule, trees, sizes):
+    """Keys and values are cleaned of NaN, which would cost a copy, only if there is any."""
+    moving, fixed = trees
+
+    def clean():
+        (k, k_spoiled), (v, v_spoiled) = cleaned(moving.k), cleaned(moving.v)
+        spoiled = spoiled_columns(k_spoiled + v_spoiled)
+        trees = moving._replace(k=k, v=v), fixed._replace(column_spoiled=spoiled)
+        return _attended(rule, trees, sizes)
+
+    squares = sum(jnp.sum(jax.lax.stop_gradient(x * x)) for x in (moving.k, moving.v))
+    return jax.lax.cond(jnp.isfinite(squares), lambda: _attended(rule, trees, sizes), clean)
+
+
 def _attended(rule: Rule, trees: Trees, sizes: Sizes) -> tuple[Array, Array]:
     """All queries and all keys of `trees`."""
-    queries, keys = trees[0].q.shape[-2], trees[0].k.shape[-2]
+    queries, keys = trees[1].row_places.shape[-2], trees[1].column_places.shape[-1]
     block_q, block_k = _even(queries, sizes.block_q), _even(keys, sizes.block_k)
     rule = dataclasses.replace(rule, block_q=block_q, block_k=block_k, scores=sizes.scores)
     if keys % block_k:

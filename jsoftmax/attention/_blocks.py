@@ -19,10 +19,10 @@ from jsoftmax.attention._arguments import Rule
 QUERIES = {
     "q": -2, "bias": -2, "mask": -2, "rows": -2, "row_segments": -2, "row_places": -2,
     "row_spoiled": -2,
-    "tau": -2, "top": -2, "anchor": -2, "level": -2, "total": -2, "mean": -2,
+    "tau": -2, "floor": -2, "anchor": -2, "level": -2, "total": -2, "mean": -2,
 }  # fmt: skip
 KEYS = {
-    "k": -2, "v": -2, "bias": -1, "mask": -1, "columns": -1, "column_segments": -1,
+    "k": -1, "v": -1, "bias": -1, "mask": -1, "columns": -1, "column_segments": -1,
     "column_places": -1, "column_spoiled": -1,
 }  # fmt: skip
 
@@ -31,6 +31,8 @@ Trees = Any  # a tuple of NamedTuples of arrays
 
 def looped(function: Callable[[Trees], Any], rule: Rule, trees: Trees) -> Any:
     """function(trees), on parts of the batch and blocks of queries, with all their keys."""
+    if rule.are_few:
+        return function(trees)
     *lead, groups, _, _ = trees[0].q.shape
     if rule.scores is None:
         together = math.prod(lead)

@@ -133,6 +133,7 @@ def dot_product_attention(
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
         logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=dropout_rng,
         dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout, axis_name=axis_name,
+        in_one_block=block_q is None and block_k is None,
     )  # fmt: skip
     if implementation not in (None, "xla"):
         arrays = dict(query=query, key=key, value=value, bias=bias, mask=mask)

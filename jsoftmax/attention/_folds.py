@@ -12,13 +12,13 @@ from jax import Array
 from jsoftmax.attention._arguments import Fixed, Moving, Rule
 from jsoftmax.attention._blocks import KEYS, Trees, joined, split, taken
 from jsoftmax.attention._dropout import kept
-from jsoftmax.attention._scores import scores
+from jsoftmax.attention._products import weighted_values
 from jsoftmax.core._curves import filled
 
 
 def fold(rule: Rule, step: Callable, state: Any, trees: Trees) -> Any:
     """step(state, trees) over the blocks of keys."""
-    if key_blocks(rule, trees[0]) == 1:
+    if key_blocks(rule, trees[1]) == 1:
         return step(state, trees)
     parts, rest = split(trees, KEYS, rule.block_k)
     state, _ = jax.lax.scan(lambda s, part: (step(s, joined(part, rest)), None), state, parts)
@@ -27,14 +27,14 @@ def fold(rule: Rule, step: Callable, state: Any, trees: Trees) -> Any:
 
 def summed(rule: Rule, sums: Callable[[Trees], Any], trees: Trees) -> Any:
     """The sum of sums(trees) over the blocks of keys, and over the parts of a split row."""
-    if key_blocks(rule, trees[0]) == 1:
+    if key_blocks(rule, trees[1]) == 1:
         total = sums(trees)
     else:
         again = recomputed(sums)
         moving, fixed, *_ = trees
-        like = like_rows(rule, moving, fixed)
+        zero = like_rows(moving, fixed, 0)
         shapes = jax.eval_shape(sums, taken(trees, KEYS, 0, 1))
-        zeros = jax.tree.map(lambda s: jnp.broadcast_to(filled(like, 0), s.shape), shapes)
+        zeros = jax.tree.map(lambda s: jnp.broadcast_to(zero, s.shape), shapes)
 
         def step(state, trees):
             return jax.tree.map(jnp.add, state, again(trees))
@@ -57,21 +57,22 @@ def recomputed(function: Callable) -> Callable:
     return jax.checkpoint(function, prevent_cse=False)
 
 
-def key_blocks(rule: Rule, moving: Moving) -> int:
-    return -(-moving.k.shape[-2] // rule.block_k)
+def key_blocks(rule: Rule, fixed: Fixed) -> int:
+    return -(-fixed.column_places.shape[-1] // rule.block_k)
 
 
-def like_rows(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
-    """Some number for each row that varies over a mesh as the data do."""
-    return scores(*taken((moving, fixed), KEYS, 0, 1), rule=rule)
+def like_rows(moving: Moving, fixed: Fixed, value: float) -> Array:
+    """One value for each row: an array that varies over a mesh as the data do."""
+    rows = fixed.row_spoiled + fixed.column_spoiled[..., :1]
+    for x in (moving.bias, fixed.mask, moving.scale, moving.alpha):
+        if x is not None:
+            rows = jnp.where(x[..., :1] == x[..., :1], rows, rows)
+    return filled(rows, value)
 
 
 def mixed_values(weights: Array, v: Array, fixed: Fixed, rule: Rule) -> Array:
     """Σ w v of each row, without the weights that dropout drops."""
-    weights = weights * kept(fixed, rule)
-    *lead, groups, queries, keys = weights.shape
-    rows = jnp.matmul(weights.reshape(*lead, groups * queries, keys), v[..., 0, :, :])
-    return rows.reshape(*rows.shape[:-2], groups, queries, v.shape[-1])
+    return weighted_values(weights * kept(fixed, rule), v, rule)
 
 
 def row_sum(x: Array) -> Array:

@@ -64,17 +64,18 @@ def _block_jvp(rule, moving, fixed, found, changes):
         row = Weights(rule, moving, fixed, found)
         z, d_z = _along(lambda m: scores(m, fixed, rule), moving, changes)
         p, moved = row.change(z, d_z, changes.alpha)
-        mixed = mixed_values(moved, moving.v, fixed, rule)
+        mixed = mixed_values(row.without_hard(moved), moving.v, fixed, rule)
         if changes.v is not None:
             mixed = mixed + mixed_values(p, changes.v, fixed, rule)
         return row_sum(moved), mixed
 
     total, mixed = summed(rule, sums, (moving, fixed, changes))
+    row = Weights(rule, moving, fixed, found)
     if moving.sinks is not None:
         sinks = moving.sinks + filled(found.tau, 0)
-        row = Weights(rule, moving, fixed, found)
         total = total + row.change(sinks, changes.sinks, changes.alpha)[1]
-    return mixed - found.mean * total, total / jnp.where(found.total > 0, found.total, 1)
+    d_tau = total / jnp.where(found.total > 0, found.total, 1)
+    return mixed - row.without_hard(found.mean * total), d_tau
 
 
 # The escort is known already: only its derivative, of which second derivatives are made, costs.

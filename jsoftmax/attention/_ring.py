@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from jsoftmax.attention._arguments import Arguments, read_arguments
 from jsoftmax.attention._attend import Sizes, attend, sizes_for
+from jsoftmax.attention._folds import like_rows
 from jsoftmax.attention._merge import merge_attention
-from jsoftmax.core._curves import filled
 
 
 def ring_attention(
@@ -142,9 +142,9 @@ def _unless_hidden(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
         return out, tau[..., 0]
 
     def hidden():
-        row = filled(fixed.row_spoiled + fixed.column_spoiled[..., :1], -jnp.inf)
-        mixture = jnp.broadcast_to(filled(row, 0), (*row.shape[:-1], moving.v.shape[-1]))
-        return mixture, row[..., 0]
+        lowest, zero = (like_rows(moving, fixed, value) for value in (-jnp.inf, 0))
+        mixture = jnp.broadcast_to(zero, (*zero.shape[:-1], moving.v.shape[-2]))
+        return mixture, lowest[..., 0]
 
     rows, columns = fixed.row_places, fixed.column_places
     is_hidden = jnp.bool_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from jsoftmax.core._scores import Dense, Scores
 
 def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
     """The rows of scores of a block of queries: an array where one block has all the keys."""
-    if key_blocks(rule, moving) == 1:
+    if key_blocks(rule, fixed) == 1:
         z = scores(moving, fixed, rule)
         return InMemory(z, rule.classes, rule, (moving, fixed))
     return Streamed(rule, (moving, fixed), rule.classes)
@@ -38,9 +39,13 @@ class InMemory(Dense):
         """The sums of sums(z, moving, fixed), over the parts of a split row too."""
         return over_parts(sums(self.values, *self.trees), self.classes.axis_name)
 
-    def hardened(self, top: Array) -> InMemory:
+    def highest(self) -> tuple[Array, Array]:
+        """The largest score, and the next below it."""
+        return _over_parts(_highest(self.values), self.classes)
+
+    def hardened(self, floor: Array) -> InMemory:
         """The largest scores alone, where α is ∞."""
-        values = hardened(self.rule, self.trees[1], self.values, top)
+        values = hardened(self.rule, self.trees[1], self.values, floor)
         return dataclasses.replace(self, values=values)
 
 
@@ -51,13 +56,13 @@ class Streamed:
     rule: Rule
     trees: Trees
     classes: ClassAxis
-    top: Array | None = None
+    floor: Array | None = None
 
     def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
         def step(top, trees):
             return jnp.maximum(top, jnp.max(fn(self._scores(trees)), axis=-1, keepdims=True))
 
-        start = filled(like_rows(self.rule, *self.trees), -jnp.inf)
+        start = like_rows(*self.trees, value=-jnp.inf)
         top = fold(self.rule, step, start, self.trees)
         return self.classes.max(top)
 
@@ -89,14 +94,23 @@ class Streamed:
         peaks = jnp.moveaxis(jax.lax.map(maxima, parts), 0, -2)
         return Dense(peaks.reshape(*peaks.shape[:-2], -1), self.classes)
 
-    def hardened(self, top: Array) -> Streamed:
+    def highest(self) -> tuple[Array, Array]:
+        """The largest score, and the next below it."""
+        none = like_rows(*self.trees, value=-jnp.inf)
+
+        def step(pair, trees):
+            return _higher(pair, _highest(self._scores(trees)))
+
+        return _over_parts(fold(self.rule, step, (none, none), self.trees), self.classes)
+
+    def hardened(self, floor: Array) -> Streamed:
         """The largest scores alone, where α is ∞."""
-        return dataclasses.replace(self, top=top)
+        return dataclasses.replace(self, floor=floor)
 
     def _scores(self, trees):
         moving, fixed = trees
         z = scores(moving, fixed, self.rule)
-        return z if self.top is None else hardened(self.rule, fixed, z, self.top)
+        return z if self.floor is None else hardened(self.rule, fixed, z, self.floor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +136,52 @@ class WithSink:
         return None if peaks is None else WithSink(peaks, self.sink)
 
 
-def hardened(rule: Rule, fixed: Fixed, z: Array, top: Array) -> Array:
-    """Scores of which only the largest are left, where α is ∞."""
-    if not rule.is_hard and fixed.hard is None:
-        return z
-    ties = jnp.where((z == top) & (top > -jnp.inf), 0, jnp.where(z == z, -jnp.inf, z))
-    return ties if fixed.hard is None else jnp.where(fixed.hard, ties, z)
+def is_hard(rule: Rule, fixed: Fixed) -> bool:
+    """Whether α is ∞, or may be."""
+    return rule.is_hard or fixed.hard is not None
+
+
+def where_hard(rule: Rule, fixed: Fixed, hard: Array, otherwise: Array) -> Array:
+    """`hard` where α is ∞."""
+    if not is_hard(rule, fixed):
+        return otherwise
+    return hard if fixed.hard is None else jnp.where(fixed.hard, hard, otherwise)
+
+
+def ground(row: InMemory | Streamed, sink: Array | None) -> tuple[Array, Array]:
+    """The largest score, and the middle between it and the next.
+
+    Scores are computed again wherever they are needed, and in another program are rounded
+    otherwise. Which of them are the largest is therefore asked of the middle, not of the top.
+    """
+    pair = row.highest()
+    if sink is not None:
+        none = jnp.full_like(pair[0], -jnp.inf)
+        pair = _higher(pair, (sink + filled(none, 0), none))
+    top, second = pair
+    middle = top / 2 + second / 2
+    return top, jnp.where(second > -jnp.inf, jnp.where(middle > second, middle, top), second)
+
+
+def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
+    """Scores of which only the largest are left, at 0, where α is ∞."""
+    is_top = (z >= floor) & (z > -jnp.inf)
+    ties = jnp.where(is_top, 0, jnp.where(z == z, -jnp.inf, z))
+    return where_hard(rule, fixed, ties, z)
+
+
+def _highest(z: Array) -> tuple[Array, Array]:
+    top = jnp.max(z, axis=-1, keepdims=True)
+    return top, jnp.max(jnp.where(z < top, z, -jnp.inf), axis=-1, keepdims=True)
+
+
+def _higher(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The two highest of two pairs."""
+    top = jnp.maximum(one[0], other[0])
+    below = (jnp.where(x < top, x, -jnp.inf) for x in (*one, *other))
+    return top, functools.reduce(jnp.maximum, below)
+
+
+def _over_parts(pair: tuple[Array, Array], classes: ClassAxis) -> tuple[Array, Array]:
+    top = classes.max(pair[0])
+    return top, classes.max(jnp.maximum(jnp.where(pair[0] < top, pair[0], -jnp.inf), pair[1]))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.attention._arguments import Fixed, Moving, Rule
+from jsoftmax.attention._products import queries_by_keys
 
 
 def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
@@ -14,13 +15,7 @@ def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
     A query or key that held NaN holds zeros by now, and NaN is added to its scores: so it reaches
     the rows that see it, and no others, also in derivatives.
     """
-    q, k = moving.q, moving.k
-    *lead, groups, queries, width = q.shape
-    # One product for all the groups that share a head's keys.
-    rows = q.reshape(*lead, groups * queries, width)
-    z = jnp.matmul(rows, jnp.swapaxes(k[..., 0, :, :], -1, -2))
-    z = z.reshape(*z.shape[:-2], groups, queries, k.shape[-2])
-    z = z * moving.scale
+    z = queries_by_keys(moving.q, moving.k, rule) * moving.scale
     if moving.bias is not None:
         z = z + moving.bias
     if rule.soft_cap is not None:

@@ -10,7 +10,7 @@ from jax import Array
 
 from jsoftmax.attention._arguments import Fixed, Moving, Rule
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
-from jsoftmax.attention._rows import WithSink, hardened, rows_of
+from jsoftmax.attention._rows import WithSink, ground, hardened, is_hard, rows_of, where_hard
 from jsoftmax.attention._scores import scores
 from jsoftmax.core._curves import by_curve, filled
 from jsoftmax.core._regularizers import q_log_from_log
@@ -22,7 +22,7 @@ class Found(NamedTuple):
     """What is known of a row once it is solved: from this its weights are computed again."""
 
     tau: Array
-    top: Array  # the largest score
+    floor: Array  # the largest score; where α is ∞, one that only the largest reach
     anchor: Array  # the score from which the others are measured,
     level: Array  # and its log-mass
     total: Array  # Σ s
@@ -49,9 +49,9 @@ def _online(rule, moving, fixed):
             mixed * shrunk + mixed_values(weights, trees[0].v, trees[1], rule),
         )
 
-    start = like_rows(rule, moving, fixed)
-    nothing = jnp.broadcast_to(filled(start, 0), (*start.shape[:-1], moving.v.shape[-1]))
-    state = (filled(start, -jnp.inf), filled(start, 0), nothing)
+    lowest, zero = (like_rows(moving, fixed, value) for value in (-jnp.inf, 0))
+    width = moving.v.shape[-1 if rule.are_few else -2]
+    state = (lowest, zero, jnp.broadcast_to(zero, (*zero.shape[:-1], width)))
     top, total, mixed = fold(rule, step, state, (moving, fixed))
     if rule.axis_name is not None:
         higher = rule.classes.max(top)
@@ -70,29 +70,32 @@ def _online(rule, moving, fixed):
 
 def _by_threshold(rule, moving, fixed):
     """The threshold by the solver of the mappings, then one more pass for the sums."""
-    alpha, sink, row, top = moving.alpha, moving.sinks, rows_of(rule, moving, fixed), None
-    if rule.is_hard or fixed.hard is not None:
-        top = row.max() if sink is None else WithSink(row, sink).max()
-        row = row.hardened(top)
-        sink = None if sink is None else hardened(rule, fixed, sink, top)
+    alpha, sink, row = moving.alpha, moving.sinks, rows_of(rule, moving, fixed)
+    top = floor = None
+    if is_hard(rule, fixed):
+        top, floor = ground(row, sink)
+        row = row.hardened(floor)
+        sink = None if sink is None else hardened(rule, fixed, sink, floor)
 
     def on_curve(curve):
         anchor, place = solve(curve, row if sink is None else WithSink(row, sink))
 
         def sums(z, moving, fixed):
             p = curve.masses(z, anchor, place)
-            s = rule.family.slope(p, alpha)
+            s = where_hard(rule, fixed, p, rule.family.slope(p, alpha))
             mixed, mean = (mixed_values(x, moving.v, fixed, rule) for x in (p, s))
             return mixed, row_sum(s), mean
 
         mixed, total, mean = row.every(sums)
         if sink is not None:
-            total = total + rule.family.slope(curve.masses(sink, anchor, place), alpha)
+            p = curve.masses(sink, anchor, place)
+            total = total + where_hard(rule, fixed, p, rule.family.slope(p, alpha))
         level = jnp.where(anchor == -jnp.inf, 0, curve.log_masses(anchor, anchor, place))
         return anchor, level, mixed, total, mean / jnp.where(total > 0, total, 1)
 
     a = rule.family.exponent(alpha)
     anchor, level, out, total, mean = by_curve(a, rule.classes.anywhere, on_curve)
-    top = anchor if top is None else top
     tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
-    return out, Found(tau, top, anchor, level, total, mean)
+    tau = tau if top is None else where_hard(rule, fixed, top, tau)
+    floor = anchor if floor is None else where_hard(rule, fixed, floor, anchor)
+    return out, Found(tau, floor, anchor, level, total, mean)

@@ -43,7 +43,8 @@ class Tsallis:
     def marginal(self, p: Array, alpha: Array | None = None) -> Array:
         """ω′(p) = (p^a − 1)/a, up to a constant: −1/a at p = 0 for a > 0, −∞ for a ≤ 0."""
         a = self.exponent(alpha)
-        at_zero = -1 / jnp.where(jnp.asarray(a) > 0, a, 0.0)
+        is_finite = jnp.asarray(a) > 0
+        at_zero = jnp.where(is_finite, -1 / jnp.where(is_finite, a, 1.0), -jnp.inf)
         return jnp.where(p > 0, _box_cox(_positive(p), a), at_zero.astype(p.dtype))
 
     def slope(self, p: Array, alpha: Array | None = None) -> Array:

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m jsoftmax",
         description="A guided run of jsoftmax, without network: it trains and acts, prints tables "
-        "and saves pictures. It takes about a minute.",
+        "and saves pictures. It takes about two minutes.",
         epilog="sections:\n" + "\n".join(f"  {s.name:13}{s.summary}" for s in SECTIONS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=40,
         metavar="N",
-        help="how often training sees each example, and 25 pulls of a bandit (default: 40)",
+        help="how often training sees each example, 25 pulls of a bandit, and 8 steps on text "
+        "(default: 40)",
     )
     parser.add_argument(
         "--seed",

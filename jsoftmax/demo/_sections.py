@@ -47,4 +47,9 @@ SECTIONS = (
         "jsoftmax.demo._acting",
         "explore bandits at every temperature, and cross a gridworld by soft value iteration",
     ),
+    Section(
+        "text",
+        "jsoftmax.demo._text",
+        "guess Python's documentation letter by letter, with dense, sparse and learned attention",
+    ),
 )

@@ -1,7 +1,8 @@
 """Flax Linen modules: parameters around the functions; twins of jsoftmax.nnx."""
 
+from jsoftmax.linen._attention import AdaptivelySparseAttention
 from jsoftmax.linen._entmax import Entmax
 from jsoftmax.linen._gumbel_softmax import GumbelSoftmax
 from jsoftmax.linen._readout import EntmaxReadout
 
-__all__ = ["Entmax", "EntmaxReadout", "GumbelSoftmax"]
+__all__ = ["AdaptivelySparseAttention", "Entmax", "EntmaxReadout", "GumbelSoftmax"]

@@ -32,9 +32,19 @@ class Interval:
         return jnp.minimum(inside, self.upper)  # the sum above may round past it
 
     def free(
-        self, function: str, name: str, number: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike
+        self,
+        function: str,
+        name: str,
+        number: ArrayLike,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        *,
+        constant: str | None = None,
     ) -> Float[Array, "..."]:
-        """The free parameter, of the shape and dtype asked for, that stands for `number`."""
+        """The free parameter, of the shape and dtype asked for, that stands for `number`.
+
+        `constant` says how to have a number that is not learned.
+        """
         x = np.asarray(number, np.float64)
         if not 0 <= self.lower < self.upper:
             raise ValueError(
@@ -45,7 +55,7 @@ class Interval:
             raise ValueError(
                 f"jsoftmax.{function}: a learned `{name}` starts strictly between {self.lower} and "
                 f"{self.upper}, got {number}. At an end it could not be moved: start inside, or "
-                f"widen its range, or set learn_{name}=False."
+                f"widen its range, or {constant or f'set learn_{name}=False'}."
             )
         above = x - self.lower
         if self.upper == np.inf:

@@ -1,0 +1,207 @@
+"""Attention in the place of Flax's own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.attention._attention_weights import attention_weights
+from jsoftmax.attention._dot_product_attention import dot_product_attention
+
+
+def attention_fn(
+    alpha: float | ArrayLike = 1.0,
+    *,
+    scale: float | ArrayLike | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    query_segment_ids: ArrayLike | None = None,
+    key_value_segment_ids: ArrayLike | None = None,
+    logits_soft_cap: float | None = None,
+    sinks: ArrayLike | None = None,
+    implementation: str | None = None,
+    block_q: int | None = None,
+    block_k: int | None = None,
+    axis_name: Hashable | None = None,
+) -> Callable[..., Array]:
+    """`dot_product_attention` as Flax calls it, with the options that Flax has no words for.
+
+    Give the function that it returns to `flax.nnx.MultiHeadAttention` or to
+    `flax.linen.MultiHeadDotProductAttention` as their `attention_fn`. It takes all that theirs take
+    and obeys it, decoding with a cache, dropout, `dtype`, `precision`, masks of zeros and ones and
+    `sow_weights` included; what it cannot obey is an error. With α = 1 it gives what Flax's gives,
+    but for three things: a query that may see no key gets zeros, where Flax gives the mean of all
+    values; dropout draws other numbers from the same key; and the weights are always computed in
+    float32 at least, as if by `force_fp32_for_softmax`.
+
+    One query against several keys is a step of decoding: it stands at the end, so `is_causal` hides
+    nothing from it that the mask shows, and a `local_window_size` is an error, since Flax does not
+    tell where the end is.
+
+    An α that is learned belongs to a module: see `jsoftmax.nnx.AdaptivelySparseAttention` and its
+    twin in `jsoftmax.linen`. A bias is a keyword of the function returned:
+    `functools.partial(attention_fn(1.5), bias=bias)`.
+
+    Args:
+        alpha: α > 0: 1 is softmax, 2 is sparsemax; a number, or of shape [heads].
+        scale: of the scores q·k, a number or of shape [heads]; by default 1/√width.
+        is_causal: whether every call is causal. (Flax's modules ask for it call by call, those of
+            Linen only by a mask, which costs memory, and time for what it hides.)
+        query_seq_lengths: how many queries of each batch entry take part; this and those below are
+            as `dot_product_attention` takes them.
+        key_value_seq_lengths: how many keys of each batch entry take part.
+        local_window_size: how many keys a query sees on either side.
+        query_segment_ids: the segment of each query; it sees the keys of its own.
+        key_value_segment_ids: the segment of each key.
+        logits_soft_cap: c of c·tanh(z/c), put upon scores z.
+        sinks: scores that stand beside the keys and have no value.
+        implementation: which program computes it.
+        block_q: how many queries are computed at once.
+        block_k: how many keys are computed at once.
+        axis_name: the mesh axis over which keys and values are split.
+
+    Returns:
+        A function of query [..., T, heads, width], key and value [..., S, heads, width], and of the
+        keywords of `flax.nnx.dot_product_attention` and `flax.linen.dot_product_attention`, to
+        mixtures [..., T, heads, width] in `dtype`, by default that of the three arrays promoted. It
+        raises NotImplementedError for keywords that replace the products (those of Linen with
+        "einsum" in their names) and for a `precision` beside a kernel, and ValueError for a
+        precision that is not one for all products.
+
+    Example:
+        >>> import jax
+        >>> from flax import nnx
+        >>> layer = nnx.MultiHeadAttention(
+        ...     2, 8, attention_fn=attention_fn(alpha=1.5), decode=False, rngs=nnx.Rngs(0)
+        ... )
+        >>> x = jax.random.normal(jax.random.key(0), (4, 6, 8))
+        >>> print(layer(x, mask=nnx.make_causal_mask(x[..., 0])).shape)
+        (4, 6, 8)
+    """
+    options: dict[str, Any] = {
+        "alpha": alpha,
+        "scale": scale,
+        "query_seq_lengths": query_seq_lengths,
+        "key_value_seq_lengths": key_value_seq_lengths,
+        "local_window_size": local_window_size,
+        "query_segment_ids": query_segment_ids,
+        "key_value_segment_ids": key_value_segment_ids,
+        "logits_soft_cap": logits_soft_cap,
+        "sinks": sinks,
+        "axis_name": axis_name,
+    }
+    computation: dict[str, Any] = {
+        "implementation": implementation,
+        "block_q": block_q,
+        "block_k": block_k,
+    }
+    always_causal = is_causal
+
+    # Every keyword is spelled out: Linen drops those that the signature does not name.
+    def attend(
+        query: Any,
+        key: Any,
+        value: Any,
+        bias: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        broadcast_dropout: bool = True,
+        dropout_rng: Array | None = None,
+        dropout_rate: float = 0.0,
+        deterministic: bool = False,
+        dtype: Any = None,
+        precision: Any = None,
+        module: Any = None,
+        *,
+        is_causal: bool = False,
+        promote_dtype: Callable[..., Any] | None = None,
+        force_fp32_for_softmax: bool = False,
+        einsum_dot_general: Callable[..., Any] | None = None,
+        qk_attn_weights_einsum: Callable[..., Any] | None = None,
+        attn_weights_value_einsum: Callable[..., Any] | None = None,
+    ) -> Any:
+        del force_fp32_for_softmax  # it always is
+        _refuse(
+            einsum_dot_general=einsum_dot_general,
+            qk_attn_weights_einsum=qk_attn_weights_einsum,
+            attn_weights_value_einsum=attn_weights_value_einsum,
+        )
+        if promote_dtype is None:
+            query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
+        else:
+            query, key, value = promote_dtype((query, key, value), dtype=dtype)
+        if mask is not None:
+            mask = jnp.asarray(mask).astype(bool)  # Flax's helpers make masks of float32
+        causal = is_causal or always_causal
+        if query.shape[-3] == 1 < key.shape[-3]:
+            causal = False
+            if local_window_size is not None:
+                raise ValueError(
+                    f"jsoftmax.attention_fn: `local_window_size` {local_window_size} cannot be "
+                    f"obeyed with one query and {key.shape[-3]} keys: Flax does not tell where in "
+                    "the sequence the query stands. Let the mask hide the keys outside the window."
+                )
+        arrays = {"bias": bias, "mask": mask, "is_causal": causal, **options}
+        drops = dropout_rate > 0 and not deterministic
+        if precision is not None and implementation not in (None, "xla"):
+            raise NotImplementedError(
+                f"jsoftmax.attention_fn: the kernel {implementation!r} has a precision of its own "
+                f"and does not take `precision` {precision!r}; leave one of them out."
+            )
+        with _matmul_precision(precision):
+            if module is not None:
+                # The name of Flax's collection, by which NNX finds its type.
+                weights = attention_weights(query, key, **arrays)
+                module.sow("intermediates", "attention_weights", weights)
+            return dot_product_attention(
+                query,
+                key,
+                value,
+                dropout_rng=dropout_rng if drops else None,
+                dropout_rate=dropout_rate if drops else 0.0,
+                broadcast_dropout=broadcast_dropout,
+                **arrays,
+                **computation,
+            )
+
+    return attend
+
+
+def _refuse(**replacements: Callable[..., Any] | None) -> None:
+    for name, replacement in replacements.items():
+        if replacement is not None:
+            raise NotImplementedError(
+                f"jsoftmax.attention_fn: `{name}` would replace the products of attention, which "
+                "here are computed block by block. Leave it out, and likewise `precision` may "
+                "choose how the products are computed; or take Flax's own attention."
+            )
+
+
+def _matmul_precision(precision: Any) -> contextlib.AbstractContextManager[Any]:
+    """A context in which products have this precision, given as `jax.lax.dot_general` takes it."""
+    if precision is None:
+        return contextlib.nullcontext()
+    both = set(precision) if isinstance(precision, tuple | list) else {precision}
+    with contextlib.suppress(ValueError):
+        if len(both) == 1:
+            return jax.default_matmul_precision(_name(both.pop()))
+    raise ValueError(
+        f"jsoftmax.attention_fn: `precision` {precision!r} is not one precision for all products; "
+        'give it a jax.lax.Precision, or its name such as "highest", or a DotAlgorithmPreset.'
+    )
+
+
+def _name(precision: Any) -> str:
+    """The name by which `jax.default_matmul_precision` knows it."""
+    if isinstance(precision, lax.DotAlgorithmPreset):
+        return precision.name
+    if isinstance(precision, str) and precision in lax.DotAlgorithmPreset.__members__:
+        return precision
+    return lax.Precision(precision).name.lower()

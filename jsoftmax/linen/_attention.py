@@ -1,0 +1,78 @@
+"""Multi-head attention in which every head learns how sparse it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jsoftmax.attention import attention_fn
+from jsoftmax.mappings._constraints import Interval
+
+
+class AdaptivelySparseAttention(nn.MultiHeadDotProductAttention):
+    r"""`flax.linen.MultiHeadDotProductAttention` by α-entmax, with a learned α for each head.
+
+    For head h, with queries, keys and values projected from what is attended from and to,
+
+    .. math:: p = \mathrm{entmax}_{α_h}(QK^⊤/\sqrt{d}), \qquad α_h = 1 + σ(a_h) \in [1, 2]
+
+    is the attention and pV what is projected back. A head at α = 1 looks at everything, as softmax
+    does; the larger its α, the more keys get a weight of exactly 0. It is called as Flax's module
+    is, and has the same parameters, and `free_alpha` of shape [heads] besides; `current_alpha`
+    tells what α is now.
+
+    Args:
+        num_heads: how many heads there are; it, and all that is not described here, is as
+            `flax.linen.MultiHeadDotProductAttention` takes it. There is no `attention_fn`.
+        alpha: α where learning starts, a number or one for each head.
+        alpha_range: the lower end, at least 0, and the upper end, perhaps infinite, of α. (With
+            (1, inf), α = 1 + log(1 + eᵃ).)
+        attention: what else `jsoftmax.attention_fn` takes, by name: `is_causal`,
+            `local_window_size`, `logits_soft_cap`, `block_q` and so on.
+
+    Raises:
+        TypeError: for an `attention_fn`, whose place is taken.
+        ValueError: if α does not start strictly inside its range, or is not one number or one for
+            each head.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = AdaptivelySparseAttention(num_heads=2)
+        >>> x = jax.random.normal(jax.random.key(0), (4, 6, 8))
+        >>> variables = layer.init(jax.random.key(1), x)
+        >>> print(layer.apply(variables, method="current_alpha"), layer.apply(variables, x).shape)
+        [1.5 1.5] (4, 6, 8)
+        >>> gradient = jax.grad(lambda v: jnp.square(layer.apply(v, x)).mean())(variables)
+        >>> print(gradient["params"]["free_alpha"].shape)
+        (2,)
+
+    Reference:
+        G. M. Correia, V. Niculae and A. F. T. Martins, "Adaptively sparse transformers", 2019.
+    """
+
+    alpha: Any = 1.5
+    alpha_range: tuple[float, float] = (1.0, 2.0)
+    attention: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    attention_fn: Any = dataclasses.field(init=False, repr=False)
+
+    def setup(self):
+        """Make a parameter of each head's α, and the attention that it decides."""
+        self.alpha_interval = Interval(*self.alpha_range)
+        free = self.alpha_interval.free(
+            "linen.AdaptivelySparseAttention",
+            "alpha",
+            self.alpha,
+            (self.num_heads,),
+            self.param_dtype,
+            constant="take flax.linen.MultiHeadDotProductAttention with attention_fn(alpha)",
+        )
+        self.free_alpha = self.param("free_alpha", lambda key: free)
+        self.attention_fn = attention_fn(self.current_alpha(), **self.attention)
+
+    def current_alpha(self) -> Float[Array, " heads"]:
+        """α of each head as it is now."""
+        return self.alpha_interval.number(self.free_alpha)
