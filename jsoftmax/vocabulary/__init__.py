@@ -1,5 +1,8 @@
 """Features, class table → losses, classes and draws without the full row."""
 
+from jsoftmax.vocabulary._candidates import Candidates, in_batch_candidates
+from jsoftmax.vocabulary._class_sampler import ClassSampler, uniform_sampler
+from jsoftmax.vocabulary._gathered_classes import GatheredClasses, gathered_classes
 from jsoftmax.vocabulary._linear_categorical import linear_categorical
 from jsoftmax.vocabulary._linear_cross_entropy import (
     CrossEntropyTerms,
@@ -9,14 +12,40 @@ from jsoftmax.vocabulary._linear_cross_entropy import (
 from jsoftmax.vocabulary._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary._linear_entmax_loss import linear_entmax_loss
 from jsoftmax.vocabulary._linear_topk import LinearTopK, linear_topk
+from jsoftmax.vocabulary._nce_loss import nce_loss, negative_sampling_loss
+from jsoftmax.vocabulary._sampled_softmax_loss import (
+    importance_sampling_loss,
+    sampled_softmax_loss,
+)
+from jsoftmax.vocabulary._target_sampling_loss import (
+    TargetPartitions,
+    target_partitions,
+    target_sampling_loss,
+)
+from jsoftmax.vocabulary._weighted_samplers import log_uniform_sampler, unigram_sampler
 
 __all__ = [
+    "Candidates",
+    "ClassSampler",
     "CrossEntropyTerms",
+    "GatheredClasses",
     "LinearTopK",
+    "TargetPartitions",
+    "gathered_classes",
+    "importance_sampling_loss",
+    "in_batch_candidates",
     "linear_categorical",
     "linear_cross_entropy",
     "linear_cross_entropy_sum",
     "linear_cross_entropy_terms",
     "linear_entmax_loss",
     "linear_topk",
+    "log_uniform_sampler",
+    "nce_loss",
+    "negative_sampling_loss",
+    "sampled_softmax_loss",
+    "target_partitions",
+    "target_sampling_loss",
+    "uniform_sampler",
+    "unigram_sampler",
 ]
