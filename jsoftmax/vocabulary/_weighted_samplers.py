@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,7 @@ def log_uniform_sampler(classes: int, *, replacement: bool = True) -> ClassSampl
 
 
 def unigram_sampler(
-    counts: ArrayLike, *, power: float = 0.75, replacement: bool = True
+    counts: ArrayLike | Sequence[float], *, power: float = 0.75, replacement: bool = True
 ) -> ClassSampler:
     r"""Candidates by how often they occur, to a power: 3/4 is word2vec's.
 
@@ -97,9 +99,9 @@ def unigram_sampler(
     if not np.isfinite(exponent):
         raise ValueError(f"jsoftmax.unigram_sampler: `power` must be finite, got {power!r}.")
     some = w > 0
-    largest = exponent * np.log(w[some] / w.max())  # in logarithms, where powers might overflow
+    logs = exponent * np.log(w[some])  # powers themselves might overflow
     powers = np.zeros_like(w)
-    powers[some] = np.exp(largest - largest.max())
+    powers[some] = np.exp(logs - logs.max())
     return _sampler("unigram_sampler", powers, replacement)
 
 
@@ -115,7 +117,7 @@ class WeightedSampler(ClassSampler):
     """With replacement: an alias table, and the logarithms of what it draws from."""
 
     table: AliasTable
-    log_probabilities: Array
+    log_probabilities: Any  # an array, or what stands for one in a tree
     classes: int = dataclasses.field(metadata={"static": True})
 
     @classmethod
@@ -144,9 +146,9 @@ class DistinctSampler(ClassSampler):
     cut out and its class taken, until none is: at most `draws` of them, which lie at the start.
     """
 
-    order: Array  # classes by falling weight,
-    places: Array  # the place of each class in that order,
-    ends: Array  # and where the arc in each place ends, in whole numbers of 32 bits
+    order: Any  # classes by falling weight,
+    places: Any  # the place of each class in that order,
+    ends: Any  # and where the arc in each place ends, in whole numbers of 32 bits
     classes: int = dataclasses.field(metadata={"static": True})
     drawable: int = dataclasses.field(metadata={"static": True})
 
@@ -154,7 +156,11 @@ class DistinctSampler(ClassSampler):
     def of(cls, weights: np.ndarray) -> DistinctSampler:
         # At most 2³² − 1 units, also if every weight is rounded up to one.
         scale = (2**32 - 1 - weights.size) / weights.sum()
-        lengths = np.maximum(np.rint(weights * scale), weights > 0).astype(np.int64)
+        lengths = np.maximum(np.rint(weights * scale), weights > 0)
+        return cls.of_lengths(lengths.astype(np.int64))
+
+    @classmethod
+    def of_lengths(cls, lengths: np.ndarray) -> DistinctSampler:
         order = np.argsort(-lengths, kind="stable")
         places = np.empty_like(order)
         places[order] = np.arange(order.size)
@@ -162,7 +168,7 @@ class DistinctSampler(ClassSampler):
             jnp.asarray(order.astype(np.int32)),
             jnp.asarray(places.astype(np.int32)),
             jnp.asarray(np.cumsum(lengths[order]).astype(np.uint32)),
-            weights.size,
+            lengths.size,
             int(np.count_nonzero(lengths)),
         )
 
