@@ -99,12 +99,17 @@ from jsoftmax.sampling import (
 from jsoftmax.vocabulary import (
     CrossEntropyTerms,
     LinearTopK,
+    RowOptimizer,
+    RowState,
     linear_categorical,
     linear_cross_entropy,
     linear_cross_entropy_sum,
     linear_cross_entropy_terms,
     linear_entmax_loss,
     linear_topk,
+    row_adagrad,
+    row_adam,
+    row_sgd,
 )
 
 __version__ = "0.1.0"
@@ -118,6 +123,8 @@ __all__ = [
     "PartialLogSumExp",
     "RelaxedCategorical",
     "Reliability",
+    "RowOptimizer",
+    "RowState",
     "SparseEntmax",
     "VectorScaling",
     "aps_scores",
@@ -179,6 +186,9 @@ __all__ = [
     "relaxed_topk",
     "reliability_diagram",
     "ring_attention",
+    "row_adagrad",
+    "row_adam",
+    "row_sgd",
     "sample_action",
     "sample_from",
     "smoothmax",
