@@ -63,7 +63,7 @@ def run(optimizer, table, steps):
 def test_steps_are_those_of_the_formula_on_rows_that_occur(name):
     table, state = run(OPTIMIZERS[name], TABLE, STEPS)
     chex.assert_trees_all_close(table, oracle(name, STEPS), rtol=1e-12, atol=1e-14)
-    assert state.count == 3
+    assert state.step == 3
     never = [3, 4, 6]
     np.testing.assert_array_equal(table[jnp.array(never)], TABLE[never])
     if name == "adam":
@@ -103,7 +103,7 @@ def test_padding_is_ignored_whatever_its_gradient():
     same, later = optimizer.update(table, state, [], np.zeros((0, WIDTH)))
     chex.assert_trees_all_equal(same, table)
     chex.assert_trees_all_equal(later.memory, state.memory)
-    assert later.count == 2
+    assert later.step == 2
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
@@ -144,8 +144,9 @@ def test_a_donated_table_is_changed_in_place(name):
         update = jax.jit(optimizer.update, donate_argnums=(0, 1))
         compiled = update.lower(table, state, rows, gradients).compile()
         memory = compiled.memory_analysis()
+        assert memory is not None
         assert memory.alias_size_in_bytes >= 32 * size
-        costs.append((memory.temp_size_in_bytes, compiled.cost_analysis()["flops"]))
+        costs.append((memory.temp_size_in_bytes, dict(compiled.cost_analysis() or {})["flops"]))
     assert costs[0] == costs[1]
     assert costs[0][0] < 100_000
 

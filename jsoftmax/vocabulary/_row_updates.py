@@ -55,16 +55,16 @@ class RowState(NamedTuple):
     """What a `RowOptimizer` remembers.
 
     Args:
-        count: how many steps were taken; a schedule is asked at this number.
+        step: how many were taken; a schedule is asked at this number.
         memory: a dictionary of arrays whose first axis is that of the table.
 
     Example:
         >>> import jax.numpy as jnp
         >>> print(row_sgd(0.1).init(jnp.zeros((4, 2))))
-        RowState(count=Array(0, dtype=int32), memory={})
+        RowState(step=Array(0, dtype=int32), memory={})
     """
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     memory: dict[str, Array]
 
 
@@ -242,11 +242,11 @@ def _row_optimizer(
         dtype = checks.compute_dtype(table)
         ids, g = _read_rows(function, table, rows, gradients)
         ids, g = _each_once(ids, g.astype(dtype), table.shape[0])
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
         direction, moved = descend(g, jax.tree.map(lambda x: _rows_of(x, ids), state.memory))
         new = _rows_of(table, ids).astype(dtype) - jnp.asarray(rate, dtype) * direction
         memory = jax.tree.map(lambda x, rows: _with_rows(x, ids, rows), state.memory, moved)
-        return _with_rows(table, ids, new), RowState(state.count + 1, memory)
+        return _with_rows(table, ids, new), RowState(state.step + 1, memory)
 
     return RowOptimizer(init, update)
 
