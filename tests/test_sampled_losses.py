@@ -309,7 +309,12 @@ def test_losses_hold_where_scores_are_huge():
     for offset, gap in ((1e7, 1.0), (0.0, 60.0), (-1e7, 4.0)):
         z = jnp.array([[offset, offset - gap]], jnp.float32)
         both = js.Candidates(np.arange(2), 0.0)
-        close(js.sampled_softmax_loss(h, z, np.zeros(1, int), both), np.log1p(np.exp(-gap)), rtol=1e-6, atol=0)
+        close(
+            js.sampled_softmax_loss(h, z, np.zeros(1, int), both),
+            np.log1p(np.exp(-gap)),
+            rtol=1e-6,
+            atol=0,
+        )
 
 
 @pytest.fixture
