@@ -159,6 +159,13 @@ class SampledSoftmax(nnx.Module):
         )
 
     def _key(self, rngs: Any) -> Array:
+        if isinstance(rngs, jax.Array):
+            return rngs
         if isinstance(rngs, nnx.Rngs):
             return rngs[self.rng_collection]()
-        return rngs if isinstance(rngs, jax.Array) else rngs()
+        if isinstance(rngs, nnx.RngStream):
+            return rngs()
+        raise TypeError(
+            f"jsoftmax.nnx.SampledSoftmax: `rngs` is {rngs!r}, and draws need keys. Give nnx.Rngs, "
+            "a stream or a key."
+        )
