@@ -223,11 +223,12 @@ def _text(record: dict, quantity: str) -> str:
 
 
 def picture(records: list[dict]) -> Figure:
-    """Bias and deviation of the gradient against the number of draws."""
+    """Bias and deviation of the gradient against the number of draws, of all that estimate it."""
+    records = [record for record in records if record["loss"] != "negative sampling"]
     # Dark letters on white paper, which can be read on a page of any colour.
     page = Figure(figsize=(11, 5.8), layout="constrained", facecolor="white")
     panels = page.subplots(1, 2, sharex=True)
-    _lines(panels[0], records, "gradient_bias", "bias of the gradient ÷ |g|")
+    _lines(panels[0], records, "gradient_bias", "bias of the gradient ÷ |g|, where any was found")
     _lines(panels[1], records, "gradient_deviation", "deviation of one gradient ÷ |g|")
     handles, labels = panels[0].get_legend_handles_labels()
     page.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)

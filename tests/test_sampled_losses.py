@@ -46,16 +46,26 @@ def total(loss, candidates=SHARED, labels=LABELS, **options):
 def test_losses_are_their_formulas(name):
     """For candidates that all tokens share, and for each token its own; either layout."""
     ours, oracle = LOSSES[name]
-    for candidates in (SHARED, OWN):
-        z = FEATURES @ KERNEL + BIAS
-        loss = ours(FEATURES, KERNEL, LABELS, candidates, bias=BIAS)
-        close(loss, by_formula(oracle, z, candidates))
-        z = 2 * np.tanh((FEATURES @ KERNEL) / 2) / 1.3
-        options = {"class_axis": 0, "soft_cap": 2.0, "temperature": 1.3}
-        loss = ours(FEATURES, KERNEL.T, LABELS, candidates, **options)
-        close(loss, by_formula(oracle, z, candidates))
+    plain = {"bias": BIAS}
+    capped = {"class_axis": 0, "soft_cap": 2.0, "temperature": 1.3}
+
+    @jax.jit
+    def losses():
+        return [
+            (
+                ours(FEATURES, KERNEL, LABELS, candidates, **plain),
+                ours(FEATURES, KERNEL.T, LABELS, candidates, **capped),
+            )
+            for candidates in (SHARED, OWN)
+        ]
+
+    z = FEATURES @ KERNEL
+    for found, candidates in zip(losses(), (SHARED, OWN), strict=True):
+        close(found[0], by_formula(oracle, z + BIAS, candidates))
+        close(found[1], by_formula(oracle, 2 * np.tanh(z / 2) / 1.3, candidates))
 
 
+@pytest.mark.slow
 @each_loss
 def test_derivatives_are_those_of_the_formula(name):
     """Of the first two orders, in both modes, in features, kernel and bias."""
@@ -159,6 +169,7 @@ CONSISTENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [1, 3])
 @pytest.mark.parametrize("name", CONSISTENT)
 def test_the_truth_is_a_stationary_point_at_any_number_of_draws(name, draws):
@@ -168,6 +179,7 @@ def test_the_truth_is_a_stationary_point_at_any_number_of_draws(name, draws):
     close(expected_gradient(loss, draws)(jnp.asarray(z))[1], 0, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [js.sampled_softmax_loss, js.importance_sampling_loss])
 def test_bias_vanishes_as_draws_grow(loss):
     """In value and in gradient, averaged exactly over all draws; by more than half from 2 to 6."""
@@ -190,14 +202,23 @@ def test_more_draws_change_the_loss_only_where_targets_are_corrected():
     So correcting targets, as is done by default elsewhere, has no limit.
     """
     z = FEATURES @ KERNEL
-    for m in (1, 4, 64):
-        ids, log_n = np.tile(np.arange(CLASSES), m), np.log(m)
-        candidates = js.Candidates(ids, log_n, np.full(TOKENS, log_n))
-        each = js.sampled_softmax_loss(FEATURES, KERNEL, LABELS, candidates)
-        close(each, js.cross_entropy(z, LABELS))
-        each = js.sampled_softmax_loss(FEATURES, KERNEL, LABELS, candidates, correct_targets=True)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def losses(m):
+        log_n = np.log(m)
+        candidates = js.Candidates(np.tile(np.arange(CLASSES), m), log_n, np.full(TOKENS, log_n))
+        arguments = (FEATURES, KERNEL, LABELS, candidates)
         rarer = z - log_n * np.eye(CLASSES)[LABELS]
-        close(each, js.cross_entropy(rarer, LABELS))
+        return (
+            (js.sampled_softmax_loss(*arguments), js.cross_entropy(z, LABELS)),
+            (
+                js.sampled_softmax_loss(*arguments, correct_targets=True),
+                js.cross_entropy(rarer, LABELS),
+            ),
+        )
+
+    for ours, theirs in losses(64):
+        close(ours, theirs)
 
 
 REMOVING = {
@@ -262,7 +283,7 @@ def test_a_label_out_of_range_is_never_another_class(name):
             loss(FEATURES, KERNEL, np.asarray(labels), SHARED)
 
 
-@each_loss
+@pytest.mark.parametrize("name", ["sampled softmax", "NCE"])
 def test_half_precision_is_computed_in_float32(name):
     loss, _ = LOSSES[name]
     h, kernel = jnp.bfloat16(FEATURES), jnp.bfloat16(KERNEL)
@@ -272,23 +293,31 @@ def test_half_precision_is_computed_in_float32(name):
     np.testing.assert_array_equal(found, exact)
 
 
-@each_loss
+@pytest.mark.parametrize("name", ["sampled softmax", "NCE"])
 def test_shapes_of_tokens_are_kept_and_there_may_be_none(name):
     loss, _ = LOSSES[name]
-    each = loss(FEATURES, KERNEL, LABELS, SHARED)
-    own = SHARED._replace(target_log_expected_count=SHARED.target_log_expected_count[:4, None])
-    close(
-        loss(FEATURES[:4].reshape(2, 2, 3), KERNEL, LABELS[:4].reshape(2, 2), own._replace(
-            target_log_expected_count=own.target_log_expected_count.reshape(2, 2)
-        )),
-        each[:4].reshape(2, 2),
-    )  # fmt: skip
-    first = SHARED._replace(target_log_expected_count=SHARED.target_log_expected_count[0])
-    close(loss(FEATURES[0], KERNEL, LABELS[0], first), each[0])
-    none = SHARED._replace(target_log_expected_count=np.zeros(0))
-    assert loss(FEATURES[:0], KERNEL, LABELS[:0], none).shape == (0,)
+    log_n_y = SHARED.target_log_expected_count
+
+    @jax.jit
+    def losses():
+        square, one, none = (
+            SHARED._replace(target_log_expected_count=x)
+            for x in (log_n_y[:4].reshape(2, 2), log_n_y[0], log_n_y[:0])
+        )
+        return (
+            loss(FEATURES, KERNEL, LABELS, SHARED),
+            loss(FEATURES[:4].reshape(2, 2, 3), KERNEL, LABELS[:4].reshape(2, 2), square),
+            loss(FEATURES[0], KERNEL, LABELS[0], one),
+            loss(FEATURES[:0], KERNEL, LABELS[:0], none),
+        )
+
+    each, square, one, none = losses()
+    close(square, each[:4].reshape(2, 2))
+    close(one, each[0])
+    assert none.shape == (0,)
 
 
+@pytest.mark.slow
 @each_loss
 def test_losses_pass_through_transformations(name):
     """With ranks and dtypes promoted by nobody, and NaN looked for in every intermediate."""
@@ -446,6 +475,7 @@ def test_partitions_have_all_the_targets_of_their_examples():
     assert js.target_partitions(np.zeros((0, 2), int), 3).classes.shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_candidates_of_samplers_serve_every_loss():
     """With replacement and without, shared and each token's own, under `jit`."""
 

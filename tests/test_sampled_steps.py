@@ -53,7 +53,7 @@ def dense_gradient(loss, targets, candidates, **options):
     return jax.value_and_grad(weighted, (0, 1, 2))(FEATURES, TABLE, BIAS)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "target sampling"])
+@pytest.mark.parametrize("name", ["sampled softmax", "importance sampling", "NCE"])
 def test_gathered_rows_have_the_gradient_of_the_table(name):
     """With hits, repeated classes, candidates of each token's own, free places, ignored labels."""
     loss, _ = LOSSES[name]
@@ -83,6 +83,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_on_few_rows_is_the_dense_step(name):
     """Three steps of drawing, gathering, differentiating and updating; some rows are never met.
@@ -159,6 +160,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_are_twins(name):
     """The parameters of one, put into the other: the same losses and gradients, and the function's.
@@ -205,6 +207,7 @@ def test_heads_are_twins(name):
     assert ours[1].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_a_head_learns_from_samples_and_is_judged_by_all_classes():
     """Its parameters alone are trained; draws differ from call to call; evaluation draws none."""
     head = jsoftmax.nnx.SampledSoftmax(3, CLASSES, SAMPLER, 4, rngs=nnx.Rngs(0))
