@@ -139,7 +139,7 @@ class SampledSoftmax(nnx.Module):
             return linear_cross_entropy(h, kernel, targets, **options)
         if candidates is None:
             key = self._key(self.rngs if rngs is None else rngs)
-            candidates = self.sampler.get_value().sample(key, (self.draws,), targets)
+            candidates = self.sampler.sample(key, (self.draws,), targets)
         return self.sampled_loss(h, kernel, targets, candidates, **options)
 
     def set_view(self, deterministic: bool | None = None) -> None:
