@@ -4,5 +4,12 @@ from jsoftmax.linen._attention import AdaptivelySparseAttention
 from jsoftmax.linen._entmax import Entmax
 from jsoftmax.linen._gumbel_softmax import GumbelSoftmax
 from jsoftmax.linen._readout import EntmaxReadout
+from jsoftmax.linen._sampled_softmax import SampledSoftmax
 
-__all__ = ["AdaptivelySparseAttention", "Entmax", "EntmaxReadout", "GumbelSoftmax"]
+__all__ = [
+    "AdaptivelySparseAttention",
+    "Entmax",
+    "EntmaxReadout",
+    "GumbelSoftmax",
+    "SampledSoftmax",
+]

@@ -4,5 +4,12 @@ from jsoftmax.nnx._attention import AdaptivelySparseAttention
 from jsoftmax.nnx._entmax import Entmax
 from jsoftmax.nnx._gumbel_softmax import GumbelSoftmax
 from jsoftmax.nnx._readout import EntmaxReadout
+from jsoftmax.nnx._sampled_softmax import SampledSoftmax
 
-__all__ = ["AdaptivelySparseAttention", "Entmax", "EntmaxReadout", "GumbelSoftmax"]
+__all__ = [
+    "AdaptivelySparseAttention",
+    "Entmax",
+    "EntmaxReadout",
+    "GumbelSoftmax",
+    "SampledSoftmax",
+]

@@ -1,0 +1,129 @@
+"""Whole rows of scores for a block of tokens: their losses, and what derivatives need of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core._curves import filled
+from jsoftmax.core._known import Threshold, masses_at
+from jsoftmax.core._regularizers import q_log_from_log
+from jsoftmax.core._simplex import entropy_of
+from jsoftmax.losses._cross_entropy import expected, surplus
+from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
+from jsoftmax.vocabulary._arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary._scores import scores
+from jsoftmax.vocabulary._targets import target_block
+
+
+class Outcome(NamedTuple):
+    """What is asked of a token; the statistics are None where the rule leaves them out."""
+
+    loss: Array
+    log_partition: Array | None
+    entropy: Array | None
+
+
+class Found(NamedTuple):
+    """What is known of a row once it is solved: from this its p are computed again."""
+
+    tau: Array  # the threshold, at α = 1 the log-partition
+    top: Array  # the largest score
+    anchor: Array  # the score from which the others are measured,
+    level: Array  # and its log-mass
+    rest: Array  # the mass of all classes but the one that has almost all
+    weight: Array  # Σ w y
+
+
+def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
+    """The losses of a block of tokens, each with all its classes."""
+    outcome, found, *_ = solved_row(rule, moving, fixed, scores(moving, fixed, rule))
+    return outcome, found
+
+
+def solved_row(
+    rule: Rule, moving: Moving, fixed: Fixed, z: Array
+) -> tuple[Outcome, Found, Array, Array]:
+    """Losses, what is found, p and w y."""
+    classes, family, alpha = rule.classes, rule.family, fixed.alpha
+    y = weighted_targets(rule, fixed, z)
+    top = classes.max(z)
+    soft = hardened(rule, fixed, z, top)
+    p, log_p, rest = prediction(soft, alpha, family, classes)
+    if rule.is_hard:
+        loss = perceptron(z, y, p, top, classes)
+    elif not rule.is_divergence:
+        loss = expected(p, log_p, rest, z, y, classes)
+    else:
+        loss = attained(p, log_p, rest, z, y, alpha, family, classes)
+        if fixed.hard is not None:
+            loss = jnp.where(fixed.hard, perceptron(z, y, p, top, classes), loss)
+    anchor, level = _anchored(rule, fixed, soft, p, log_p)
+    a = family.exponent(alpha)
+    tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
+    w = fixed.class_weights
+    if rule.is_divergence:
+        weight = filled(top, 1) if w is None else classes.sum(w * y)
+    else:
+        weight = classes.sum(y)
+    log_partition = entropy = None
+    if rule.statistics:
+        log_partition, entropy = tau, entropy_of(p, alpha, family, classes)
+    if fixed.z_loss is not None:
+        offset = jnp.where(tau == -jnp.inf, 0, tau)
+        loss = loss + fixed.z_loss * offset * offset
+    outcome = Outcome(loss, log_partition, entropy)
+    return outcome, Found(tau, top, anchor, level, rest, weight), p, y
+
+
+def weighted_targets(rule: Rule, fixed: Fixed, z: Array) -> Array:
+    """y, for cross-entropy times the weights of classes."""
+    y = target_block(fixed, z)
+    return y if rule.is_divergence or fixed.class_weights is None else y * fixed.class_weights
+
+
+def hardened(rule: Rule, fixed: Fixed, z: Array, top: Array) -> Array:
+    """Scores of which only the largest are left, where α is ∞."""
+    if not rule.is_hard and fixed.hard is None:
+        return z
+    ties = jnp.where((z == top) & (top > -jnp.inf), 0, jnp.where(z == z, -jnp.inf, z))
+    return ties if fixed.hard is None else jnp.where(fixed.hard, ties, z)
+
+
+def probabilities_at(rule: Rule, fixed: Fixed, z: Array, found: Found) -> Array:
+    """p of any block of scores, from what is known of the rows."""
+    threshold = Threshold(found.tau, found.anchor, found.level)
+    soft = hardened(rule, fixed, z, found.top)
+    return masses_at(rule.family, soft, fixed.alpha, threshold, movable(rule, fixed, found))
+
+
+def movable(rule: Rule, fixed: Fixed, found: Found) -> Array:
+    """1, but 0 for a row whose p is a limit that no finite change of scores alters."""
+    ones = jnp.where(found.top < jnp.inf, 1, 0).astype(found.tau.dtype)
+    if rule.is_hard:
+        return jnp.zeros_like(ones)
+    return ones if fixed.hard is None else jnp.where(fixed.hard, 0, ones)
+
+
+def pull(rule: Rule, fixed: Fixed, z: Array, p: Array, y: Array, found: Found) -> Array:
+    """∂L/∂z."""
+    slope = surplus(p, found.rest, y, 1.0 if rule.is_divergence else found.weight)
+    if fixed.z_loss is not None:
+        offset = jnp.where(found.tau == -jnp.inf, 0, found.tau)
+        slope = slope + 2 * fixed.z_loss * offset * p
+    return jnp.where(z > -jnp.inf, slope, 0)
+
+
+def _anchored(rule, fixed, z, p, log_p):
+    """The score from which the curve of α measures others, and its log-mass."""
+    classes, a = rule.classes, rule.family.exponent(fixed.alpha)
+    anchor, level = classes.max(z), classes.max(log_p)
+    if not isinstance(a, float) or a > 1:
+        edge = -classes.max(jnp.where(p > 0, -z, -jnp.inf))
+        at_edge = classes.max(jnp.where(z == edge, log_p, -jnp.inf))
+        from_edge = (jnp.asarray(a) > 1) & (anchor > -jnp.inf) & (anchor < jnp.inf)
+        anchor = jnp.where(from_edge, edge, anchor)
+        level = jnp.where(from_edge, at_edge, level)
+    return anchor, jnp.where(anchor == -jnp.inf, 0, level)
