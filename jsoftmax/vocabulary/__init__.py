@@ -22,6 +22,13 @@ from jsoftmax.vocabulary._linear_cross_entropy import (
 from jsoftmax.vocabulary._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary._linear_entmax_loss import linear_entmax_loss
 from jsoftmax.vocabulary._linear_topk import LinearTopK, linear_topk
+from jsoftmax.vocabulary._row_updates import (
+    RowOptimizer,
+    RowState,
+    row_adagrad,
+    row_adam,
+    row_sgd,
+)
 from jsoftmax.vocabulary._trees import balanced_tree, class_tree, kary_tree, two_level_tree
 
 __all__ = [
@@ -29,6 +36,8 @@ __all__ = [
     "CrossEntropyTerms",
     "HierarchicalTopK",
     "LinearTopK",
+    "RowOptimizer",
+    "RowState",
     "balanced_tree",
     "class_tree",
     "hierarchical_categorical",
@@ -46,5 +55,8 @@ __all__ = [
     "linear_cross_entropy_terms",
     "linear_entmax_loss",
     "linear_topk",
+    "row_adagrad",
+    "row_adam",
+    "row_sgd",
     "two_level_tree",
 ]
