@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Int, Integer
+from jaxtyping import Array, Int, Integer
 
 from jsoftmax.core import _checks as checks
 
@@ -97,7 +97,7 @@ class ClassTree(NamedTuple):
         """How many rows the table of parameters has."""
         return self.nodes if self.width == 2 else self.nodes - 1 + self.classes
 
-    def path(self, target: int) -> tuple[Branch, ...]:
+    def path(self, target: Any) -> tuple[Branch, ...]:
         """The choices that lead to a class, from the root; for reading, outside of `jit`."""
         known = checks.known_values(target)
         if known is None or known.ndim or not 0 <= known < self.classes:
@@ -109,7 +109,7 @@ class ClassTree(NamedTuple):
         steps = (np.asarray(x[int(target)])[:length].tolist() for x in (self.paths, self.codes))
         return tuple(map(Branch, *steps))
 
-    def expected_length(self, counts: ArrayLike) -> float:
+    def expected_length(self, counts: Any) -> float:
         """The mean number of choices of classes that are as frequent as `counts`, of shape [K]."""
         counts = np.asarray(counts, np.float64)
         if counts.shape != (self.classes,):
@@ -119,7 +119,7 @@ class ClassTree(NamedTuple):
             )
         return float(counts @ np.asarray(self.lengths) / counts.sum())
 
-    def rows(self, targets: ArrayLike) -> Int[Array, "... n"]:
+    def rows(self, targets: Any) -> Int[Array, "... n"]:
         """The rows of the table that the probabilities of classes depend on.
 
         Args:

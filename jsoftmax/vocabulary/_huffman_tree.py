@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -12,7 +13,7 @@ from jsoftmax.vocabulary._tree_arrays import tree_of
 from jsoftmax.vocabulary._tree_counts import by_frequency, read_counts
 
 
-def huffman_tree(counts: ArrayLike | Sequence[float]) -> ClassTree:
+def huffman_tree(counts: ArrayLike | Sequence[Any]) -> ClassTree:
     r"""Huffman's binary tree: of all, the one with the least mean number of choices.
 
     .. math:: \min \sum_y c_y \ell_y, \qquad H(c) ≤ \sum_y \frac{c_y}{\sum c} \ell_y < H(c) + 1

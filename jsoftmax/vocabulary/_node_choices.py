@@ -50,8 +50,7 @@ def products(features: Array, rows: Array, bias: Array | None, present: Array) -
     """⟨h, w⟩ + b for features (token, d) and rows (token, …, d), 0 where a row is not there."""
     # What is gathered for a row that is not there, NaN perhaps, must not reach a gradient either.
     rows = jnp.where(present[..., None], rows, 0).astype(features.dtype)
-    h = features.reshape(features.shape[0], *(1,) * (rows.ndim - 2), features.shape[1])
-    z = (rows * h).sum(-1)
+    z = jnp.einsum("t...d,td->t...", rows, features)
     if bias is None:
         return z
     return z + jnp.where(present, bias, 0).astype(features.dtype)

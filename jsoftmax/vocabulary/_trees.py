@@ -102,7 +102,7 @@ def kary_tree(classes: int, arity: int) -> ClassTree:
     return _heap(classes, min(read_classes("kary_tree", arity, "arity"), classes))
 
 
-def two_level_tree(counts: ArrayLike | int, groups: int | None = None) -> ClassTree:
+def two_level_tree(counts: ArrayLike | Sequence[Any], groups: int | None = None) -> ClassTree:
     """Groups of classes of equal size, to within one: a softmax over groups, then one in the group.
 
     Every choice costs what the largest costs, so that sizes are equal also where counts are not;
