@@ -3,6 +3,13 @@
 from jsoftmax.linen._attention import AdaptivelySparseAttention
 from jsoftmax.linen._entmax import Entmax
 from jsoftmax.linen._gumbel_softmax import GumbelSoftmax
+from jsoftmax.linen._hierarchical import HierarchicalSoftmax
 from jsoftmax.linen._readout import EntmaxReadout
 
-__all__ = ["AdaptivelySparseAttention", "Entmax", "EntmaxReadout", "GumbelSoftmax"]
+__all__ = [
+    "AdaptivelySparseAttention",
+    "Entmax",
+    "EntmaxReadout",
+    "GumbelSoftmax",
+    "HierarchicalSoftmax",
+]

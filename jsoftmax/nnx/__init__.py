@@ -3,6 +3,13 @@
 from jsoftmax.nnx._attention import AdaptivelySparseAttention
 from jsoftmax.nnx._entmax import Entmax
 from jsoftmax.nnx._gumbel_softmax import GumbelSoftmax
+from jsoftmax.nnx._hierarchical import HierarchicalSoftmax
 from jsoftmax.nnx._readout import EntmaxReadout
 
-__all__ = ["AdaptivelySparseAttention", "Entmax", "EntmaxReadout", "GumbelSoftmax"]
+__all__ = [
+    "AdaptivelySparseAttention",
+    "Entmax",
+    "EntmaxReadout",
+    "GumbelSoftmax",
+    "HierarchicalSoftmax",
+]
