@@ -74,6 +74,7 @@ def test_the_likeliest_class_need_not_be_below_the_likeliest_nodes():
 
 
 @pytest.mark.parametrize("name", ["Huffman", "given"])
+@pytest.mark.slow
 def test_derivatives(name):
     """In features, table and bias, in both modes, twice."""
     tree = TREES[name]

@@ -105,8 +105,10 @@ class ClassTree(NamedTuple):
                 f"jsoftmax.ClassTree.path: {target!r} is no class: give a number from 0 to "
                 f"{self.classes - 1}."
             )
-        length = int(self.lengths[int(target)])
-        steps = (np.asarray(x[int(target)])[:length].tolist() for x in (self.paths, self.codes))
+        paths, codes, lengths = (
+            np.asarray(x)[int(target)] for x in (self.paths, self.codes, self.lengths)
+        )
+        steps = (x[:lengths].tolist() for x in (paths, codes))
         return tuple(map(Branch, *steps))
 
     def expected_length(self, counts: Any) -> float:
