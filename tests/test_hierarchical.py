@@ -250,6 +250,35 @@ def test_labels_in_an_array_are_not_checked():
         np.testing.assert_array_equal(jnp.isnan(loss), [False, False, True, True])
 
 
+@each_tree
+def test_ranks_and_dtypes_are_never_promoted_silently(tree):
+    """Nor do empty batches trouble anyone. Found while tracing, so nothing is compiled."""
+
+    def trace(tokens, dtype):
+        h, table = jnp.ones((2, tokens, WIDTH), dtype), jnp.ones((tree.table_rows, WIDTH), dtype)
+        y, bias = jnp.zeros((2, tokens), jnp.int8), jnp.ones(tree.table_rows, jnp.float32)
+        where = jnp.ones(tokens, bool)
+
+        def ask(h, table):
+            ids = tree.rows(y)
+            return (
+                js.hierarchical_cross_entropy(h, table, tree, y, bias=bias, where=where),
+                js.hierarchical_log_prob_of_rows(h, table[ids], tree, y, bias=bias[ids]),
+                js.hierarchical_entropy(h, table, tree, bias=bias),
+                js.hierarchical_categorical(KEY, h, table, tree, bias=bias),
+                js.hierarchical_topk(h, table, tree, 2, bias=bias),
+            )
+
+        return jax.eval_shape(ask, h, table)
+
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        for tokens, dtype in ((3, jnp.bfloat16), (0, jnp.float32)):
+            loss, of_rows, entropy, drawn, topk = trace(tokens, dtype)
+            assert loss.dtype == of_rows.dtype == entropy.dtype == jnp.float32
+            assert loss.shape == of_rows.shape == entropy.shape == drawn.shape == (2, tokens)
+            assert topk.classes.shape == topk.log_probs.shape == (2, tokens, 2)
+
+
 def test_nan_stays_with_its_token():
     tree = TREES["Huffman"]
     table = table_of(tree)[0]

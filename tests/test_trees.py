@@ -117,8 +117,8 @@ def test_two_levels_have_groups_of_equal_size():
 
 def test_a_hierarchy_may_be_nested_or_a_vector_of_parents():
     """Single children are left out: they are no choice."""
-    nested = js.class_tree([[0, [[1]], 2], {"x": {"y": [3, 4]}}])
-    parents = js.class_tree(np.array([8, 9, 8, 10, 10, -1, 5, 5, 6, 8, 7, 11, 9])[:11])
+    nested = js.class_tree([[0, 1, [[2]]], {"x": {"y": [3, 4]}}])
+    parents = js.class_tree(np.array([5, 5, 7, 10, 10, 11, 5, 6, 11, 8, 9, -1]))
     assert_same(nested, parents)
     assert nested.path(4) == ((0, 1), (2, 1))
     assert js.class_tree(np.array([-1, 0, 1, 2, 3, 3])).path(1) == ((0, 1),)

@@ -97,6 +97,11 @@ class ClassTree(NamedTuple):
         """How many rows the table of parameters has."""
         return self.nodes if self.width == 2 else self.nodes - 1 + self.classes
 
+    @property
+    def path_rows(self) -> int:
+        """How many of them the probability of a class depends on, at most."""
+        return self.depth * (1 if self.width == 2 else self.width)
+
     def path(self, target: Any) -> tuple[Branch, ...]:
         """The choices that lead to a class, from the root; for reading, outside of `jit`."""
         known = checks.known_values(target)
@@ -128,15 +133,15 @@ class ClassTree(NamedTuple):
             targets: classes, integers of shape [...].
 
         Returns:
-            Integers of shape [..., depth] for a binary tree, [..., depth · width] for another: −1
-            where there are fewer, and everywhere for what is no class.
+            Integers of shape [..., path_rows], which is the depth of a binary tree and depth ·
+            width of another: −1 where there are fewer, and everywhere for what is no class.
 
         Raises:
             TypeError: if `targets` are no integers.
         """
         way = self.way(checked_targets("ClassTree.rows", targets))
         ids = self.node_rows(way.nodes)
-        return ids.reshape(*way.valid.shape, -1)
+        return ids.reshape(*way.valid.shape, self.path_rows)
 
     def way(self, targets: Array) -> Way:
         """The choices that lead to classes."""
@@ -152,7 +157,8 @@ class ClassTree(NamedTuple):
         n = jnp.maximum(nodes, 0)
         is_child = (jnp.asarray(self.children)[n] != 0) & (nodes >= 0)[..., None]
         firsts = jnp.asarray(self.firsts)[n][..., None]
-        return jnp.where(is_child, firsts + jnp.arange(self.width, dtype=firsts.dtype), -1)
+        number = jax.lax.broadcasted_iota(firsts.dtype, is_child.shape, is_child.ndim - 1)
+        return jnp.where(is_child, firsts + number, -1)
 
     def __repr__(self) -> str:
         sizes = {"classes": "paths", "nodes": "children", "depth": "paths", "width": "children"}

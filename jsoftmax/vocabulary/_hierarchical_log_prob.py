@@ -187,7 +187,7 @@ def hierarchical_log_prob_of_rows(
     features = checks.as_array(function, "features", features)
     rows = checks.as_array(function, "rows", rows)
     lead = features.shape[:-1]
-    count = tree.depth * (1 if tree.width == 2 else tree.width)
+    count = tree.path_rows
     if features.ndim < 1 or rows.shape != (*lead, count, features.shape[-1]):
         raise ValueError(
             f"jsoftmax.{function}: `features` of shape {features.shape} and `rows` of shape "
@@ -198,7 +198,7 @@ def hierarchical_log_prob_of_rows(
     y = _read_targets(function, targets, tree, lead)
     dtype = jnp.result_type(checks.compute_dtype(features), checks.compute_dtype(rows))
     h = flat(features, dtype)
-    rows = rows.reshape(h.shape[0], tree.depth, -1, h.shape[1])
+    rows = rows.reshape(h.shape[0], tree.depth, count // tree.depth, h.shape[1])
     bias = None if bias is None else bias.reshape(rows.shape[:-1])
     return _of_rows(tree, tree.way(y.reshape(-1)), h, rows, bias).reshape(lead)
 

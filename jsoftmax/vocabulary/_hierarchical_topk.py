@@ -117,7 +117,7 @@ def _searched(choices: Choices, k: int, beam: int) -> tuple[Array, Array]:
         step = log_softmax(z, where=is_child)
         log_p = jnp.where(is_child, search.log_p[..., None] + step, -jnp.inf)
         places = jnp.where(is_child, tree.children[nodes], -1)
-        log_p, places = (x.reshape(x.shape[0], -1) for x in (log_p, places))
+        log_p, places = (x.reshape(h.shape[0], beam * tree.width) for x in (log_p, places))
         inner, nodes = kept(jnp.where(places > 0, log_p, -jnp.inf), places, beam + 1)
         leaves, classes = kept(
             jnp.concatenate([search.class_log_p, jnp.where(places < 0, log_p, -jnp.inf)], axis=-1),
