@@ -155,7 +155,6 @@ from jsoftmax.vocabulary import (
 )
 
 __version__ = "0.1.0"
-__version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveTables",
