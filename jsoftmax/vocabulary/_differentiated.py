@@ -13,7 +13,7 @@ from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._band_topk import BandTopK, by_blocks, read_k, top_of
 from jsoftmax.vocabulary._bands import Band, Banded, band_scores, read_banded, read_labels
 from jsoftmax.vocabulary._linear_cross_entropy import linear_cross_entropy_terms
-from jsoftmax.vocabulary._widths import new_bands, read_cutoffs, read_widths, widths_of
+from jsoftmax.vocabulary._widths import new_bands, slices_or_widths
 
 
 def differentiated_tables(
@@ -60,11 +60,7 @@ def differentiated_tables(
     """
     function = "differentiated_tables"
     key = one_key(function, key)
-    if widths is None:
-        sizes = widths_of(function, width, classes, cutoffs, div_value)
-    else:
-        bands = len(read_cutoffs(function, classes, cutoffs)) + 1
-        sizes = read_widths(function, width, widths, bands)
+    sizes = slices_or_widths(function, width, classes, cutoffs, div_value, widths)
     return new_bands(
         key, width, classes, cutoffs, sizes, use_bias=use_bias, dtype=dtype,
         slices=widths is not None,
