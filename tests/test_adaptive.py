@@ -1,6 +1,7 @@
 """Adaptive and differentiated softmax: their distributions, however the work is cut."""
 
 import itertools
+from inspect import unwrap
 
 import chex
 import jax
@@ -108,8 +109,10 @@ def gradients_of(loss, **options):
     return jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
-@pytest.mark.parametrize("kept", [True, False], ids=["head kept", "head streamed"])
+@pytest.mark.parametrize(
+    ("blocks", "kept"),
+    [("whole", True), ("ragged", True), pytest.param("ragged", False, marks=pytest.mark.slow)],
+)
 def test_adaptive_losses_and_gradients_are_the_dense_ones(blocks, kept, monkeypatch):
     """For every token, whatever clusters are empty, in blocks that are no divisors."""
     if not kept:
@@ -118,7 +121,7 @@ def test_adaptive_losses_and_gradients_are_the_dense_ones(blocks, kept, monkeypa
     ours = gradients_of(adaptive_cross_entropy, **BLOCKS[blocks])
     theirs = gradients_of(dense)
     for labels in LABELS.values():
-        for tables in (ADAPTIVE, PLAIN)[: 1 if kept else 2]:
+        for tables in (ADAPTIVE, PLAIN)[: 1 if blocks == "whole" or not kept else 2]:
             found, losses = ours(FEATURES, tables, jnp.asarray(labels), weights)
             expected, _ = theirs(FEATURES, tables, jnp.asarray(labels), weights)
             chex.assert_trees_all_close(losses, -oracle(tables)[range(TOKENS), labels], rtol=1e-12)
@@ -259,6 +262,7 @@ def test_any_shape_any_dtype(name):
     assert classes.shape == (0, 2) and log_p.shape == (0, CLASSES)
 
 
+@pytest.mark.slow
 def test_batches_of_tables_and_tokens_are_mapped():
     """vmap goes through the loops, whose numbers of turns differ."""
     tables = jax.tree.map(lambda x: jnp.stack([x, -x]), PLAIN)
@@ -302,11 +306,16 @@ def test_memory_does_not_grow_with_the_classes_of_a_cluster():
 
 
 def test_embeddings_are_rows_through_the_transposed_projections():
-    for bands, name in ((ADAPTIVE.bands, "adaptive"), (PROJECTED, "projected"), (SLICED, "sliced")):
-        ids = np.array([[0, 12], [9, 4]])
-        found = band_embedding(ids, bands)
-        assert found.shape == (2, 2, WIDTH), name
-        starts, at = [0, *CUTOFFS, CLASSES], np.cumsum([0, 3, 1, 1])
+    ids = np.array([[0, 12], [9, 4]])
+    starts, at = [0, *CUTOFFS, CLASSES], np.cumsum([0, 3, 1, 1])
+    kinds = ADAPTIVE.bands, PROJECTED, SLICED
+    answers = jax.jit(
+        lambda ids, bad: (*(band_embedding(ids, b) for b in kinds), band_embedding(bad, SLICED))
+    )
+    *vectors, bad = answers(ids, jnp.array([-1, CLASSES]))
+    assert jnp.isnan(bad).all()
+    for bands, found in zip(kinds, vectors, strict=True):
+        assert found.shape == (2, 2, WIDTH)
         for place in np.ndindex(2, 2):
             i = np.searchsorted(starts, ids[place], side="right") - 1
             row = np.asarray(bands[i].table)[ids[place] - starts[i]]
@@ -317,7 +326,6 @@ def test_embeddings_are_rows_through_the_transposed_projections():
                 p = bands[i].projection
                 expected = row if p is None else row @ np.asarray(p).T
             chex.assert_trees_all_close(found[place], expected, rtol=1e-12)
-    assert jnp.isnan(band_embedding(jnp.array([-1, 17]), SLICED)).all()
 
 
 def cost(counts, cuts, width, div_value, tokens, least):
@@ -358,3 +366,89 @@ def test_cutoffs_of_a_large_vocabulary_rise_and_cost_about_the_least():
     ]
     assert here < 1.001 * min(near)
     assert adaptive_cutoffs(np.ones(3), 4, 2) == (1, 2)
+
+
+TABLES = adaptive_tables(KEY, 4, 10, [3, 6])
+BANDS = TABLES.bands
+H, Y = np.ones((2, 4)), np.array([0, 9])
+# Unwrapped, where annotations would speak first.
+MISTAKES = {
+    "no tables": (lambda: adaptive_cross_entropy(H, BANDS, Y), TypeError, "AdaptiveTables"),
+    "no band": (lambda: differentiated_cross_entropy(H, [], Y), TypeError, "at least one"),
+    "one band": (
+        lambda: unwrap(differentiated_cross_entropy)(H, BANDS[0], Y),
+        TypeError,
+        "a sequence",
+    ),
+    "arrays": (lambda: unwrap(differentiated_topk)(H, [H], 1), TypeError, "band 0 is of type"),
+    "width": (
+        lambda: adaptive_cross_entropy(H[:, :3], TABLES, Y),
+        ValueError,
+        "takes 4 features, and there are 3",
+    ),
+    "bands of other widths": (
+        lambda: differentiated_log_softmax(H, [Band(np.ones((2, 4))), Band(np.ones((2, 3)))]),
+        ValueError,
+        "widths sum to",
+    ),
+    "table": (lambda: differentiated_topk(H, [Band(H[0])], 1), ValueError, "the table of band 0"),
+    "projection": (
+        lambda: differentiated_topk(H, [Band(H, np.ones((4, 3)))], 1),
+        ValueError,
+        r"the shape \[d, 4\]",
+    ),
+    "bias": (
+        lambda: differentiated_topk(H, [Band(H, None, np.ones(3))], 1),
+        ValueError,
+        "the bias of band 0",
+    ),
+    "clusters": (
+        lambda: adaptive_topk(H, TABLES._replace(clusters=np.ones((3, 4))), 1),
+        ValueError,
+        r"\(2, 4\)",
+    ),
+    "biases of clusters": (
+        lambda: adaptive_topk(H, TABLES._replace(cluster_bias=np.ones(1)), 1),
+        ValueError,
+        "`cluster_bias`",
+    ),
+    "complex": (lambda: adaptive_log_softmax(H * 1j, TABLES), TypeError, "`features`"),
+    "a number": (lambda: adaptive_log_softmax(1.0, TABLES), ValueError, "single number"),
+    "one target": (lambda: adaptive_cross_entropy(H, TABLES, 1), ValueError, "`targets`"),
+    "float targets": (lambda: adaptive_cross_entropy(H, TABLES, Y * 1.0), TypeError, "integers"),
+    "no class": (lambda: adaptive_cross_entropy(H, TABLES, Y + 1), ValueError, "label 10 is no"),
+    "mask": (lambda: adaptive_cross_entropy(H, TABLES, Y, where=Y), TypeError, "`where`"),
+    "mask of classes": (
+        lambda: adaptive_cross_entropy(H, TABLES, Y, where=np.ones(10, bool)),
+        ValueError,
+        "not classes",
+    ),
+    "block": (lambda: adaptive_cross_entropy(H, TABLES, Y, block_tokens=0), ValueError, "block_t"),
+    "k": (lambda: adaptive_topk(H, TABLES, 11), ValueError, "`k`"),
+    "half a k": (lambda: unwrap(adaptive_topk)(H, TABLES, 1.5), TypeError, "`k`"),
+    "cut-offs": (lambda: adaptive_tables(KEY, 4, 10, [6, 3]), ValueError, "must rise"),
+    "half a cut-off": (lambda: unwrap(adaptive_tables)(KEY, 4, 10, [2.5]), TypeError, "`cutoffs`"),
+    "ratio": (lambda: adaptive_tables(KEY, 4, 10, [3], div_value=0.5), ValueError, "`div_value`"),
+    "key": (lambda: unwrap(adaptive_tables)(0, 4, 10, [3]), TypeError, "`key`"),
+    "widths": (
+        lambda: differentiated_tables(KEY, 4, 10, [3], widths=[3, 2]),
+        ValueError,
+        "sum to the width",
+    ),
+    "id": (lambda: band_embedding(np.array([10]), BANDS), ValueError, "id 10 is no class"),
+    "float id": (lambda: band_embedding(np.ones(2), BANDS), TypeError, "`ids`"),
+    "rising counts": (lambda: adaptive_cutoffs(np.arange(5), 4), ValueError, "falling count"),
+    "negative counts": (lambda: adaptive_cutoffs(-np.ones(5), 4), ValueError, "negative or NaN"),
+    "infinite counts": (lambda: adaptive_cutoffs(np.full(5, np.inf), 4), ValueError, "infinite"),
+    "no counts": (lambda: adaptive_cutoffs(np.zeros(5), 4), ValueError, "counts are 0"),
+    "one class": (lambda: adaptive_cutoffs(np.ones(1), 4), ValueError, "at least two classes"),
+    "tails": (lambda: adaptive_cutoffs(np.ones(5), 4, 5), ValueError, "`tails`"),
+    "work": (lambda: adaptive_cutoffs(np.ones(5), 4, least_work=-1.0), ValueError, "`least_work`"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named(name):
+    call, error, message = MISTAKES[name]
+    with pytest.raises(error, match=message):
+        call()
