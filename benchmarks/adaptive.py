@@ -75,7 +75,7 @@ class Problem:
         self.bands = jsoftmax.differentiated_tables(key, *shape)
         self.kernel = jax.random.normal(key, (case.classes, case.width)) * case.width**-0.5
 
-    def ours(self) -> dict[str, tuple[Callable, Any]]:
+    def ours(self) -> dict[str, tuple[Any, Any]]:
         """From features and parameters to a mean loss and its gradients; and the parameters."""
         labels = jnp.asarray(self.labels)
 

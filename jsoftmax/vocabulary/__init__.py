@@ -1,12 +1,11 @@
 """Features, class table → losses, classes and draws without the full row."""
 
 from jsoftmax.vocabulary._adaptive import (
-    AdaptiveTables,
     adaptive_cross_entropy,
     adaptive_log_softmax,
-    adaptive_tables,
     adaptive_topk,
 )
+from jsoftmax.vocabulary._adaptive_tables import AdaptiveTables, adaptive_tables
 from jsoftmax.vocabulary._band_embedding import band_embedding
 from jsoftmax.vocabulary._band_topk import BandTopK
 from jsoftmax.vocabulary._bands import Band
@@ -26,13 +25,8 @@ from jsoftmax.vocabulary._linear_cross_entropy import (
 from jsoftmax.vocabulary._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary._linear_entmax_loss import linear_entmax_loss
 from jsoftmax.vocabulary._linear_topk import LinearTopK, linear_topk
-from jsoftmax.vocabulary._row_updates import (
-    RowOptimizer,
-    RowState,
-    row_adagrad,
-    row_adam,
-    row_sgd,
-)
+from jsoftmax.vocabulary._row_optimizer import RowOptimizer, RowState
+from jsoftmax.vocabulary._row_updates import row_adagrad, row_adam, row_sgd
 
 __all__ = [
     "AdaptiveTables",
