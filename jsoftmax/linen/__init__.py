@@ -3,6 +3,10 @@
 from jsoftmax.linen._attention import (
     AdaptivelySparseAttention,
 )
+from jsoftmax.linen._bands import (
+    AdaptiveSoftmax,
+    DifferentiatedSoftmax,
+)
 from jsoftmax.linen._entmax import (
     Entmax,
 )
@@ -20,7 +24,9 @@ from jsoftmax.linen._sampled_softmax import (
 )
 
 __all__ = [
+    "AdaptiveSoftmax",
     "AdaptivelySparseAttention",
+    "DifferentiatedSoftmax",
     "Entmax",
     "EntmaxReadout",
     "GumbelSoftmax",

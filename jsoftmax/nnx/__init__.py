@@ -3,6 +3,10 @@
 from jsoftmax.nnx._attention import (
     AdaptivelySparseAttention,
 )
+from jsoftmax.nnx._bands import (
+    AdaptiveSoftmax,
+    DifferentiatedSoftmax,
+)
 from jsoftmax.nnx._entmax import (
     Entmax,
 )
@@ -20,7 +24,9 @@ from jsoftmax.nnx._sampled_softmax import (
 )
 
 __all__ = [
+    "AdaptiveSoftmax",
     "AdaptivelySparseAttention",
+    "DifferentiatedSoftmax",
     "Entmax",
     "EntmaxReadout",
     "GumbelSoftmax",

@@ -7,6 +7,10 @@ from jsoftmax.vocabulary._adaptive import (
     adaptive_tables,
     adaptive_topk,
 )
+from jsoftmax.vocabulary._adaptive_tables import (
+    AdaptiveTables,
+    adaptive_tables,
+)
 from jsoftmax.vocabulary._band_embedding import (
     band_embedding,
 )
@@ -80,6 +84,10 @@ from jsoftmax.vocabulary._linear_topk import (
 from jsoftmax.vocabulary._nce_loss import (
     nce_loss,
     negative_sampling_loss,
+)
+from jsoftmax.vocabulary._row_optimizer import (
+    RowOptimizer,
+    RowState,
 )
 from jsoftmax.vocabulary._row_updates import (
     RowOptimizer,

@@ -57,9 +57,9 @@ def adaptive_cutoffs(
         >>> import numpy as np
         >>> counts = 1e6 / np.arange(1, 32_001)
         >>> adaptive_cutoffs(counts, 512)
-        (650, 4999)
+        (58, 1904)
         >>> adaptive_cutoffs(counts, 512, div_value=1.0)
-        (1802, 8799)
+        (1146, 10692)
 
     After Edouard Grave, Armand Joulin, Moustapha Cissé, David Grangier and Hervé Jégou, "Efficient
     softmax approximation for GPUs", 2017, whose model has no widths.

@@ -1,4 +1,4 @@
-"""Differentiated softmax: one softmax over all classes, of which rare ones have narrower vectors."""
+"""Differentiated softmax: one softmax over all classes, the rare ones with narrower vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._band_topk import BandTopK, by_blocks, read_k, top_of
 from jsoftmax.vocabulary._bands import Band, Banded, band_scores, read_banded, read_labels
 from jsoftmax.vocabulary._linear_cross_entropy import linear_cross_entropy_terms
-from jsoftmax.vocabulary._widths import new_bands, read_cutoffs, read_widths, widths_of
+from jsoftmax.vocabulary._widths import new_bands, slices_or_widths
 
 
 def differentiated_tables(
@@ -54,17 +54,13 @@ def differentiated_tables(
 
     Example:
         >>> import jax
-        >>> bands = differentiated_tables(jax.random.key(0), 64, 900, [100, 300], widths=[40, 16, 8])
+        >>> bands = differentiated_tables(jax.random.key(0), 64, 900, [100], widths=[48, 16])
         >>> print([band.table.shape for band in bands])
-        [(100, 40), (200, 16), (600, 8)]
+        [(100, 48), (800, 16)]
     """
     function = "differentiated_tables"
     key = one_key(function, key)
-    if widths is None:
-        sizes = widths_of(function, width, classes, cutoffs, div_value)
-    else:
-        bands = len(read_cutoffs(function, classes, cutoffs)) + 1
-        sizes = read_widths(function, width, widths, bands)
+    sizes = slices_or_widths(function, width, classes, cutoffs, div_value, widths)
     return new_bands(
         key, width, classes, cutoffs, sizes, use_bias=use_bias, dtype=dtype,
         slices=widths is not None,
@@ -116,9 +112,9 @@ def differentiated_cross_entropy(
         >>> rare = Band(jnp.array([[1.0], [0.0], [2.0]]), projection=jnp.array([[1.0], [1.0]]))
         >>> h = jnp.array([[1.0, 2.0], [0.0, 1.0]])
         >>> print(differentiated_cross_entropy(h, [frequent, rare], jnp.array([1, 4])))
-        [4.0785546 0.5731729]
+        [4.0744762  0.69635665]
 
-    Welin Chen, David Grangier and Michael Auli, "Strategies for Training Large Vocabulary Neural
+    Wenlin Chen, David Grangier and Michael Auli, "Strategies for Training Large Vocabulary Neural
     Language Models", 2016.
     """
     function = "differentiated_cross_entropy"

@@ -60,6 +60,21 @@ def ratio(function: str, div_value: Any) -> float:
     return known
 
 
+def band_shapes(
+    width: int, classes: int, cutoffs: Sequence[int], widths: Sequence[int], *, slices: bool
+) -> list[tuple[tuple[int, int], tuple[int, int] | None]]:
+    """Shapes of table and projection of each band.
+
+    With `slices` no band has a projection; otherwise only the first, where it is as wide as the
+    features, has none.
+    """
+    shapes = []
+    for i, (a, b) in enumerate(pairwise((0, *cutoffs, classes))):
+        own = slices or (i == 0 and widths[0] == width)
+        shapes.append(((b - a, widths[i]), None if own else (width, widths[i])))
+    return shapes
+
+
 def new_bands(
     key: Array,
     width: int,
@@ -71,18 +86,13 @@ def new_bands(
     dtype: Any,
     slices: bool = False,
 ) -> tuple[Band, ...]:
-    """Normal tables and projections of variance 1/fan-in, biases of 0.
-
-    The first band has no projection where it is as wide as the features, and with `slices` no band.
-    """
+    """Normal tables and projections of variance 1/fan-in, biases of 0."""
     bands = []
-    for i, (a, b) in enumerate(pairwise((0, *cutoffs, classes))):
+    for table, projection in band_shapes(width, classes, cutoffs, widths, slices=slices):
         key, first, second = jax.random.split(key, 3)
-        table = jax.random.normal(first, (b - a, widths[i]), dtype) * widths[i] ** -0.5
-        projection = None
-        if not slices and (i or widths[i] != width):
-            projection = jax.random.normal(second, (width, widths[i]), dtype) * width**-0.5
-        bands.append(Band(table, projection, jnp.zeros(b - a, dtype) if use_bias else None))
+        w = jax.random.normal(first, table, dtype) * table[1] ** -0.5
+        p = projection and jax.random.normal(second, projection, dtype) * width**-0.5
+        bands.append(Band(w, p, jnp.zeros(table[0], dtype) if use_bias else None))
     return tuple(bands)
 
 
@@ -96,3 +106,17 @@ def read_widths(function: str, width: Any, widths: Sequence[int], bands: int) ->
             f"to the width of the features, {width}."
         )
     return found
+
+
+def slices_or_widths(
+    function: str, width: Any, classes: Any, cutoffs: Any, div_value: Any, widths: Any
+) -> tuple[int, ...]:
+    """The widths that are given, of slices of the features, or those that fall by `div_value`."""
+    if widths is None:
+        return widths_of(function, width, classes, cutoffs, div_value)
+    return read_widths(function, width, widths, len(read_cutoffs(function, classes, cutoffs)) + 1)
+
+
+def as_dtype(tree: Any, dtype: Any) -> Any:
+    """All arrays rounded to `dtype`, where that is not None."""
+    return tree if dtype is None else jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), tree)
