@@ -4,7 +4,7 @@ With m = max z and ℓ = log1p(Σ e^(z−m) over all classes but one of score m)
 
     log p = z − m − ℓ,    Σ w y (−log p) = Σ w y (m − z) + ℓ Σ w y,    H(p) = Σ p (m − z) + ℓ,
 
-where nothing cancels. On the way the row is read four times, and no other is written.
+where nothing cancels.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def linear_cross_entropy(
 
     Forward, `block_tokens` tokens have their rows in memory together: as many as hold 2²² scores,
     and at least 64. Backward, `block_classes` classes are taken for many tokens: as many as hold
-    2²² scores with all the tokens, and at least 512. So where there are at most 2²² scores in all, one block holds them, and everything is
-    computed as the dense way is, with nothing done twice.
+    2²² scores with all the tokens, and at least 512. So where there are at most 2²² scores in all,
+    one block holds them, and everything is computed as the dense way is, with nothing done twice.
 
     Args:
         features: h of shape [..., d], any real dtype.
