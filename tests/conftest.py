@@ -31,16 +31,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.law)
 
 
+# Of these it is what the compiler makes of them that is tested.
+COMPILED_WHOLLY = ("temporaries", "memory", "long_rows", "by_the_compiler", "precision", "flops")
+
+
 @pytest.fixture(autouse=True)
 def compile_lightly(request):
-    """Attention is many programs, each run once: less optimized they take half of the time.
+    """The tests are many programs, each run once: less optimized they take less time.
 
-    But not where it is what the compiler makes of them that is tested.
+    But not the laws, nor where it is what the compiler makes of them that is tested.
     """
-    name = request.node.name
-    lightly = request.path.name.startswith("test_attention") and not (
-        "temporaries" in name or "long_rows" in name or "by_the_compiler" in name
-    )
+    where = f"{request.path.name} {request.node.name}"
+    is_law = request.node.get_closest_marker("law") is not None
+    lightly = not is_law and not any(word in where for word in COMPILED_WHOLLY)
     jax.config.update("jax_disable_most_optimizations", lightly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

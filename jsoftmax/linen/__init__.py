@@ -16,6 +16,9 @@ from jsoftmax.linen._gumbel_softmax import (
 from jsoftmax.linen._hierarchical import (
     HierarchicalSoftmax,
 )
+from jsoftmax.linen._linear_softmax import (
+    LinearSoftmax,
+)
 from jsoftmax.linen._readout import (
     EntmaxReadout,
 )
@@ -31,5 +34,6 @@ __all__ = [
     "EntmaxReadout",
     "GumbelSoftmax",
     "HierarchicalSoftmax",
+    "LinearSoftmax",
     "SampledSoftmax",
 ]

@@ -16,6 +16,9 @@ from jsoftmax.nnx._gumbel_softmax import (
 from jsoftmax.nnx._hierarchical import (
     HierarchicalSoftmax,
 )
+from jsoftmax.nnx._linear_softmax import (
+    LinearSoftmax,
+)
 from jsoftmax.nnx._readout import (
     EntmaxReadout,
 )
@@ -31,5 +34,6 @@ __all__ = [
     "EntmaxReadout",
     "GumbelSoftmax",
     "HierarchicalSoftmax",
+    "LinearSoftmax",
     "SampledSoftmax",
 ]

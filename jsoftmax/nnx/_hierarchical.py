@@ -55,7 +55,7 @@ class HierarchicalSoftmax(nnx.Module):
         ...     loss = lambda rows: -js.hierarchical_log_prob_of_rows(h, rows, tree, y).mean()
         ...     return optimizer.update(table, state, ids, jax.grad(loss)(table[ids]))
         >>> table, state = jax.jit(step, donate_argnums=(0, 1))(table, optimizer.init(table))
-        >>> readout.table[...] = table
+        >>> readout.table.set_value(table)
         >>> print(readout.loss(h, y).mean() < 1.3863)
         True
     """

@@ -18,7 +18,20 @@ from jsoftmax.vocabulary._tree_counts import read_classes
 
 
 class HierarchicalTopK(NamedTuple):
-    """The likeliest classes of every token, the likeliest first, and their log-probabilities."""
+    """The likeliest classes of every token, the likeliest first.
+
+    Args:
+        log_probs: of shape [..., k], their log-probabilities.
+        classes: of shape [..., k], int32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jsoftmax
+        >>> tree = jsoftmax.balanced_tree(4)
+        >>> found = jsoftmax.hierarchical_topk(jnp.ones(2), jnp.ones([3, 2]), tree, 1)
+        >>> print(found.log_probs.shape, found.classes.shape)
+        (1,) (1,)
+    """
 
     log_probs: Float[Array, "... k"]
     classes: Int[Array, "... k"]

@@ -85,8 +85,8 @@ def linear_cross_entropy_sum(
         >>> print(linear_cross_entropy_sum(h, W, jnp.array([2, 0]), weights=0.5))
         1.5866
         >>> print(jax.grad(linear_cross_entropy_sum)(h, W, jnp.array([2, 0]), 0.5))
-        [[-0.00292478 -0.00383358]
-         [ 0.36479974  1.3227897 ]]
+        [[-0.0029 -0.0038]
+         [ 0.3648  1.3228]]
     """
     function = "linear_cross_entropy_sum"
     rows, fate = read_problem(

@@ -16,7 +16,17 @@ from jsoftmax.vocabulary._scores import scores
 
 
 class LinearTopK(NamedTuple):
-    """The highest scores of every token, the highest first, and their classes."""
+    """The highest scores of every token, the highest first, and their classes.
+
+    Args:
+        values: of shape [..., k], the scores.
+        classes: of shape [..., k], int32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(linear_topk(jnp.array([1.0, 2.0]), jnp.eye(2), 1).classes)
+        [1]
+    """
 
     values: Float[Array, "... k"]
     classes: Int[Array, "... k"]
