@@ -61,6 +61,10 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient 
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
 	$(VENV)/bin/python -m benchmarks.attention
+	$(VENV)/bin/python -m benchmarks.linear
+	$(VENV)/bin/python -m benchmarks.trees
+	$(VENV)/bin/python -m benchmarks.sampled
+	$(VENV)/bin/python -m benchmarks.adaptive
 
 peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and entmax's: values and gradients
 	$(PYTEST) benchmarks/test_attention_peers.py

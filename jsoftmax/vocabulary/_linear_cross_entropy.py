@@ -110,7 +110,8 @@ def linear_cross_entropy(
         >>> W = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
         >>> print(linear_cross_entropy(h, W, jnp.array([2, 0])))
         [0.0033849 3.169846 ]
-        >>> print(jax.grad(lambda h: linear_cross_entropy(h, W, jnp.array([2, 0])).sum())(h).tolist())
+        >>> slope = jax.grad(lambda h: linear_cross_entropy(h, W, jnp.array([2, 0])).sum())(h)
+        >>> print(slope.tolist())
         [[-0.00585, -0.00767], [0.7296, 2.6456]]
     """
     return _terms(
