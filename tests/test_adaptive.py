@@ -27,6 +27,8 @@ from jsoftmax import (
 )
 from jsoftmax.vocabulary import _adaptive, _band_topk
 
+pytestmark = pytest.mark.slow
+
 TOKENS, WIDTH, CLASSES, CUTOFFS = 9, 6, 17, [4, 9, 10]  # bands of 4, 5, 1 and 7 classes
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(TOKENS, WIDTH))

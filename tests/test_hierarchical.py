@@ -20,6 +20,8 @@ from tests.hierarchical_helpers import (
     table_of,
 )
 
+pytestmark = pytest.mark.slow
+
 each_tree = pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 near = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13)
 KEY = jax.random.key(0)

@@ -13,6 +13,8 @@ import jsoftmax as js
 from tests import oracles
 from tests.catalogue import CAPPED, CATALOGUE, NORMMAX, SIGMOID, SOFTMAX, TOPK, each
 
+pytestmark = pytest.mark.slow
+
 NARROW = [
     jnp.float16,
     jnp.bfloat16,

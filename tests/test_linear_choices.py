@@ -18,6 +18,8 @@ from tests.linear_helpers import (
     scored,
 )
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"bias": BIAS, "soft_cap": SOFT_CAP, "temperature": TEMPERATURE}
 
 

@@ -34,6 +34,8 @@ from tests.linear_helpers import (
     total,
 )
 
+pytestmark = pytest.mark.slow
+
 ALL = (FEATURES, KERNEL, BIAS)
 OPTIONS = {
     "plain": {},

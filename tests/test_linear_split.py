@@ -16,6 +16,8 @@ from jsoftmax import (
 )
 from tests.linear_helpers import assert_close
 
+pytestmark = pytest.mark.slow
+
 AXIS = "parts"
 PARTS, TOKENS, WIDTH, CLASSES = 4, 10, 3, 72
 rng = np.random.default_rng(0)
