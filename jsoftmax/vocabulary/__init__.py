@@ -20,6 +20,19 @@ from jsoftmax.vocabulary._differentiated import (
     differentiated_topk,
 )
 from jsoftmax.vocabulary._gathered_classes import GatheredClasses, gathered_classes
+from jsoftmax.vocabulary._class_tree import ClassTree
+from jsoftmax.vocabulary._hierarchical_categorical import hierarchical_categorical
+from jsoftmax.vocabulary._hierarchical_log_prob import (
+    hierarchical_cross_entropy,
+    hierarchical_log_prob,
+    hierarchical_log_prob_of_rows,
+)
+from jsoftmax.vocabulary._hierarchical_log_softmax import (
+    hierarchical_entropy,
+    hierarchical_log_softmax,
+)
+from jsoftmax.vocabulary._hierarchical_topk import HierarchicalTopK, hierarchical_topk
+from jsoftmax.vocabulary._huffman_tree import huffman_tree
 from jsoftmax.vocabulary._linear_categorical import linear_categorical
 from jsoftmax.vocabulary._linear_cross_entropy import (
     CrossEntropyTerms,
@@ -64,6 +77,22 @@ __all__ = [
     "gathered_classes",
     "importance_sampling_loss",
     "in_batch_candidates",
+from jsoftmax.vocabulary._trees import balanced_tree, class_tree, kary_tree, two_level_tree
+
+__all__ = [
+    "ClassTree",
+    "HierarchicalTopK",
+    "balanced_tree",
+    "class_tree",
+    "hierarchical_categorical",
+    "hierarchical_cross_entropy",
+    "hierarchical_entropy",
+    "hierarchical_log_prob",
+    "hierarchical_log_prob_of_rows",
+    "hierarchical_log_softmax",
+    "hierarchical_topk",
+    "huffman_tree",
+    "kary_tree",
     "linear_categorical",
     "linear_cross_entropy",
     "linear_cross_entropy_sum",
@@ -81,4 +110,5 @@ __all__ = [
     "target_sampling_loss",
     "uniform_sampler",
     "unigram_sampler",
+    "two_level_tree",
 ]
