@@ -23,9 +23,9 @@ from jsoftmax.vocabulary._bands import (
     read_labels,
     starts_of,
 )
-from jsoftmax.vocabulary._grouped import dense_losses, tail_losses
+from jsoftmax.vocabulary._grouped import Blocks, dense_losses, tail_losses
 from jsoftmax.vocabulary._linear_cross_entropy import linear_cross_entropy
-from jsoftmax.vocabulary._widths import new_bands, widths_of
+from jsoftmax.vocabulary._widths import new_bands, whole, widths_of
 
 _KEPT = 2**24  # scores of the head, at most, that are kept for the backward pass
 
@@ -109,6 +109,8 @@ def adaptive_cross_entropy(
     *,
     where: ArrayLike | None = None,
     ignore_index: int | None = None,
+    block_tokens: int | None = None,
+    block_classes: int | None = None,
 ) -> Float[Array, "..."]:
     r"""−log p of the targets under an adaptive softmax, for every token.
 
@@ -123,9 +125,12 @@ def adaptive_cross_entropy(
     Differentiable in features and tables by the reverse mode, and by the forward mode over the
     reverse (`jax.hessian`), but not by the forward mode alone: the loops take as many turns as
     there are tokens in a cluster, which has no transpose. `differentiated_cross_entropy` and
-    `linear_cross_entropy` have both modes. Blocks have 64 to 256 tokens and scores of at most 8 MB
-    where that allows it. The scores of the head are kept for the backward pass up to 2²⁴ of them;
-    beyond, `linear_cross_entropy` computes the head.
+    `linear_cross_entropy` have both modes.
+
+    In a cluster `block_tokens` tokens are taken together, as many as hold 2²¹ scores, but at least
+    64 and at most 256, and `block_classes` classes, as many as hold 2²¹ scores with those, and at
+    least 512. The scores of the head are kept for the backward pass up to 2²⁴ of them; beyond that
+    `linear_cross_entropy` computes the head.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -134,6 +139,8 @@ def adaptive_cross_entropy(
         where: boolean mask that broadcasts to [..., 1]: only these tokens count; the others have
             loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
+        block_tokens: how many tokens of a cluster are taken together; None for the rule above.
+        block_classes: how many of its classes; None for the rule above.
 
     Returns:
         One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
@@ -158,6 +165,10 @@ def adaptive_cross_entropy(
     """
     function = "adaptive_cross_entropy"
     banded, head = _read(function, features, tables)
+    blocks = Blocks(*(
+        None if size is None else whole(function, name, size)
+        for name, size in (("block_tokens", block_tokens), ("block_classes", block_classes))
+    ))  # fmt: skip
     starts = banded.starts
     banded, labels = read_labels(banded, targets, starts[-1], where, ignore_index)
     if banded.features.shape[0] == 0:
@@ -171,7 +182,7 @@ def adaptive_cross_entropy(
     else:
         loss = linear_cross_entropy(x, head.table, in_head, bias=head.bias, class_axis=0)
     if len(banded.bands) > 1:
-        loss = loss + tail_losses(h, banded.bands[1:], cluster, labels.ids - first[cluster])
+        loss = loss + tail_losses(blocks, h, banded.bands[1:], cluster, labels.ids - first[cluster])
     return banded.shaped(labels.settle(loss))
 
 

@@ -57,7 +57,7 @@ def adaptive_cutoffs(
         >>> import numpy as np
         >>> counts = 1e6 / np.arange(1, 32_001)
         >>> adaptive_cutoffs(counts, 512)
-        (650, 4999)
+        (58, 1904)
         >>> adaptive_cutoffs(counts, 512, div_value=1.0)
         (1802, 8799)
 

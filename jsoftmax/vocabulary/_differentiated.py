@@ -1,4 +1,4 @@
-"""Differentiated softmax: one softmax over all classes, of which rare ones have narrower vectors."""
+"""Differentiated softmax: one softmax over all classes, the rare ones with narrower vectors."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def differentiated_tables(
 
     Example:
         >>> import jax
-        >>> bands = differentiated_tables(jax.random.key(0), 64, 900, [100, 300], widths=[40, 16, 8])
+        >>> bands = differentiated_tables(jax.random.key(0), 64, 900, [100], widths=[48, 16])
         >>> print([band.table.shape for band in bands])
-        [(100, 40), (200, 16), (600, 8)]
+        [(100, 48), (800, 16)]
     """
     function = "differentiated_tables"
     key = one_key(function, key)
@@ -116,9 +116,9 @@ def differentiated_cross_entropy(
         >>> rare = Band(jnp.array([[1.0], [0.0], [2.0]]), projection=jnp.array([[1.0], [1.0]]))
         >>> h = jnp.array([[1.0, 2.0], [0.0, 1.0]])
         >>> print(differentiated_cross_entropy(h, [frequent, rare], jnp.array([1, 4])))
-        [4.0785546 0.5731729]
+        [4.0744762  0.69635665]
 
-    Welin Chen, David Grangier and Michael Auli, "Strategies for Training Large Vocabulary Neural
+    Wenlin Chen, David Grangier and Michael Auli, "Strategies for Training Large Vocabulary Neural
     Language Models", 2016.
     """
     function = "differentiated_cross_entropy"

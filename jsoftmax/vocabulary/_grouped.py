@@ -6,11 +6,12 @@ transpose, so the reverse mode is written here, and is all there is besides deri
 
     L = −log p_y = log(1 + e^{R − z_y}),    R = log Σ_{j≠y} e^{z_j},
 
-no term cancels, and neither does one of ∂L/∂z_j = σ(R − z_y) e^{z_j − R}, the other way round for y.
+no term cancels, and neither does one of ∂L/∂z_j = σ(R − z_y) e^{z_j − R} and ∂L/∂z_y = −σ(R − z_y).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -46,17 +47,34 @@ def _dense_backward(known, d_loss):
 dense_losses.defvjp(_dense_forward, _dense_backward)
 
 
-@jax.custom_vjp
-def tail_losses(features: Array, tails: tuple[Band, ...], clusters: Array, labels: Array) -> Array:
+class Blocks(NamedTuple):
+    """How many tokens and classes are taken together; None for the rule."""
+
+    tokens: int | None = None
+    classes: int | None = None
+
+    def sizes(self, tokens: int, band: Band) -> tuple[int, int]:
+        """The two sizes for a number of tokens and a band."""
+        count = band.table.shape[0]
+        rows = self.tokens or max(64, min(256, _SCORES // count))
+        rows = min(tokens, rows)
+        return rows, even_size(count, min(count, self.classes or max(512, _SCORES // rows)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def tail_losses(
+    blocks: Blocks, features: Array, tails: tuple[Band, ...], clusters: Array, labels: Array
+) -> Array:
     """−log p of the labels within tails[clusters − 1], and 0 where `clusters` is 0.
 
     Args:
+        blocks: sizes of blocks.
         features: (token, d).
         tails: at least one band; there is at least one token too.
         clusters: (token,), from 0 to the number of tails.
         labels: (token,), counted from the first class of the band.
     """
-    return _tails_forward(features, tails, clusters, labels)[0]
+    return _tails_forward(blocks, features, tails, clusters, labels)[0]
 
 
 class _Runs(NamedTuple):
@@ -75,7 +93,7 @@ class _Run(NamedTuple):
     block: int
 
     @property
-    def count(self) -> Array:
+    def turns(self) -> Array:
         return (self.end - self.start + self.block - 1) // self.block
 
     def tokens(self, i: Array) -> tuple[Array, Array]:
@@ -93,16 +111,9 @@ def _runs(clusters: Array, tails: int, block: int) -> _Runs:
     return _Runs(order, jnp.sum(up_to, axis=1, dtype=jnp.int32))
 
 
-def _blocks(tokens: int, band: Band) -> tuple[int, int]:
-    """How many tokens and how many classes are taken together."""
-    classes = band.table.shape[0]
-    rows = min(tokens, max(64, min(256, _SCORES // classes)))
-    return rows, even_size(classes, max(512, _SCORES // rows))
-
-
-def _tails_forward(features, tails, clusters, labels):
+def _tails_forward(blocks, features, tails, clusters, labels):
     tokens = features.shape[0]
-    sizes = [_blocks(tokens, band) for band in tails]
+    sizes = [blocks.sizes(tokens, band) for band in tails]
     runs = _runs(clusters, len(tails), max(rows for rows, _ in sizes))
     nothing = jnp.zeros_like(features[:, 0])
     found = (nothing, nothing)
@@ -115,18 +126,18 @@ def _tails_forward(features, tails, clusters, labels):
             new = _streamed(x, band, labels[rows], classes)
             return tuple(_put(a, places, b) for a, b in zip(found, new, strict=True))
 
-        found = jax.lax.fori_loop(0, run.count, step, found)
+        found = jax.lax.fori_loop(0, run.turns, step, found)
     own, rivals = found
     loss = jnp.where(clusters > 0, jax.nn.softplus(rivals - own), 0)
     return loss, (features, tails, clusters, labels, runs, own, rivals)
 
 
-def _tails_backward(known, d_loss):
+def _tails_backward(blocks, known, d_loss):
     features, tails, clusters, labels, runs, own, rivals = known
     slopes = jnp.where(clusters > 0, d_loss * jax.nn.sigmoid(rivals - own), 0)
     d_features, d_tails = jnp.zeros_like(features), []
     for i, band in enumerate(tails):
-        rows, classes = _blocks(features.shape[0], band)
+        rows, classes = blocks.sizes(features.shape[0], band)
         run = _Run(runs.order, runs.ends[i], runs.ends[i + 1], rows)
         d_features, d_band = _band_backward(
             run, classes, features, band, labels, rivals, slopes, d_features
@@ -149,7 +160,7 @@ def _band_backward(run, classes, features, band, labels, rivals, slopes, d_featu
     # The projected features of this run, which all blocks of classes read.
     places = -(-features.shape[0] // run.block) * run.block
     x_all = jnp.zeros_like(features, shape=(places, band.table.shape[1]))
-    x_all = jax.lax.fori_loop(0, run.count, project, x_all)
+    x_all = jax.lax.fori_loop(0, run.turns, project, x_all)
 
     def of_classes(j, carry):
         d_x_all, d_band = carry
@@ -172,7 +183,7 @@ def _band_backward(run, classes, features, band, labels, rivals, slopes, d_featu
             return d_x_all, Band(d_table, None, d_bias)
 
         d_part = jax.tree.map(jnp.zeros_like, part)
-        d_x_all, d_part = jax.lax.fori_loop(0, run.count, of_tokens, (d_x_all, d_part))
+        d_x_all, d_part = jax.lax.fori_loop(0, run.turns, of_tokens, (d_x_all, d_part))
         d_band = jax.tree.map(lambda a, b: _add_at(a, ids[0], b), d_band, d_part)
         return d_x_all, d_band
 
@@ -190,7 +201,7 @@ def _band_backward(run, classes, features, band, labels, rivals, slopes, d_featu
 
     d_projection = None if band.projection is None else jnp.zeros_like(band.projection)
     carry = d_features, d_projection
-    d_features, d_projection = jax.lax.fori_loop(0, run.count, unproject, carry)
+    d_features, d_projection = jax.lax.fori_loop(0, run.turns, unproject, carry)
     return d_features, d_band._replace(projection=d_projection)
 
 
