@@ -254,7 +254,7 @@ def _sizes(function, tokens, classes, block_tokens, block_classes):
         if size < 1:
             raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
     if block_tokens is None:
-        block_tokens = max(64, 2**20 // classes, min(256, 2**22 // classes))
+        block_tokens = max(64, 2**22 // classes)
     if block_classes is None:
         block_classes = max(512, 2**22 // max(tokens, 1))
     return int(block_tokens), int(min(block_classes, classes))

@@ -181,4 +181,4 @@ def _by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
 
 def groups(rule: Rule, classes: int) -> int:
     """For how many tokens a block of classes is taken, so that forward holds no fewer scores."""
-    return max(1, rule.block_tokens * classes // rule.block_classes)
+    return max(1, (rule.block_tokens + 1) * classes // rule.block_classes)

@@ -12,8 +12,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary._arguments import Rows, class_weights_of, read_rows
+from jsoftmax.vocabulary._found import Outcome
 from jsoftmax.vocabulary._outcomes import outcomes
-from jsoftmax.vocabulary._rows import Outcome
 from jsoftmax.vocabulary._targets import Fate, with_targets
 
 
@@ -54,10 +54,9 @@ def linear_cross_entropy(
     way; `linear_cross_entropy_sum` does without it where only a sum is wanted.
 
     Forward, `block_tokens` tokens have their rows in memory together: as many as hold 2²² scores,
-    but at most 256, or so many that they hold 2²⁰, and at least 64. Backward, `block_classes`
-    classes are taken for many tokens, as many as hold 2²² scores with all the tokens, and at least
-    512. What fits into one block, as 256 tokens and 1000 classes do, is computed as the dense way
-    is.
+    and at least 64. Backward, `block_classes` classes are taken for many tokens: as many as hold
+    2²² scores with all the tokens, and at least 512. So where there are at most 2²² scores in all,
+    one block holds them, and everything is computed as the dense way is, with nothing done twice.
 
     Args:
         features: h of shape [..., d], any real dtype.

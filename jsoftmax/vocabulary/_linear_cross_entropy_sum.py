@@ -16,7 +16,7 @@ from jsoftmax.vocabulary._arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary._blocks import Trees, even_size, joined, merged_tokens, split_tokens
 from jsoftmax.vocabulary._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary._outcomes import outcomes
-from jsoftmax.vocabulary._rows import pull, solved_row
+from jsoftmax.vocabulary._rows import probabilities_at, pull, solved_row
 from jsoftmax.vocabulary._scores import finished, products
 from jsoftmax.vocabulary._targets import Fate
 
@@ -154,10 +154,11 @@ def _block(rule, moving, fixed, fate, weights, total):
     others = {name: getattr(moving, name) for name in names}
     product, to_features = jax.vjp(multiplied, moving.features)
     z, back = jax.vjp(scored, product, others)
-    outcome, found, p, y = solved_row(rule, moving, fixed, z)
+    outcome, found = solved_row(rule, fixed, z)
+    p = probabilities_at(rule, fixed, z, found)
     (w,) = weights
     counts = jnp.where(fate.valid if fate.counted is None else fate.valid & fate.counted, w, 0)
-    pulled, others = back(pull(rule, fixed, z, p, y, found) * counts)
+    pulled, others = back(pull(rule, fixed, z, p, found) * counts)
     added = {name: getattr(total, name) + others[name] for name in names}
     (features,) = to_features(pulled)
     kernel = _added(rule, total.kernel, moving.features, pulled)

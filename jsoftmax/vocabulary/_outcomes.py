@@ -22,15 +22,8 @@ from jax.custom_derivatives import SymbolicZero
 from jsoftmax.losses._cross_entropy import ALONE
 from jsoftmax.vocabulary._arguments import Changes, Fixed, Moving, Rule
 from jsoftmax.vocabulary._blocks import by_tokens, groups, sum_by_classes
-from jsoftmax.vocabulary._rows import (
-    Found,
-    Outcome,
-    movable,
-    probabilities_at,
-    pull,
-    solved,
-    weighted_targets,
-)
+from jsoftmax.vocabulary._found import Found, Outcome
+from jsoftmax.vocabulary._rows import movable, probabilities_at, pull, solved
 from jsoftmax.vocabulary._scores import moved_scores
 
 
@@ -54,8 +47,7 @@ def _outcomes_jvp(rule, primals, tangents):
         known, outcome = known
         z, d_z = moved_scores(moving, fixed, changes, rule)
         p = probabilities_at(rule, fixed, z, known)
-        y = weighted_targets(rule, fixed, z)
-        d_loss = _row_sum(pull(rule, fixed, z, p, y, known) * d_z)
+        d_loss = _row_sum(pull(rule, fixed, z, p, known) * d_z)
         if not rule.statistics:
             return Outcome(d_loss, None, None)
         # Of H = −Σ p log p it is −Σ p (log p + H) ż, since Σ ṗ = 0.

@@ -2,60 +2,40 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._curves import filled
 from jsoftmax.core._known import Threshold, masses_at
 from jsoftmax.core._regularizers import q_log_from_log
-from jsoftmax.core._simplex import entropy_of
-from jsoftmax.losses._cross_entropy import expected, surplus
+from jsoftmax.losses._cross_entropy import surplus
 from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
 from jsoftmax.vocabulary._arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary._found import Found, Outcome
+from jsoftmax.vocabulary._likelihood import log_losses
 from jsoftmax.vocabulary._scores import scores
 from jsoftmax.vocabulary._targets import target_block
 
 
-class Outcome(NamedTuple):
-    """What is asked of a token; the statistics are None where the rule leaves them out."""
-
-    loss: Array
-    log_partition: Array | None
-    entropy: Array | None
-
-
-class Found(NamedTuple):
-    """What is known of a row once it is solved: from this its p are computed again."""
-
-    tau: Array  # the threshold, at α = 1 the log-partition
-    top: Array  # the largest score
-    anchor: Array  # the score from which the others are measured,
-    level: Array  # and its log-mass
-    rest: Array  # the mass of all classes but the one that has almost all
-    weight: Array  # Σ w y
-
-
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
     """The losses of a block of tokens, each with all its classes."""
-    outcome, found, *_ = solved_row(rule, moving, fixed, scores(moving, fixed, rule))
-    return outcome, found
+    return solved_row(rule, fixed, scores(moving, fixed, rule))
 
 
-def solved_row(
-    rule: Rule, moving: Moving, fixed: Fixed, z: Array
-) -> tuple[Outcome, Found, Array, Array]:
-    """Losses, what is found, p and w y."""
+def solved_row(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
+    """The losses of rows of scores, and what is found of the rows."""
+    return (_divergences if rule.is_divergence else log_losses)(rule, fixed, z)
+
+
+def _divergences(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
+    """Fenchel–Young losses."""
     classes, family, alpha = rule.classes, rule.family, fixed.alpha
-    y = weighted_targets(rule, fixed, z)
+    y = target_block(fixed, z)
     top = classes.max(z)
     soft = hardened(rule, fixed, z, top)
     p, log_p, rest = prediction(soft, alpha, family, classes)
     if rule.is_hard:
         loss = perceptron(z, y, p, top, classes)
-    elif not rule.is_divergence:
-        loss = expected(p, log_p, rest, z, y, classes)
     else:
         loss = attained(p, log_p, rest, z, y, alpha, family, classes)
         if fixed.hard is not None:
@@ -64,24 +44,8 @@ def solved_row(
     a = family.exponent(alpha)
     tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
     w = fixed.class_weights
-    if rule.is_divergence:
-        weight = filled(top, 1) if w is None else classes.sum(w * y)
-    else:
-        weight = classes.sum(y)
-    log_partition = entropy = None
-    if rule.statistics:
-        log_partition, entropy = tau, entropy_of(p, alpha, family, classes)
-    if fixed.z_loss is not None:
-        offset = jnp.where(tau == -jnp.inf, 0, tau)
-        loss = loss + fixed.z_loss * offset * offset
-    outcome = Outcome(loss, log_partition, entropy)
-    return outcome, Found(tau, top, anchor, level, rest, weight), p, y
-
-
-def weighted_targets(rule: Rule, fixed: Fixed, z: Array) -> Array:
-    """y, for cross-entropy times the weights of classes."""
-    y = target_block(fixed, z)
-    return y if rule.is_divergence or fixed.class_weights is None else y * fixed.class_weights
+    weight = filled(top, 1) if w is None else classes.sum(w * y)
+    return Outcome(loss, None, None), Found(tau, top, anchor, level, rest, weight)
 
 
 def hardened(rule: Rule, fixed: Fixed, z: Array, top: Array) -> Array:
@@ -107,9 +71,14 @@ def movable(rule: Rule, fixed: Fixed, found: Found) -> Array:
     return ones if fixed.hard is None else jnp.where(fixed.hard, 0, ones)
 
 
-def pull(rule: Rule, fixed: Fixed, z: Array, p: Array, y: Array, found: Found) -> Array:
-    """∂L/∂z."""
-    slope = surplus(p, found.rest, y, 1.0 if rule.is_divergence else found.weight)
+def pull(rule: Rule, fixed: Fixed, z: Array, p: Array, found: Found) -> Array:
+    """∂L/∂z, of a divergence but for the weight of its row."""
+    y = target_block(fixed, z)
+    if rule.is_divergence:
+        slope = surplus(p, found.rest, y, 1.0)
+    else:
+        y = y if fixed.class_weights is None else y * fixed.class_weights
+        slope = surplus(p, found.rest, y, found.weight)
     if fixed.z_loss is not None:
         offset = jnp.where(found.tau == -jnp.inf, 0, found.tau)
         slope = slope + 2 * fixed.z_loss * offset * p

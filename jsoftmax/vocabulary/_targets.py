@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import DTypeLike
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.losses._targets import differs
@@ -63,20 +65,29 @@ def with_targets(
     return dataclasses.replace(rows, moving=moving, fixed=fixed), Fate(valid, counted)
 
 
+def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]:
+    """Where the classes with target mass are, one after another, and how much each has."""
+    assert fixed.ids is not None
+    for j in range(fixed.ids.shape[-1]):
+        share = jnp.ones((1, 1), dtype) if fixed.shares is None else fixed.shares[:, j : j + 1]
+        if fixed.smoothing is not None:
+            share = (1 - fixed.smoothing) * share
+        yield fixed.numbers == fixed.ids[:, j : j + 1], share
+
+
+def spread(fixed: Fixed) -> Array:
+    """What smoothing gives to each class."""
+    assert fixed.smoothing is not None and fixed.room is not None
+    evenly = fixed.smoothing / fixed.room
+    return evenly if fixed.mask is None else jnp.where(fixed.mask, evenly, 0)
+
+
 def target_block(fixed: Fixed, z: Array) -> Array:
     """y of the tokens and classes of a block of scores."""
-    assert fixed.ids is not None
     y = jnp.zeros_like(z)
-    for j in range(fixed.ids.shape[-1]):
-        share = 1 if fixed.shares is None else fixed.shares[:, j : j + 1]
-        y = y + jnp.where(fixed.numbers == fixed.ids[:, j : j + 1], share, 0).astype(z.dtype)
-    if fixed.smoothing is None:
-        return y
-    assert fixed.room is not None
-    evenly = fixed.smoothing / fixed.room
-    if fixed.mask is not None:
-        evenly = jnp.where(fixed.mask, evenly, 0)
-    return (1 - fixed.smoothing) * y + evenly
+    for hit, share in each_target(fixed, z.dtype):
+        y = y + jnp.where(hit, share, 0)
+    return y if fixed.smoothing is None else y + spread(fixed)
 
 
 def _read(function, targets, lead, ignore_index, dtype):
