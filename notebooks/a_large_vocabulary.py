@@ -200,7 +200,8 @@ for name, other in (
 # %% [markdown]
 # Memory is what the compiled program sets aside for intermediate results; gradients are results,
 # and not counted. The dense way holds rows for all tokens, one after the other; the streamed one
-# a few blocks, whose size is bounded. It is memory that it saves, not time: the work is the same.
+# a few blocks, whose size is bounded; below some 20,000 classes there is nothing to save here. It
+# is memory that it saves, not time: the work is the same.
 
 # %%
 figure, (left, right) = style.card(
@@ -445,7 +446,8 @@ figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", nco
 plt.show()
 
 # %% [markdown]
-# The curves at the left say which classes are pulled up, and which down.
+# The curves at the left say which classes are pulled up, and which down. A bias that is not shown
+# (–) cannot be told from the scatter of the mean.
 #
 # - Sampled softmax comes to the full one as draws grow: slowly from uniform draws, sooner from ones
 #   that resemble p, soonest if none is drawn twice.
