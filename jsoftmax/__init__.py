@@ -155,6 +155,9 @@ from jsoftmax.vocabulary import (
 )
 
 __version__ = "0.1.0"
+__version__ = "0.1.0"
+__version__ = "0.1.0"
+__version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveTables",
