@@ -31,19 +31,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.law)
 
 
-# Of these it is what the compiler makes of them that is tested.
-COMPILED_WHOLLY = ("temporaries", "memory", "long_rows", "by_the_compiler", "precision", "flops")
+# Many programs, each run once: less optimized they take half of the time. But not where it is what
+# the compiler makes of them that is tested.
+MANY_PROGRAMS = ("test_attention", "test_linear", "test_hierarchical", "test_adaptive")
+COMPILED_WHOLLY = ("temporaries", "memory", "long_rows", "by_the_compiler", "flops")
 
 
 @pytest.fixture(autouse=True)
 def compile_lightly(request):
-    """The tests are many programs, each run once: less optimized they take less time.
-
-    But not the laws, nor where it is what the compiler makes of them that is tested.
-    """
     where = f"{request.path.name} {request.node.name}"
-    is_law = request.node.get_closest_marker("law") is not None
-    lightly = not is_law and not any(word in where for word in COMPILED_WHOLLY)
+    lightly = where.startswith(MANY_PROGRAMS) and not any(x in where for x in COMPILED_WHOLLY)
     jax.config.update("jax_disable_most_optimizations", lightly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -21,7 +21,7 @@ from jsoftmax.vocabulary._scores import scores
 
 # What has tokens along its first axis, and what has classes along its last.
 _TOKENS = (
-    "features", "temperature", "mask", "rows", "ids", "shares", "room", "alpha", "hard", "top",
+    "features", "temperature", "mask", "rows", "ids", "shares", "room", "alpha", "hard", "floor",
     "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
     "valid", "counted", "weights",
 )  # fmt: skip

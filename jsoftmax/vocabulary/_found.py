@@ -19,7 +19,7 @@ class Found(NamedTuple):
     """What is known of a row once it is solved: from this its p are computed again."""
 
     tau: Array  # the threshold, at α = 1 the log-partition
-    top: Array  # the largest score
+    floor: Array  # the largest score; where α is ∞, one that only the largest reach
     anchor: Array  # the score from which the others are measured,
     level: Array  # and its log-mass
     rest: Array  # the mass of all classes but the one that has almost all

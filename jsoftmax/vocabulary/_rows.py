@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core._arg_max import floor_of, highest, of_whole_rows, only_highest
 from jsoftmax.core._curves import filled
 from jsoftmax.core._known import Threshold, masses_at
 from jsoftmax.core._regularizers import q_log_from_log
@@ -31,8 +32,11 @@ def _divergences(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
     """Fenchel–Young losses."""
     classes, family, alpha = rule.classes, rule.family, fixed.alpha
     y = target_block(fixed, z)
-    top = classes.max(z)
-    soft = hardened(rule, fixed, z, top)
+    top = floor = classes.max(z)
+    if rule.is_hard or fixed.hard is not None:
+        lowest = floor_of(of_whole_rows(highest(z), classes))
+        floor = lowest if fixed.hard is None else jnp.where(fixed.hard, lowest, top)
+    soft = hardened(rule, fixed, z, floor)
     p, log_p, rest = prediction(soft, alpha, family, classes)
     if rule.is_hard:
         loss = perceptron(z, y, p, top, classes)
@@ -45,27 +49,27 @@ def _divergences(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
     tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
     w = fixed.class_weights
     weight = filled(top, 1) if w is None else classes.sum(w * y)
-    return Outcome(loss, None, None), Found(tau, top, anchor, level, rest, weight)
+    return Outcome(loss, None, None), Found(tau, floor, anchor, level, rest, weight)
 
 
-def hardened(rule: Rule, fixed: Fixed, z: Array, top: Array) -> Array:
+def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
     """Scores of which only the largest are left, where α is ∞."""
     if not rule.is_hard and fixed.hard is None:
         return z
-    ties = jnp.where((z == top) & (top > -jnp.inf), 0, jnp.where(z == z, -jnp.inf, z))
+    ties = only_highest(z, floor)
     return ties if fixed.hard is None else jnp.where(fixed.hard, ties, z)
 
 
 def probabilities_at(rule: Rule, fixed: Fixed, z: Array, found: Found) -> Array:
     """p of any block of scores, from what is known of the rows."""
     threshold = Threshold(found.tau, found.anchor, found.level)
-    soft = hardened(rule, fixed, z, found.top)
+    soft = hardened(rule, fixed, z, found.floor)
     return masses_at(rule.family, soft, fixed.alpha, threshold, movable(rule, fixed, found))
 
 
 def movable(rule: Rule, fixed: Fixed, found: Found) -> Array:
     """1, but 0 for a row whose p is a limit that no finite change of scores alters."""
-    ones = jnp.where(found.top < jnp.inf, 1, 0).astype(found.tau.dtype)
+    ones = jnp.where(found.floor < jnp.inf, 1, 0).astype(found.tau.dtype)
     if rule.is_hard:
         return jnp.zeros_like(ones)
     return ones if fixed.hard is None else jnp.where(fixed.hard, 0, ones)
