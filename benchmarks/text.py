@@ -62,7 +62,9 @@ def main() -> None:
     records = []
     for name in names:
         records.append({"head": name, **train(offered[name], text, options.epochs)})
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in records[-1].items() if key != "head")
+        shown = ", ".join(
+            f"{key} {value:.4g}" for key, value in records[-1].items() if key != "head"
+        )
         screen.print(f"{name}: {shown}", highlight=False)
     seconds = time.perf_counter() - start
     report = table(records, text, options.epochs)
@@ -348,13 +350,14 @@ def table(records: list[dict], text: Text, epochs: int) -> Table:
         ]
         for record in records
     ]
+    passes = "one epoch" if epochs == 1 else f"{epochs} epochs"
     learned, judged = text.learned.targets.size, text.judged.targets.size
     frequency = (text.counts + 1) / (text.counts + 1).sum()
     alone = np.exp(-np.log(frequency)[text.judged.targets].mean())
     return Table(
         "WikiText-2",
         f"{len(text.counts):,} words, all that occur in {LEARNED}; others of {JUDGED} count as "
-        f"{UNKNOWN}. Learned from {learned:,} words in {epochs} epoch{"s" * (epochs > 1)}, judged by every {STRIDE}th "
+        f"{UNKNOWN}. Learned from {learned:,} words in {passes}, judged by every {STRIDE}th "
         f"word of {JUDGED}, {judged:,} in all; frequencies alone have perplexity {alone:.0f}. The "
         f"{CONTEXT} words before, {EMBEDDED} numbers each, → tanh layer of {WIDTH} → head; batches "
         f"of {BATCH}, Adagrad with one accumulator a row at the rate {RATE} for everything. Trees "
@@ -363,7 +366,10 @@ def table(records: list[dict], text: Text, epochs: int) -> Table:
         f"of {PARTITION} words. The test is by all classes, normalised. Seconds of the faster "
         "epoch, without compiling; temporaries are those of the compiled epoch, by "
         "memory_analysis(), besides parameters, optimizer state and text.",
-        ["head", "perplexity", "s per epoch", "faster", "temporaries, MB", "parameters, M", "compile, s"],
+        [
+            "head", "perplexity", "s per epoch", "faster", "temporaries, MB", "parameters, M",
+            "compile, s",
+        ],
         rows,
     )  # fmt: skip
 
