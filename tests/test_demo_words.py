@@ -15,7 +15,7 @@ ROW = re.compile(r"^ (full|Huffman|sampled) +([\d.]+) +([\d.]+) +[\d.]+ (.*)$", 
 
 @pytest.mark.slow
 def test_every_output_layer_learns(tmp_path, capsys, monkeypatch):
-    """One pass over a tenth of the text: a row each, at half of the perplexity of chance at most."""
+    """One pass over a tenth of the text: at most half of the perplexity of chance."""
     whole = _words.read(0)
     tenth = whole._replace(
         learned=whole.learned[: len(whole.learned) // 10], held_out=whole.held_out[:2000]
