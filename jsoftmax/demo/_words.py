@@ -50,7 +50,6 @@ class Run(NamedTuple):
     """
 
     perplexity: tuple[float, float]
-    rows: float
     seconds: float
     guesses: list[tuple[str, float]]
 
