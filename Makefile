@@ -12,7 +12,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test tests slow doctests laws layers lint format types notebooks check-notebooks \
-	bench peers multilabel conformance clean
+	bench peers multilabel text conformance clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and en
 
 multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
 	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)
+
+text: $(VENV)/.has-bench  ## ten output layers of one language model on real text: make text DATA=folder
+	$(VENV)/bin/python -m benchmarks.text $(DATA)
 
 conformance: $(VENV)/.has-bench  ## what each library answers at the edges
 	$(VENV)/bin/python -m benchmarks.conformance

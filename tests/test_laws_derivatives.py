@@ -163,6 +163,7 @@ def test_the_derivative_in_alpha_is_right_in_float64(alpha):
         near(along_alpha(z, alpha), right, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_nothing_jumps_at_order_one_in_float32(sign, step):
@@ -230,6 +231,7 @@ def test_a_saturated_softmax_still_has_its_gradient(dtype):
             np.testing.assert_allclose(jax.jit(jacobian(mapping))(z), right, rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [1e-3, 1.25e-7, 1e-9, 1e-12])
 def test_a_class_at_the_edge_of_the_support_keeps_its_derivative(gap):
     """At α = 4 its slope p⁻² outgrows all others: J₃₃ = s₃ (s₁ + s₂)/Σs ≈ s₁ + s₂ = 8, not 0."""
@@ -251,6 +253,7 @@ def test_where_classes_are_equal_the_jacobian_treats_them_alike(mapping):
         near(jacobian[[0, 2, 3, 1, 4]][:, [0, 2, 3, 1, 4]], jacobian)
 
 
+@pytest.mark.slow
 def test_log_softmax_is_the_logarithm_of_softmax_with_its_derivatives():
     z = LOGITS[8]
     near(js.log_softmax(z), np.log(p_of(SOFTMAX, z[None])[0]))

@@ -113,6 +113,7 @@ def test_normmax_prefers_equal_shares():
     near(js.normmax(np.array([1.0, 5.0, 5.0]), temperature=0), [0, 0.5, 0.5])
 
 
+@pytest.mark.slow
 def test_every_axis_will_do():
     z = np.random.default_rng(13).standard_normal((2, 3, 4))
     for function in (js.softmax, js.entmax, functools.partial(js.topk_entmax, k=2)):
@@ -143,6 +144,7 @@ def test_parameters_may_differ_from_row_to_row():
     near(js.capped_entmax(z, caps)[1, 2], js.capped_entmax(z[1, 2], caps), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_vmap_over_every_argument():
     z = np.random.default_rng(15).standard_normal((3, 5))
     where = np.array([[True] * 5, [True, False] * 2 + [True], [False, True, True, True, True]])
@@ -175,6 +177,7 @@ ONE_ROW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_ROW)
 def test_one_row_is_mapped_over_a_parameter_alone(name):
     """Value and derivative: the scores have no rows then, and the parameter brings them."""
@@ -203,6 +206,7 @@ def test_partial_results_merge_to_logsumexp_in_any_grouping():
     near(js.PartialLogSumExp.of(z, where=np.arange(6) < 4).value(), js.logsumexp(z[:, :4]))
 
 
+@pytest.mark.slow
 def test_partial_results_stream_through_a_scan_and_a_tree_with_their_gradient():
     z = np.random.default_rng(16).standard_normal((2, 12)) * 5
 
@@ -260,6 +264,7 @@ def test_the_threshold_of_the_sparse_form_gives_the_probabilities_back(alpha):
     near(js.entmax(z, alpha, temperature=t), right, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_sparse_form_takes_masks_axes_and_gradients():
     z, mask = LOGITS.T, (np.arange(6) != int(LOGITS[0].argmax()))[:, None]
     sparse = js.entmax_sparse(z, 5, 2.0, axis=0, where=mask)
