@@ -12,7 +12,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test tests slow doctests laws layers lint format types notebooks check-notebooks \
-	bench peers multilabel conformance clean
+	bench peers multilabel text conformance clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,12 +61,19 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient 
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
 	$(VENV)/bin/python -m benchmarks.attention
+	$(VENV)/bin/python -m benchmarks.linear
+	$(VENV)/bin/python -m benchmarks.trees
+	$(VENV)/bin/python -m benchmarks.sampled
+	$(VENV)/bin/python -m benchmarks.adaptive
 
 peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and entmax's: values and gradients
 	$(PYTEST) benchmarks/test_attention_peers.py
 
 multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
 	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)
+
+text: $(VENV)/.has-bench  ## ten output layers of one language model on real text: make text DATA=folder
+	$(VENV)/bin/python -m benchmarks.text $(DATA)
 
 conformance: $(VENV)/.has-bench  ## what each library answers at the edges
 	$(VENV)/bin/python -m benchmarks.conformance

@@ -31,16 +31,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.law)
 
 
+# Many programs, each run once: less optimized they take half of the time. But not where it is what
+# the compiler makes of them that is tested.
+MANY_PROGRAMS = ("test_attention", "test_linear", "test_hierarchical", "test_adaptive")
+COMPILED_WHOLLY = ("temporaries", "memory", "long_rows", "by_the_compiler", "flops")
+
+
 @pytest.fixture(autouse=True)
 def compile_lightly(request):
-    """Attention is many programs, each run once: less optimized they take half of the time.
-
-    But not where it is what the compiler makes of them that is tested.
-    """
-    name = request.node.name
-    lightly = request.path.name.startswith("test_attention") and not (
-        "temporaries" in name or "long_rows" in name or "by_the_compiler" in name
-    )
+    where = f"{request.path.name} {request.node.name}"
+    lightly = where.startswith(MANY_PROGRAMS) and not any(x in where for x in COMPILED_WHOLLY)
     jax.config.update("jax_disable_most_optimizations", lightly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

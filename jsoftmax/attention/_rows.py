@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from jsoftmax.attention._blocks import KEYS, Trees, joined, split
 from jsoftmax.attention._folds import fold, key_blocks, like_rows, over_parts, row_sum, summed
 from jsoftmax.attention._problem import Fixed, Moving, Rule
 from jsoftmax.attention._scores import scores
+from jsoftmax.core._arg_max import floor_of, higher, highest, of_whole_rows, only_highest
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._curves import filled
 from jsoftmax.core._scores import Dense, Scores
@@ -41,7 +41,7 @@ class InMemory(Dense):
 
     def highest(self) -> tuple[Array, Array]:
         """The largest score, and the next below it."""
-        return _over_parts(_highest(self.values), self.classes)
+        return of_whole_rows(highest(self.values), self.classes)
 
     def hardened(self, floor: Array) -> InMemory:
         """The largest scores alone, where α is ∞."""
@@ -99,9 +99,9 @@ class Streamed:
         none = like_rows(*self.trees, value=-jnp.inf)
 
         def step(pair, trees):
-            return _higher(pair, _highest(self._scores(trees)))
+            return higher(pair, highest(self._scores(trees)))
 
-        return _over_parts(fold(self.rule, step, (none, none), self.trees), self.classes)
+        return of_whole_rows(fold(self.rule, step, (none, none), self.trees), self.classes)
 
     def hardened(self, floor: Array) -> Streamed:
         """The largest scores alone, where α is ∞."""
@@ -149,39 +149,14 @@ def where_hard(rule: Rule, fixed: Fixed, hard: Array, otherwise: Array) -> Array
 
 
 def ground(row: InMemory | Streamed, sink: Array | None) -> tuple[Array, Array]:
-    """The largest score, and the middle between it and the next.
-
-    Scores are computed again wherever they are needed, and in another program are rounded
-    otherwise. Which of them are the largest is therefore asked of the middle, not of the top.
-    """
+    """The largest score, and what it alone reaches."""
     pair = row.highest()
     if sink is not None:
         none = jnp.full_like(pair[0], -jnp.inf)
-        pair = _higher(pair, (sink + filled(none, 0), none))
-    top, second = pair
-    middle = top / 2 + second / 2
-    return top, jnp.where(second > -jnp.inf, jnp.where(middle > second, middle, top), second)
+        pair = higher(pair, (sink + filled(none, 0), none))
+    return pair[0], floor_of(pair)
 
 
 def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
     """Scores of which only the largest are left, at 0, where α is ∞."""
-    is_top = (z >= floor) & (z > -jnp.inf)
-    ties = jnp.where(is_top, 0, jnp.where(z == z, -jnp.inf, z))
-    return where_hard(rule, fixed, ties, z)
-
-
-def _highest(z: Array) -> tuple[Array, Array]:
-    top = jnp.max(z, axis=-1, keepdims=True)
-    return top, jnp.max(jnp.where(z < top, z, -jnp.inf), axis=-1, keepdims=True)
-
-
-def _higher(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The two highest of two pairs."""
-    top = jnp.maximum(one[0], other[0])
-    below = (jnp.where(x < top, x, -jnp.inf) for x in (*one, *other))
-    return top, functools.reduce(jnp.maximum, below)
-
-
-def _over_parts(pair: tuple[Array, Array], classes: ClassAxis) -> tuple[Array, Array]:
-    top = classes.max(pair[0])
-    return top, classes.max(jnp.maximum(jnp.where(pair[0] < top, pair[0], -jnp.inf), pair[1]))
+    return where_hard(rule, fixed, only_highest(z, floor), z)

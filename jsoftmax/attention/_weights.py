@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.attention._problem import Fixed, Moving, Rule
 from jsoftmax.attention._rows import hardened, where_hard
 from jsoftmax.attention._solve import Found
-from jsoftmax.core._curves import by_curve
-from jsoftmax.core._regularizers import Tsallis
-from jsoftmax.core._scores import difference
+from jsoftmax.core._known import Threshold, masses_at
 from jsoftmax.core._simplex import effective_tangent
 
 
@@ -29,7 +23,8 @@ class Weights:
 
     def of(self, z: Array) -> Array:
         z = hardened(self.rule, self.fixed, z, self.found.floor)
-        return _mass(self.rule.family, z, self.alpha, self.found, self.bending)
+        row = Threshold(self.found.tau, self.found.anchor, self.found.level)
+        return masses_at(self.rule.family, z, self.alpha, row, self.bending)
 
     def slope(self, p: Array) -> Array:
         """s, whose mean of the scores' changes is that of τ."""
@@ -45,25 +40,3 @@ class Weights:
     def without_hard(self, x: Array) -> Array:
         """`x`, but 0 where α is ∞."""
         return where_hard(self.rule, self.fixed, jnp.zeros_like(x), x)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _mass(family: Tsallis, z: Array, alpha: Array | None, found: Found, bending: Array) -> Array:
-    """p of scores whose threshold is known."""
-    if family.alpha == 1:
-        return jnp.exp(difference(z, found.anchor) + found.level)
-    return by_curve(
-        family.exponent(alpha),
-        jnp.any,
-        lambda curve: curve.masses(z, found.anchor, curve.at_level(found.level)),
-    )
-
-
-@partial(_mass.defjvp, symbolic_zeros=True)
-def _mass_jvp(family, primals, tangents):
-    (z, alpha, found, bending), (d_z, d_alpha, d_found, _) = primals, tangents
-    p = _mass(family, z, alpha, found, bending)
-    d = effective_tangent(p, d_z, alpha, d_alpha, family)
-    if not isinstance(d_found.tau, SymbolicZero):
-        d = -d_found.tau if d is None else d - d_found.tau
-    return p, jnp.zeros_like(p) if d is None else family.slope(p, alpha) * bending * d

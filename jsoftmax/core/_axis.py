@@ -38,7 +38,7 @@ class ClassAxis:
         total = self._reduce(jnp.sum, x, 0)
         return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
-    def size(self, x: Array) -> int:
+    def size(self, x: Array | jax.ShapeDtypeStruct) -> int:
         """The number of classes of `x`, over all the parts of a split row."""
         size = math.prod(x.shape[a] for a in self.axis)
         return size if self.axis_name is None else size * jax.lax.axis_size(self.axis_name)

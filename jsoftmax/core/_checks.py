@@ -83,7 +83,9 @@ def class_axis(
     return ClassAxis(counted, axis_name)
 
 
-def mask_like(function: str, where: Any, logits: Array, called: str = "logits") -> Array | None:
+def mask_like(
+    function: str, where: Any, logits: Array | jax.ShapeDtypeStruct, called: str = "logits"
+) -> Array | None:
     """`where` as a boolean array of the rank of `logits`."""
     if where is None:
         return None
@@ -97,7 +99,12 @@ def mask_like(function: str, where: Any, logits: Array, called: str = "logits") 
 
 
 def per_row(
-    function: str, name: str, x: Any, logits: Array, classes: ClassAxis, dtype: np.dtype
+    function: str,
+    name: str,
+    x: Any,
+    logits: Array | jax.ShapeDtypeStruct,
+    classes: ClassAxis,
+    dtype: np.dtype,
 ) -> Array:
     """A parameter given as an array: one number a row, of the rank and computing dtype."""
     x = aligned(function, name, as_array(function, name, x), logits.shape)

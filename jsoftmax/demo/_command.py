@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=40,
         metavar="N",
-        help="how often training sees each example, 25 pulls of a bandit, and 8 steps on text "
-        "(default: 40)",
+        help="how often training sees each example, 25 pulls of a bandit, 8 steps on text, and an "
+        "eighth of all words (default: 40)",
     )
     parser.add_argument(
         "--seed",

@@ -52,4 +52,9 @@ SECTIONS = (
         "jsoftmax.demo._text",
         "guess Python's documentation letter by letter, with dense, sparse and learned attention",
     ),
+    Section(
+        "words",
+        "jsoftmax.demo._words",
+        "guess it word by word, by all words, by a tree over them, and by a sample of them",
+    ),
 )

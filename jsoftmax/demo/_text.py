@@ -81,7 +81,17 @@ def run(options: Options, console: Console) -> None:
 
 
 def read(seed: int) -> Corpus:
-    """Whole topics are held out. Many quote each other: a paragraph counts where it comes first."""
+    """The two texts as numbers of characters."""
+    learned, judged = texts(seed)
+    characters = "".join(sorted(set(learned + judged + SENTENCE)))
+    return Corpus(characters, _encode(characters, learned), _encode(characters, judged))
+
+
+def texts(seed: int) -> tuple[str, str]:
+    """Text to learn from, and whole topics to be judged by.
+
+    Many topics quote each other: a paragraph counts where it comes first.
+    """
     names, total = sorted(topics), sum(map(len, topics.values()))
     shuffled = np.random.default_rng(seed).permutation(names)
     reached = np.cumsum([len(topics[name]) for name in shuffled])
@@ -89,8 +99,7 @@ def read(seed: int) -> Corpus:
     seen: set[str] = set()
     judged = _text((name for name in names if name in held_out), seen)
     learned = _text((name for name in names if name not in held_out), seen)
-    characters = "".join(sorted(set(learned + judged + SENTENCE)))
-    return Corpus(characters, _encode(characters, learned), _encode(characters, judged))
+    return learned, judged
 
 
 def _text(names: Iterable[str], seen: set[str]) -> str:

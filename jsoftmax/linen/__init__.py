@@ -1,8 +1,39 @@
 """Flax Linen modules: parameters around the functions; twins of jsoftmax.nnx."""
 
-from jsoftmax.linen._attention import AdaptivelySparseAttention
-from jsoftmax.linen._entmax import Entmax
-from jsoftmax.linen._gumbel_softmax import GumbelSoftmax
-from jsoftmax.linen._readout import EntmaxReadout
+from jsoftmax.linen._attention import (
+    AdaptivelySparseAttention,
+)
+from jsoftmax.linen._bands import (
+    AdaptiveSoftmax,
+    DifferentiatedSoftmax,
+)
+from jsoftmax.linen._entmax import (
+    Entmax,
+)
+from jsoftmax.linen._gumbel_softmax import (
+    GumbelSoftmax,
+)
+from jsoftmax.linen._hierarchical import (
+    HierarchicalSoftmax,
+)
+from jsoftmax.linen._linear_softmax import (
+    LinearSoftmax,
+)
+from jsoftmax.linen._readout import (
+    EntmaxReadout,
+)
+from jsoftmax.linen._sampled_softmax import (
+    SampledSoftmax,
+)
 
-__all__ = ["AdaptivelySparseAttention", "Entmax", "EntmaxReadout", "GumbelSoftmax"]
+__all__ = [
+    "AdaptiveSoftmax",
+    "AdaptivelySparseAttention",
+    "DifferentiatedSoftmax",
+    "Entmax",
+    "EntmaxReadout",
+    "GumbelSoftmax",
+    "HierarchicalSoftmax",
+    "LinearSoftmax",
+    "SampledSoftmax",
+]

@@ -240,11 +240,11 @@ def fenchel_young(
     z: Array, y: Array, alpha: Array | None, family: Tsallis, classes: ClassAxis
 ) -> Array:
     """Ω*(z) + Ω(y) − ⟨y, z⟩, kept as a size-1 axis."""
-    return _attained(*_prediction(z, alpha, family, classes), z, y, alpha, family, classes)
+    return attained(*prediction(z, alpha, family, classes), z, y, alpha, family, classes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(6, 7))
-def _attained(
+def attained(
     p: Array, log_p: Array, rest: Array, z: Array, y: Array, alpha: Array | None, family: Tsallis,
     classes: ClassAxis,
 ) -> Array:  # fmt: skip
@@ -260,13 +260,13 @@ def _attained(
     return jnp.where(classes.max(z) == -jnp.inf, 0, classes.sum(terms))
 
 
-@partial(_attained.defjvp, symbolic_zeros=True)
+@partial(attained.defjvp, symbolic_zeros=True)
 def _attained_jvp(family, classes, primals, tangents):
     # Nothing is gained by moving p, because the maximum of ⟨p, z⟩ − Ω(p) is there. The value is
     # returned as what it is, a loss, so that it is differentiated by this rule again.
     p, log_p, rest, z, y, alpha = primals
     *_, d_z, d_y, d_alpha = tangents
-    loss = _attained(p, log_p, rest, z, y, alpha, family, classes)
+    loss = attained(p, log_p, rest, z, y, alpha, family, classes)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_z, SymbolicZero):
         move = jnp.where(z > -jnp.inf, surplus(p, rest, y, 1.0), 0)
@@ -335,7 +335,7 @@ def _largest(p, z, classes):
     return classes.sum(jnp.where(top, p, 0)) / jnp.maximum(classes.sum(top.astype(p.dtype)), 1)
 
 
-def _prediction(z, alpha, family, classes):
+def prediction(z, alpha, family, classes):
     log_p = log_probabilities(z, alpha, family, classes)
     p = jnp.exp(log_p)
     rest = mass_of_the_rest(p, classes)

@@ -91,12 +91,12 @@ def read_targets(
     y, valid = one_hot(labels, ask)
     counted = None
     if ignore_index is not None:
-        counted = _differs(labels, ignore_index)
+        counted = differs(labels, ignore_index)
         valid = valid | ~counted
     return Targets(_smoothed(y, label_smoothing, ask), valid, counted)
 
 
-def _differs(labels: Array, number: int) -> Array:
+def differs(labels: Array, number: int) -> Array:
     # In the dtype of the labels a number that they cannot hold would wrap into one of them.
     limits = jnp.iinfo(labels.dtype)
     within = limits.min <= number <= limits.max

@@ -64,7 +64,7 @@ class AliasTable(NamedTuple):
             TypeError: if `weights` are traced, or not real numbers.
             ValueError: if `weights` are empty, not a vector, negative, not finite or all zero.
         """
-        whole = _whole_numbers(_checked(weights))
+        whole = _whole_numbers(checked_weights("AliasTable.of", "weights", weights))
         thresholds, aliases = _columns(whole)
         return cls(jnp.asarray(thresholds), jnp.asarray(aliases))
 
@@ -108,10 +108,11 @@ class AliasTable(NamedTuple):
         return index.astype(jnp.zeros((), int).dtype)
 
 
-def _checked(weights: Any) -> np.ndarray:
+def checked_weights(function: str, name: str, weights: Any) -> np.ndarray:
+    """One weight a class, as float64 of numpy: not negative, finite, not all zero."""
     if isinstance(weights, jax.core.Tracer):
         raise TypeError(
-            "jsoftmax.AliasTable.of: `weights` are traced, and a table is made by numpy. Make it "
+            f"jsoftmax.{function}: `{name}` are traced, and a table is made by numpy. Make it "
             "outside of `jit`; inside, `sample_from` draws from probabilities."
         )
     given = np.asarray(weights)
@@ -119,11 +120,11 @@ def _checked(weights: Any) -> np.ndarray:
         given
     ):
         raise TypeError(
-            f"jsoftmax.AliasTable.of: `weights` have dtype {given.dtype}; give real numbers."
+            f"jsoftmax.{function}: `{name}` have dtype {given.dtype}; give real numbers."
         )
     if given.ndim != 1 or given.size == 0:
         raise ValueError(
-            f"jsoftmax.AliasTable.of: `weights` have shape {given.shape}; give a vector with one "
+            f"jsoftmax.{function}: `{name}` have shape {given.shape}; give a vector with one "
             "weight a class, and at least one."
         )
     w = given.astype(np.float64)
@@ -131,12 +132,12 @@ def _checked(weights: Any) -> np.ndarray:
         if bad.any():
             at = int(bad.argmax())
             raise ValueError(
-                f"jsoftmax.AliasTable.of: weight {at} is {w[at]}, which is {words}. Weights must "
+                f"jsoftmax.{function}: weight {at} is {w[at]}, which is {words}. Weights must "
                 "be finite and at least 0."
             )
     if not w.any():
         raise ValueError(
-            f"jsoftmax.AliasTable.of: all {w.size} weights are zero; at least one must be positive."
+            f"jsoftmax.{function}: all {w.size} weights are zero; at least one must be positive."
         )
     return w
 

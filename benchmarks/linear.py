@@ -1,0 +1,227 @@
+"""`python -m benchmarks.linear`: losses from features and a class table, against the dense way."""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.progress import track
+
+import jsoftmax
+from benchmarks.machine import machine, sentence
+from benchmarks.race import race
+from benchmarks.tables import Table, console
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+PRODUCTS, DENSE = "three matrix products", "optax on h @ W"
+PER_TOKEN, SUM = "jsoftmax.linear_cross_entropy", "jsoftmax.linear_cross_entropy_sum"
+ENTMAX, TOKAMAX = "jsoftmax.linear_entmax_loss, 1.5", "tokamax, xla"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """`tokens` rows of `width` features, and a table of `classes`."""
+
+    tokens: int
+    width: int
+    classes: int
+    large: bool = False
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return f"{self.tokens} × {self.width} × {self.classes}"
+
+
+CASES = (Case(2048, 512, 32_000, large=True), Case(256, 64, 1_000))
+QUICK = (Case(256, 32, 4_000, large=True), Case(64, 16, 100))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A ratio of times, or of temporaries, that should be kept."""
+
+    what: str
+    over: str
+    most: float
+    large: bool
+    quantity: str = "milliseconds"
+
+
+BOUNDS = (
+    Bound(PER_TOKEN, DENSE, 1.0, large=True),
+    Bound(PER_TOKEN, PRODUCTS, 1.5, large=True),
+    Bound(SUM, PRODUCTS, 1.2, large=True),
+    Bound(ENTMAX, PER_TOKEN, 2.0, large=True),
+    Bound(PER_TOKEN, DENSE, 0.2, large=True, quantity="megabytes"),
+    Bound(SUM, DENSE, 0.2, large=True, quantity="megabytes"),
+    Bound(PER_TOKEN, DENSE, 1.0, large=False),
+    Bound(SUM, DENSE, 1.0, large=False),
+)
+
+
+def contestants(labels: jax.Array) -> dict[str, Callable]:
+    """Everything that goes from (features, kernel) to a mean loss and its two gradients."""
+    n = labels.size
+
+    def of(loss):
+        return jax.value_and_grad(loss, argnums=(0, 1))
+
+    def dense(h, kernel):
+        return optax.softmax_cross_entropy_with_integer_labels(h @ kernel, labels).mean()
+
+    found = {
+        PRODUCTS: products,
+        DENSE: of(dense),
+        PER_TOKEN: of(lambda h, w: jsoftmax.linear_cross_entropy(h, w, labels).mean()),
+        SUM: of(lambda h, w: jsoftmax.linear_cross_entropy_sum(h, w, labels, 1 / n)),
+        ENTMAX: of(lambda h, w: jsoftmax.linear_entmax_loss(h, w, labels, 1.5).mean()),
+    }
+    if (tokamax := optional("tokamax")) is not None:
+        theirs = tokamax.linear_softmax_cross_entropy_loss
+        sys.argv[1:] = []  # which it reads for flags of its own
+        options = {"reduction": "mean", "implementation": "xla"}
+        found[TOKAMAX] = of(lambda h, w: theirs(h, labels, w, **options))
+    return found
+
+
+def products(h: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What no way can do without: the scores, and two products of their size for the gradients."""
+    z = h @ kernel
+    return z @ kernel.T, h.T @ z
+
+
+def optional(name: str):
+    """A package that need not be there."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def measure(case: Case, rounds: int) -> list[dict]:
+    """One record a contestant: milliseconds, and megabytes of temporaries."""
+    rng = np.random.default_rng(0)
+    h = jnp.asarray(rng.normal(size=(case.tokens, case.width)), jnp.float32)
+    spread = 2 / case.width**0.5  # scores of standard deviation 2
+    kernel = jnp.asarray(rng.normal(0, spread, (case.width, case.classes)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, case.classes, case.tokens))
+    calls, memory = {}, {}
+    for name, contestant in contestants(labels).items():
+        executable = jax.jit(contestant).lower(h, kernel).compile()
+        analysis = executable.memory_analysis()
+        memory[name] = None if analysis is None else analysis.temp_size_in_bytes / 1e6
+        calls[name] = _call(executable, (h, kernel))
+    best = race(calls, rounds=rounds)
+    return [
+        {
+            "case": case.name,
+            "large": case.large,
+            "contestant": name,
+            "milliseconds": 1e3 * best[name],
+            "megabytes": memory[name],
+        }
+        for name in calls
+    ]
+
+
+def _call(executable, inputs) -> Callable[[], object]:
+    return lambda: jax.block_until_ready(executable(*inputs))
+
+
+def tables(records: list[dict], rounds: int) -> list[Table]:
+    """One table for all cases, and one for the bounds."""
+    rows = []
+    for record in records:
+        rows.append(
+            [
+                record["case"],
+                record["contestant"],
+                f"{record['milliseconds']:.3g}",
+                *(f"{_over(records, record, name):.2f}" for name in (PRODUCTS, DENSE)),
+                "–" if record["megabytes"] is None else f"{record['megabytes']:.3g}",
+            ]
+        )
+    kept = []
+    for bound in BOUNDS:
+        mine = _record(records, bound.large, bound.what)
+        theirs = _record(records, bound.large, bound.over)
+        if mine[bound.quantity] is None or not theirs[bound.quantity]:
+            continue
+        ratio = mine[bound.quantity] / theirs[bound.quantity]
+        is_time = bound.quantity == "milliseconds"
+        kept.append(
+            [
+                mine["case"],
+                f"{bound.what} ÷ {bound.over}",
+                "time" if is_time else "temporaries",
+                f"{ratio:.2f}",
+                f"{bound.most:g}",
+                "yes" if round(ratio, 2) <= bound.most else "no",
+            ]
+        )
+    return [
+        Table(
+            "Bounds",
+            "The most that ratios should be.",
+            ["case", "ratio", "of", "measured", "bound", "met"],
+            kept,
+        ),
+        Table(
+            "Loss and gradients",
+            "Tokens × features × classes, float32; the mean loss and its gradients in features and "
+            f"kernel. Minima of at least {rounds} interleaved rounds. Memory is what the compiler "
+            "allocates besides input and output.",
+            ["case", "what", "ms", f"÷ {PRODUCTS}", f"÷ {DENSE}", "MB"],
+            rows,
+        ),
+    ]
+
+
+def _record(records: list[dict], large: bool, name: str) -> dict:
+    return next(r for r in records if r["large"] == large and r["contestant"] == name)
+
+
+def _over(records: list[dict], record: dict, name: str) -> float:
+    return record["milliseconds"] / _record(records, record["large"], name)["milliseconds"]
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke run: small, not saved")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of every race (10)")
+    options = parser.parse_args()
+    screen = console()
+    facts = machine()
+    screen.print(sentence(facts))
+    cases = QUICK if options.quick else CASES
+    records = [
+        record
+        for case in track(cases, "cases", console=screen)
+        for record in measure(case, options.rounds)
+    ]
+    report = tables(records, options.rounds)
+    for table in report:
+        screen.print(table.rich())
+    if options.quick:
+        screen.print("Not saved: a quick run is no evidence.")
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    page = f"# Linear losses, timed\n\nMade by `python -m benchmarks.linear`. {sentence(facts)}\n\n"
+    page += "\n".join(table.markdown() for table in report)
+    (RESULTS / "linear.md").write_text(page)
+    results = {"machine": facts, "rounds": options.rounds, "records": records}
+    (RESULTS / "linear.json").write_text(json.dumps(results, indent=1) + "\n")
+    screen.print(f"Saved {RESULTS / 'linear.md'} and linear.json beside it.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The largest scores of rows that are computed again wherever they are needed.
+
+In another program a score is rounded otherwise, so that equality with the largest would find
+nobody. Which scores are the largest is therefore asked of the middle between the largest and the
+next.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core._axis import ClassAxis
+
+Pair = tuple[Array, Array]  # the largest score of a row, and the next below it
+
+
+def highest(z: Array) -> Pair:
+    """Of the last axis, which stays with size 1."""
+    top = jnp.max(z, axis=-1, keepdims=True)
+    return top, jnp.max(jnp.where(z < top, z, -jnp.inf), axis=-1, keepdims=True)
+
+
+def higher(one: Pair, other: Pair) -> Pair:
+    """Of two pairs together."""
+    top = jnp.maximum(one[0], other[0])
+    below = (jnp.where(x < top, x, -jnp.inf) for x in (*one, *other))
+    return top, functools.reduce(jnp.maximum, below)
+
+
+def of_whole_rows(pair: Pair, classes: ClassAxis) -> Pair:
+    """Of all parts of rows that are split."""
+    top = classes.max(pair[0])
+    return top, classes.max(jnp.maximum(jnp.where(pair[0] < top, pair[0], -jnp.inf), pair[1]))
+
+
+def floor_of(pair: Pair) -> Array:
+    """What the largest score reaches and the next does not, however both are rounded."""
+    top, second = pair
+    middle = top / 2 + second / 2
+    return jnp.where(second > -jnp.inf, jnp.where(middle > second, middle, top), second)
+
+
+def only_highest(z: Array, floor: Array) -> Array:
+    """0 for the largest scores, −∞ for all others, NaN for NaN."""
+    return jnp.where((z >= floor) & (z > -jnp.inf), 0, jnp.where(z == z, -jnp.inf, z))

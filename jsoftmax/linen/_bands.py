@@ -1,0 +1,262 @@
+"""Output layers in which rare classes have narrower vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.vocabulary import (
+    AdaptiveTables,
+    Band,
+    BandTopK,
+    adaptive_cross_entropy,
+    adaptive_log_softmax,
+    adaptive_topk,
+    band_embedding,
+    differentiated_cross_entropy,
+    differentiated_log_softmax,
+    differentiated_topk,
+)
+from jsoftmax.vocabulary._widths import as_dtype, band_shapes, slices_or_widths, widths_of
+
+_KERNEL_INIT = nn.initializers.lecun_normal()
+_EMBEDDING_INIT = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+_BIAS_INIT = nn.initializers.zeros_init()
+
+
+class AdaptiveSoftmax(nn.Module):
+    r"""An output layer in which rare classes stand behind clusters, and have narrower vectors.
+
+    .. math:: p(y) = p_\text{head}(y) \text{ in the shortlist}, \qquad
+              p(y) = p_\text{head}(c)\, p_c(y) \text{ in the cluster } c
+
+    `adaptive_cross_entropy` and its siblings with the tables as parameters: for a token only the
+    head and the cluster of its target are computed. `DifferentiatedSoftmax` has one softmax over
+    all classes instead.
+
+    Args:
+        features: d, the size of the last axis of what is read.
+        classes: K, the frequent ones first.
+        cutoffs: rising whole numbers above 0 and below K, such as `adaptive_cutoffs` finds.
+        div_value: at least 1: cluster i has vectors of width ⌊d / div_value^i⌋.
+        use_bias: whether classes and clusters have biases.
+        dtype: the dtype to which features and parameters are rounded; None leaves them as they are.
+            All is computed in float32 at least.
+        param_dtype: of the parameters.
+        kernel_init: initialiser of projections, of shape [d, d_i].
+        embedding_init: initialiser of tables, of shape [K_i, d_i].
+        bias_init: initialiser of biases.
+
+    Raises:
+        TypeError: if sizes are not whole numbers.
+        ValueError: if `cutoffs` do not rise from above 0 to below K, or `div_value` is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = AdaptiveSoftmax(64, 1000, [100, 300])
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 64)))
+        >>> h = layer.apply(variables, jnp.array([5, 400]), method="embed")
+        >>> print(h.shape, layer.apply(variables, h, jnp.array([7, 999]), method="loss").shape)
+        (2, 64) (2,)
+    """
+
+    features: int
+    classes: int
+    cutoffs: Sequence[int]
+    div_value: float = 4.0
+    use_bias: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Any = _KERNEL_INIT
+    embedding_init: Any = _EMBEDDING_INIT
+    bias_init: Any = _BIAS_INIT
+
+    def __post_init__(self):
+        widths_of(
+            "linen.AdaptiveSoftmax", self.features, self.classes, self.cutoffs, self.div_value
+        )
+        super().__post_init__()
+
+    def setup(self):
+        """Make the tables."""
+        widths = widths_of(
+            "linen.AdaptiveSoftmax", self.features, self.classes, self.cutoffs, self.div_value
+        )
+        self.raw_bands = _bands(
+            self, band_shapes(self.features, self.classes, self.cutoffs, widths, slices=False)
+        )
+        size, dtype = len(self.cutoffs), self.param_dtype
+        self.clusters = self.param("clusters", self.embedding_init, (size, self.features), dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("cluster_bias", self.bias_init, (size,), dtype)
+        self.raw_cluster_bias = bias
+
+    @property
+    def tables(self) -> AdaptiveTables:
+        """The parameters as functions take them, in a bound module."""
+        tables = AdaptiveTables(self.raw_bands, self.clusters, self.raw_cluster_bias)
+        return as_dtype(tables, self.dtype)
+
+    def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K], of every class."""
+        return jnp.exp(self.log_softmax(features))
+
+    def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → log-probabilities [..., K], of every class."""
+        return adaptive_log_softmax(as_dtype(features, self.dtype), self.tables)
+
+    def topk(self, features: ArrayLike, k: int) -> BandTopK:
+        """Features [..., d] → the k most probable classes, and their log-probabilities."""
+        return adaptive_topk(as_dtype(features, self.dtype), self.tables, k)
+
+    def loss(
+        self,
+        features: ArrayLike,
+        targets: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        ignore_index: int | None = None,
+    ) -> Float[Array, "..."]:
+        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+
+        The rest is as `adaptive_cross_entropy` takes it.
+        """
+        return adaptive_cross_entropy(
+            as_dtype(features, self.dtype),
+            self.tables,
+            targets,
+            where=where,
+            ignore_index=ignore_index,
+        )
+
+    def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
+        """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
+        return band_embedding(ids, self.tables.bands)
+
+
+class DifferentiatedSoftmax(nn.Module):
+    r"""An output layer with one softmax over all classes, the rare ones with narrower vectors.
+
+    .. math:: p(y) = \frac{e^{z_y}}{\sum_k e^{z_k}}, \qquad
+              z_k = ⟨x_i, w_k⟩ + b_k \text{ for } k \text{ in band } i
+
+    `differentiated_cross_entropy` and its siblings with the bands as parameters. `AdaptiveSoftmax`
+    has a softmax for each cluster, and computes only one of them for a token.
+
+    Args:
+        features: d, the size of the last axis of what is read.
+        classes: K, the frequent ones first.
+        cutoffs: rising whole numbers above 0 and below K, where the bands end.
+        div_value: at least 1: band i has vectors of width ⌊d / div_value^i⌋, and a projection of
+            the features to it.
+        widths: for each band the size of its slice of the features, which then are not projected.
+        use_bias: whether classes have biases.
+        dtype: the dtype to which features and parameters are rounded; None leaves them as they are.
+            All is computed in float32 at least.
+        param_dtype: of the parameters.
+        kernel_init: initialiser of projections, of shape [d, d_i].
+        embedding_init: initialiser of tables, of shape [K_i, d_i].
+        bias_init: initialiser of biases.
+
+    Raises:
+        TypeError: if sizes are not whole numbers.
+        ValueError: if `cutoffs` do not rise from above 0 to below K, or `widths` do not sum to d.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = DifferentiatedSoftmax(64, 1000, [100, 300])
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 64)))
+        >>> h = layer.apply(variables, jnp.array([5, 400]), method="embed")
+        >>> print(h.shape, layer.apply(variables, h, jnp.array([7, 999]), method="loss").shape)
+        (2, 64) (2,)
+    """
+
+    features: int
+    classes: int
+    cutoffs: Sequence[int]
+    div_value: float = 4.0
+    widths: Sequence[int] | None = None
+    use_bias: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Any = _KERNEL_INIT
+    embedding_init: Any = _EMBEDDING_INIT
+    bias_init: Any = _BIAS_INIT
+
+    def __post_init__(self):
+        self._sizes()
+        super().__post_init__()
+
+    def setup(self):
+        """Make the tables."""
+        shapes = band_shapes(
+            self.features, self.classes, self.cutoffs, self._sizes(),
+            slices=self.widths is not None,
+        )  # fmt: skip
+        self.raw_bands = _bands(self, shapes)
+
+    def _sizes(self):
+        return slices_or_widths(
+            "linen.DifferentiatedSoftmax", self.features, self.classes, self.cutoffs,
+            self.div_value, self.widths,
+        )  # fmt: skip
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The parameters as functions take them, in a bound module."""
+        return as_dtype(tuple(self.raw_bands), self.dtype)
+
+    def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K], of every class."""
+        return jnp.exp(self.log_softmax(features))
+
+    def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → log-probabilities [..., K], of every class."""
+        return differentiated_log_softmax(as_dtype(features, self.dtype), self.bands)
+
+    def topk(self, features: ArrayLike, k: int) -> BandTopK:
+        """Features [..., d] → the k most probable classes, and their log-probabilities."""
+        return differentiated_topk(as_dtype(features, self.dtype), self.bands, k)
+
+    def loss(
+        self,
+        features: ArrayLike,
+        targets: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        ignore_index: int | None = None,
+    ) -> Float[Array, "..."]:
+        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+
+        The rest is as `differentiated_cross_entropy` takes it.
+        """
+        return differentiated_cross_entropy(
+            as_dtype(features, self.dtype),
+            self.bands,
+            targets,
+            where=where,
+            ignore_index=ignore_index,
+        )
+
+    def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
+        """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
+        return band_embedding(ids, self.bands)
+
+
+def _bands(layer: Any, shapes: Any) -> tuple[Band, ...]:
+    """Parameters table_0, projection_0, bias_0, table_1, …, where a band has them."""
+    bands = []
+    for i, (table, projection) in enumerate(shapes):
+        dtype, kernel, bias = layer.param_dtype, None, None
+        w = layer.param(f"table_{i}", layer.embedding_init, table, dtype)
+        if projection is not None:
+            kernel = layer.param(f"projection_{i}", layer.kernel_init, projection, dtype)
+        if layer.use_bias:
+            bias = layer.param(f"bias_{i}", layer.bias_init, table[:1], dtype)
+        bands.append(Band(w, kernel, bias))
+    return tuple(bands)

@@ -1,0 +1,112 @@
+"""The last layer over classes at the leaves of a tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jsoftmax.vocabulary import (
+    ClassTree,
+    HierarchicalTopK,
+    hierarchical_categorical,
+    hierarchical_cross_entropy,
+    hierarchical_log_softmax,
+    hierarchical_topk,
+)
+
+
+class HierarchicalSoftmax(nn.Module):
+    r"""A node table read out by hierarchical softmax.
+
+    .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
+
+    `loss` reads O(depth) rows of the table for each token, where a softmax over K classes reads all
+    K. Its gradient in the table is nevertheless a whole table; a step without one takes the
+    parameter out, as in the example. The tree's arrays are variables of the collection "tree", so
+    that they are arguments of what is compiled, and not constants in it.
+
+    Args:
+        features: d, the size of the last axis of what is read.
+        tree: a `jsoftmax.ClassTree`, as `jsoftmax.huffman_tree` makes it.
+        use_bias: whether every row has a bias.
+        param_dtype: the dtype of table and bias.
+        table_init: initialiser of the table, of shape [tree.table_rows, d]; zeros, as word2vec's:
+            all choices are even.
+        bias_init: initialiser of the bias, of shape [tree.table_rows].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsoftmax as js
+        >>> readout = HierarchicalSoftmax(2, js.huffman_tree([5, 2, 1, 1]))
+        >>> h, y = jnp.ones((2, 2)), jnp.array([0, 3])
+        >>> variables = readout.init(jax.random.key(0), h)
+        >>> print(readout.apply(variables, h, y, method="loss"))
+        [0.6931 2.0794]
+        >>> tree, table = variables["tree"]["tree"], variables["params"]["table"]
+        >>> optimizer = js.row_adagrad(0.1)
+        >>> def step(table, state):  # O(log K), with table and state donated
+        ...     ids = tree.rows(y)
+        ...     loss = lambda rows: -js.hierarchical_log_prob_of_rows(h, rows, tree, y).mean()
+        ...     return optimizer.update(table, state, ids, jax.grad(loss)(table[ids]))
+        >>> table, state = jax.jit(step, donate_argnums=(0, 1))(table, optimizer.init(table))
+        >>> variables = {**variables, "params": {"table": table}}
+        >>> print(readout.apply(variables, h, y, method="loss").mean() < 1.3863)
+        True
+    """
+
+    features: int
+    tree: ClassTree
+    use_bias: bool = False
+    param_dtype: Any = jnp.float32
+    table_init: Any = nn.initializers.zeros_init()
+    bias_init: Any = nn.initializers.zeros_init()
+
+    def setup(self):
+        """Make the node table, and keep the tree."""
+        rows = self.tree.table_rows
+        self.arrays = self.variable("tree", "tree", lambda: self.tree)
+        self.table = self.param("table", self.table_init, (rows, self.features), self.param_dtype)
+        self.bias = (
+            self.param("bias", self.bias_init, (rows,), self.param_dtype) if self.use_bias else None
+        )
+
+    def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K], in float32 at least."""
+        return jnp.exp(self.log_softmax(features))
+
+    def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → log-probabilities [..., K], in float32 at least."""
+        return hierarchical_log_softmax(features, self.table, self.arrays.value, bias=self.bias)
+
+    def loss(
+        self,
+        features: ArrayLike,
+        targets: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        ignore_index: int | None = None,
+    ) -> Float[Array, "..."]:
+        """Features [..., d] and classes [...] → one `hierarchical_cross_entropy` each."""
+        return hierarchical_cross_entropy(
+            features,
+            self.table,
+            self.arrays.value,
+            targets,
+            bias=self.bias,
+            where=where,
+            ignore_index=ignore_index,
+        )
+
+    def topk(self, features: ArrayLike, k: int, *, beam: int | None = None) -> HierarchicalTopK:
+        """Features [..., d] → the k likeliest classes and their log-probabilities, exactly."""
+        return hierarchical_topk(
+            features, self.table, self.arrays.value, k, bias=self.bias, beam=beam
+        )
+
+    def sample(self, key: Array, features: ArrayLike) -> Int[Array, "..."]:
+        """A key and features [..., d] → one class each, drawn."""
+        return hierarchical_categorical(
+            key, features, self.table, self.arrays.value, bias=self.bias
+        )

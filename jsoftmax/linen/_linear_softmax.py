@@ -1,0 +1,95 @@
+"""A softmax over many classes whose loss, top classes and draws never hold the row of logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jsoftmax.mappings import softmax
+from jsoftmax.vocabulary import LinearTopK, linear_categorical, linear_cross_entropy, linear_topk
+
+
+class LinearSoftmax(nn.Module):
+    r"""The last layer of a model over K classes, read from a table W in blocks.
+
+    .. math:: z = h W^T + b, \qquad p = \mathrm{softmax}(z)
+
+    Where `flax.linen.Dense` and a loss would hold the logits of all tokens, `loss`, `topk` and
+    `sample` need a block of them. `embed` reads the same table as an input embedding, which ties
+    the two.
+
+    Args:
+        classes: K, how many classes there are.
+        use_bias: whether there is a b.
+        dtype: what features, W and b are converted to; by default nothing. Losses are computed
+            in float32 at least.
+        param_dtype: the dtype of W and b.
+        kernel_init: initialiser of W, of shape [K, d], the layout of an embedding.
+        bias_init: initialiser of b, of shape [K].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> head = LinearSoftmax(1000)
+        >>> h, y, key = jnp.ones((3, 8)), jnp.array([1, 2, 3]), jax.random.key(0)
+        >>> variables = head.init(key, h)
+        >>> print(head.apply(variables, h, y, label_smoothing=0.1, method="loss").shape)
+        (3,)
+        >>> print(head.apply(variables, key, h, method="sample").shape)
+        (3,)
+    """
+
+    classes: int
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    bias_init: Any = nn.initializers.zeros_init()
+
+    @nn.compact
+    def _table(self, width: int) -> tuple[Array, Array | None]:
+        kernel = self.param("kernel", self.kernel_init, (self.classes, width), self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.classes,), self.param_dtype)
+        return kernel, bias
+
+    def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K], the whole rows."""
+        return softmax(self.logits(features))
+
+    def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → logits [..., K], the whole rows."""
+        h, kernel, bias = self._promoted(features)
+        z = h @ kernel.T
+        return z if bias is None else z + bias
+
+    def loss(self, features: ArrayLike, targets: Any, **options: Any) -> Float[Array, "..."]:
+        """Features [..., d] and targets [...] → one `linear_cross_entropy` each."""
+        h, kernel, bias = self._promoted(features)
+        return linear_cross_entropy(h, kernel, targets, bias=bias, class_axis=0, **options)
+
+    def topk(self, features: ArrayLike, k: int, **options: Any) -> LinearTopK:
+        """Features [..., d] → the k likeliest classes and their logits, by `linear_topk`."""
+        h, kernel, bias = self._promoted(features)
+        return linear_topk(h, kernel, k, bias=bias, class_axis=0, **options)
+
+    def sample(self, key: Array, features: ArrayLike, **options: Any) -> Int[Array, "..."]:
+        """A key and features [..., d] → one class each, drawn by `linear_categorical`."""
+        h, kernel, bias = self._promoted(features)
+        return linear_categorical(key, h, kernel, bias=bias, class_axis=0, **options)
+
+    def embed(self, classes: ArrayLike, features: int) -> Float[Array, "... features"]:
+        """Classes [...] → their rows of W [..., d]: an input embedding tied to the output."""
+        kernel, _ = self._table(features)
+        (kernel,) = promote_dtype(kernel, dtype=self.dtype)
+        return kernel[jnp.asarray(classes)]
+
+    def _promoted(self, features: ArrayLike) -> Any:
+        """Features, W and b of one dtype."""
+        h = jnp.asarray(features)
+        kernel, bias = self._table(h.shape[-1])
+        return promote_dtype(h, kernel, bias, dtype=self.dtype)

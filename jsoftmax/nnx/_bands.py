@@ -1,0 +1,262 @@
+"""Output layers in which rare classes have narrower vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, ArrayLike, DTypeLike, Float
+
+from jsoftmax.vocabulary import (
+    AdaptiveTables,
+    Band,
+    BandTopK,
+    adaptive_cross_entropy,
+    adaptive_log_softmax,
+    adaptive_topk,
+    band_embedding,
+    differentiated_cross_entropy,
+    differentiated_log_softmax,
+    differentiated_topk,
+)
+from jsoftmax.vocabulary._widths import as_dtype, band_shapes, slices_or_widths, widths_of
+
+_KERNEL_INIT = nnx.initializers.lecun_normal()
+_EMBEDDING_INIT = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+_BIAS_INIT = nnx.initializers.zeros_init()
+
+
+class AdaptiveSoftmax(nnx.Module):
+    r"""An output layer in which rare classes stand behind clusters, and have narrower vectors.
+
+    .. math:: p(y) = p_\text{head}(y) \text{ in the shortlist}, \qquad
+              p(y) = p_\text{head}(c)\, p_c(y) \text{ in the cluster } c
+
+    `adaptive_cross_entropy` and its siblings with the tables as parameters: for a token only the
+    head and the cluster of its target are computed. `DifferentiatedSoftmax` has one softmax over
+    all classes instead.
+
+    Args:
+        features: d, the size of the last axis of what is read.
+        classes: K, the frequent ones first.
+        cutoffs: rising whole numbers above 0 and below K, such as `adaptive_cutoffs` finds.
+        div_value: at least 1: cluster i has vectors of width ⌊d / div_value^i⌋.
+        use_bias: whether classes and clusters have biases.
+        dtype: the dtype to which features and parameters are rounded; None leaves them as they are.
+            All is computed in float32 at least.
+        param_dtype: of the parameters.
+        kernel_init: initialiser of projections, of shape [d, d_i].
+        embedding_init: initialiser of tables, of shape [K_i, d_i].
+        bias_init: initialiser of biases.
+        rngs: where the initialisers' keys come from.
+
+    Raises:
+        TypeError: if sizes are not whole numbers.
+        ValueError: if `cutoffs` do not rise from above 0 to below K, or `div_value` is below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> layer = AdaptiveSoftmax(64, 1000, [100, 300], rngs=nnx.Rngs(0))
+        >>> h = layer.embed(jnp.array([5, 400]))
+        >>> print(h.shape, layer.loss(h, jnp.array([7, 999])).shape, layer.topk(h, 3).classes.shape)
+        (2, 64) (2,) (2, 3)
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        cutoffs: Sequence[int],
+        *,
+        div_value: float = 4.0,
+        use_bias: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: nnx.Initializer = _KERNEL_INIT,
+        embedding_init: nnx.Initializer = _EMBEDDING_INIT,
+        bias_init: nnx.Initializer = _BIAS_INIT,
+        rngs: nnx.Rngs,
+    ):
+        widths = widths_of("nnx.AdaptiveSoftmax", features, classes, cutoffs, div_value)
+        shapes = band_shapes(features, classes, cutoffs, widths, slices=False)
+        self.dtype, self.use_bias, self.count = dtype, use_bias, len(shapes)
+        _add_bands(
+            self, shapes, use_bias, param_dtype, kernel_init, embedding_init, bias_init, rngs
+        )
+        size = len(cutoffs)
+        self.clusters = nnx.Param(embedding_init(rngs.params(), (size, features), param_dtype))
+        if use_bias:
+            self.cluster_bias = nnx.Param(bias_init(rngs.params(), (size,), param_dtype))
+
+    @property
+    def tables(self) -> AdaptiveTables:
+        """The parameters as functions take them."""
+        bias = self.cluster_bias[...] if self.use_bias else None
+        tables = AdaptiveTables(_bands(self), self.clusters[...], bias)
+        return as_dtype(tables, self.dtype)
+
+    def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K], of every class."""
+        return jnp.exp(self.log_softmax(features))
+
+    def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → log-probabilities [..., K], of every class."""
+        return adaptive_log_softmax(as_dtype(features, self.dtype), self.tables)
+
+    def topk(self, features: ArrayLike, k: int) -> BandTopK:
+        """Features [..., d] → the k most probable classes, and their log-probabilities."""
+        return adaptive_topk(as_dtype(features, self.dtype), self.tables, k)
+
+    def loss(
+        self,
+        features: ArrayLike,
+        targets: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        ignore_index: int | None = None,
+    ) -> Float[Array, "..."]:
+        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+
+        The rest is as `adaptive_cross_entropy` takes it.
+        """
+        return adaptive_cross_entropy(
+            as_dtype(features, self.dtype),
+            self.tables,
+            targets,
+            where=where,
+            ignore_index=ignore_index,
+        )
+
+    def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
+        """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
+        return band_embedding(ids, self.tables.bands)
+
+
+class DifferentiatedSoftmax(nnx.Module):
+    r"""An output layer with one softmax over all classes, the rare ones with narrower vectors.
+
+    .. math:: p(y) = \frac{e^{z_y}}{\sum_k e^{z_k}}, \qquad
+              z_k = ⟨x_i, w_k⟩ + b_k \text{ for } k \text{ in band } i
+
+    `differentiated_cross_entropy` and its siblings with the bands as parameters. `AdaptiveSoftmax`
+    has a softmax for each cluster, and computes only one of them for a token.
+
+    Args:
+        features: d, the size of the last axis of what is read.
+        classes: K, the frequent ones first.
+        cutoffs: rising whole numbers above 0 and below K, where the bands end.
+        div_value: at least 1: band i has vectors of width ⌊d / div_value^i⌋, and a projection of
+            the features to it.
+        widths: for each band the size of its slice of the features, which then are not projected.
+        use_bias: whether classes have biases.
+        dtype: the dtype to which features and parameters are rounded; None leaves them as they are.
+            All is computed in float32 at least.
+        param_dtype: of the parameters.
+        kernel_init: initialiser of projections, of shape [d, d_i].
+        embedding_init: initialiser of tables, of shape [K_i, d_i].
+        bias_init: initialiser of biases.
+        rngs: where the initialisers' keys come from.
+
+    Raises:
+        TypeError: if sizes are not whole numbers.
+        ValueError: if `cutoffs` do not rise from above 0 to below K, or `widths` do not sum to d.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> layer = DifferentiatedSoftmax(64, 1000, [100, 300], rngs=nnx.Rngs(0))
+        >>> h = layer.embed(jnp.array([5, 400]))
+        >>> print(h.shape, layer.loss(h, jnp.array([7, 999])).shape, layer.topk(h, 3).classes.shape)
+        (2, 64) (2,) (2, 3)
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        cutoffs: Sequence[int],
+        *,
+        div_value: float = 4.0,
+        widths: Sequence[int] | None = None,
+        use_bias: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: nnx.Initializer = _KERNEL_INIT,
+        embedding_init: nnx.Initializer = _EMBEDDING_INIT,
+        bias_init: nnx.Initializer = _BIAS_INIT,
+        rngs: nnx.Rngs,
+    ):
+        sizes = slices_or_widths(
+            "nnx.DifferentiatedSoftmax", features, classes, cutoffs, div_value, widths
+        )
+        shapes = band_shapes(features, classes, cutoffs, sizes, slices=widths is not None)
+        self.dtype, self.use_bias, self.count = dtype, use_bias, len(shapes)
+        _add_bands(
+            self, shapes, use_bias, param_dtype, kernel_init, embedding_init, bias_init, rngs
+        )
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The parameters as functions take them."""
+        return as_dtype(_bands(self), self.dtype)
+
+    def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K], of every class."""
+        return jnp.exp(self.log_softmax(features))
+
+    def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → log-probabilities [..., K], of every class."""
+        return differentiated_log_softmax(as_dtype(features, self.dtype), self.bands)
+
+    def topk(self, features: ArrayLike, k: int) -> BandTopK:
+        """Features [..., d] → the k most probable classes, and their log-probabilities."""
+        return differentiated_topk(as_dtype(features, self.dtype), self.bands, k)
+
+    def loss(
+        self,
+        features: ArrayLike,
+        targets: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        ignore_index: int | None = None,
+    ) -> Float[Array, "..."]:
+        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+
+        The rest is as `differentiated_cross_entropy` takes it.
+        """
+        return differentiated_cross_entropy(
+            as_dtype(features, self.dtype),
+            self.bands,
+            targets,
+            where=where,
+            ignore_index=ignore_index,
+        )
+
+    def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
+        """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
+        return band_embedding(ids, self.bands)
+
+
+def _add_bands(layer, shapes, use_bias, dtype, kernel_init, embedding_init, bias_init, rngs):
+    """Parameters table_0, projection_0, bias_0, table_1, …, where a band has them."""
+    for i, (table, projection) in enumerate(shapes):
+        setattr(layer, f"table_{i}", nnx.Param(embedding_init(rngs.params(), table, dtype)))
+        if projection is not None:
+            kernel = kernel_init(rngs.params(), projection, dtype)
+            setattr(layer, f"projection_{i}", nnx.Param(kernel))
+        if use_bias:
+            setattr(layer, f"bias_{i}", nnx.Param(bias_init(rngs.params(), table[:1], dtype)))
+
+
+def _bands(layer: Any) -> tuple[Band, ...]:
+    """The bands of which a layer has the parameters."""
+
+    def of(name):
+        return getattr(layer, name)[...] if hasattr(layer, name) else None
+
+    return tuple(
+        Band(of(f"table_{i}"), of(f"projection_{i}"), of(f"bias_{i}")) for i in range(layer.count)
+    )

@@ -1,0 +1,117 @@
+"""The last layer over classes at the leaves of a tree."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
+
+from jsoftmax.vocabulary import (
+    ClassTree,
+    HierarchicalTopK,
+    hierarchical_categorical,
+    hierarchical_cross_entropy,
+    hierarchical_log_softmax,
+    hierarchical_topk,
+)
+
+_TABLE_INIT = nnx.initializers.zeros_init()
+
+
+class Tree(nnx.Variable):
+    """The arrays of a tree; state, and no parameter."""
+
+
+class HierarchicalSoftmax(nnx.Module):
+    r"""A node table read out by hierarchical softmax.
+
+    .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
+
+    `loss` reads O(depth) rows of the table for each token, where a softmax over K classes reads all
+    K. Its gradient in the table is nevertheless a whole table; a step without one takes the
+    parameter out, as in the example.
+
+    Args:
+        features: d, the size of the last axis of what is read.
+        tree: a `jsoftmax.ClassTree`, as `jsoftmax.huffman_tree` makes it.
+        use_bias: whether every row has a bias.
+        param_dtype: the dtype of table and bias.
+        table_init: initialiser of the table, of shape [tree.table_rows, d]; zeros, as word2vec's:
+            all choices are even.
+        bias_init: initialiser of the bias, of shape [tree.table_rows].
+        rngs: where the initialisers' keys come from.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsoftmax as js
+        >>> from flax import nnx
+        >>> readout = HierarchicalSoftmax(2, js.huffman_tree([5, 2, 1, 1]), rngs=nnx.Rngs(0))
+        >>> h, y = jnp.ones((2, 2)), jnp.array([0, 3])
+        >>> print(readout.loss(h, y))
+        [0.6931 2.0794]
+        >>> tree, table = readout.tree.get_value(), readout.table[...]
+        >>> optimizer = js.row_adagrad(0.1)
+        >>> def step(table, state):  # O(log K), with table and state donated
+        ...     ids = tree.rows(y)
+        ...     loss = lambda rows: -js.hierarchical_log_prob_of_rows(h, rows, tree, y).mean()
+        ...     return optimizer.update(table, state, ids, jax.grad(loss)(table[ids]))
+        >>> table, state = jax.jit(step, donate_argnums=(0, 1))(table, optimizer.init(table))
+        >>> readout.table.set_value(table)
+        >>> print(readout.loss(h, y).mean() < 1.3863)
+        True
+    """
+
+    def __init__(
+        self,
+        features: int,
+        tree: ClassTree,
+        *,
+        use_bias: bool = False,
+        param_dtype: DTypeLike = jnp.float32,
+        table_init: nnx.Initializer = _TABLE_INIT,
+        bias_init: nnx.Initializer = _TABLE_INIT,
+        rngs: nnx.Rngs,
+    ):
+        rows = tree.table_rows
+        self.tree = Tree(tree)
+        self.table = nnx.Param(table_init(rngs.params(), (rows, features), param_dtype))
+        self.bias = nnx.Param(bias_init(rngs.params(), (rows,), param_dtype)) if use_bias else None
+
+    def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K], in float32 at least."""
+        return jnp.exp(self.log_softmax(features))
+
+    def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → log-probabilities [..., K], in float32 at least."""
+        return hierarchical_log_softmax(features, *self._table(), bias=self._bias())
+
+    def loss(
+        self,
+        features: ArrayLike,
+        targets: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        ignore_index: int | None = None,
+    ) -> Float[Array, "..."]:
+        """Features [..., d] and classes [...] → one `hierarchical_cross_entropy` each."""
+        return hierarchical_cross_entropy(
+            features,
+            *self._table(),
+            targets,
+            bias=self._bias(),
+            where=where,
+            ignore_index=ignore_index,
+        )
+
+    def topk(self, features: ArrayLike, k: int, *, beam: int | None = None) -> HierarchicalTopK:
+        """Features [..., d] → the k likeliest classes and their log-probabilities, exactly."""
+        return hierarchical_topk(features, *self._table(), k, bias=self._bias(), beam=beam)
+
+    def sample(self, key: Array, features: ArrayLike) -> Int[Array, "..."]:
+        """A key and features [..., d] → one class each, drawn."""
+        return hierarchical_categorical(key, features, *self._table(), bias=self._bias())
+
+    def _table(self) -> tuple[Array, ClassTree]:
+        return self.table[...], self.tree.get_value()
+
+    def _bias(self) -> Array | None:
+        return None if self.bias is None else self.bias[...]

@@ -1,0 +1,100 @@
+"""A softmax over many classes whose loss, top classes and draws never hold the row of logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
+
+from jsoftmax.mappings import softmax
+from jsoftmax.vocabulary import LinearTopK, linear_categorical, linear_cross_entropy, linear_topk
+
+_KERNEL_INIT = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+_BIAS_INIT = nnx.initializers.zeros_init()
+
+
+class LinearSoftmax(nnx.Module):
+    r"""The last layer of a model over K classes, read from a table W in blocks.
+
+    .. math:: z = h W^T + b, \qquad p = \mathrm{softmax}(z)
+
+    Where `flax.nnx.Linear` and a loss would hold the logits of all tokens, `loss`, `topk` and
+    `sample` need a block of them. `embed` reads the same table as an input embedding, which ties
+    the two; another module's table is tied by giving its `nnx.Param` to `kernel`.
+
+    Args:
+        features: d, the size of the last axis of what is read.
+        classes: K, how many classes there are.
+        use_bias: whether there is a b.
+        dtype: what features, W and b are converted to; by default nothing. Losses are computed
+            in float32 at least.
+        param_dtype: the dtype of W and b.
+        kernel_init: initialiser of W, of shape [K, d], the layout of an embedding.
+        bias_init: initialiser of b, of shape [K].
+        rngs: where the initialisers' keys come from.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> head = LinearSoftmax(8, 1000, rngs=nnx.Rngs(0))
+        >>> h, y = jnp.ones((3, 8)), jnp.array([1, 2, 3])
+        >>> gradients = nnx.grad(lambda head: head.loss(h, y, label_smoothing=0.1).mean())(head)
+        >>> print(gradients.kernel.shape, head.topk(h, 5).classes.shape)
+        (1000, 8) (3, 5)
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        *,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: nnx.Initializer = _KERNEL_INIT,
+        bias_init: nnx.Initializer = _BIAS_INIT,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (classes, features), param_dtype))
+        self.bias = (
+            nnx.Param(bias_init(rngs.params(), (classes,), param_dtype)) if use_bias else None
+        )
+        self.dtype = dtype
+
+    def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → probabilities [..., K], the whole rows."""
+        return softmax(self.logits(features))
+
+    def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
+        """Features [..., d] → logits [..., K], the whole rows."""
+        h, kernel, bias = self._promoted(features)
+        z = h @ kernel.T
+        return z if bias is None else z + bias
+
+    def loss(self, features: ArrayLike, targets: Any, **options: Any) -> Float[Array, "..."]:
+        """Features [..., d] and targets [...] → one `linear_cross_entropy` each."""
+        h, kernel, bias = self._promoted(features)
+        return linear_cross_entropy(h, kernel, targets, bias=bias, class_axis=0, **options)
+
+    def topk(self, features: ArrayLike, k: int, **options: Any) -> LinearTopK:
+        """Features [..., d] → the k likeliest classes and their logits, by `linear_topk`."""
+        h, kernel, bias = self._promoted(features)
+        return linear_topk(h, kernel, k, bias=bias, class_axis=0, **options)
+
+    def sample(self, key: Array, features: ArrayLike, **options: Any) -> Int[Array, "..."]:
+        """A key and features [..., d] → one class each, drawn by `linear_categorical`."""
+        h, kernel, bias = self._promoted(features)
+        return linear_categorical(key, h, kernel, bias=bias, class_axis=0, **options)
+
+    def embed(self, classes: ArrayLike) -> Float[Array, "... features"]:
+        """Classes [...] → their rows of W [..., d]: an input embedding tied to the output."""
+        (kernel,) = promote_dtype((self.kernel[...],), dtype=self.dtype)
+        return kernel[jnp.asarray(classes)]
+
+    def _promoted(self, features: ArrayLike) -> Any:
+        """Features, W and b of one dtype."""
+        bias = None if self.bias is None else self.bias[...]
+        return promote_dtype((jnp.asarray(features), self.kernel[...], bias), dtype=self.dtype)

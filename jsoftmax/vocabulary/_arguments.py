@@ -1,0 +1,260 @@
+"""What a linear loss is asked, made ready: promoted, flat over tokens, in one form for all targets.
+
+Every array of `Moving`, `Fixed` and `Changes` but the kernel has the axes (token, class), of size 1
+where it is shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._problem import regularizer
+from jsoftmax.core._regularizers import Tsallis
+
+
+class Moving(NamedTuple):
+    """What a derivative may be taken in."""
+
+    features: Array  # (token, d)
+    kernel: Array  # (d, class), or (class, d)
+    bias: Array | None
+    temperature: Array | None
+
+
+class Changes(NamedTuple):
+    """Tangents of `Moving`, None where something does not move."""
+
+    features: Array | None
+    kernel: Array | None
+    bias: Array | None
+    temperature: Array | None
+
+
+class Fixed(NamedTuple):
+    """What no derivative is taken in."""
+
+    numbers: Array  # the numbers of the classes that are here
+    mask: Array | None  # which classes take part
+    rows: Array | None = None  # which tokens are not ignored
+    ids: Array | None = None  # classes with target mass, (token, m),
+    shares: Array | None = None  # and how much each has; None: all of it
+    smoothing: Array | None = None
+    room: Array | None = None  # the number of classes that smoothing is spread over
+    class_weights: Array | None = None
+    z_loss: Array | None = None
+    alpha: Array | None = None
+    hard: Array | None = None  # whether α is ∞
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What is known while tracing and shapes the computation."""
+
+    classes: ClassAxis
+    family: Tsallis
+    kernel_axis: int  # of the classes in the kernel
+    soft_cap: float | None
+    block_tokens: int  # rows that lie in memory together,
+    block_classes: int  # and classes that are taken together for many tokens
+    is_hard: bool = False
+    is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
+    statistics: bool = False  # the log-partition and the entropy too
+
+    @property
+    def axis_name(self) -> Hashable | None:
+        """The mesh axis over which classes are split."""
+        return self.classes.axis_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Features and a class table, ready to be multiplied, and the shape of what comes of it."""
+
+    moving: Moving
+    fixed: Fixed
+    rule: Rule
+    lead: tuple[int, ...]  # of the features, before their width
+    function: str
+
+    @property
+    def scores(self) -> jax.ShapeDtypeStruct:
+        """The array of scores that nobody makes."""
+        shape = (*self.lead, self.fixed.numbers.shape[-1])
+        return jax.ShapeDtypeStruct(shape, self.moving.features.dtype)
+
+    def per_row(self, name: str, x: Any) -> Array:
+        """A parameter given as an array with size 1 along the classes, flat over tokens."""
+        z = self.scores
+        return self.flat(checks.per_row(self.function, name, x, z, self.rule.classes, z.dtype))
+
+    def flat(self, x: Array) -> Array:
+        """(*lead | 1, last) → (token | 1, last)."""
+        if math.prod(x.shape[:-1]) == 1:
+            return x.reshape(1, x.shape[-1])
+        x = jnp.broadcast_to(x, (*self.lead, x.shape[-1]))
+        return x.reshape(math.prod(self.lead), x.shape[-1])
+
+    def shaped(self, x: Array) -> Array:
+        """(token, last) → (*lead, last)."""
+        return x.reshape(*self.lead, x.shape[-1])
+
+
+def read_rows(
+    function: str,
+    features: Any,
+    kernel: Any,
+    *,
+    bias: Any,
+    where: Any,
+    class_axis: int,
+    temperature: Any,
+    soft_cap: float | None,
+    axis_name: Hashable | None,
+    block_tokens: int | None = None,
+    block_classes: int | None = None,
+) -> Rows:
+    """Check features and table and bring them into one form.
+
+    Raises:
+        TypeError: for arrays that are not real numbers, a mask that is not boolean, and sizes of
+            blocks that are not whole numbers.
+        ValueError: for shapes that do not fit, and for numbers out of their range.
+    """
+    features = checks.as_array(function, "features", features)
+    kernel = checks.as_array(function, "kernel", kernel)
+    axis = _kernel_axis(function, features, kernel, class_axis)
+    width, classes = kernel.shape[1 - axis], kernel.shape[axis]
+    lead = features.shape[:-1]
+    dtype = jnp.result_type(checks.compute_dtype(features), checks.compute_dtype(kernel))
+    moving = Moving(
+        features.astype(dtype).reshape(math.prod(lead), width),
+        kernel.astype(dtype),
+        _per_class(function, "bias", bias, classes, dtype),
+        None,
+    )
+    numbers = jnp.arange(classes, dtype=jnp.int32)[None]
+    if axis_name is not None:
+        numbers = numbers + jax.lax.axis_index(axis_name) * classes
+    if soft_cap is not None:
+        cap = checks.static_number(soft_cap)
+        if cap is None or not cap > 0:
+            raise ValueError(
+                f"jsoftmax.{function}: `soft_cap` must be a positive number known while tracing, "
+                f"got {soft_cap!r}."
+            )
+        soft_cap = cap
+    tokens = math.prod(lead)
+    block_tokens, block_classes = _sizes(function, tokens, classes, block_tokens, block_classes)
+    rule = Rule(
+        ClassAxis((-1,), axis_name), Tsallis(1.0), axis, soft_cap, block_tokens, block_classes
+    )
+    rows = Rows(moving, Fixed(numbers, None), rule, lead, function)
+    mask = checks.mask_like(function, where, rows.scores, "features @ kernel")
+    if mask is not None:
+        mask = rows.flat(mask)
+        moving = _without_masked(moving, mask, axis)
+    number = checks.static_number(temperature)
+    if number is not None and not number > 0:
+        raise ValueError(
+            f"jsoftmax.{function}: `temperature` must be positive, got {temperature!r}."
+        )
+    if number != 1:
+        t = jnp.full((1, 1), number, dtype) if number else rows.per_row("temperature", temperature)
+        moving = moving._replace(temperature=t)
+    return dataclasses.replace(rows, moving=moving, fixed=Fixed(numbers, mask))
+
+
+def with_alpha(rows: Rows, alpha: Any) -> Rows:
+    """The same rows for Fenchel–Young losses of order α.
+
+    Raises:
+        ValueError: for an α known while tracing that is not positive.
+    """
+    family, alpha, limit = regularizer(
+        rows.function, alpha, lambda x: rows.per_row("alpha", x), beside_axis=False
+    )
+    alpha = None if alpha is None else jax.lax.stop_gradient(alpha)
+    hard = limit if isinstance(limit, Array) else None
+    rule = dataclasses.replace(rows.rule, family=family, is_hard=limit is True, is_divergence=True)
+    return dataclasses.replace(rows, rule=rule, fixed=rows.fixed._replace(alpha=alpha, hard=hard))
+
+
+def _kernel_axis(function, features, kernel, class_axis):
+    if class_axis not in (-2, -1, 0, 1):
+        raise ValueError(
+            f"jsoftmax.{function}: `class_axis` must be −1 for a kernel of shape [d, K] or 0 for "
+            f"one of shape [K, d], got {class_axis!r}."
+        )
+    axis = class_axis % 2
+    if kernel.ndim != 2 or features.ndim < 1 or features.shape[-1] != kernel.shape[1 - axis]:
+        wanted = "[d, K]" if axis else "[K, d]"
+        raise ValueError(
+            f"jsoftmax.{function}: `features` of shape {features.shape} and `kernel` of shape "
+            f"{kernel.shape} do not fit: with class_axis={class_axis} they need the shapes [..., d]"
+            f" and {wanted}. For the other layout give class_axis={axis - 1}."
+        )
+    if kernel.shape[axis] == 0:
+        raise ValueError(
+            f"jsoftmax.{function}: `kernel` of shape {kernel.shape} has no classes. A distribution "
+            "needs at least one."
+        )
+    return axis
+
+
+def _per_class(function, name, x, classes, dtype):
+    """One number a class, of shape (1, class)."""
+    if x is None:
+        return None
+    x = checks.as_array(function, name, x)
+    if x.shape != (classes,):
+        raise ValueError(
+            f"jsoftmax.{function}: `{name}` has shape {x.shape}; give one number for each of the "
+            f"{classes} classes."
+        )
+    return x.astype(dtype)[None]
+
+
+def class_weights_of(rows: Rows, class_weights: Any) -> Array | None:
+    """One weight a class, constant to differentiation."""
+    classes = rows.fixed.numbers.shape[-1]
+    dtype = rows.moving.features.dtype
+    w = _per_class(rows.function, "class_weights", class_weights, classes, dtype)
+    return None if w is None else jax.lax.stop_gradient(w)
+
+
+def _without_masked(moving, mask, axis):
+    """Zeros where classes or tokens take no part at all: 0 × NaN would reach a gradient."""
+    tokens, classes = mask.shape
+    if classes == 1:
+        return moving._replace(features=jnp.where(mask, moving.features, 0))
+    if tokens == 1:
+        kernel = jnp.where(mask if axis else mask.T, moving.kernel, 0)
+        bias = None if moving.bias is None else jnp.where(mask, moving.bias, 0)
+        return moving._replace(kernel=kernel, bias=bias)
+    return moving
+
+
+def _sizes(function, tokens, classes, block_tokens, block_classes):
+    """The sizes that are given, and for the others the rule that docstrings state."""
+    for name, size in (("block_tokens", block_tokens), ("block_classes", block_classes)):
+        if size is None:
+            continue
+        if isinstance(size, bool) or not isinstance(size, int | np.integer):
+            raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
+        if size < 1:
+            raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
+    if block_tokens is None:
+        block_tokens = max(64, 2**22 // classes)
+    if block_classes is None:
+        block_classes = max(512, 2**22 // max(tokens, 1))
+    return int(block_tokens), int(min(block_classes, classes))

@@ -1,0 +1,113 @@
+"""Candidates: the classes that a sampled loss looks at, and how many classes each stands for."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jsoftmax.core import _checks as checks
+
+
+class Candidates(NamedTuple):
+    r"""Classes drawn to stand for all of them, as `ClassSampler.sample` returns them.
+
+    Whatever the sampler, one number says all that a loss must know of it: n_c, how often class c is
+    expected among the candidates. A candidate divided by it stands for its share of all classes,
+
+    .. math:: E\Big[\sum_{c \in S} \frac{f(c)}{n_c}\Big] = \sum_i f(i),
+              \qquad \frac{e^{z_c}}{n_c} = e^{z_c - \log n_c},
+
+    and so a score enters as z_c − log n_c: the logQ correction.
+
+    Args:
+        ids: class numbers, of shape [draws] if all tokens share them, else [..., draws]. A negative
+            number is no class and weighs nothing.
+        log_expected_count: log n_c, of the shape of `ids` or one that broadcasts to it.
+        target_log_expected_count: log n_y of the targets, of their shape; None where it was not
+            asked for. `nce_loss` needs it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> every = Candidates(jnp.arange(3), 0.0)  # each class once: nothing is left to chance
+        >>> print(every.ids)
+        [0 1 2]
+    """
+
+    ids: Int[ArrayLike, "..."]
+    log_expected_count: Float[ArrayLike, "..."]
+    target_log_expected_count: Float[Array, "..."] | None = None
+
+
+def in_batch_candidates(targets: ArrayLike, log_probabilities: ArrayLike) -> Candidates:
+    r"""The targets of a batch as candidates for one another: no draws, and no rows but theirs.
+
+    .. math:: \log n_c = \log(n - 1) + \log q_c
+
+    Beside its own target each of n tokens sees n − 1 others, which are draws from the distribution
+    q of the data. Losses must leave out accidental hits, as `sampled_softmax_loss` does, since
+    every target is among the candidates of its own token. n_c is exact where targets are
+    independent and q is theirs; with an estimate of q it is an estimate.
+
+    Args:
+        targets: classes, integers of shape [...]. Negative ones are no class, and take no part.
+        log_probabilities: log q of the targets, of their shape, or one number a class would be
+            `log_q[targets]`: from counts, or from an estimate kept while training, such as −log of
+            the mean number of steps between two occurrences.
+
+    Returns:
+        `Candidates` with all n targets as ids, of shape [n], shared by all tokens.
+
+    Raises:
+        TypeError: if `targets` are not integers or `log_probabilities` not real numbers.
+        ValueError: if their shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> log_q = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+        >>> y = jnp.array([0, 2, 0])
+        >>> print(jnp.exp(in_batch_candidates(y, log_q[y]).log_expected_count))
+        [1.  0.5 1. ]
+
+    Reference:
+        X. Yi et al., "Sampling-bias-corrected neural modeling for large corpus item
+        recommendations", RecSys 2019.
+    """
+    log_q = checks.as_array("in_batch_candidates", "log_probabilities", log_probabilities)
+    log_q = log_q.astype(checks.compute_dtype(log_q))
+    y = jnp.asarray(targets)
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.in_batch_candidates: `targets` have dtype {y.dtype}; give integers, the "
+            "numbers of classes."
+        )
+    if log_q.shape != y.shape:
+        raise ValueError(
+            f"jsoftmax.in_batch_candidates: `targets` have shape {y.shape} and `log_probabilities` "
+            f"{log_q.shape}. Give one log-probability for each target, such as log_q[targets]."
+        )
+    others = jnp.maximum(jnp.sum(y >= 0) - 1, 1).astype(log_q.dtype)
+    log_count = jnp.log(others) + log_q
+    return Candidates(y.reshape(-1), log_count.reshape(-1), log_count)
+
+
+def read_ids(function: str, candidates: Any) -> Array:
+    """The classes of candidates, at least one."""
+    if not isinstance(candidates, Candidates):
+        raise TypeError(
+            f"jsoftmax.{function}: `candidates` are of type {type(candidates).__name__}; give what "
+            "a sampler's `sample` returns, or Candidates(ids, log_expected_count)."
+        )
+    ids = jnp.asarray(candidates.ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: the ids of `candidates` have dtype {ids.dtype}; give integers, "
+            "the numbers of classes."
+        )
+    if ids.ndim == 0 or ids.shape[-1] == 0:
+        raise ValueError(
+            f"jsoftmax.{function}: the ids of `candidates` have shape {ids.shape}; they need at "
+            "least one class along the last axis."
+        )
+    return ids

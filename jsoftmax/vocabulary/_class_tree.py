@@ -1,0 +1,187 @@
+"""A tree whose leaves are the classes, as arrays."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Integer
+
+from jsoftmax.core import _checks as checks
+
+
+class Branch(NamedTuple):
+    """A choice on the way to a class: at which inner node, and which of its children."""
+
+    node: int
+    child: int
+
+
+class Way(NamedTuple):
+    """The choices that lead to classes, padded to the depth of the tree."""
+
+    nodes: Array  # [..., depth], −1 beyond the class
+    codes: Array  # [..., depth]
+    valid: Array  # [...], False for what is no class: it has no nodes
+
+
+class ClassTree(NamedTuple):
+    r"""A tree whose leaves are the K classes: a distribution as a product of small choices.
+
+    .. math:: P(y) = \prod_{n \text{ above } y} p_n(\text{the child of } n \text{ above } y)
+
+    Made once, by numpy, from counts or a given hierarchy: `huffman_tree`, `balanced_tree`,
+    `kary_tree`, `two_level_tree`, `class_tree`. Inner nodes are numbered from the root, 0, level by
+    level. What they choose with are rows of a table of parameters, `table_rows` many:
+
+    - In a binary tree every node has one row w, and :math:`p_n = σ(±⟨h, w⟩)`, + for child 0.
+    - In any other tree every child has a row, and p_n is the softmax over the children of n. Work
+      and memory for a node are those of the widest one, since shapes are fixed.
+
+    It is a tuple of arrays and nothing else: it passes through `jit` and `vmap`, is saved by
+    `numpy.savez(file, **tree._asdict())` or as any pytree, and restored by
+    `ClassTree(**numpy.load(file))`.
+
+    Args:
+        paths: of shape [K, depth]: the inner nodes from the root to each class, then −1.
+        codes: of shape [K, depth]: which child is taken at each.
+        lengths: of shape [K]: how many there are.
+        children: of shape [nodes, width]: the children of each inner node; n > 0 is inner node n,
+            −1 − y is class y, and 0, since the root is nobody's child, is no child.
+        origins: of shape [nodes]: where in `children`, read row by row, each inner node stands.
+        firsts: of shape [nodes]: the first row of each in the table.
+
+    Example:
+        >>> import jsoftmax as js
+        >>> tree = js.huffman_tree([5, 2, 1, 1])
+        >>> tree
+        ClassTree(classes=4, nodes=3, depth=3, width=2)
+        >>> print(tree.lengths, tree.path(3))
+        [1 2 3 3] (Branch(node=0, child=1), Branch(node=1, child=1), Branch(node=2, child=1))
+        >>> print(tree.rows([0, 3]))
+        [[ 0 -1 -1]
+         [ 0  1  2]]
+    """
+
+    paths: Integer[Array, "..."]
+    codes: Integer[Array, "..."]
+    lengths: Integer[Array, "..."]
+    children: Integer[Array, "..."]
+    origins: Integer[Array, "..."]
+    firsts: Integer[Array, "..."]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, K."""
+        return self.paths.shape[-2]
+
+    @property
+    def nodes(self) -> int:
+        """The number of inner nodes."""
+        return self.children.shape[-2]
+
+    @property
+    def depth(self) -> int:
+        """The most choices that lead to a class."""
+        return self.paths.shape[-1]
+
+    @property
+    def width(self) -> int:
+        """The most children of a node; 2 for a binary tree."""
+        return self.children.shape[-1]
+
+    @property
+    def table_rows(self) -> int:
+        """How many rows the table of parameters has."""
+        return self.nodes if self.width == 2 else self.nodes - 1 + self.classes
+
+    @property
+    def path_rows(self) -> int:
+        """How many of them the probability of a class depends on, at most."""
+        return self.depth * (1 if self.width == 2 else self.width)
+
+    def path(self, target: Any) -> tuple[Branch, ...]:
+        """The choices that lead to a class, from the root; for reading, outside of `jit`."""
+        known = checks.known_values(target)
+        if known is None or known.ndim or not 0 <= known < self.classes:
+            raise ValueError(
+                f"jsoftmax.ClassTree.path: {target!r} is no class: give a number from 0 to "
+                f"{self.classes - 1}."
+            )
+        paths, codes, lengths = (
+            np.asarray(x)[int(target)] for x in (self.paths, self.codes, self.lengths)
+        )
+        steps = (x[:lengths].tolist() for x in (paths, codes))
+        return tuple(map(Branch, *steps))
+
+    def expected_length(self, counts: Any) -> float:
+        """The mean number of choices of classes that are as frequent as `counts`, of shape [K]."""
+        counts = np.asarray(counts, np.float64)
+        if counts.shape != (self.classes,):
+            raise ValueError(
+                f"jsoftmax.ClassTree.expected_length: `counts` have shape {counts.shape}; give one "
+                f"number for each of the {self.classes} classes."
+            )
+        return float(counts @ np.asarray(self.lengths) / counts.sum())
+
+    def rows(self, targets: Any) -> Int[Array, "... n"]:
+        """The rows of the table that the probabilities of classes depend on.
+
+        Args:
+            targets: classes, integers of shape [...].
+
+        Returns:
+            Integers of shape [..., path_rows], which is the depth of a binary tree and depth ·
+            width of another: −1 where there are fewer, and everywhere for what is no class.
+
+        Raises:
+            TypeError: if `targets` are no integers.
+        """
+        way = self.way(checked_targets("ClassTree.rows", targets))
+        ids = self.node_rows(way.nodes)
+        return ids.reshape(*way.valid.shape, self.path_rows)
+
+    def way(self, targets: Array) -> Way:
+        """The choices that lead to classes."""
+        valid = (targets >= 0) & (targets < self.classes)
+        y = jnp.where(valid, targets, 0).astype(jnp.int32)
+        nodes = jnp.where(valid[..., None], jnp.asarray(self.paths)[y], -1)
+        return Way(nodes, jnp.asarray(self.codes)[y].astype(jnp.int32), valid)
+
+    def node_rows(self, nodes: Array) -> Array:
+        """The rows of inner nodes, in a new last axis, of size 1 for a binary tree; or −1."""
+        if self.width == 2:
+            return nodes[..., None]
+        n = jnp.maximum(nodes, 0)
+        is_child = (jnp.asarray(self.children)[n] != 0) & (nodes >= 0)[..., None]
+        firsts = jnp.asarray(self.firsts)[n][..., None]
+        number = jax.lax.broadcasted_iota(firsts.dtype, is_child.shape, is_child.ndim - 1)
+        return jnp.where(is_child, firsts + number, -1)
+
+    def __repr__(self) -> str:
+        sizes = {"classes": "paths", "nodes": "children", "depth": "paths", "width": "children"}
+        if any(getattr(getattr(self, array), "ndim", 0) < 2 for array in sizes.values()):
+            return f"ClassTree{tuple(self)}"  # JAX puts other things than arrays into trees
+        return f"ClassTree({', '.join(f'{name}={getattr(self, name)}' for name in sizes)})"
+
+
+def checked_targets(function: str, targets: Any) -> Array:
+    """Classes as an array in which labels of a narrow dtype cannot wrap."""
+    targets = jnp.asarray(targets)
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `targets` have dtype {targets.dtype}; give integers for classes."
+        )
+    return targets if targets.dtype.itemsize >= 4 else targets.astype(jnp.int32)
+
+
+def read_tree(function: str, tree: Any) -> ClassTree:
+    """The tree with arrays of JAX, also if it comes from a file."""
+    if not isinstance(tree, ClassTree):
+        raise TypeError(
+            f"jsoftmax.{function}: `tree` is of type {type(tree).__name__}; give it a ClassTree, "
+            "such as huffman_tree(counts)."
+        )
+    return jax.tree.map(jnp.asarray, tree)

@@ -1,0 +1,165 @@
+"""The machinery of optimizers that touch a few rows of a large table, and those alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jsoftmax.core import _checks as checks
+
+Schedule = Callable[[Array], ArrayLike]
+
+
+class RowOptimizer(NamedTuple):
+    """A rule by which rows of a table are updated.
+
+    Args:
+        init: table of shape [K, ...] → `RowState`.
+        update: (table, state, rows, gradients) → (table, state). `rows` are integers of any shape,
+            `gradients` of that shape and then that of one row: [..., d] for a table [K, d], [...]
+            for a table [K]. The gradients of equal rows are summed before the step, as a dense
+            gradient would have it. A row below 0, or of K and more, is padding: it changes nothing.
+
+    Under `jit` with table and state donated they are changed in place, and n rows of width d cost
+    O(n (d + log n)), whatever K is.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jsoftmax import row_sgd
+        >>> optimizer = row_sgd(0.5)
+        >>> table = jnp.zeros((4, 2))
+        >>> state = optimizer.init(table)
+        >>> rows, gradients = jnp.array([3, 1, 3, -1]), jnp.ones((4, 2))
+        >>> step = jax.jit(optimizer.update, donate_argnums=(0, 1))
+        >>> table, state = step(table, state, rows, gradients)
+        >>> print(table)
+        [[ 0.   0. ]
+         [-0.5 -0.5]
+         [ 0.   0. ]
+         [-1.  -1. ]]
+    """
+
+    init: Callable[[Any], RowState]
+    update: Callable[[Any, RowState, Any, Any], tuple[Array, RowState]]
+
+
+class RowState(NamedTuple):
+    """What a `RowOptimizer` remembers.
+
+    Args:
+        step: how many were taken; a schedule is asked at this number.
+        memory: a dictionary of arrays whose first axis is that of the table.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jsoftmax import row_sgd
+        >>> print(row_sgd(0.1).init(jnp.zeros((4, 2))))
+        RowState(step=Array(0, dtype=int32), memory={})
+    """
+
+    step: Int[Array, ""]
+    memory: dict[str, Array]
+
+
+def row_optimizer(
+    function: str,
+    learning_rate: Any,
+    start: Callable[[Array], dict[str, Array]],
+    descend: Callable[[Array, dict[str, Array]], tuple[Array, dict[str, Array]]],
+) -> RowOptimizer:
+    """An optimizer whose `descend` sees only rows, each once: (g, memory) → (direction, memory)."""
+    _check_rate(function, learning_rate)
+
+    def init(table: Any) -> RowState:
+        return RowState(jnp.zeros((), jnp.int32), start(_read_table(function, table)))
+
+    def update(
+        table: Any, state: RowState, rows: Any, gradients: Any
+    ) -> tuple[Float[Array, "..."], RowState]:
+        table = _read_table(function, table)
+        dtype = checks.compute_dtype(table)
+        ids, g = _read_rows(function, table, rows, gradients)
+        ids, g = _each_once(ids, g.astype(dtype), table.shape[0])
+        rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
+        direction, moved = descend(g, jax.tree.map(lambda x: _rows_of(x, ids), state.memory))
+        new = _rows_of(table, ids).astype(dtype) - jnp.asarray(rate, dtype) * direction
+        memory = jax.tree.map(lambda x, rows: _with_rows(x, ids, rows), state.memory, moved)
+        return _with_rows(table, ids, new), RowState(state.step + 1, memory)
+
+    return RowOptimizer(init, update)
+
+
+def _each_once(ids: Array, g: Array, size: int) -> tuple[Array, Array]:
+    """Ids in rising order, none twice, with the sums of their gradients.
+
+    There are as many as before; those that are left over are distinct numbers of `size` and more,
+    so that whoever reads or writes the rows may rely on order and distinctness.
+    """
+    n = ids.shape[0]
+    order = jnp.argsort(ids)
+    ids = ids[order]
+    first = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
+    place = jnp.cumsum(first, dtype=jnp.int32) - 1
+    sums = jnp.zeros_like(g).at[place].add(g[order], indices_are_sorted=True)
+    slots = jnp.arange(n, dtype=jnp.int32)
+    each = jnp.full_like(ids, size).at[place].set(ids, indices_are_sorted=True)
+    return jnp.where(each < size, each, size + slots), sums
+
+
+def _rows_of(x: Array, ids: Array) -> Array:
+    return x.at[ids].get(mode="fill", fill_value=0, indices_are_sorted=True, unique_indices=True)
+
+
+def _with_rows(x: Array, ids: Array, rows: Array) -> Array:
+    rows = rows.astype(x.dtype)
+    return x.at[ids].set(rows, mode="drop", indices_are_sorted=True, unique_indices=True)
+
+
+def _read_table(function: str, table: Any) -> Array:
+    table = jnp.asarray(table)
+    if not jnp.issubdtype(table.dtype, jnp.floating):
+        raise TypeError(
+            f"jsoftmax.{function}: `table` has dtype {table.dtype}; give it floating-point numbers."
+        )
+    if table.ndim == 0 or table.size == 0:
+        raise ValueError(
+            f"jsoftmax.{function}: `table` has shape {table.shape}; give it at least one row, "
+            "along the first axis."
+        )
+    return table
+
+
+def _read_rows(function: str, table: Array, rows: Any, gradients: Any) -> tuple[Array, Array]:
+    """Ids of shape (n,), padding numbered K, and gradients of shape (n, …)."""
+    ids, g = jnp.asarray(rows), checks.as_array(function, "gradients", gradients)
+    if ids.size == 0 and isinstance(rows, list | tuple):
+        ids = ids.astype(jnp.int32)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"jsoftmax.{function}: `rows` have dtype {ids.dtype}; give it integers.")
+    if g.shape != ids.shape + table.shape[1:]:
+        raise ValueError(
+            f"jsoftmax.{function}: `gradients` have shape {g.shape}; for `rows` of shape "
+            f"{ids.shape} of a table of shape {table.shape} give {ids.shape + table.shape[1:]}."
+        )
+    size = table.shape[0]
+    wide = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
+    ids = jnp.where((wide >= 0) & (wide < size), wide, size).astype(jnp.int32)
+    return ids.reshape(-1), g.reshape(-1, *table.shape[1:])
+
+
+def _check_rate(function: str, rate: Any) -> None:
+    if callable(rate):
+        return
+    checks.as_array(function, "learning_rate", rate)
+    if jnp.ndim(rate):
+        raise ValueError(
+            f"jsoftmax.{function}: `learning_rate` has shape {jnp.shape(rate)}; give one number, "
+            "or a function of the number of steps taken."
+        )
+    known = checks.static_number(rate)
+    if known is not None and not known >= 0:
+        raise ValueError(f"jsoftmax.{function}: `learning_rate` must be at least 0, got {rate!r}.")
