@@ -33,7 +33,7 @@ doctests: $(VENV)/.has-test  ## the examples in docstrings
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax
 
 laws: $(VENV)/.has-test  ## the tests that hold for every member of the catalogue, but the slow ones
-	$(PYTEST) -n $(WORKERS) -m "law and not slow"
+	JSOFTMAX_COMPILE=wholly $(PYTEST) -n $(WORKERS) -m "law and not slow"
 
 layers: $(VENV)/.has-test  ## imports point one way
 	$(PYTEST) tests/test_layers.py

@@ -3,8 +3,24 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+# Most programs of the tests run once, and compiling them is most of the time: what the compiler
+# does for speed alone is left out, which halves it. With JSOFTMAX_COMPILE=wholly it is done, as it
+# is for users: so the lanes of the laws run.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        *(
+            []
+            if os.environ.get("JSOFTMAX_COMPILE") == "wholly"
+            else [
+                "--xla_backend_optimization_level=0",
+                "--xla_cpu_use_fusion_emitters=false",
+                "--xla_cpu_parallel_codegen_split_count=1",
+            ]
+        ),
+    ]
 )
 
 import hypothesis
@@ -29,18 +45,3 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name.startswith("test_laws"):
             item.add_marker(pytest.mark.law)
-
-
-# Many programs, each run once: less optimized they take half of the time. But not where it is what
-# the compiler makes of them that is tested.
-MANY_PROGRAMS = ("test_attention", "test_linear", "test_hierarchical", "test_adaptive")
-COMPILED_WHOLLY = ("temporaries", "memory", "long_rows", "by_the_compiler", "flops")
-
-
-@pytest.fixture(autouse=True)
-def compile_lightly(request):
-    where = f"{request.path.name} {request.node.name}"
-    lightly = where.startswith(MANY_PROGRAMS) and not any(x in where for x in COMPILED_WHOLLY)
-    jax.config.update("jax_disable_most_optimizations", lightly)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

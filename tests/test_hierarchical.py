@@ -43,7 +43,6 @@ def everything(h, table, tree, bias, y):
 
 
 @each_tree
-@pytest.mark.slow
 def test_everything_is_that_of_products_along_paths(tree):
     """Which sum to 1; the likeliest classes are those of the sorted row, whatever the beam."""
     table, bias = table_of(tree, 2.0)
@@ -76,7 +75,6 @@ def test_the_likeliest_class_need_not_be_below_the_likeliest_nodes():
 
 
 @pytest.mark.parametrize("name", ["Huffman", "given"])
-@pytest.mark.slow
 def test_derivatives(name):
     """In features, table and bias, in both modes, twice."""
     tree = TREES[name]
