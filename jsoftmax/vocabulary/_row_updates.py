@@ -42,11 +42,7 @@ def row_sgd(learning_rate: ArrayLike | Schedule) -> RowOptimizer:
         >>> print(table)
         [1.  0.7 1. ]
     """
-
-    def descend(g, memory):
-        return g, memory
-
-    return row_optimizer("row_sgd", learning_rate, lambda table: {}, descend)
+    return row_optimizer("row_sgd", learning_rate, lambda table: {})
 
 
 def row_adagrad(
