@@ -12,7 +12,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test tests slow doctests laws layers lint format types notebooks check-notebooks \
-	bench peers multilabel text conformance clean
+	bench peers multilabel text vectors conformance clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel 
 
 text: $(VENV)/.has-bench  ## ten output layers of one language model on real text: make text DATA=folder
 	$(VENV)/bin/python -m benchmarks.text $(DATA)
+
+vectors: $(VENV)/.has-bench  ## word vectors by hierarchical softmax, against gensim: make vectors DATA=folder
+	$(VENV)/bin/python -m benchmarks.word_vectors $(DATA)
 
 conformance: $(VENV)/.has-bench  ## what each library answers at the edges
 	$(VENV)/bin/python -m benchmarks.conformance

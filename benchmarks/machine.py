@@ -8,7 +8,9 @@ import platform
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "jsoftmax", "numpy", "optax", "jaxopt", "torch", "entmax", "tokamax")
+PACKAGES = (
+    "jax", "jaxlib", "jsoftmax", "numpy", "optax", "jaxopt", "torch", "entmax", "tokamax", "gensim",
+)  # fmt: skip
 
 
 def machine() -> dict[str, object]:

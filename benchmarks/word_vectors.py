@@ -1,0 +1,350 @@
+"""`python -m benchmarks.word_vectors FOLDER`: skip-gram by hierarchical softmax, beside gensim.
+
+FOLDER holds `valid.txt` and `test.txt` of WikiText-2: words with spaces between. Both learn from
+valid.txt, and are judged by pairs of words of test.txt. Nothing is downloaded.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import track
+
+import jsoftmax as js
+from benchmarks.machine import machine, sentence
+from benchmarks.tables import Table, console
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+FILES = LEARNED, JUDGED = "valid.txt", "test.txt"
+DIMENSION, WINDOW, EPOCHS, ROUNDS = 100, 5, 5, 3
+BATCH, START = 256, 0.1  # centre words of a step; what the sums of Adagrad begin at
+RATES, THEIR_RATES = (0.01, 0.03, 0.1), (0.0125, 0.025, 0.05)
+PAIRS = 200_000  # of the judged text, at most
+FREQUENCIES = "frequencies alone"
+
+
+def main() -> None:
+    """Read the options, run, print, save."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.word_vectors",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=pathlib.Path, help=f"with {' and '.join(FILES)}")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of a round ({EPOCHS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"each takes turns ({ROUNDS})")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: not saved")
+    options = parser.parse_args()
+    missing = [name for name in FILES if not (options.folder / name).is_file()]
+    if missing:
+        sys.exit(
+            f"benchmarks.word_vectors: {options.folder} has no {', '.join(missing)}. Give the "
+            "folder of WikiText-2 as plain text, words with spaces between (Merity et al., 2016)."
+        )
+    screen = console()
+    facts = machine()
+    screen.print(sentence(facts))
+    text = Text.read(options.folder)
+    epochs, rounds = (1, 1) if options.quick else (options.epochs, options.rounds)
+    learners = {"jsoftmax": Skipgram(text, epochs), "gensim": Gensim(text, epochs)}
+    runs = [
+        (name, rate)
+        for rates in zip(RATES, THEIR_RATES, strict=True)
+        for name, rate in zip(learners, rates, strict=True)
+    ]
+    found: dict[tuple[str, float], list[Learned]] = {run: [] for run in runs}
+    for seed in track(range(rounds), "rounds", console=screen):
+        for name, rate in runs:  # in turns, so that a slow spell falls on all
+            found[name, rate].append(learners[name].learn(seed, rate))
+    records = [
+        {
+            "learner": name,
+            "rate": rate,
+            "seconds": [x.seconds for x in each],
+            "surprise": [surprise(x, text.pairs) for x in each],
+            "learned_surprise": surprise(each[0], text.learned_pairs),
+            "mean_length": float(text.counts @ each[0].lengths / text.counts.sum()),
+            "depth": int(each[0].lengths.max()),
+        }
+        for (name, rate), each in sorted(found.items(), reverse=True)
+    ]
+    report = table(records, text, epochs)
+    screen.print(report.rich())
+    if options.quick or (epochs, rounds) != (EPOCHS, ROUNDS):
+        screen.print("Not saved: a partial run is no evidence.")
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "word_vectors.md").write_text(
+        "# Word vectors, against gensim\n\nMade by `python -m benchmarks.word_vectors`. "
+        f"{sentence(facts)}\n\n{report.markdown()}"
+    )
+    results = {"machine": facts, "epochs": epochs, "records": records}
+    (RESULTS / "word_vectors.json").write_text(json.dumps(results, indent=1) + "\n")
+    screen.print(f"Saved {RESULTS / 'word_vectors.md'} and word_vectors.json beside it.")
+
+
+# The text.
+
+
+class Text(NamedTuple):
+    """Lines to learn from, as words and as their numbers; pairs (centre, neighbour) to judge by."""
+
+    lines: list[list[str]]
+    words: dict[str, int]
+    counts: np.ndarray
+    numbers: np.ndarray
+    line_of: np.ndarray
+    learned_pairs: np.ndarray
+    pairs: np.ndarray
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> "Text":
+        """Words are numbered by frequency. Windows stay within a line, as in gensim."""
+        learned, judged = (
+            [line.split() for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+            for name in FILES
+        )
+        learned = [line for line in learned if line]
+        found = collections.Counter(word for line in learned for word in line).most_common()
+        words = {word: i for i, (word, _) in enumerate(found)}
+        numbers, line_of = _numbered(learned, words)
+        return cls(
+            learned,
+            words,
+            np.array([count for _, count in found]),
+            numbers,
+            line_of,
+            _pairs(numbers, line_of),
+            _pairs(*_numbered(judged, words)),
+        )
+
+
+def _numbered(lines, words):
+    """One number a word, −1 for those that are not in `words`, and the line of each."""
+    numbers = np.array([words.get(word, -1) for line in lines for word in line], np.int32)
+    return numbers, np.repeat(np.arange(len(lines), dtype=np.int32), [len(x) for x in lines])
+
+
+def _pairs(numbers, line_of):
+    """Centre and neighbour, of all windows, thinned out evenly to at most `PAIRS`."""
+    both = []
+    for offset in range(1, WINDOW + 1):
+        a, b = numbers[:-offset], numbers[offset:]
+        kept = (line_of[:-offset] == line_of[offset:]) & (a >= 0) & (b >= 0)
+        both += [np.stack([a[kept], b[kept]], 1), np.stack([b[kept], a[kept]], 1)]
+    pairs = np.concatenate(both)
+    return pairs[:: -(-len(pairs) // PAIRS)]
+
+
+# The learners.
+
+
+class Learned(NamedTuple):
+    """A vector for every word and every inner node, and the way to each word."""
+
+    seconds: float
+    vectors: np.ndarray  # [words, d]
+    nodes: np.ndarray  # [nodes, d]
+    paths: np.ndarray  # [words, depth]
+    codes: np.ndarray  # [words, depth]
+    lengths: np.ndarray  # [words]
+
+
+class Model(NamedTuple):
+    """Two tables, with what Adagrad remembers of their rows."""
+
+    vectors: jax.Array
+    vector_state: js.RowState
+    nodes: jax.Array
+    node_state: js.RowState
+
+
+class Skipgram:
+    """The centre word guessed from each of its neighbours, by a step that is O(log K)."""
+
+    def __init__(self, text: Text, epochs: int):
+        self.text, self.epochs = text, epochs
+        self.tree = js.huffman_tree(text.counts)
+        model, places = self._start(0), self._places()
+        self.epoch = (
+            jax.jit(_epoch, donate_argnums=0)
+            .lower(model, jax.random.key(0), 0.0, self.tree, *self._arrays(), places)
+            .compile()
+        )
+
+    def learn(self, seed: int, rate: float) -> Learned:
+        """From new vectors."""
+        model, arrays, places = self._start(seed), self._arrays(), self._places()
+        key = jax.random.key(seed)
+        start = time.perf_counter()
+        for i in range(self.epochs):
+            model = self.epoch(model, jax.random.fold_in(key, i), rate, self.tree, *arrays, places)
+        jax.block_until_ready(model)
+        seconds = time.perf_counter() - start
+        tree = jax.tree.map(np.asarray, self.tree)
+        tables = np.asarray(model.vectors), np.asarray(model.nodes)
+        return Learned(seconds, *tables, tree.paths, tree.codes, tree.lengths)
+
+    def _start(self, seed):
+        """Small vectors and nodes of 0, as word2vec begins."""
+        shape = len(self.text.counts), DIMENSION
+        key = jax.random.key(seed)
+        vectors = jax.random.uniform(key, shape, minval=-0.5, maxval=0.5) / DIMENSION
+        nodes = jnp.zeros((self.tree.table_rows, DIMENSION))
+        start = _optimizer(0.0).init
+        return Model(vectors, start(vectors), nodes, start(nodes))
+
+    def _arrays(self):
+        """The text with a margin on either side that belongs to no line."""
+        margin = np.full(WINDOW, -1, np.int32)
+        return tuple(
+            jnp.asarray(np.concatenate([margin, x, margin]))
+            for x in (self.text.numbers, self.text.line_of)
+        )
+
+    def _places(self):
+        """Of the centre words of each step, as far apart as possible; the last one fills up."""
+        n = len(self.text.numbers)
+        steps = -(-n // BATCH)
+        places = np.arange(steps * BATCH).reshape(BATCH, steps).T
+        return jnp.asarray(np.where(places < n, places + WINDOW, 0), jnp.int32)
+
+
+OFFSETS = np.array([*range(-WINDOW, 0), *range(1, WINDOW + 1)], np.int32)
+
+
+def _optimizer(rate):
+    return js.row_adagrad(rate, initial_accumulator_value=START)
+
+
+def _epoch(model, key, rate, tree, numbers, line_of, places):
+    optimizer = _optimizer(rate)
+
+    def step(model, inputs):
+        key, centres = inputs
+        y = numbers[centres]
+        around = centres[:, None] + OFFSETS
+        reach = jax.random.randint(key, (BATCH, 1), 1, WINDOW + 1)
+        there = (line_of[around] == line_of[centres][:, None]) & (abs(OFFSETS) <= reach)
+        there &= (y >= 0)[:, None]
+        neighbours, nodes = jnp.where(there, numbers[around], -1), tree.rows(y)
+
+        def loss(vectors, rows):
+            def of(vectors):
+                return js.hierarchical_log_prob_of_rows(vectors, rows, tree, y)
+
+            log_p = jax.vmap(of, in_axes=1, out_axes=1)(vectors)
+            return -jnp.sum(jnp.where(there, log_p, 0))
+
+        read = model.vectors[neighbours], model.nodes[nodes]
+        of_vectors, of_rows = jax.grad(loss, argnums=(0, 1))(*read)
+        return Model(
+            *optimizer.update(model.vectors, model.vector_state, neighbours, of_vectors),
+            *optimizer.update(model.nodes, model.node_state, nodes, of_rows),
+        ), None
+
+    return jax.lax.scan(step, model, (jax.random.split(key, len(places)), places))[0]
+
+
+class Gensim:
+    """`gensim.models.Word2Vec` with the same window, dimension, epochs and text."""
+
+    def __init__(self, text: Text, epochs: int):
+        self.text, self.epochs = text, epochs
+
+    def learn(self, seed: int, rate: float) -> Learned:
+        """From a new model; finding the words of the text is not timed, training is."""
+        from gensim.models import Word2Vec
+
+        model = Word2Vec(
+            vector_size=DIMENSION, window=WINDOW, min_count=1, sg=1, hs=1, negative=0, sample=0,
+            workers=os.cpu_count() or 1, seed=seed + 1, epochs=self.epochs,
+            alpha=rate,
+        )  # fmt: skip
+        model.build_vocab(self.text.lines)
+        start = time.perf_counter()
+        model.train(self.text.lines, total_examples=model.corpus_count, epochs=self.epochs)
+        seconds = time.perf_counter() - start
+        theirs = [model.wv.key_to_index[word] for word in self.text.words]
+        points, codes = ([model.wv.expandos[name][i] for i in theirs] for name in ("point", "code"))
+        lengths = np.array([len(x) for x in codes])
+        shape = len(theirs), lengths.max()
+        paths, taken = np.full(shape, -1), np.zeros(shape, np.int64)
+        for i, length in enumerate(lengths):
+            paths[i, :length], taken[i, :length] = points[i], codes[i]
+        return Learned(seconds, model.wv.vectors[theirs], model.syn1, paths, taken, lengths)
+
+
+def surprise(learned: Learned, pairs: np.ndarray) -> float:
+    """The mean −log p(centre | neighbour), in nats, by one formula in float64 for both."""
+    total = 0.0
+    for centre, neighbour in zip(*(np.array_split(x, 50) for x in pairs.T), strict=True):
+        h = learned.vectors[neighbour].astype(np.float64)
+        rows = learned.nodes[learned.paths[centre]].astype(np.float64)
+        sign = 1.0 - 2.0 * learned.codes[centre]
+        z = sign * np.einsum("pnd,pd->pn", rows, h)
+        total += np.logaddexp(0, -z)[learned.paths[centre] >= 0].sum()
+    return total / len(pairs)
+
+
+# The table.
+
+
+def table(records: list[dict], text: Text, epochs: int) -> Table:
+    """One row a learner."""
+    words = epochs * len(text.numbers)
+    p = text.counts / text.counts.sum()
+    rows = [
+        [
+            r["learner"],
+            f"{r['rate']:g}",
+            f"{words / min(r['seconds']):,.0f}",
+            f"{min(r['seconds']):.2f}",
+            f"{statistics.mean(r['surprise']):.3f}",
+            f"{min(r['surprise']):.3f}–{max(r['surprise']):.3f}",
+            f"{r['learned_surprise']:.3f}",
+            f"{r['mean_length']:.2f}",
+            str(r["depth"]),
+        ]
+        for r in records
+    ]
+    alone = [-np.log(p)[pairs[:, 0]].mean() for pairs in (text.pairs, text.learned_pairs)]
+    rows.append([FREQUENCIES, "–", "–", "–", f"{alone[0]:.3f}", "–", f"{alone[1]:.3f}", "–", "–"])
+    return Table(
+        "WikiText-2",
+        f"Skip-gram: each word guessed from each of its neighbours, by Huffman's tree over "
+        f"{len(p):,} words. {DIMENSION} dimensions, window {WINDOW} (of random reach), {epochs} "
+        f"epochs of {len(text.numbers):,} words of {LEARNED}; gensim with hs=1, no subsampling, "
+        f"as many workers as cores, and its own descent, whose rate falls to 0 (from 0.025 unless "
+        f"told otherwise); jsoftmax in batches of {BATCH} centre words by row-wise Adagrad at a "
+        f"constant rate. Such rates do not compare, so each has three. Seconds of the fastest of "
+        f"{len(records[0]['seconds'])} rounds, taken in turns, of training alone: without "
+        f"compiling, without numbering words (gensim looks each up as it trains). −log p in nats, "
+        f"a mean over rounds and over {len(text.pairs):,} pairs of {JUDGED} (all whose words are "
+        f"known, thinned out), each with its own tree.",
+        [
+            "",
+            "rate",
+            "words a second",
+            "s",
+            "−log p",
+            "of rounds",
+            "learned text",
+            "mean path",
+            "depth",
+        ],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
