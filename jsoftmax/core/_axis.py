@@ -57,8 +57,20 @@ class ClassAxis:
         return index
 
     def take(self, x: Array, hit: Array) -> Array:
-        """The entry of each row where `hit` is True. A masked sum: a gather does not shard."""
+        """The entry of each row where `hit` is True."""
         return self.sum(jnp.where(hit, x, 0))
+
+    def at(self, x: Array, number: Array) -> Array:
+        """The entry of each row at a class, `number` being of size 1 along the classes; else 0.
+
+        Looked up where rows are whole, or split by the compiler; on the parts of split rows, and
+        on an Explicit mesh, a masked sum.
+        """
+        if (axis := self._whole_axis(x)) is None or self.axis_name is not None:
+            return self.take(x, self.index(x) == number)
+        inside = (number >= 0) & (number < x.shape[axis])
+        found = jnp.take_along_axis(x, jnp.where(inside, number, 0), axis=axis, mode="clip")
+        return jnp.where(inside, found, 0)
 
     def by_rows(
         self, function: Callable[..., Array], scores: Array, *arrays: Array | None

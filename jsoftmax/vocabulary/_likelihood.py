@@ -47,10 +47,10 @@ def _targeted(rule: Rule, fixed: Fixed, z: Array, top: Array) -> tuple[Array, Ar
     """Σ w y (max z − z) and Σ w y."""
     classes, w = rule.classes, fixed.class_weights
     gap, weight = jnp.zeros_like(top), jnp.zeros_like(top)
-    for hit, share in each_target(fixed, z.dtype):
+    for number, share in each_target(fixed, z.dtype):
         if w is not None:
-            share = share * classes.take(w, hit)
-        behind = _behind(classes.take(z, hit), top)
+            share = share * classes.at(w, number)
+        behind = _behind(classes.at(z, number), top)
         gap = gap + jnp.where(share == 0, 0, share * behind)
         weight = weight + share
     if fixed.smoothing is not None:

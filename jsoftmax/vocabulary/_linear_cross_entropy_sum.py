@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable
 from functools import partial
 from typing import NamedTuple
@@ -67,7 +68,9 @@ def linear_cross_entropy_sum(
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
             `check_vma=True`, as it is by default: without it, and in `vmap`, gradients are wrong.
-        block_tokens: how many rows are in memory together; None for the rule.
+        block_tokens: how many rows are in memory together; None for as many as hold 3·2²¹ scores,
+            half as many again as in `linear_cross_entropy`, and at least 64: the kernel and its
+            gradient are gone through once a block.
         block_classes: how many columns of the gradient of the kernel are added to together; None
             for the rule.
 
@@ -93,6 +96,9 @@ def linear_cross_entropy_sum(
         class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
         block_classes,
     )  # fmt: skip
+    if block_tokens is None:
+        most = max(64, 3 * 2**21 // rows.scores.shape[-1])
+        rows = dataclasses.replace(rows, rule=dataclasses.replace(rows.rule, block_tokens=most))
     w = checks.as_array(function, "weights", 1 if weights is None else weights)
     if not checks.broadcasts(w, rows.lead):
         raise ValueError(
@@ -113,9 +119,9 @@ def _forward(rule, moving, weights, fixed, fate):
     trees: Trees = (moving, fixed, fate, _Weights(weights))
     tokens = moving.features.shape[0]
     count = -(-tokens // rule.block_tokens)
-    none = jax.tree.map(lambda x: filled(x, 0), moving._replace(features=None))
     if count <= 1:
-        losses, gradient = _block(rule, *trees, total=none)
+        nothing = jax.tree.map(lambda _: None, moving)
+        losses, gradient = _block(rule, *trees, total=nothing)
         return jnp.sum(weights * losses), (gradient, losses)
     parts, rest = split_tokens(trees, count)
     # The last token fills up the blocks, and counts once.
@@ -126,22 +132,22 @@ def _forward(rule, moving, weights, fixed, fate):
 
     def step(total, part):
         trees = joined(part, rest)
-        if per_token:
-            total = total._replace(temperature=filled(trees[0].temperature, 0))
         losses, gradient = _block(rule, *trees, total=total)
         mine = {"features": gradient.features}
         if per_token:
             mine["temperature"] = gradient.temperature
         return gradient._replace(**dict.fromkeys(mine)), (losses, mine)
 
-    none = none._replace(temperature=None) if per_token else none
+    shared = moving._replace(features=None)
+    shared = shared._replace(temperature=None) if per_token else shared
+    none = jax.tree.map(lambda x: filled(x, 0), shared)
     total, (losses, mine) = jax.lax.scan(step, none, parts)
     losses, mine = jax.tree.map(lambda x: merged_tokens(x, tokens), (losses, mine))
     return jnp.sum(weights * losses), (total._replace(**mine), losses)
 
 
 def _block(rule, moving, fixed, fate, weights, total):
-    """The losses of a block of tokens; their gradients, added to what tokens share."""
+    """The losses of a block of tokens; their gradients, added to those in `total`."""
     names = [n for n in ("bias", "temperature") if getattr(moving, n) is not None]
 
     def multiplied(features):
@@ -158,20 +164,29 @@ def _block(rule, moving, fixed, fate, weights, total):
     (w,) = weights
     counts = jnp.where(fate.valid if fate.counted is None else fate.valid & fate.counted, w, 0)
     pulled, others = back(pull(rule, fixed, z, p, found) * counts)
-    added = {name: getattr(total, name) + others[name] for name in names}
+    added = {name: _plus(getattr(total, name), others[name]) for name in names}
     (features,) = to_features(pulled)
     kernel = _added(rule, total.kernel, moving.features, pulled)
     gradient = total._replace(features=features, kernel=kernel, **added)
     return fate.settle(outcome.loss), gradient
 
 
+def _plus(total, x):
+    return x if total is None else total + x
+
+
 def _added(rule, total, features, pulled):
     """total + hᵀ g, in place and class by class: the product alone would be as large as the sum."""
 
+    def product(pulled):
+        operands = (features, pulled) if rule.kernel_axis else (pulled, features)
+        return jax.lax.dot_general(*operands, (((0,), (0,)), ((), ())))
+
+    if total is None:
+        return product(pulled)
+
     def add(total, start, size):
-        part = jax.lax.dynamic_slice_in_dim(pulled, start, size, axis=1)
-        operands = (features, part) if rule.kernel_axis else (part, features)
-        part = jax.lax.dot_general(*operands, (((0,), (0,)), ((), ())))
+        part = product(jax.lax.dynamic_slice_in_dim(pulled, start, size, axis=1))
         old = jax.lax.dynamic_slice_in_dim(total, start, size, axis=rule.kernel_axis)
         return jax.lax.dynamic_update_slice_in_dim(total, old + part, start, rule.kernel_axis)
 

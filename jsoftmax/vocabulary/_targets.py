@@ -66,13 +66,13 @@ def with_targets(
 
 
 def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]:
-    """Where the classes with target mass are, one after another, and how much each has."""
+    """The classes with target mass, one a token after another, and how much each has."""
     assert fixed.ids is not None
     for j in range(fixed.ids.shape[-1]):
         share = jnp.ones((1, 1), dtype) if fixed.shares is None else fixed.shares[:, j : j + 1]
         if fixed.smoothing is not None:
             share = (1 - fixed.smoothing) * share
-        yield fixed.numbers == fixed.ids[:, j : j + 1], share
+        yield fixed.ids[:, j : j + 1], share
 
 
 def spread(fixed: Fixed) -> Array:
@@ -85,8 +85,8 @@ def spread(fixed: Fixed) -> Array:
 def target_block(fixed: Fixed, z: Array) -> Array:
     """y of the tokens and classes of a block of scores."""
     y = jnp.zeros_like(z)
-    for hit, share in each_target(fixed, z.dtype):
-        y = y + jnp.where(hit, share, 0)
+    for number, share in each_target(fixed, z.dtype):
+        y = y + jnp.where(fixed.numbers == number, share, 0)
     return y if fixed.smoothing is None else y + spread(fixed)
 
 
