@@ -119,7 +119,7 @@ def measure(case: Case, rounds: int) -> list[dict]:
         analysis = executable.memory_analysis()
         memory[name] = None if analysis is None else analysis.temp_size_in_bytes / 1e6
         calls[name] = _call(executable, (h, kernel))
-    best = race(calls, rounds=rounds, seconds=5)
+    best = race(calls, rounds=rounds, seconds=15)
     return [
         {
             "case": case.name,

@@ -50,7 +50,7 @@ def adaptive_cross_entropy(
     `linear_cross_entropy` have both modes.
 
     In a cluster `block_tokens` tokens are taken together, as many as hold 2²¹ scores, but at least
-    64 and at most 256, and `block_classes` classes, as many as hold 2²¹ scores with those, and at
+    64 and at most 128, and `block_classes` classes, as many as hold 2²¹ scores with those, and at
     least 512. The scores of the head are kept for the backward pass up to 2²⁴ of them; beyond that
     `linear_cross_entropy` computes the head.
 

@@ -33,7 +33,7 @@ def dense_losses(x: Array, band: Band, labels: Array) -> Array:
 
 def _dense_forward(x, band, labels):
     z = band_scores(x, band)
-    own, rivals = _own_and_rivals(z, x, band, labels, jnp.arange(z.shape[1]))
+    own, rivals = _own_and_rivals(z, labels)
     return jax.nn.softplus(rivals - own), (x, band, labels, z, own, rivals)
 
 
@@ -56,7 +56,7 @@ class Blocks(NamedTuple):
     def sizes(self, tokens: int, band: Band) -> tuple[int, int]:
         """The two sizes for a number of tokens and a band."""
         count = band.table.shape[0]
-        rows = self.tokens or max(64, min(256, _SCORES // count))
+        rows = self.tokens or max(64, min(128, _SCORES // count))
         rows = min(tokens, rows)
         return rows, even_size(count, min(count, self.classes or max(512, _SCORES // rows)))
 
@@ -162,8 +162,9 @@ def _band_backward(run, classes, features, band, labels, rivals, slopes, d_featu
     x_all = jnp.zeros_like(features, shape=(places, band.table.shape[1]))
     x_all = jax.lax.fori_loop(0, run.turns, project, x_all)
 
-    def of_classes(j, carry):
-        d_x_all, d_band = carry
+    count = _count(band, classes)
+
+    def of_part(j, d_x_all):
         part, ids, fresh = _classes_at(band, j, classes)
 
         def of_tokens(i, carry):
@@ -173,7 +174,7 @@ def _band_backward(run, classes, features, band, labels, rivals, slopes, d_featu
             slope = slopes.at[places].get(mode="fill", fill_value=0)
             level = rivals.at[places].get(mode="fill", fill_value=jnp.inf)
             d_z = _pull(band_scores(x, part), labels[rows], ids, level, slope)
-            d_z = jnp.where(fresh, d_z, 0)
+            d_z = d_z if count == 1 else jnp.where(fresh, d_z, 0)
             d_x = jax.lax.dynamic_slice_in_dim(d_x_all, i * run.block, run.block)
             d_x = d_x + d_z @ part.table
             d_x_all = jax.lax.dynamic_update_slice_in_dim(d_x_all, d_x, i * run.block, 0)
@@ -183,12 +184,19 @@ def _band_backward(run, classes, features, band, labels, rivals, slopes, d_featu
             return d_x_all, Band(d_table, None, d_bias)
 
         d_part = jax.tree.map(jnp.zeros_like, part)
-        d_x_all, d_part = jax.lax.fori_loop(0, run.turns, of_tokens, (d_x_all, d_part))
-        d_band = jax.tree.map(lambda a, b: _add_at(a, ids[0], b), d_band, d_part)
-        return d_x_all, d_band
+        return ids[0], jax.lax.fori_loop(0, run.turns, of_tokens, (d_x_all, d_part))
 
-    carry = jnp.zeros_like(x_all), jax.tree.map(jnp.zeros_like, band._replace(projection=None))
-    d_x_all, d_band = _for_each(_count(band, classes), of_classes, carry)
+    def of_classes(j, carry):
+        d_x_all, d_band = carry
+        start, (d_x_all, d_part) = of_part(j, d_x_all)
+        return d_x_all, jax.tree.map(lambda a, b: _add_at(a, start, b), d_band, d_part)
+
+    d_x_all = jnp.zeros_like(x_all)
+    if count == 1:
+        _, (d_x_all, d_band) = of_part(0, d_x_all)
+    else:
+        nothing = jax.tree.map(jnp.zeros_like, band._replace(projection=None))
+        d_x_all, d_band = _for_each(count, of_classes, (d_x_all, nothing))
 
     def unproject(i, carry):
         d_features, d_projection = carry
@@ -215,9 +223,10 @@ def _streamed(x: Array, band: Band, labels: Array, classes: int) -> tuple[Array,
         return own, jnp.logaddexp(rivals, _log_sum_of_others(z, labels, ids))
 
     count = _count(band, classes)
-    start = _own(x, band, labels)
     if count == 1:
-        return start, _log_sum_of_others(band_scores(x, band), labels, jnp.arange(classes))
+        return _own_and_rivals(band_scores(x, band), labels)
+    start = jnp.sum(x * band.table[labels], axis=-1)
+    start = start if band.bias is None else start + band.bias[labels]
     return _for_each(count, of_classes, (start, jnp.full_like(start, -jnp.inf)))
 
 
@@ -243,19 +252,15 @@ def _classes_at(band: Band, j: Any, size: int) -> tuple[Band, Array, Array]:
     return part, ids, ids >= j * size
 
 
-def _own_and_rivals(z, x, band, labels, ids):
-    return _own(x, band, labels), _log_sum_of_others(z, labels, ids)
-
-
-def _own(x: Array, band: Band, labels: Array) -> Array:
-    """z_y, from the one row of the table."""
-    z = jnp.sum(x * band.table[labels], axis=-1)
-    return z if band.bias is None else z + band.bias[labels]
+def _own_and_rivals(z: Array, labels: Array) -> tuple[Array, Array]:
+    """z_y and R, from the scores of all classes."""
+    own = jnp.take_along_axis(z, labels[:, None], axis=1, mode="clip")[:, 0]
+    return own, _log_sum_of_others(z, labels, jnp.arange(z.shape[1]))
 
 
 def _log_sum_of_others(z: Array, labels: Array, ids: Array) -> Array:
     """R: −∞ where there is no other class."""
-    z = jnp.where(ids == labels[:, None], -jnp.inf, z)
+    z = _with_own(z, labels, ids, -jnp.inf)
     top = jnp.max(z, axis=-1)
     level = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
     total = jnp.sum(jnp.exp(z - level[:, None]), axis=-1)
@@ -265,8 +270,15 @@ def _log_sum_of_others(z: Array, labels: Array, ids: Array) -> Array:
 def _pull(z: Array, labels: Array, ids: Array, rivals: Array, slope: Array) -> Array:
     """∂L/∂z times what the loss is multiplied by, of which `slope` is σ(R − z_y) times that."""
     level = jnp.where(rivals == -jnp.inf, 0, rivals)
-    shares = jnp.exp(z - level[:, None])
-    return slope[:, None] * jnp.where(ids == labels[:, None], -1, shares)
+    return _with_own(slope[:, None] * jnp.exp(z - level[:, None]), labels, ids, -slope)
+
+
+def _with_own(z: Array, labels: Array, ids: Array, value: Array | float) -> Array:
+    """z with another value for the label of each token, written there: most blocks have none."""
+    place = labels - ids[0]
+    place = jnp.where((place >= 0) & (place < ids.shape[0]), place, ids.shape[0])
+    tokens = jnp.arange(z.shape[0], dtype=place.dtype)
+    return z.at[tokens, place].set(value, mode="drop", unique_indices=True)
 
 
 def _outer(a: Array, b: Array) -> Array:
