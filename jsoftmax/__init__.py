@@ -99,17 +99,16 @@ from jsoftmax.sampling import (
 from jsoftmax.vocabulary import (
     AdaptiveTables,
     Band,
-    BandTopK,
     Candidates,
     ClassSampler,
     ClassTree,
     CrossEntropyTerms,
     GatheredClasses,
-    HierarchicalTopK,
     LinearTopK,
     RowOptimizer,
     RowState,
     TargetPartitions,
+    TopKClasses,
     adaptive_cross_entropy,
     adaptive_cutoffs,
     adaptive_log_softmax,
@@ -155,15 +154,11 @@ from jsoftmax.vocabulary import (
 )
 
 __version__ = "0.1.0"
-__version__ = "0.1.0"
-__version__ = "0.1.0"
-__version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveTables",
     "AliasTable",
     "Band",
-    "BandTopK",
     "Candidates",
     "Categorical",
     "ClassSampler",
@@ -171,7 +166,6 @@ __all__ = [
     "CrossEntropyTerms",
     "GatheredClasses",
     "GumbelTopK",
-    "HierarchicalTopK",
     "LinearTopK",
     "PartialLogSumExp",
     "RelaxedCategorical",
@@ -180,6 +174,7 @@ __all__ = [
     "RowState",
     "SparseEntmax",
     "TargetPartitions",
+    "TopKClasses",
     "VectorScaling",
     "adaptive_cross_entropy",
     "adaptive_cutoffs",

@@ -7,7 +7,6 @@ from jsoftmax.vocabulary._adaptive import (
 )
 from jsoftmax.vocabulary._adaptive_tables import AdaptiveTables, adaptive_tables
 from jsoftmax.vocabulary._band_embedding import band_embedding
-from jsoftmax.vocabulary._band_topk import BandTopK
 from jsoftmax.vocabulary._bands import Band
 from jsoftmax.vocabulary._candidates import Candidates, in_batch_candidates
 from jsoftmax.vocabulary._class_sampler import ClassSampler, uniform_sampler
@@ -30,7 +29,7 @@ from jsoftmax.vocabulary._hierarchical_log_softmax import (
     hierarchical_entropy,
     hierarchical_log_softmax,
 )
-from jsoftmax.vocabulary._hierarchical_topk import HierarchicalTopK, hierarchical_topk
+from jsoftmax.vocabulary._hierarchical_topk import hierarchical_topk
 from jsoftmax.vocabulary._huffman_tree import huffman_tree
 from jsoftmax.vocabulary._linear_categorical import linear_categorical
 from jsoftmax.vocabulary._linear_cross_entropy import (
@@ -50,6 +49,7 @@ from jsoftmax.vocabulary._target_sampling_loss import (
     target_partitions,
     target_sampling_loss,
 )
+from jsoftmax.vocabulary._topk_classes import TopKClasses
 from jsoftmax.vocabulary._trees import (
     balanced_tree,
     class_tree,
@@ -61,17 +61,16 @@ from jsoftmax.vocabulary._weighted_samplers import log_uniform_sampler, unigram_
 __all__ = [
     "AdaptiveTables",
     "Band",
-    "BandTopK",
     "Candidates",
     "ClassSampler",
     "ClassTree",
     "CrossEntropyTerms",
     "GatheredClasses",
-    "HierarchicalTopK",
     "LinearTopK",
     "RowOptimizer",
     "RowState",
     "TargetPartitions",
+    "TopKClasses",
     "adaptive_cross_entropy",
     "adaptive_cutoffs",
     "adaptive_log_softmax",

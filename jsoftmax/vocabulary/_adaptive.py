@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._adaptive_tables import AdaptiveTables, read_adaptive
-from jsoftmax.vocabulary._band_topk import BandTopK, by_blocks, merged, read_k, top_of
+from jsoftmax.vocabulary._band_topk import by_blocks, merged, read_k, top_of
 from jsoftmax.vocabulary._bands import (
     band_scores,
     projected,
@@ -19,6 +19,7 @@ from jsoftmax.vocabulary._bands import (
 )
 from jsoftmax.vocabulary._grouped import Blocks, dense_losses, tail_losses
 from jsoftmax.vocabulary._linear_cross_entropy import linear_cross_entropy
+from jsoftmax.vocabulary._topk_classes import TopKClasses
 from jsoftmax.vocabulary._widths import whole
 
 _KEPT = 2**24  # scores of the head, at most, that are kept for the backward pass
@@ -150,7 +151,7 @@ def adaptive_log_softmax(
     return banded.shaped(jnp.concatenate(parts, axis=1))
 
 
-def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> BandTopK:
+def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKClasses:
     r"""The k most probable classes under an adaptive softmax, exactly.
 
     .. math:: p(y) = p_\text{head}(c)\, p_c(y) ≤ p_\text{head}(c)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +11,9 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.vocabulary._bands import Banded
+from jsoftmax.vocabulary._topk_classes import TopKClasses
 
 _SCORES = 2**21  # that lie in memory together
-
-
-class BandTopK(NamedTuple):
-    """The most probable classes of every token, the first the most probable.
-
-    Args:
-        log_probs: of shape [..., k], their log-probabilities.
-        classes: of shape [..., k], int32.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jsoftmax import Band, differentiated_topk
-        >>> h, band = jnp.array([1.0, 2.0]), Band(jnp.array([[0.0, 1.0], [2.0, 1.0], [1.0, 0.0]]))
-        >>> print(differentiated_topk(h, [band], 2).classes)
-        [1 0]
-    """
-
-    log_probs: Array
-    classes: Array
 
 
 def read_k(function: str, k: Any, classes: int) -> int:
@@ -43,23 +25,23 @@ def read_k(function: str, k: Any, classes: int) -> int:
     return int(k)
 
 
-def top_of(log_p: Array, start: int, k: int) -> BandTopK:
+def top_of(log_p: Array, start: int, k: int) -> TopKClasses:
     """The best k of one band, −∞ where it has fewer classes."""
     missing = k - log_p.shape[1]
     if missing > 0:
         log_p = jnp.pad(log_p, ((0, 0), (0, missing)), constant_values=-jnp.inf)
     values, places = jax.lax.top_k(log_p, k)
-    return BandTopK(values, (places + start).astype(jnp.int32))
+    return TopKClasses(values, (places + start).astype(jnp.int32))
 
 
-def merged(a: BandTopK, b: BandTopK, k: int) -> BandTopK:
+def merged(a: TopKClasses, b: TopKClasses, k: int) -> TopKClasses:
     """The best k of both; of equal ones those of `a` first."""
     values, places = jax.lax.top_k(jnp.concatenate([a.log_probs, b.log_probs], axis=1), k)
     classes = jnp.concatenate([a.classes, b.classes], axis=1)
-    return BandTopK(values, jnp.take_along_axis(classes, places, axis=1))
+    return TopKClasses(values, jnp.take_along_axis(classes, places, axis=1))
 
 
-def by_blocks(function: Callable[[Array], BandTopK], banded: Banded) -> BandTopK:
+def by_blocks(function: Callable[[Array], TopKClasses], banded: Banded) -> TopKClasses:
     """function(features) for blocks of tokens one after another."""
     h = banded.features
     tokens, block = h.shape[0], max(16, _SCORES // banded.starts[-1])
@@ -72,4 +54,4 @@ def by_blocks(function: Callable[[Array], BandTopK], banded: Banded) -> BandTopK
         blocks = blocks.reshape(count, block, -1)
         found = jax.lax.map(jax.checkpoint(function, prevent_cse=False), blocks)
         found = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:tokens], found)
-    return BandTopK(*(banded.shaped(x) for x in found))
+    return TopKClasses(*(banded.shaped(x) for x in found))

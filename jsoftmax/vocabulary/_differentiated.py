@@ -10,9 +10,10 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float
 from jsoftmax.core._keys import one_key
 from jsoftmax.losses import cross_entropy
 from jsoftmax.mappings import log_softmax
-from jsoftmax.vocabulary._band_topk import BandTopK, by_blocks, read_k, top_of
+from jsoftmax.vocabulary._band_topk import by_blocks, read_k, top_of
 from jsoftmax.vocabulary._bands import Band, Banded, band_scores, read_banded, read_labels
 from jsoftmax.vocabulary._linear_cross_entropy import linear_cross_entropy_terms
+from jsoftmax.vocabulary._topk_classes import TopKClasses
 from jsoftmax.vocabulary._widths import new_bands, slices_or_widths
 
 
@@ -164,7 +165,7 @@ def differentiated_log_softmax(
     return banded.shaped(log_softmax(_scores(banded, banded.features)))
 
 
-def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> BandTopK:
+def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> TopKClasses:
     r"""The k most probable classes under a softmax over bands of different width.
 
     .. math:: \operatorname{top}_k \log p

@@ -7,34 +7,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike
 
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._class_tree import ClassTree
 from jsoftmax.vocabulary._hierarchical_log_prob import log_prob_of
 from jsoftmax.vocabulary._hierarchical_log_softmax import log_probabilities
 from jsoftmax.vocabulary._node_choices import Choices, read_choices
+from jsoftmax.vocabulary._topk_classes import TopKClasses
 from jsoftmax.vocabulary._tree_counts import read_classes
-
-
-class HierarchicalTopK(NamedTuple):
-    """The likeliest classes of every token, the likeliest first.
-
-    Args:
-        log_probs: of shape [..., k], their log-probabilities.
-        classes: of shape [..., k], int32.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jsoftmax
-        >>> tree = jsoftmax.balanced_tree(4)
-        >>> found = jsoftmax.hierarchical_topk(jnp.ones(2), jnp.ones([3, 2]), tree, 1)
-        >>> print(found.log_probs.shape, found.classes.shape)
-        (1,) (1,)
-    """
-
-    log_probs: Float[Array, "... k"]
-    classes: Int[Array, "... k"]
 
 
 def hierarchical_topk(
@@ -45,7 +26,7 @@ def hierarchical_topk(
     *,
     bias: ArrayLike | None = None,
     beam: int | None = None,
-) -> HierarchicalTopK:
+) -> TopKClasses:
     r"""The k likeliest classes at the leaves of a tree, exactly.
 
     .. math:: P(y|h) ≤ P(n|h) \qquad \text{for every node } n \text{ above } y
@@ -95,7 +76,7 @@ def hierarchical_topk(
     log_p = log_prob_of(choices, classes)
     log_p, places = jax.lax.top_k(log_p, k)
     classes = jnp.take_along_axis(classes, places, axis=-1)
-    return HierarchicalTopK(choices.shaped(log_p), choices.shaped(classes))
+    return TopKClasses(choices.shaped(log_p), choices.shaped(classes))
 
 
 class _Search(NamedTuple):
