@@ -50,8 +50,8 @@ def adaptive_cross_entropy(
     there are tokens in a cluster, which has no transpose. `differentiated_cross_entropy` and
     `linear_cross_entropy` have both modes.
 
-    In a cluster `block_tokens` tokens are taken together, as many as hold 2²¹ scores, but at least
-    64 and at most 128, and `block_classes` classes, as many as hold 2²¹ scores with those, and at
+    In a cluster `block_tokens` tokens are taken together, as many as hold 2²⁰ scores, but at least
+    64 and at most 128, and `block_classes` classes, as many as hold 2²⁰ scores with those, and at
     least 512. The scores of the head are kept for the backward pass up to 2²⁴ of them; beyond that
     `linear_cross_entropy` computes the head.
 

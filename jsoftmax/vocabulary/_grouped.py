@@ -22,7 +22,8 @@ from jax import Array
 from jsoftmax.vocabulary._bands import Band, band_scores, projected
 from jsoftmax.vocabulary._blocks import even_size
 
-_SCORES = 2**21  # that lie in memory together
+_SCORES = 2**20  # that lie in memory together
+_TOGETHER = 2**20  # scores that are turned into slopes together
 
 
 @jax.custom_vjp
@@ -33,13 +34,30 @@ def dense_losses(x: Array, band: Band, labels: Array) -> Array:
 
 def _dense_forward(x, band, labels):
     z = band_scores(x, band)
-    own, rivals = _own_and_rivals(z, labels)
-    return jax.nn.softplus(rivals - own), (x, band, labels, z, own, rivals)
+    own, others, rivals = _own_and_rivals(z, labels)
+    return jax.nn.softplus(rivals - own), (x, band, labels, others, own, rivals)
 
 
 def _dense_backward(known, d_loss):
-    x, band, labels, z, own, rivals = known
-    d_z = _pull(z, labels, jnp.arange(z.shape[1]), rivals, d_loss * jax.nn.sigmoid(rivals - own))
+    x, band, labels, others, own, rivals = known
+    slopes = d_loss * jax.nn.sigmoid(rivals - own)
+    tokens, classes = others.shape
+    size = even_size(tokens, min(tokens, max(64, _TOGETHER // classes)))
+
+    def of_tokens(i, z):
+        # Written over what they are made of, so that one such array is enough. The last block
+        # begins early where it would be shorter than the others, and leaves alone what is done.
+        start = jnp.minimum(i * size, tokens - size)
+        z_here, labels_here, rivals_here, slopes_here = (
+            jax.lax.dynamic_slice_in_dim(x, start, size) for x in (z, labels, rivals, slopes)
+        )
+        d_z = _pull(z_here, labels_here, jnp.arange(classes), rivals_here, slopes_here)
+        if tokens % size:
+            done = start + jnp.arange(size, dtype=jnp.int32) < i * size
+            d_z = jnp.where(done[:, None], z_here, d_z)
+        return jax.lax.dynamic_update_slice_in_dim(z, d_z, start, 0)
+
+    d_z = _for_each(-(-tokens // size), of_tokens, others)
     bias = None if band.bias is None else d_z.sum(0)
     return d_z @ band.table, Band(_outer(d_z, x), None, bias), None
 
@@ -220,11 +238,12 @@ def _streamed(x: Array, band: Band, labels: Array, classes: int) -> tuple[Array,
         own, rivals = found
         part, ids, fresh = _classes_at(band, j, classes)
         z = jnp.where(fresh, band_scores(x, part), -jnp.inf)
-        return own, jnp.logaddexp(rivals, _log_sum_of_others(z, labels, ids))
+        return own, jnp.logaddexp(rivals, _log_sum(_with_own(z, labels, ids, -jnp.inf)))
 
     count = _count(band, classes)
     if count == 1:
-        return _own_and_rivals(band_scores(x, band), labels)
+        own, _, rivals = _own_and_rivals(band_scores(x, band), labels)
+        return own, rivals
     start = jnp.sum(x * band.table[labels], axis=-1)
     start = start if band.bias is None else start + band.bias[labels]
     return _for_each(count, of_classes, (start, jnp.full_like(start, -jnp.inf)))
@@ -252,15 +271,17 @@ def _classes_at(band: Band, j: Any, size: int) -> tuple[Band, Array, Array]:
     return part, ids, ids >= j * size
 
 
-def _own_and_rivals(z: Array, labels: Array) -> tuple[Array, Array]:
-    """z_y and R, from the scores of all classes."""
+def _own_and_rivals(z: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """z_y; z with −∞ in its place; R. From the scores of all classes, which are written over."""
     own = jnp.take_along_axis(z, labels[:, None], axis=1, mode="clip")[:, 0]
-    return own, _log_sum_of_others(z, labels, jnp.arange(z.shape[1]))
+    # Always −∞, but known only when z_y has been read, so that z need not be copied before.
+    nothing = jnp.where(own > -jnp.inf, -jnp.inf, own)
+    others = _with_own(z, labels, jnp.arange(z.shape[1]), nothing)
+    return own, others, _log_sum(others)
 
 
-def _log_sum_of_others(z: Array, labels: Array, ids: Array) -> Array:
-    """R: −∞ where there is no other class."""
-    z = _with_own(z, labels, ids, -jnp.inf)
+def _log_sum(z: Array) -> Array:
+    """log Σ e^z, −∞ for no class."""
     top = jnp.max(z, axis=-1)
     level = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
     total = jnp.sum(jnp.exp(z - level[:, None]), axis=-1)
