@@ -155,6 +155,32 @@ def test_the_scalar_form_has_no_forward_mode():
         jax.jvp(lambda h: linear_cross_entropy_sum(h, KERNEL, LABELS), (FEATURES,), (FEATURES,))
 
 
+@pytest.mark.parametrize("block_tokens", [None, 3])
+@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+def test_derivatives_of_the_gradient_of_the_scalar_form_are_right(block_tokens, outer):
+    def ours(features, kernel, bias, temperature, weights):
+        return linear_cross_entropy_sum(
+            features, kernel, LABELS, weights, bias=bias, temperature=temperature, z_loss=0.1,
+            block_tokens=block_tokens, block_classes=4,
+        )  # fmt: skip
+
+    def theirs(features, kernel, bias, temperature, weights):
+        z = (features @ kernel + bias) / temperature
+        return weights @ cross_entropy(z, LABELS, z_loss=0.1)
+
+    at, every = (*ALL[:2], BIAS, jnp.array(1.3), COUNTS), (0, 1, 2, 3, 4)
+
+    def probe(f):
+        """The slope of the gradient along one direction, of which all second derivatives are."""
+        gradient = jax.grad(f, every)
+        return lambda t: gradient(
+            *(x + t * jnp.cos(jnp.arange(x.size).reshape(x.shape)) for x in at)
+        )
+
+    both = (jax.jit(outer(probe(f)))(0.0) for f in (ours, theirs))
+    assert_close(*both)
+
+
 def test_statistics_are_logsumexp_and_entropy_with_their_derivatives():
     def ours(features, kernel):
         terms = linear_cross_entropy_terms(

@@ -192,6 +192,21 @@ MISTAKES = {
         TypeError,
         "`rows`",
     ),
+    "another table's state": (
+        lambda: row_adagrad(0.1).update(TABLE, row_adagrad(0.1).init(TABLE[:2]), [1], TABLE[:1]),
+        ValueError,
+        r"another table or optimizer: it remembers \{'sum_of_squares': \(2,\)\}",
+    ),
+    "another optimizer's state": (
+        lambda: row_adagrad(0.1).update(TABLE, row_sgd(0.1).init(TABLE), [1], TABLE[:1]),
+        ValueError,
+        "another table or optimizer",
+    ),
+    "no state": (
+        lambda: row_sgd(0.1).update(TABLE, [1], [1], TABLE[:1]),
+        TypeError,
+        "`state` is of type list",
+    ),
     "gradients": (
         lambda: row_sgd(0.1).update(TABLE, row_sgd(0.1).init(TABLE), [1, 2], TABLE[:1]),
         ValueError,

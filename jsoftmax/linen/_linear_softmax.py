@@ -10,7 +10,14 @@ from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.mappings import softmax
-from jsoftmax.vocabulary import LinearTopK, linear_categorical, linear_cross_entropy, linear_topk
+from jsoftmax.vocabulary import (
+    Band,
+    LinearTopK,
+    band_embedding,
+    linear_categorical,
+    linear_cross_entropy,
+    linear_topk,
+)
 
 
 class LinearSoftmax(nn.Module):
@@ -83,10 +90,15 @@ class LinearSoftmax(nn.Module):
         return linear_categorical(key, h, kernel, bias=bias, class_axis=0, **options)
 
     def embed(self, classes: ArrayLike, features: int) -> Float[Array, "... features"]:
-        """Classes [...] → their rows of W [..., d]: an input embedding tied to the output."""
+        """Classes [...] → their rows of W [..., d]: an input embedding tied to the output.
+
+        `features` is d, from which Linen makes the table where this is called first. ValueError
+        for a class out of range that Python or numpy gives, NaN for one in an array of JAX, as
+        `band_embedding`.
+        """
         kernel, _ = self._table(features)
         (kernel,) = promote_dtype(kernel, dtype=self.dtype)
-        return kernel[jnp.asarray(classes)]
+        return band_embedding(classes, (Band(kernel),))
 
     def _promoted(self, features: ArrayLike) -> Any:
         """Features, W and b of one dtype."""

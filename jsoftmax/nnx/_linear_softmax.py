@@ -10,7 +10,14 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
 
 from jsoftmax.mappings import softmax
-from jsoftmax.vocabulary import LinearTopK, linear_categorical, linear_cross_entropy, linear_topk
+from jsoftmax.vocabulary import (
+    Band,
+    LinearTopK,
+    band_embedding,
+    linear_categorical,
+    linear_cross_entropy,
+    linear_topk,
+)
 
 _KERNEL_INIT = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 _BIAS_INIT = nnx.initializers.zeros_init()
@@ -23,7 +30,7 @@ class LinearSoftmax(nnx.Module):
 
     Where `flax.nnx.Linear` and a loss would hold the logits of all tokens, `loss`, `topk` and
     `sample` need a block of them. `embed` reads the same table as an input embedding, which ties
-    the two; another module's table is tied by giving its `nnx.Param` to `kernel`.
+    the two; another module's table is tied by assignment: `head.kernel = embedder.embedding`.
 
     Args:
         features: d, the size of the last axis of what is read.
@@ -90,9 +97,13 @@ class LinearSoftmax(nnx.Module):
         return linear_categorical(key, h, kernel, bias=bias, class_axis=0, **options)
 
     def embed(self, classes: ArrayLike) -> Float[Array, "... features"]:
-        """Classes [...] → their rows of W [..., d]: an input embedding tied to the output."""
+        """Classes [...] → their rows of W [..., d]: an input embedding tied to the output.
+
+        ValueError for a class out of range that Python or numpy gives, NaN for one in an array of
+        JAX, as `band_embedding`.
+        """
         (kernel,) = promote_dtype((self.kernel[...],), dtype=self.dtype)
-        return kernel[jnp.asarray(classes)]
+        return band_embedding(classes, (Band(kernel),))
 
     def _promoted(self, features: ArrayLike) -> Any:
         """Features, W and b of one dtype."""

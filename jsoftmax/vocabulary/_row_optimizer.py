@@ -84,11 +84,12 @@ def row_optimizer(
         return RowState(jnp.zeros((), jnp.int32), start(_read_table(function, table)))
 
     def update(
-        table: Any, state: RowState, rows: Any, gradients: Any
+        table: Any, state: Any, rows: Any, gradients: Any
     ) -> tuple[Float[Array, "..."], RowState]:
         table = _read_table(function, table)
         dtype = checks.compute_dtype(table)
         ids, g = _read_rows(function, table, rows, gradients)
+        _check_state(function, state, jax.eval_shape(start, table))
         rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
         rate, g = jnp.asarray(rate, dtype), g.astype(dtype)
         if descend is None and table.dtype == dtype:
@@ -191,6 +192,20 @@ def _read_rows(function: str, table: Array, rows: Any, gradients: Any) -> tuple[
     wide = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
     ids = jnp.where((wide >= 0) & (wide < size), wide, size).astype(jnp.int32)
     return ids.reshape(-1), g.reshape(-1, *table.shape[1:])
+
+
+def _check_state(function: str, state: Any, memory: dict[str, Any]) -> None:
+    if not isinstance(state, RowState):
+        raise TypeError(
+            f"jsoftmax.{function}: `state` is of type {type(state).__name__}; give it what "
+            "init(table) returns."
+        )
+    found, needed = (jax.tree.map(jnp.shape, x) for x in (state.memory, memory))
+    if found != needed:
+        raise ValueError(
+            f"jsoftmax.{function}: `state` is that of another table or optimizer: it remembers "
+            f"{found}, and here {needed} is needed. Make it by init(table)."
+        )
 
 
 def _check_rate(function: str, rate: Any) -> None:
