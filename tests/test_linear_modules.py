@@ -39,7 +39,7 @@ def test_the_losses_of_the_twins_are_cross_entropy_of_their_logits():
     chex.assert_trees_all_equal(twin.apply(variables, Y, D, method="embed"), head.embed(Y))
     assert jnp.isnan(head.embed(jnp.array([-1, 10**6]))).all()
     with pytest.raises(ValueError, match="id -1 is no class"):
-        twin.apply(variables, [-1], D, method="embed")
+        twin.apply(variables, np.array([-1]), D, method="embed")
 
 
 def test_a_table_is_tied_and_a_bias_is_left_out():
