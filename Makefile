@@ -55,7 +55,7 @@ notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute notebooks/*.py and wr
 check-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute them, write nothing, fail where a pair differs
 	JSOFTMAX_LONGEST=8192 $(VENV)/bin/python .ci/notebooks.py --check
 
-bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient estimators
+bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folder also text and vectors
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.sampling
 	$(VENV)/bin/python -m benchmarks.regression
@@ -65,6 +65,8 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; weigh gradient 
 	$(VENV)/bin/python -m benchmarks.trees
 	$(VENV)/bin/python -m benchmarks.sampled
 	$(VENV)/bin/python -m benchmarks.adaptive
+	$(if $(DATA),$(VENV)/bin/python -m benchmarks.text $(DATA))
+	$(if $(DATA),$(VENV)/bin/python -m benchmarks.word_vectors $(DATA))
 
 peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and entmax's: values and gradients
 	$(PYTEST) benchmarks/test_attention_peers.py

@@ -21,9 +21,9 @@ import numpy as np
 import jsoftmax as js
 from benchmarks.machine import machine, sentence
 from benchmarks.tables import Table, console
+from benchmarks.wikitext import JUDGED, LEARNED, add_folder, texts
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-FILES = LEARNED, JUDGED = "valid.txt", "test.txt"
 UNKNOWN = "<unk>"
 CONTEXT, EMBEDDED, WIDTH, BATCH = 4, 32, 64, 512
 STRIDE = 4  # every fourth word of the test is guessed
@@ -39,21 +39,15 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=pathlib.Path, help=f"with {' and '.join(FILES)}")
+    add_folder(parser)
     parser.add_argument("--only", nargs="+", metavar="HEAD", help="not all heads")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of each head ({EPOCHS})")
     parser.add_argument("--output", type=pathlib.Path, help="for results (benchmarks/results)")
     options = parser.parse_args()
-    missing = [name for name in FILES if not (options.folder / name).is_file()]
-    if missing:
-        sys.exit(
-            f"benchmarks.text: {options.folder} has no {', '.join(missing)}. Give the folder of "
-            "WikiText-2 as plain text, words with spaces between (Merity et al., 2016)."
-        )
+    text = Text.read(*texts(options.folder, "benchmarks.text"))
     screen = console()
     facts = machine()
     screen.print(sentence(facts))
-    text = Text.read(options.folder)
     offered = heads(text)
     names = options.only or list(offered)
     if unknown := set(names) - set(offered):
@@ -103,15 +97,15 @@ class Text(NamedTuple):
     counts: np.ndarray
 
     @classmethod
-    def read(cls, folder: pathlib.Path) -> "Text":
+    def read(cls, learned: str, judged: str) -> "Text":
         """Words are numbered by frequency; what is not in the text to learn from is `<unk>`."""
-        learned, judged = ((folder / name).read_text(encoding="utf-8").split() for name in FILES)
-        found = collections.Counter(learned)
+        both = learned.split(), judged.split()
+        found = collections.Counter(both[0])
         found.setdefault(UNKNOWN, 0)
         number = {word: i for i, (word, _) in enumerate(found.most_common())}
         a, b = (
             np.array([number.get(word, number[UNKNOWN]) for word in words], np.int32)
-            for words in (learned, judged)
+            for words in both
         )
         return cls(_batches(a, 1), _batches(b, STRIDE), np.array(sorted(found.values()))[::-1])
 

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import statistics
-import sys
 import time
 from typing import NamedTuple
 
@@ -22,9 +21,9 @@ from rich.progress import track
 import jsoftmax as js
 from benchmarks.machine import machine, sentence
 from benchmarks.tables import Table, console
+from benchmarks.wikitext import JUDGED, LEARNED, add_folder, texts
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-FILES = LEARNED, JUDGED = "valid.txt", "test.txt"
 DIMENSION, WINDOW, EPOCHS, ROUNDS = 100, 5, 5, 3
 BATCH, START = 256, 0.1  # centre words of a step; what the sums of Adagrad begin at
 RATES, THEIR_RATES = (0.01, 0.03, 0.1), (0.0125, 0.025, 0.05)
@@ -39,21 +38,15 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=pathlib.Path, help=f"with {' and '.join(FILES)}")
+    add_folder(parser)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of a round ({EPOCHS})")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"each takes turns ({ROUNDS})")
     parser.add_argument("--quick", action="store_true", help="a smoke run: not saved")
     options = parser.parse_args()
-    missing = [name for name in FILES if not (options.folder / name).is_file()]
-    if missing:
-        sys.exit(
-            f"benchmarks.word_vectors: {options.folder} has no {', '.join(missing)}. Give the "
-            "folder of WikiText-2 as plain text, words with spaces between (Merity et al., 2016)."
-        )
+    text = Text.read(*texts(options.folder, "benchmarks.word_vectors"))
     screen = console()
     facts = machine()
     screen.print(sentence(facts))
-    text = Text.read(options.folder)
     epochs, rounds = (1, 1) if options.quick else (options.epochs, options.rounds)
     learners = {"jsoftmax": Skipgram(text, epochs), "gensim": Gensim(text, epochs)}
     runs = [
@@ -107,12 +100,9 @@ class Text(NamedTuple):
     pairs: np.ndarray
 
     @classmethod
-    def read(cls, folder: pathlib.Path) -> "Text":
+    def read(cls, *both: str) -> "Text":
         """Words are numbered by frequency. Windows stay within a line, as in gensim."""
-        learned, judged = (
-            [line.split() for line in (folder / name).read_text(encoding="utf-8").splitlines()]
-            for name in FILES
-        )
+        learned, judged = ([line.split() for line in text.splitlines()] for text in both)
         learned = [line for line in learned if line]
         found = collections.Counter(word for line in learned for word in line).most_common()
         words = {word: i for i, (word, _) in enumerate(found)}

@@ -23,7 +23,6 @@ from jsoftmax.vocabulary._bands import Band, band_scores, projected
 from jsoftmax.vocabulary._blocks import even_size
 
 _SCORES = 2**20  # that lie in memory together
-_TOGETHER = 2**20  # scores that are turned into slopes together
 
 
 @jax.custom_vjp
@@ -42,14 +41,14 @@ def _dense_backward(known, d_loss):
     x, band, labels, others, own, rivals = known
     slopes = d_loss * jax.nn.sigmoid(rivals - own)
     tokens, classes = others.shape
-    size = even_size(tokens, min(tokens, max(64, _TOGETHER // classes)))
+    size = even_size(tokens, min(tokens, max(64, _SCORES // classes)))
 
     def of_tokens(i, z):
         # Written over what they are made of, so that one such array is enough. The last block
         # begins early where it would be shorter than the others, and leaves alone what is done.
         start = jnp.minimum(i * size, tokens - size)
         z_here, labels_here, rivals_here, slopes_here = (
-            jax.lax.dynamic_slice_in_dim(x, start, size) for x in (z, labels, rivals, slopes)
+            jax.lax.dynamic_slice_in_dim(a, start, size) for a in (z, labels, rivals, slopes)
         )
         d_z = _pull(z_here, labels_here, jnp.arange(classes), rivals_here, slopes_here)
         if tokens % size:
