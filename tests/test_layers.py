@@ -26,6 +26,10 @@ RANKS = {
     "nnx": 4,
     "linen": 4,
 }
+# The wings of vocabulary, likewise; what stands beside them serves all.
+WINGS = {"linear": 0, "trees": 0, "row_updates": 0, "sampled": 1, "bands": 1}
+# Folders of twins: the same file names for the same modules.
+TWINS = {"nnx", "linen"}
 KERNELS = "kernels"
 # What stands beside the folders (__init__, __main__) and the main job may import everything, and
 # none of the folders imports it.
@@ -103,6 +107,35 @@ def test_imports_point_one_way(file):
         if within(name, "jsoftmax") and not may_import(here, folder_of(name), eager)
     ]
     assert not backwards, f"{here} must not import {', '.join(backwards)}"
+
+
+def wing_of(module: str) -> str | None:
+    """jsoftmax.vocabulary.trees._trees → trees."""
+    parts = module.split(".")
+    return parts[2] if parts[1:2] == ["vocabulary"] and parts[2:3] and parts[2] in WINGS else None
+
+
+def test_every_wing_has_a_rank():
+    """A new wing says where it stands."""
+    folders = {file.parent.name for file in (PACKAGE / "vocabulary").glob("*/__init__.py")}
+    assert folders == set(WINGS)
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "vocabulary").rglob("_[a-z]*.py")), ids=str)
+def test_wings_import_one_way(file):
+    """Linear losses serve sampled ones and bands; trees and row updates stand alone."""
+    here = wing_of(module_of(file))
+    others = {wing_of(name) for name, _ in imports(file)} - {None, here}
+    rank = -1 if here is None else WINGS[here]
+    backwards = [wing for wing in others if WINGS[wing] >= rank]
+    assert not backwards, f"{here or 'vocabulary'} must not import {', '.join(backwards)}"
+
+
+def test_no_two_files_share_a_name():
+    """A file name stands for one idea: only the twins in nnx and linen share theirs."""
+    names = [file.name for file in FILES if file.parent.name not in TWINS]
+    names = [name for name in names if not name.startswith("__")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=IDS)

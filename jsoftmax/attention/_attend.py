@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax.attention._arguments import Arguments, cleaned, spoiled_columns
-from jsoftmax.attention._blocks import KEYS, QUERIES, Trees, padded, resized, windows
+from jsoftmax.attention._attention_arguments import Arguments, cleaned, spoiled_columns
+from jsoftmax.attention._attention_problem import Rule, Stripe
+from jsoftmax.attention._key_blocks import KEYS, QUERIES, Trees, padded, resized, windows
 from jsoftmax.attention._mixture import mixture
-from jsoftmax.attention._problem import Rule, Stripe
 
 _GROUPS = 8  # into which queries are parted, where later ones see more keys
 _IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jsoftmax.attention._arguments import read_arguments
+from jsoftmax.attention._attention_arguments import read_arguments
 from jsoftmax.attention._mixture import weights
 
 

@@ -8,8 +8,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jsoftmax.attention._arguments import read_arguments
 from jsoftmax.attention._attend import attend, sizes_for
+from jsoftmax.attention._attention_arguments import read_arguments
 from jsoftmax.attention._kernels import by_kernel
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._problem import Fixed, Rule
+from jsoftmax.attention._attention_problem import Fixed, Rule
 
 _TILE = 128  # keys whose bits are drawn together
 

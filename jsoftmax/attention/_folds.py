@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._blocks import KEYS, Trees, joined, split, taken
+from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._dropout import kept
-from jsoftmax.attention._problem import Fixed, Moving, Rule
+from jsoftmax.attention._key_blocks import KEYS, Trees, joined, split, taken
 from jsoftmax.attention._products import weighted_values
 from jsoftmax.core._curves import filled
 

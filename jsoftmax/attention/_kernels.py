@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._arguments import Arguments
-from jsoftmax.attention._scores import visible
+from jsoftmax.attention._attention_arguments import Arguments
+from jsoftmax.attention._attention_scores import visible
 from jsoftmax.core import _checks as checks
 
 

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax.attention._blocks import looped
+from jsoftmax.attention._attention_problem import Changes, Fixed, Moving, Rule
+from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._folds import mixed_values, recomputed, row_sum, summed
-from jsoftmax.attention._problem import Changes, Fixed, Moving, Rule
-from jsoftmax.attention._scores import scores
+from jsoftmax.attention._key_blocks import looped
 from jsoftmax.attention._solve import Found, solved
 from jsoftmax.attention._weights import Weights
 from jsoftmax.core._curves import filled

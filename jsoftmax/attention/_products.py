@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._problem import Rule
+from jsoftmax.attention._attention_problem import Rule
 
 
 def queries_by_keys(q: Array, k: Array, rule: Rule) -> Array:

@@ -11,8 +11,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jsoftmax.attention._arguments import Arguments, read_arguments
 from jsoftmax.attention._attend import Sizes, attend, sizes_for
+from jsoftmax.attention._attention_arguments import Arguments, read_arguments
 from jsoftmax.attention._folds import like_rows
 from jsoftmax.attention._merge import merge_attention
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._problem import Fixed, Moving, Rule
-from jsoftmax.attention._rows import hardened, where_hard
+from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
+from jsoftmax.attention._score_rows import hardened, where_hard
 from jsoftmax.attention._solve import Found
 from jsoftmax.core._known import Threshold, masses_at
 from jsoftmax.core._simplex import effective_tangent

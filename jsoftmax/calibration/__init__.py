@@ -1,6 +1,6 @@
 """Logits or probabilities, held-out labels → how far to trust them, and what makes them right."""
 
-from jsoftmax.calibration._adaptive import aps_scores, lac_scores
+from jsoftmax.calibration._adaptive_sets import aps_scores, lac_scores
 from jsoftmax.calibration._bins import Reliability
 from jsoftmax.calibration._brier import brier_score
 from jsoftmax.calibration._classwise import classwise_calibration_error

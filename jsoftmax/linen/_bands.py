@@ -21,7 +21,7 @@ from jsoftmax.vocabulary import (
     differentiated_log_softmax,
     differentiated_topk,
 )
-from jsoftmax.vocabulary._widths import as_dtype, band_shapes, slices_or_widths, widths_of
+from jsoftmax.vocabulary.bands._widths import as_dtype, band_shapes, slices_or_widths, widths_of
 
 _KERNEL_INIT = nn.initializers.lecun_normal()
 _EMBEDDING_INIT = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)

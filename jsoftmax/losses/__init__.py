@@ -2,8 +2,8 @@
 
 from jsoftmax.losses._cross_entropy import cross_entropy
 from jsoftmax.losses._fenchel_young import entmax_loss, fenchel_young_loss, sparsemax_loss
-from jsoftmax.losses._normmax import normmax_loss
-from jsoftmax.losses._topk import topk_entmax_loss
+from jsoftmax.losses._normmax_loss import normmax_loss
+from jsoftmax.losses._topk_entmax_loss import topk_entmax_loss
 
 __all__ = [
     "cross_entropy",

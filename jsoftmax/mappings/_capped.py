@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._capped import Family, anchor_of, capped_probabilities
+from jsoftmax.core._capped_simplex import Family, anchor_of, capped_probabilities
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizers import FermiDirac
 from jsoftmax.core._simplex import cooled

@@ -1,10 +1,10 @@
 """Keys, scores → samples: exact, relaxed, one-hot with a gradient; distributions."""
 
 from jsoftmax.sampling._alias import AliasTable
-from jsoftmax.sampling._categorical import Categorical
+from jsoftmax.sampling._categorical import categorical, sample_from
+from jsoftmax.sampling._categorical_distribution import Categorical
 from jsoftmax.sampling._concrete import concrete_log_prob, exp_concrete_log_prob
 from jsoftmax.sampling._corrected import gumbel_rao, reinmax
-from jsoftmax.sampling._exact import categorical, sample_from
 from jsoftmax.sampling._gumbel_argmax import gumbel_argmax
 from jsoftmax.sampling._reinforce import reinforce_leave_one_out
 from jsoftmax.sampling._relaxed import gumbel_entmax, gumbel_log_softmax, gumbel_softmax

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Int, UInt32
 
 from jsoftmax.core._keys import one_key
 from jsoftmax.sampling._shapes import leading_shape
-from jsoftmax.sampling._words import Words, product_high
+from jsoftmax.sampling._wide_integers import Words, product_high
 
 _FULL = 2**32  # what a column of the table holds
 

@@ -1,245 +1,197 @@
-"""A distribution over classes as a pytree: logits, and the mapping to their probabilities."""
+"""Exact draws of classes: from logits, and from probabilities however sparse."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Hashable
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Int
 
-from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.mappings import entropy
-from jsoftmax.sampling._distribution import Distribution, number_or_array, spread
-from jsoftmax.sampling._exact import categorical, entries, sample_from
-from jsoftmax.sampling._shapes import leading_shape
+from jsoftmax.core._scores import difference
+from jsoftmax.core._simplex import cooled
+from jsoftmax.mappings import SparseEntmax
+from jsoftmax.sampling._inverse import draw_classes
+from jsoftmax.sampling._shapes import sample_shape
+
+_LAST = ClassAxis((-1,))
 
 
-@jax.tree_util.register_pytree_with_keys_class
-class Categorical(Distribution):
-    r"""The distribution :math:`p = \mathrm{entmax}_α(z/T)` over K classes: sparse ones included.
+def categorical(
+    key: Array,
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    shape: tuple[int, ...] | None = None,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    axis_name: Hashable | None = None,
+) -> Int[Array, "..."]:
+    r"""Exact draws from `softmax` of the logits, one or many a row.
 
-    A pytree: it may be an argument, a result and a carry, and `vmap`, `scan` and indexing by
-    `jax.tree.map` go over its batch, because every array in it has the batch axes in front. α and T
-    that are Python numbers are part of its structure, as fast as elsewhere; arrays are leaves.
+    .. math:: P(y = i) = e^{z_i/T} / \sum_j e^{z_j/T}
+
+    The distribution function is inverted, and summed in whole numbers of 64 bits. A class of
+    probability zero is therefore never drawn, n draws from a row of K classes take O(K + n) memory
+    and O(K + n log K) time, where `jax.random.categorical` takes O(n K) of both, and one draw a row
+    takes a single number of noise. The draw for a key does not depend on how the classes are split.
+    `gumbel_argmax` draws the same distribution with noise for every class; `sample_from` draws
+    from probabilities, `AliasTable` many times from the same.
 
     Args:
-        logits: scores z of shape [..., K]; the classes are the last axis, the rest is the batch.
-        alpha: α > 0, a number or an array [..., 1]: `softmax` at 1, `sparsemax` at 2.
-        temperature: T, a number or an array [..., 1], of either sign.
-        where: boolean mask that broadcasts to `logits`. Other classes have probability 0.
+        key: a key of `jax.random`.
+        logits: scores z of shape [..., K, ...], any real dtype. −∞ is never drawn; those of +∞
+            share all the mass.
+        axis: the class axis, or a tuple of axes that together hold the classes, which are then
+            numbered row-major.
+        shape: the shape of the result. It ends in the shape of `logits` without the class axis, or
+            one to which that broadcasts: for n draws a row (n, ...). By default one draw a row.
+        where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
+            evenly among the largest scores.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
+            be the same on every part, and so will be the result.
+
+    Returns:
+        Class numbers from 0 to K − 1, in the default integer dtype. −1, whose `jax.nn.one_hot` is a
+        row of zeros, where there is nothing to draw: a row without any class, or with NaN in it.
+        Probabilities are exact to the rounding of the exponential, computed in float32 at least,
+        and to 2⁻⁴⁹ of the largest for K ≤ 2¹⁴, to K 2⁻⁶³ beyond.
 
     Raises:
-        TypeError: if `logits` are not real numbers or `where` is not boolean.
-        ValueError: if shapes do not fit, there are no classes, or `alpha` is a number that is not
-            positive.
+        TypeError: if `key` is no key, `logits` are not real numbers, `where` is not boolean, or
+            `shape` no tuple of sizes.
+        ValueError: if `key` holds several keys, shapes do not fit, `axis` is out of range, or there
+            are no classes.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> d = Categorical(jnp.array([2.0, 1.5, 0.0]), alpha=2.0)
-        >>> print(d.probabilities(), d.sample(jax.random.key(0), (8,)).max())
-        [0.75 0.25 0.  ] 1
-        >>> print(d.log_prob(1), d.entropy(), d.mode())
-        -1.38629 0.562335 0
-        >>> print(d.kl_divergence(Categorical(jnp.zeros(3))))
-        0.53627
-        >>> print(Categorical(jnp.zeros(3)).kl_divergence(d))
-        inf
+        >>> z = jnp.array([-jnp.inf, 1.0, 3.0, 1.0])
+        >>> y = categorical(jax.random.key(0), z, shape=(10_000,))
+        >>> print(jnp.bincount(y, length=4) / 10_000)
+        [0.   0.11 0.78 0.11]
+        >>> print(jax.nn.softmax(z))
+        [0.   0.11 0.79 0.11]
+        >>> print(categorical(jax.random.key(0), jnp.full((2, 3), -jnp.inf)))
+        [-1 -1]
+
+    Reference:
+        L. Devroye, "Non-uniform random variate generation", Springer 1986, chapter III.
     """
+    key = one_key("categorical", key)
+    ask = problem("categorical", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    shape = sample_shape("categorical", shape, ask.rows)
+    per_row = (ask.classes.max(ask.z),)
+    if ask.temperature is not None:
+        per_row = (*per_row, ask.temperature)
+    return _drawn(key, ask, ask.z, per_row, _exponential, shape)
 
-    _fields = ("logits", "alpha", "temperature", "where")
-    logits: Array
-    alpha: Any
-    temperature: Any
-    where: Array | None
 
-    def __init__(
-        self,
-        logits: ArrayLike,
-        alpha: ArrayLike = 1.0,
-        *,
-        temperature: ArrayLike = 1.0,
-        where: ArrayLike | None = None,
-    ):
-        problem("Categorical", logits, -1, where, alpha=alpha, temperature=temperature)
-        self.logits = jnp.asarray(logits)
-        shape = self.logits.shape
-        self.alpha = number_or_array(alpha, shape)
-        self.temperature = number_or_array(temperature, shape)
-        self.where = None if where is None else spread(where, shape)
+def sample_from(
+    key: Array,
+    probabilities: ArrayLike | SparseEntmax,
+    axis: int | tuple[int, ...] = -1,
+    *,
+    shape: tuple[int, ...] | None = None,
+    where: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
+) -> Int[Array, "..."]:
+    r"""Exact draws from probabilities: of any mapping, or any weights; a zero is never drawn.
 
-    def __repr__(self) -> str:
-        logits = self.logits
-        of = f"{logits.dtype}{list(logits.shape)}" if hasattr(logits, "dtype") else repr(logits)
-        return f"Categorical({of}, alpha={self.alpha}, temperature={self.temperature})"
+    .. math:: P(y = i) = p_i / \sum_j p_j
 
-    def probabilities(self) -> Float[Array, "..."]:
-        """p, of the shape and dtype of the logits."""
-        ask = self._ask("probabilities")
-        return ask.probabilities().astype(ask.dtype)
+    It is to probabilities what `categorical` is to logits, with the same cost; there is no
+    logarithm on the way, in which sparse distributions would lose their zeros. The result of
+    `entmax_sparse` is drawn from as it is, in time that does not depend on the number of classes.
 
-    def log_probabilities(self) -> Float[Array, "..."]:
-        """log p, −∞ off the support, of the shape of the logits."""
-        ask = self._ask("log_probabilities")
-        return ask.log_probabilities().astype(ask.log_dtype)
+    Args:
+        key: a key of `jax.random`.
+        probabilities: p ≥ 0 of shape [..., K, ...]; rows need not sum to 1. Or a `SparseEntmax`,
+            whose listed classes are drawn from (without its certificate they may not be all).
+        axis: the class axis, or a tuple of axes that together hold the classes, which are then
+            numbered row-major. A `SparseEntmax` has its classes on the last.
+        shape: the shape of the result, as in `categorical`.
+        where: boolean mask that broadcasts to `probabilities`. Other classes are never drawn.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
-        """Independent draws: see `categorical` and `sample_from`.
+    Returns:
+        Class numbers in the default integer dtype. −1 where there is nothing to draw: a row that is
+        all zero, or that has a NaN, negative or infinite weight in it.
 
-        Args:
-            key: a key of `jax.random`.
-            shape: how many draws from each distribution.
+    Raises:
+        TypeError: if `key` is no key, `probabilities` are not real numbers, `where` is not boolean,
+            or `shape` no tuple of sizes.
+        ValueError: if `key` holds several keys, shapes do not fit, `axis` is out of range, or there
+            are no classes.
 
-        Returns:
-            Class numbers of shape [*shape, *batch]; −1 where there is nothing to draw.
-        """
-        key = one_key("Categorical.sample", key)
-        shape = (*leading_shape("Categorical.sample", shape), *self.batch_shape)
-        if checks.static_number(self.alpha) == 1:
-            return categorical(
-                key, self.logits, shape=shape, where=self.where, temperature=self.temperature
-            )
-        # Not rounded to a narrow dtype, in which small probabilities would vanish.
-        return sample_from(key, self._ask("sample").probabilities(), shape=shape)
+    Example:
+        >>> import jax, jax.numpy as jnp, jsoftmax
+        >>> z = jnp.array([2.0, 1.5, 0.0, -1.0])
+        >>> p = jsoftmax.sparsemax(z)
+        >>> y = sample_from(jax.random.key(0), p, shape=(10_000,))
+        >>> print(p, jnp.bincount(y, length=4) / 10_000)
+        [0.75 0.25 0.   0.  ] [0.75 0.25 0.   0.  ]
+        >>> few = jsoftmax.entmax_sparse(z, size=2, alpha=2.0)
+        >>> y = sample_from(jax.random.key(0), few, shape=(5,))
+        >>> print(y.shape, y.max() <= 1)
+        (5,) True
+    """
+    key = one_key("sample_from", key)
+    if isinstance(probabilities, SparseEntmax):
+        return _from_listed(key, probabilities, axis, shape, where, axis_name)
+    ask = problem(
+        "sample_from", probabilities, axis, where, axis_name=axis_name, called="probabilities"
+    )
+    shape = sample_shape("sample_from", shape, ask.rows)
+    p = ask.unmasked(ask.z, 0)
+    p = jnp.where((p >= 0) & (p < jnp.inf), p, jnp.nan)
+    return _drawn(key, ask, p, (ask.classes.max(p),), _relative, shape)
 
-    def log_prob(self, value: ArrayLike) -> Float[Array, "..."]:
-        """The log-probability of classes.
 
-        Args:
-            value: integers, of a shape that broadcasts with the batch.
-
-        Returns:
-            log p of the broadcast shape, in float32 at least: −∞ for a class without mass. NaN for
-            a number that is no class in a `jax.Array`; in a Python or numpy value a ValueError.
-        """
-        return self._at("log_prob", value, Problem.log_probabilities)
-
-    def prob(self, value: ArrayLike) -> Float[Array, "..."]:
-        """The probability of classes, as `log_prob`."""
-        return self._at("prob", value, Problem.probabilities)
-
-    def mode(self) -> Int[Array, "..."]:
-        """The most probable class, the first among equals; −1 where there is none."""
-        z = self._ask("mode").z
-        best = jnp.argmax(z, -1)
-        top = jnp.max(z, -1)
-        return jnp.where(top > -jnp.inf, best, -1).astype(jnp.zeros((), int).dtype)
-
-    def entropy(self, order: ArrayLike = 1.0) -> Float[Array, "..."]:
-        r"""Shannon's entropy −Σ p log p in nats, or that of Tsallis of another order.
-
-        Args:
-            order: q > 0, a number or an array [..., 1]: (1 − Σ p^q)/(q(q−1)), as `entropy` has it.
-
-        Returns:
-            One number a distribution, in float32 at least.
-        """
-        return entropy(self._ask("entropy").probabilities(), order)
-
-    def kl_divergence(self, other: Categorical) -> Float[Array, "..."]:
-        r"""Σ p log(p/q) from this distribution, p, to another, q; never negative.
-
-        A class without mass here counts nothing. One that has mass here and none there makes it +∞,
-        with a finite gradient.
-
-        Args:
-            other: over as many classes; batches broadcast. Its α may be another.
-
-        Returns:
-            One number a pair, in float32 at least.
-        """
-        return self._against("kl_divergence", other, _divergence)
-
-    def cross_entropy(self, other: Categorical) -> Float[Array, "..."]:
-        """−Σ p log q, from this distribution, p, to another, q; as `kl_divergence` at zeros."""
-        return self._against("cross_entropy", other, _code_length)
-
-    def _ask(self, method: str) -> Problem:
-        return problem(
-            f"Categorical.{method}", self.logits, -1, self.where,
-            alpha=self.alpha, temperature=self.temperature,
-        )  # fmt: skip
-
-    def _at(self, method: str, value: ArrayLike, function: Callable) -> Array:
-        ask = self._ask(method)
-        index = jnp.asarray(value)
-        if not jnp.issubdtype(index.dtype, jnp.integer):
-            raise TypeError(
-                f"jsoftmax.Categorical.{method}: `value` has dtype {index.dtype}; give integers, "
-                "the numbers of classes."
-            )
-        known = checks.known_values(value)
-        if known is not None and ((known < 0) | (known >= self.classes)).any():
-            raise ValueError(
-                f"jsoftmax.Categorical.{method}: a `value` is no class: there are {self.classes}, "
-                f"from 0 to {self.classes - 1}."
-            )
-        try:
-            shape = jnp.broadcast_shapes(index.shape, self.batch_shape)
-        except ValueError:
-            raise ValueError(
-                f"jsoftmax.Categorical.{method}: `value` of shape {index.shape} does not broadcast "
-                f"with the batch, {self.batch_shape}."
-            ) from None
-        index = spread(index, shape)
-        is_class = (index >= 0) & (index < self.classes)
-        found = entries(function(ask), jnp.where(is_class, index, 0).astype(jnp.int32))
-        return jnp.where(is_class, found, jnp.nan)
-
-    def _against(self, method: str, other: Categorical, function: Callable) -> Array:
-        if not isinstance(other, Categorical):
-            raise TypeError(
-                f"jsoftmax.Categorical.{method}: `other` must be a Categorical, not "
-                f"{type(other).__name__}."
-            )
-        if other.classes != self.classes:
-            raise ValueError(
-                f"jsoftmax.Categorical.{method}: logits of shape {self.logits.shape} and "
-                f"{other.logits.shape} have different numbers of classes."
-            )
-        ask, other_ask = self._ask(method), other._ask(method)
-        ndim = max(self.logits.ndim, other.logits.ndim)
-        p, log_p, log_q = (
-            x.reshape((1,) * (ndim - x.ndim) + x.shape)
-            for x in (ask.probabilities(), ask.log_probabilities(), other_ask.log_probabilities())
+def _from_listed(key, sparse, axis, shape, where, axis_name):
+    if where is not None or axis_name is not None or axis not in (-1, sparse.values.ndim - 1):
+        raise ValueError(
+            "jsoftmax.sample_from: a `SparseEntmax` has its classes on the last axis, whole and "
+            "unmasked; give `where` to `entmax_sparse`."
         )
-        dtype = jnp.promote_types(p.dtype, log_q.dtype)
-        return function(p.astype(dtype), log_p.astype(dtype), log_q.astype(dtype))
+    shape = sample_shape("sample_from", shape, sparse.values.shape[:-1])
+    place = sample_from(key, sparse.values, shape=shape)
+    return jnp.where(place < 0, -1, entries(sparse.indices, place)).astype(place.dtype)
 
 
-def _divergence(p: Array, log_p: Array, log_q: Array) -> Array:
-    # Σ p log(p/q) − p + q, no term of which is negative: with d = log(q/p) it is p (eᵈ − 1 − d).
-    # The textbook sum would lose a small divergence, which is of second order in d.
-    out_of_reach = (p > 0) & (log_q == -jnp.inf)
-    both = (p > 0) & ~out_of_reach
-    q = jnp.exp(jnp.where(log_q == -jnp.inf, 0, log_q))
-    q = jnp.where(log_q == -jnp.inf, 0, q)
-    d = jnp.where(both, log_q, 0) - jnp.where(both, log_p, 0)
-    upwards = d > 1  # where eᵈ may overflow
-    near = p * _exp_less_line(jnp.where(upwards, 0, d))
-    far = q - p - p * jnp.where(upwards, d, 0)
-    terms = jnp.where(both, jnp.where(upwards, far, near), jnp.where(p > 0, 0, q + p))
-    # What has no class at all, and so does not sum to 1, loses nothing.
-    divergence = jnp.where(jnp.all(p == 0, -1), 0, jnp.sum(terms, -1))
-    return jnp.where(jnp.any(out_of_reach, -1), jnp.inf, divergence)
+def entries(x: Array, index: Array) -> Array:
+    """x[..., index] for an `index` whose shape ends in one to which x.shape[:-1] broadcasts."""
+    rows = x.shape[:-1]
+    row = jnp.arange(math.prod(rows), dtype=jnp.int32).reshape(rows)
+    row = row.reshape((1,) * (index.ndim - row.ndim) + rows)
+    row = jnp.broadcast_to(row, index.shape)
+    return x.reshape(math.prod(rows), x.shape[-1])[row, jnp.maximum(index, 0)]
 
 
-def _exp_less_line(d: Array) -> Array:
-    """eᵈ − 1 − d, which is d²/2 near 0."""
-    small = jnp.abs(d) < 0.5
-    x, y = jnp.where(small, d, 0), jnp.where(small, 0, d)
-    series = jnp.zeros_like(d)
-    for k in range(14, 1, -1):  # 0.5¹⁵/15! is 2e-17
-        series = (series * x + 1) / k
-    return jnp.where(small, x * x * series, jnp.expm1(y) - y)
+def _exponential(z: Array, top: Array, *temperature: Array) -> Array:
+    """Weights of scores. Infinities are at their limits; where there is NaN they are 0."""
+    v = cooled(z, temperature[0], _LAST, top) if temperature else difference(z, top)
+    return jnp.where((v == v) & (top == top), jnp.exp(v), 0)
 
 
-def _code_length(p: Array, log_p: Array, log_q: Array) -> Array:
-    del log_p
-    some = p > 0
-    impossible = some & (log_q == -jnp.inf)
-    terms = jnp.where(p == 0, 0, -p * jnp.where(some & ~impossible, log_q, 0))
-    return jnp.where(jnp.any(impossible, -1), jnp.inf, jnp.sum(terms, -1))
+def _relative(p: Array, top: Array) -> Array:
+    """Weights of probabilities; 0 where there is NaN."""
+    return jnp.where(top > 0, jnp.maximum(p / jnp.where(top > 0, top, 1), 0), 0)
+
+
+def _drawn(key, ask: Problem, scores, per_row, weigh, shape) -> Array:
+    scores, *per_row = (classes_last(x, ask.classes) for x in (scores, *per_row))
+    index = draw_classes(key, scores, tuple(per_row), weigh, shape, ask.classes.axis_name)
+    return index.astype(jnp.zeros((), int).dtype)
+
+
+def classes_last(x: Array, classes: ClassAxis) -> Array:
+    """`x` with its class axes as one, the last, numbered row-major."""
+    if classes.axis == (-1,):
+        return x
+    last = tuple(range(-len(classes.axis), 0))
+    x = jnp.moveaxis(x, classes.axis, last)
+    return x.reshape(*x.shape[: -len(last)], math.prod(x.shape[a] for a in last))

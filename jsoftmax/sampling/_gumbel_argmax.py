@@ -15,7 +15,7 @@ from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled
-from jsoftmax.sampling._exact import classes_last
+from jsoftmax.sampling._categorical import classes_last
 from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks, whole_chunk
 from jsoftmax.sampling._shapes import sample_shape
 

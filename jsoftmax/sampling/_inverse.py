@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.sampling._noise import whole_chunk
-from jsoftmax.sampling._words import Words, from_limbs, product_high
+from jsoftmax.sampling._wide_integers import Words, from_limbs, product_high
 
 _LOW = 25  # bits of the lower limb: 128 of them are summed in a uint32
 _BLOCK = 128

@@ -1,62 +1,65 @@
 """Features, class table → losses, classes and draws without the full row."""
 
-from jsoftmax.vocabulary._adaptive import (
+from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary.bands._adaptive import (
     adaptive_cross_entropy,
     adaptive_log_softmax,
     adaptive_topk,
 )
-from jsoftmax.vocabulary._adaptive_tables import AdaptiveTables, adaptive_tables
-from jsoftmax.vocabulary._band_embedding import band_embedding
-from jsoftmax.vocabulary._bands import Band
-from jsoftmax.vocabulary._candidates import Candidates, in_batch_candidates
-from jsoftmax.vocabulary._class_sampler import ClassSampler, uniform_sampler
-from jsoftmax.vocabulary._class_tree import ClassTree
-from jsoftmax.vocabulary._cutoffs import adaptive_cutoffs
-from jsoftmax.vocabulary._differentiated import (
+from jsoftmax.vocabulary.bands._adaptive_tables import AdaptiveTables, adaptive_tables
+from jsoftmax.vocabulary.bands._band_embedding import band_embedding
+from jsoftmax.vocabulary.bands._bands import Band
+from jsoftmax.vocabulary.bands._cutoffs import adaptive_cutoffs
+from jsoftmax.vocabulary.bands._differentiated import (
     differentiated_cross_entropy,
     differentiated_log_softmax,
     differentiated_tables,
     differentiated_topk,
 )
-from jsoftmax.vocabulary._gathered_classes import GatheredClasses, gathered_classes
-from jsoftmax.vocabulary._hierarchical_categorical import hierarchical_categorical
-from jsoftmax.vocabulary._hierarchical_log_prob import (
-    hierarchical_cross_entropy,
-    hierarchical_log_prob,
-    hierarchical_log_prob_of_rows,
-)
-from jsoftmax.vocabulary._hierarchical_log_softmax import (
-    hierarchical_entropy,
-    hierarchical_log_softmax,
-)
-from jsoftmax.vocabulary._hierarchical_topk import hierarchical_topk
-from jsoftmax.vocabulary._huffman_tree import huffman_tree
-from jsoftmax.vocabulary._linear_categorical import linear_categorical
-from jsoftmax.vocabulary._linear_cross_entropy import (
+from jsoftmax.vocabulary.linear._linear_categorical import linear_categorical
+from jsoftmax.vocabulary.linear._linear_cross_entropy import (
     CrossEntropyTerms,
     linear_cross_entropy,
     linear_cross_entropy_terms,
 )
-from jsoftmax.vocabulary._linear_cross_entropy_sum import linear_cross_entropy_sum
-from jsoftmax.vocabulary._linear_entmax_loss import linear_entmax_loss
-from jsoftmax.vocabulary._linear_topk import LinearTopK, linear_topk
-from jsoftmax.vocabulary._nce_loss import nce_loss, negative_sampling_loss
-from jsoftmax.vocabulary._row_optimizer import RowOptimizer, RowState
-from jsoftmax.vocabulary._row_updates import row_adagrad, row_adam, row_sgd
-from jsoftmax.vocabulary._sampled_softmax_loss import importance_sampling_loss, sampled_softmax_loss
-from jsoftmax.vocabulary._target_sampling_loss import (
+from jsoftmax.vocabulary.linear._linear_cross_entropy_sum import linear_cross_entropy_sum
+from jsoftmax.vocabulary.linear._linear_entmax_loss import linear_entmax_loss
+from jsoftmax.vocabulary.linear._linear_topk import LinearTopK, linear_topk
+from jsoftmax.vocabulary.row_updates._row_optimizer import RowOptimizer, RowState
+from jsoftmax.vocabulary.row_updates._row_updates import row_adagrad, row_adam, row_sgd
+from jsoftmax.vocabulary.sampled._candidates import Candidates, in_batch_candidates
+from jsoftmax.vocabulary.sampled._class_sampler import ClassSampler, uniform_sampler
+from jsoftmax.vocabulary.sampled._gathered_classes import GatheredClasses, gathered_classes
+from jsoftmax.vocabulary.sampled._nce_loss import nce_loss, negative_sampling_loss
+from jsoftmax.vocabulary.sampled._sampled_softmax_loss import (
+    importance_sampling_loss,
+    sampled_softmax_loss,
+)
+from jsoftmax.vocabulary.sampled._target_sampling_loss import (
     TargetPartitions,
     target_partitions,
     target_sampling_loss,
 )
-from jsoftmax.vocabulary._topk_classes import TopKClasses
-from jsoftmax.vocabulary._trees import (
+from jsoftmax.vocabulary.sampled._weighted_samplers import log_uniform_sampler, unigram_sampler
+from jsoftmax.vocabulary.trees._class_tree import ClassTree
+from jsoftmax.vocabulary.trees._hierarchical_categorical import hierarchical_categorical
+from jsoftmax.vocabulary.trees._hierarchical_log_prob import (
+    hierarchical_cross_entropy,
+    hierarchical_log_prob,
+    hierarchical_log_prob_of_rows,
+)
+from jsoftmax.vocabulary.trees._hierarchical_log_softmax import (
+    hierarchical_entropy,
+    hierarchical_log_softmax,
+)
+from jsoftmax.vocabulary.trees._hierarchical_topk import hierarchical_topk
+from jsoftmax.vocabulary.trees._huffman_tree import huffman_tree
+from jsoftmax.vocabulary.trees._trees import (
     balanced_tree,
     class_tree,
     kary_tree,
     two_level_tree,
 )
-from jsoftmax.vocabulary._weighted_samplers import log_uniform_sampler, unigram_sampler
 
 __all__ = [
     "AdaptiveTables",

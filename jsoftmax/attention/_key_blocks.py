@@ -1,0 +1,232 @@
+"""Which queries and keys are computed together, and cutting and joining arrays accordingly.
+
+Everything is done on tuples of `Moving` and `Fixed`, whose arrays share their axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.attention._attention_problem import Rule, Stripe
+
+# Where the axes of queries and of keys are.
+QUERIES = {
+    "q": -2, "bias": -2, "mask": -2, "rows": -2, "row_segments": -2, "row_places": -2,
+    "row_spoiled": -2,
+    "tau": -2, "floor": -2, "anchor": -2, "level": -2, "total": -2, "mean": -2,
+}  # fmt: skip
+KEYS = {
+    "k": -1, "v": -1, "bias": -1, "mask": -1, "columns": -1, "column_segments": -1,
+    "column_places": -1, "column_spoiled": -1,
+}  # fmt: skip
+
+Trees = Any  # a tuple of NamedTuples of arrays
+
+
+def looped(function: Callable, rule: Rule, trees: Trees) -> Any:
+    """function(rule, *trees), on parts of the batch and blocks of queries."""
+    if rule.are_few:
+        return function(rule, *trees)
+    *lead, groups, _, _ = trees[0].q.shape
+    if rule.scores is None:
+        together = math.prod(lead)
+    else:
+        together = rule.scores // (groups * rule.block_q * rule.block_k)
+
+    def over(trees, axes):
+        if not axes:
+            return _striped(function, rule, trees)
+        (axis, size), *others = axes
+        # As many together as are allowed, the last axes first.
+        inner = math.prod(n for _, n in others)
+        sizes = (n for n in range(size, 1, -1) if size % n == 0 and n * inner <= together)
+        return mapped(lambda trees: over(trees, others), trees, axis, next(sizes, 1))
+
+    return over(trees, list(enumerate(lead)))
+
+
+def _striped(function: Callable, rule: Rule, trees: Trees) -> Any:
+    """function(rule, *trees), on blocks of queries with the keys that they may see."""
+    if not rule.stripes:
+        return mapped(lambda trees: function(rule, *trees), trees, QUERIES, rule.block_q)
+    lists = _by_name(trees, lambda name, x: _stripes_of(name, x, rule.stripes))
+    results = []
+    for i, stripe in enumerate(rule.stripes):
+        part = jax.tree.map(operator.itemgetter(i), lists, is_leaf=lambda x: isinstance(x, list))
+        own = partial(function, dataclasses.replace(rule, block_k=stripe.block_k))
+        results.append(mapped(lambda trees, own=own: own(*trees), part, QUERIES, rule.block_q))
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=-2), *results)
+
+
+def _stripes_of(name: str, x: Array, stripes: tuple[Stripe, ...]) -> list[Array]:
+    """What every stripe needs of one array."""
+    xs = [x] * len(stripes)
+    if _has(name, x, QUERIES):
+        xs = _cut(x, QUERIES[name], [stripe.queries for stripe in stripes])
+        if _has(name, x, KEYS):
+            xs = [_cut(y, KEYS[name], [s.keys])[0] for y, s in zip(xs, stripes, strict=True)]
+    elif _has(name, x, KEYS):
+        xs = _cut(x, KEYS[name], [stripe.keys for stripe in stripes])
+    return xs
+
+
+def _cut(x: Array, axis: int, ranges: list[tuple[int, int]]) -> list[Array]:
+    """x from one place to before another along an axis, for each such range.
+
+    Put together of pieces that no range divides: on the way back these are added up, each only as
+    often as it was used, where a slice would add zeros of the whole length.
+    """
+    size = x.shape[axis]
+    bounds = sorted({0, size}.union(*ranges))
+    axis %= x.ndim
+    pieces = jax.lax.split(x, np.diff(bounds).tolist(), axis=axis)
+    used = (pieces[bounds.index(low) : bounds.index(high)] for low, high in ranges)
+    return [jnp.concatenate(some, axis=axis) for some in used]
+
+
+def mapped(function: Callable, trees: Trees, axes: dict[str, int] | int, block: int) -> Any:
+    """function(trees) in blocks along an axis, one after another; results are put side by side.
+
+    The results have the axis where queries have theirs, or, for an int, at that place.
+    """
+    size = _size(trees, axes)
+    if size <= block:
+        return function(trees)
+    assert size % block == 0
+    axis = axes if isinstance(axes, int) else -2
+    parts, rest = split(trees, axes, block)
+    stacked = jax.lax.map(lambda part: function(joined(part, rest)), parts)
+    return jax.tree.map(lambda x: _merged(x, axis), stacked)
+
+
+def split(trees: Trees, axes: dict[str, int] | int, block: int) -> tuple[Trees, Trees]:
+    """The arrays that have the axis, stacked in blocks along a new first one; and the others."""
+
+    def stacked(x, axis):
+        axis %= x.ndim
+        shape = (*x.shape[:axis], -1, block, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+    def others(name, x):
+        return None if _has(name, x, axes) else x
+
+    return _each(trees, axes, stacked, None), _by_name(trees, others)
+
+
+def joined(part: Trees, rest: Trees) -> Trees:
+    """One block, with the arrays that all blocks share."""
+    return tuple(
+        type(p)(*(y if x is None else x for x, y in zip(p, r, strict=True)))
+        for p, r in zip(part, rest, strict=True)
+    )
+
+
+def taken(trees: Trees, axes: dict[str, int], start: int, stop: int) -> Trees:
+    """The places from `start` to `stop` along an axis."""
+    return _each(trees, axes, lambda x, axis: jax.lax.slice_in_dim(x, start, stop, axis=axis))
+
+
+def padded(trees: Trees, axes: dict[str, int], before: int, after: int) -> Trees:
+    """Zeros, which as a mask are False, before and after an axis."""
+
+    def pad(x, axis):
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (before, after)
+        return jnp.pad(x, widths)
+
+    return _each(trees, axes, pad)
+
+
+def resized(trees: Trees, axes: dict[str, int], size: int) -> Trees:
+    """Padded after the end, or cut there, to a size."""
+    excess = size - _size(trees, axes)
+    return padded(trees, axes, 0, excess) if excess > 0 else taken(trees, axes, 0, size)
+
+
+def windows(trees: Trees, length: int, before: int, after: int) -> Trees:
+    """Blocks of `length` queries along a new first axis, each with the keys that it may see.
+
+    Keys have `before` places before those of the first query and `after` behind those of the last.
+    """
+    count = _size(trees, QUERIES) // length
+
+    def queries(x, axis):
+        axis %= x.ndim
+        shape = (*x.shape[:axis], count, length, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+    def overlapping(x, axis):
+        def cut(start, width):
+            part = jax.lax.slice_in_dim(x, start, start + count * length, axis=axis)
+            shape = (*part.shape[:axis], count, length, *part.shape[axis + 1 :])
+            part = jnp.moveaxis(part.reshape(shape), axis, 0)
+            return jax.lax.slice_in_dim(part, 0, width, axis=axis + 1)
+
+        axis %= x.ndim
+        parts = (cut(0, before), cut(before, length), cut(before + length, after))
+        return jnp.concatenate(parts, axis=axis + 1)
+
+    def both(name, x):
+        if _has(name, x, QUERIES) and _has(name, x, KEYS):
+            x = queries(x, QUERIES[name])
+            return jax.vmap(lambda y, s: jax.lax.dynamic_slice_in_dim(
+                y, s, before + length + after, axis=y.ndim + KEYS[name]
+            ))(x, jnp.arange(count) * length)  # fmt: skip
+        if _has(name, x, QUERIES):
+            return queries(x, QUERIES[name])
+        return overlapping(x, KEYS[name]) if _has(name, x, KEYS) else x[None]
+
+    return _by_name(trees, both)
+
+
+def _size(trees: Trees, axes: dict[str, int] | int) -> int:
+    sizes = []
+    for tree in trees:
+        for name, x in zip(tree._fields, tree, strict=True):
+            axis = axes if isinstance(axes, int) else axes.get(name)
+            if x is not None and axis is not None:
+                sizes.append(x.shape[axis])
+    return max(sizes)
+
+
+def _has(name: str, x: Array, axes: dict[str, int] | int) -> bool:
+    axis = axes if isinstance(axes, int) else axes.get(name)
+    return axis is not None and x.shape[axis] > 1
+
+
+def _each(trees: Trees, axes, function: Callable[[Array, int], Array], *otherwise) -> Trees:
+    """`function` of every array that has the axis; the others as they are, or as they are given."""
+
+    def chosen(name, x):
+        if _has(name, x, axes):
+            return function(x, axes if isinstance(axes, int) else axes[name])
+        return otherwise[0] if otherwise else x
+
+    return _by_name(trees, chosen)
+
+
+def _by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
+    return tuple(
+        type(tree)(*(
+            None if x is None else function(name, x)
+            for name, x in zip(tree._fields, tree, strict=True)
+        ))
+        for tree in trees
+    )  # fmt: skip
+
+
+def _merged(x: Array, axis: int) -> Array:
+    """Blocks stacked along the first axis, put side by side along another one of theirs."""
+    axis %= x.ndim - 1
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], math.prod(x.shape[axis : axis + 2]), *x.shape[axis + 2 :])

@@ -1,0 +1,162 @@
+"""The scores of a block of queries as rows that the threshold solver may ask."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
+from jsoftmax.attention._attention_scores import scores
+from jsoftmax.attention._folds import fold, key_blocks, like_rows, over_parts, row_sum, summed
+from jsoftmax.attention._key_blocks import KEYS, Trees, joined, split
+from jsoftmax.core._arg_max import floor_of, higher, highest, of_whole_rows, only_highest
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._curves import filled
+from jsoftmax.core._scores import Dense, Scores
+
+
+def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
+    """The rows of scores of a block of queries: an array where one block has all the keys."""
+    if key_blocks(rule, fixed) == 1:
+        z = scores(moving, fixed, rule)
+        return InMemory(z, rule.classes, rule, (moving, fixed))
+    return Streamed(rule, (moving, fixed), rule.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory(Dense):
+    """The scores of one block of keys, which are all there are here."""
+
+    rule: Rule
+    trees: Trees
+
+    def every(self, sums: Callable) -> Any:
+        """The sums of sums(z, moving, fixed), over the parts of a split row too."""
+        return over_parts(sums(self.values, *self.trees), self.classes.axis_name)
+
+    def highest(self) -> tuple[Array, Array]:
+        """The largest score, and the next below it."""
+        return of_whole_rows(highest(self.values), self.classes)
+
+    def hardened(self, floor: Array) -> InMemory:
+        """The largest scores alone, where α is ∞."""
+        values = hardened(self.rule, self.trees[1], self.values, floor)
+        return dataclasses.replace(self, values=values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """Scores that are computed block by block, again for every reduction."""
+
+    rule: Rule
+    trees: Trees
+    classes: ClassAxis
+    floor: Array | None = None
+
+    def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
+        def step(top, trees):
+            return jnp.maximum(top, jnp.max(fn(self._scores(trees)), axis=-1, keepdims=True))
+
+        start = like_rows(*self.trees, value=-jnp.inf)
+        top = fold(self.rule, step, start, self.trees)
+        return self.classes.max(top)
+
+    def sum(self, fn: Callable[[Array], Array]) -> Array:
+        return self.every(lambda z, *_: row_sum(fn(z)))
+
+    def every(self, sums: Callable) -> Any:
+        """The sums of sums(z, moving, fixed), over the parts of a split row too."""
+
+        def of_block(trees):
+            moving, fixed = trees
+            return sums(self._scores(trees), moving, fixed)
+
+        return summed(self.rule, of_block, self.trees)
+
+    def anywhere(self, flags: Array) -> Array:
+        return self.classes.anywhere(flags)
+
+    def peaks(self) -> Dense | None:
+        size = self.rule.block_k
+        if size % 8 or size < 64:
+            return None
+        parts, rest = split(self.trees, KEYS, size)
+
+        def maxima(part):
+            z = self._scores(joined(part, rest))
+            return jnp.max(z.reshape(*z.shape[:-1], 8, -1), axis=-2)
+
+        peaks = jnp.moveaxis(jax.lax.map(maxima, parts), 0, -2)
+        return Dense(peaks.reshape(*peaks.shape[:-2], -1), self.classes)
+
+    def highest(self) -> tuple[Array, Array]:
+        """The largest score, and the next below it."""
+        none = like_rows(*self.trees, value=-jnp.inf)
+
+        def step(pair, trees):
+            return higher(pair, highest(self._scores(trees)))
+
+        return of_whole_rows(fold(self.rule, step, (none, none), self.trees), self.classes)
+
+    def hardened(self, floor: Array) -> Streamed:
+        """The largest scores alone, where α is ∞."""
+        return dataclasses.replace(self, floor=floor)
+
+    def _scores(self, trees):
+        moving, fixed = trees
+        z = scores(moving, fixed, self.rule)
+        return z if self.floor is None else hardened(self.rule, fixed, z, self.floor)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithSink:
+    """Scores with one more class."""
+
+    others: Scores
+    sink: Array
+
+    def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
+        top = self.others.max(fn)
+        return jnp.maximum(top, fn(self.sink + filled(top, 0)))
+
+    def sum(self, fn: Callable[[Array], Array]) -> Array:
+        total = self.others.sum(fn)
+        return total + fn(self.sink + filled(total, 0))
+
+    def anywhere(self, flags: Array) -> Array:
+        return self.others.anywhere(flags)
+
+    def peaks(self) -> WithSink | None:
+        peaks = self.others.peaks()
+        return None if peaks is None else WithSink(peaks, self.sink)
+
+
+def is_hard(rule: Rule, fixed: Fixed) -> bool:
+    """Whether α is ∞, or may be."""
+    return rule.is_hard or fixed.hard is not None
+
+
+def where_hard(rule: Rule, fixed: Fixed, hard: Array, otherwise: Array) -> Array:
+    """`hard` where α is ∞."""
+    if not is_hard(rule, fixed):
+        return otherwise
+    return hard if fixed.hard is None else jnp.where(fixed.hard, hard, otherwise)
+
+
+def ground(row: InMemory | Streamed, sink: Array | None) -> tuple[Array, Array]:
+    """The largest score, and what it alone reaches."""
+    pair = row.highest()
+    if sink is not None:
+        none = jnp.full_like(pair[0], -jnp.inf)
+        pair = higher(pair, (sink + filled(none, 0), none))
+    return pair[0], floor_of(pair)
+
+
+def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
+    """Scores of which only the largest are left, at 0, where α is ∞."""
+    return where_hard(rule, fixed, only_highest(z, floor), z)

@@ -1,0 +1,154 @@
+"""The loss of the relaxed k-hot mapping: k right classes a row."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities, threshold_of
+from jsoftmax.core._problem import problem
+from jsoftmax.core._regularizers import Tsallis, log_expq
+from jsoftmax.losses._fenchel_young import along_alpha, divergence, perceptron
+from jsoftmax.losses._targets import Targets, check_labels, one_hot
+from jsoftmax.mappings._capped import solve_capped
+
+
+def topk_entmax_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    alpha: ArrayLike = 1.5,
+    axis: int = -1,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
+) -> Float[Array, "..."]:
+    r"""The Fenchel–Young loss whose prediction is `topk_entmax`: zero when its k classes are right.
+
+    .. math:: L = \max_{0 ≤ p ≤ 1, \sum p = k} (⟨p, z⟩ - Ω_α(p)) + Ω_α(y) - ⟨y, z⟩ ≥ 0
+
+    with y the k-hot vector of the targets. Its gradient is p − y. At k = 1 it is `entmax_loss`.
+
+    Args:
+        logits: scores z of shape [..., K, ...], any real dtype.
+        targets: k different classes a row, integers of shape [..., k]: the shape of `logits`
+            without the class axis, and k last.
+        alpha: α > 0, a number or an array with size 1 along `axis`. Do not minimise over it.
+        axis: the class axis.
+        where: boolean mask that broadcasts to `logits`: only these classes take part. A target
+            among the others makes the loss +∞, with a finite gradient.
+        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+
+    Returns:
+        One loss a row, in float32 at least. NaN for labels that are out of range or named twice in
+        a `jax.Array`, whose values are not checked.
+
+    Raises:
+        TypeError: if `logits` are not real numbers, or `where` or `targets` have a wrong dtype.
+        ValueError: if shapes do not fit, `alpha` is a number that is not positive, k is not from 1
+            to the number of classes, or labels given by Python or numpy are out of range or
+            repeated.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([2.0, 1.0, 0.5, -1.0])
+        >>> print(topk_entmax_loss(z, jnp.array([0, 1]), alpha=2.0))
+        0.0625
+    """
+    function = "topk_entmax_loss"
+    ask = problem(function, logits, axis, where, alpha=alpha, axis_name=axis_name)
+    if len(ask.classes.axis) > 1:
+        raise ValueError(f"jsoftmax.{function}: `axis` must be a single axis.")
+    read, k = _k_hot(function, targets, ask)
+    z, y, classes = ask.z, read.y, ask.classes
+    # Where fewer than k classes are left, all are chosen, and a target is among the others.
+    room = jnp.where(z == -jnp.inf, 0, jnp.ones_like(z))
+    total = jnp.clip(classes.sum(room), 1, k)
+    loss = k_hot_loss(z, y, ask.alpha, total, ask.family, classes)
+    if ask.temperature is not None:  # where it is 0, α is ∞
+        p = solve_capped(ask, room, total, ask.family)
+        limit = perceptron(z, y, p, anchor_of(z, room, total, classes), classes)
+        loss = jnp.where(ask.temperature == 0, limit, loss)
+    return ask.squeezed(read.settle(loss))
+
+
+def _k_hot(function, targets, ask):
+    array = jnp.asarray(targets)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `targets` has dtype {array.dtype}; give k integer classes a row."
+        )
+    rows = tuple(n for a, n in enumerate(ask.z.shape, -ask.z.ndim) if a not in ask.classes.axis)
+    if array.ndim != len(rows) + 1 or array.shape[:-1] != rows:
+        raise ValueError(
+            f"jsoftmax.{function}: `targets` has shape {array.shape}, but `logits` of shape "
+            f"{ask.z.shape} need k classes a row, shape {(*rows, 'k')}."
+        )
+    k = array.shape[-1]
+    if not 1 <= k <= ask.classes.size(ask.z):
+        raise ValueError(
+            f"jsoftmax.{function}: `targets` name {k} classes a row; there are "
+            f"{ask.classes.size(ask.z)} classes."
+        )
+    known = checks.known_values(targets)
+    if known is not None:
+        check_labels(function, known, ask, None)
+        ordered = np.sort(known, axis=-1)
+        if (ordered[..., 1:] == ordered[..., :-1]).any():
+            raise ValueError(f"jsoftmax.{function}: `targets` name a class twice in one row.")
+    y, valid = jnp.zeros_like(ask.z), True
+    for j in range(k):
+        hot, is_class = one_hot(jnp.expand_dims(array[..., j], ask.classes.axis), ask)
+        y, valid = y + hot, is_class & valid
+    valid = valid & (ask.classes.max(y) <= 1)
+    return Targets(y, valid), k
+
+
+def k_hot_loss(
+    z: Array, y: Array, alpha: Array | None, total: Array, family: Tsallis, classes: ClassAxis
+) -> Array:
+    """Ω*(z) + Ω(y) − ⟨y, z⟩ over 0 ≤ p ≤ 1, Σ p = total, kept as a size-1 axis."""
+    upper = jnp.where(z > -jnp.inf, jnp.ones_like(z), 0)
+    p = capped_probabilities(z, alpha, upper, total, family, classes)
+    return _attained(p, z, y, alpha, family, classes)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _attained(
+    p: Array, z: Array, y: Array, alpha: Array | None, family: Tsallis, classes: ClassAxis
+) -> Array:
+    a = jnp.asarray(family.exponent(alpha), z.dtype)
+    tau = threshold_of(p, z, alpha, jnp.ones_like(p), family, classes)
+    above = jnp.where(z == -jnp.inf, z, z - tau)
+    # log p from z − τ = ω′(p), which does not underflow.
+    log_p = jnp.where(p >= 1, 0, log_expq(jnp.maximum(above, jnp.finfo(z.dtype).min), a))
+    log_p = jnp.where(z == -jnp.inf, -jnp.inf, jnp.minimum(log_p, 0))
+    terms = divergence(y, p, log_p, family.exponent(alpha))
+    empty = (log_p == -jnp.inf) & (y > 0) & (a > 0)
+    short = -1 / jnp.where(a > 0, a, 1) - above
+    terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(short, 0), 0), 0)
+    full = (p >= 1) & (y < 1)
+    terms = terms + jnp.where(full, (1 - y) * jnp.where(full, jnp.maximum(above, 0), 0), 0)
+    top = classes.max(z)
+    return jnp.where(top == -jnp.inf, 0, jnp.where(top == top, classes.sum(terms), top))
+
+
+@partial(_attained.defjvp, symbolic_zeros=True)
+def _attained_jvp(family, classes, primals, tangents):
+    # As for the other Fenchel–Young losses, nothing is gained by moving p.
+    p, z, y, alpha = primals
+    _, d_z, _, d_alpha = tangents
+    loss = _attained(p, z, y, alpha, family, classes)
+    tangent = jnp.zeros_like(loss)
+    if not isinstance(d_z, SymbolicZero):
+        tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, p - y, 0) * d_z)
+    if alpha is not None and not isinstance(d_alpha, SymbolicZero):
+        tangent = tangent + along_alpha(p, y, z, alpha, d_alpha, family, classes)
+    return loss, tangent

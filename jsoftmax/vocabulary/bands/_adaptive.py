@@ -1,0 +1,204 @@
+"""Adaptive softmax: the frequent classes at once, the others by way of the cluster they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.mappings import log_softmax
+from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary.bands._adaptive_tables import AdaptiveTables, read_adaptive
+from jsoftmax.vocabulary.bands._band_topk import by_blocks, merged, read_k, top_of
+from jsoftmax.vocabulary.bands._bands import (
+    band_scores,
+    projected,
+    read_labels,
+)
+from jsoftmax.vocabulary.bands._grouped import Blocks, dense_losses, tail_losses
+from jsoftmax.vocabulary.bands._widths import whole
+from jsoftmax.vocabulary.linear._linear_cross_entropy import linear_cross_entropy
+
+_KEPT = 2**24  # scores of the head, at most, that are kept for the backward pass
+
+
+def adaptive_cross_entropy(
+    features: ArrayLike,
+    tables: AdaptiveTables,
+    targets: ArrayLike | Sequence[int],
+    *,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    block_tokens: int | None = None,
+    block_classes: int | None = None,
+) -> Float[Array, "..."]:
+    r"""−log p of the targets under an adaptive softmax, for every token.
+
+    .. math:: p(y) = p_\text{head}(y) \text{ in the shortlist}, \qquad
+              p(y) = p_\text{head}(c)\, p_c(y) \text{ in the cluster } c
+
+    The head is a softmax over the shortlist and the clusters, each cluster another over its own
+    classes. For a token only the head and the cluster of its target are computed: the tokens are
+    sorted by cluster, and every cluster goes through its own in blocks. So a token whose target is
+    frequent costs what the shortlist costs, whatever K is.
+
+    Differentiable in features and tables by the reverse mode, and by the forward mode over the
+    reverse (`jax.hessian`), but not by the forward mode alone: the loops take as many turns as
+    there are tokens in a cluster, which has no transpose. `differentiated_cross_entropy` and
+    `linear_cross_entropy` have both modes.
+
+    In a cluster `block_tokens` tokens are taken together, as many as hold 2²⁰ scores, but at least
+    64 and at most 128, and `block_classes` classes, as many as hold 2²⁰ scores with those, and at
+    least 512. The scores of the head are kept for the backward pass up to 2²⁴ of them; beyond that
+    `linear_cross_entropy` computes the head.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        tables: `AdaptiveTables`.
+        targets: classes, integers of shape [...], numbered over all bands.
+        where: boolean mask that broadcasts to [..., 1]: only these tokens count; the others have
+            loss 0 and gradient 0.
+        ignore_index: tokens with this label have loss 0 and gradient 0.
+        block_tokens: how many tokens of a cluster are taken together; None for the rule above.
+        block_classes: how many of its classes; None for the rule above.
+
+    Returns:
+        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`, whose values are not checked.
+
+    Raises:
+        TypeError: if `features` or `tables` are not real numbers, `tables` no `AdaptiveTables`, or
+            `where` or `targets` have a wrong dtype.
+        ValueError: if shapes do not fit, or labels known while tracing are out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jsoftmax import adaptive_tables
+        >>> tables = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
+        >>> h = jax.random.normal(jax.random.key(1), (4, 64))
+        >>> loss = adaptive_cross_entropy(h, tables, jnp.array([5, 150, 999, 7]))
+        >>> print(loss.shape)
+        (4,)
+
+    Edouard Grave, Armand Joulin, Moustapha Cissé, David Grangier and Hervé Jégou, "Efficient
+    softmax approximation for GPUs", 2017. Equal to torch's `AdaptiveLogSoftmaxWithLoss`, whose
+    loss is the mean.
+    """
+    function = "adaptive_cross_entropy"
+    banded, head = read_adaptive(function, features, tables)
+    blocks = Blocks(*(
+        None if size is None else whole(function, name, size)
+        for name, size in (("block_tokens", block_tokens), ("block_classes", block_classes))
+    ))  # fmt: skip
+    starts = banded.starts
+    banded, labels = read_labels(banded, targets, starts[-1], where, ignore_index)
+    if banded.features.shape[0] == 0:
+        return banded.shaped(banded.features.sum(-1))
+    first = jnp.asarray(starts[:-1], jnp.int32)
+    cluster = jnp.searchsorted(first, labels.ids, side="right").astype(jnp.int32) - 1
+    in_head = jnp.where(cluster == 0, labels.ids, starts[1] - 1 + cluster)
+    h, x = banded.features, projected(banded.features, banded.bands[0])
+    if h.shape[0] * head.table.shape[0] <= _KEPT:
+        loss: Any = dense_losses(x, head, in_head)
+    else:
+        loss = linear_cross_entropy(x, head.table, in_head, bias=head.bias, class_axis=0)
+    if len(banded.bands) > 1:
+        loss = loss + tail_losses(blocks, h, banded.bands[1:], cluster, labels.ids - first[cluster])
+    return banded.shaped(labels.settle(loss))
+
+
+def adaptive_log_softmax(
+    features: ArrayLike, tables: AdaptiveTables
+) -> Float[Array, "... classes"]:
+    r"""The log-probabilities of all classes under an adaptive softmax.
+
+    .. math:: \log p(y) = \log p_\text{head}(c) + \log p_c(y)
+
+    For evaluation and prediction: it computes every cluster for every token, where
+    `adaptive_cross_entropy` computes one and `adaptive_topk` those that can matter. Differentiable
+    in both modes.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        tables: `AdaptiveTables`.
+
+    Returns:
+        Log-probabilities of shape [..., K], in float32 at least; they sum to 1 as probabilities.
+
+    Raises:
+        TypeError: as `adaptive_cross_entropy`.
+        ValueError: as `adaptive_cross_entropy`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jsoftmax import adaptive_tables
+        >>> tables = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
+        >>> log_p = adaptive_log_softmax(jnp.ones(64), tables)
+        >>> print(log_p.shape, jnp.exp(log_p).sum())
+        (1000,) 1.0
+    """
+    banded, head = read_adaptive("adaptive_log_softmax", features, tables)
+    h, (shortlist, *tails) = banded.features, banded.bands
+    log_p = log_softmax(band_scores(projected(h, shortlist), head))
+    size = shortlist.table.shape[0]
+    parts = [log_p[:, :size]]
+    for i, band in enumerate(tails):
+        within = log_softmax(band_scores(projected(h, band), band))
+        parts.append(log_p[:, size + i, None] + within)
+    return banded.shaped(jnp.concatenate(parts, axis=1))
+
+
+def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKClasses:
+    r"""The k most probable classes under an adaptive softmax, exactly.
+
+    .. math:: p(y) = p_\text{head}(c)\, p_c(y) ≤ p_\text{head}(c)
+
+    So a cluster whose own probability is no larger than that of the k-th class found so far has
+    none of the k, and is not computed for a block of tokens all of which find it so. Otherwise as
+    `jax.lax.top_k` of `adaptive_log_softmax`, of which no more than a block of tokens is held.
+    Differentiable in both modes.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        tables: `AdaptiveTables`.
+        k: how many, from 1 to K.
+
+    Returns:
+        `log_probs` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
+        highest first, and int32. Equal ones are in the order of their classes.
+
+    Raises:
+        TypeError: as `adaptive_cross_entropy`, and if `k` is not a whole number.
+        ValueError: as `adaptive_cross_entropy`, and if `k` is not from 1 to K.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jsoftmax import adaptive_tables
+        >>> tables = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
+        >>> print(adaptive_topk(jnp.ones((2, 64)), tables, 3).classes.shape)
+        (2, 3)
+    """
+    function = "adaptive_topk"
+    banded, head = read_adaptive(function, features, tables)
+    k = read_k(function, k, banded.starts[-1])
+    shortlist, *tails = banded.bands
+    size = shortlist.table.shape[0]
+
+    def of_block(h):
+        log_p = log_softmax(band_scores(projected(h, shortlist), head))
+        found = top_of(log_p[:, :size], 0, k)
+        for i, (band, start) in enumerate(zip(tails, banded.starts[1:], strict=False)):
+            gate = log_p[:, size + i]
+
+            def look(found, band=band, start=start, gate=gate):
+                within = log_softmax(band_scores(projected(h, band), band))
+                return merged(found, top_of(gate[:, None] + within, start, k), k)
+
+            needed = jnp.any(~(gate <= found.log_probs[:, -1]))
+            found = jax.lax.cond(needed, look, lambda found: found, found)
+        return found
+
+    return by_blocks(of_block, banded)

@@ -1,0 +1,57 @@
+"""The most probable classes, band after band, for a block of tokens at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary.bands._bands import Banded
+
+_SCORES = 2**21  # that lie in memory together
+
+
+def read_k(function: str, k: Any, classes: int) -> int:
+    """How many classes, checked."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise TypeError(f"jsoftmax.{function}: `k` must be a whole number, got {k!r}.")
+    if not 1 <= k <= classes:
+        raise ValueError(f"jsoftmax.{function}: `k` must be from 1 to {classes}, got {k}.")
+    return int(k)
+
+
+def top_of(log_p: Array, start: int, k: int) -> TopKClasses:
+    """The best k of one band, −∞ where it has fewer classes."""
+    missing = k - log_p.shape[1]
+    if missing > 0:
+        log_p = jnp.pad(log_p, ((0, 0), (0, missing)), constant_values=-jnp.inf)
+    values, places = jax.lax.top_k(log_p, k)
+    return TopKClasses(values, (places + start).astype(jnp.int32))
+
+
+def merged(a: TopKClasses, b: TopKClasses, k: int) -> TopKClasses:
+    """The best k of both; of equal ones those of `a` first."""
+    values, places = jax.lax.top_k(jnp.concatenate([a.log_probs, b.log_probs], axis=1), k)
+    classes = jnp.concatenate([a.classes, b.classes], axis=1)
+    return TopKClasses(values, jnp.take_along_axis(classes, places, axis=1))
+
+
+def by_blocks(function: Callable[[Array], TopKClasses], banded: Banded) -> TopKClasses:
+    """function(features) for blocks of tokens one after another."""
+    h = banded.features
+    tokens, block = h.shape[0], max(16, _SCORES // banded.starts[-1])
+    count = -(-tokens // block)
+    if count <= 1:
+        found = function(h)
+    else:
+        block = -(-tokens // count)
+        blocks = jnp.pad(h, ((0, block * count - tokens), (0, 0)), mode="edge")
+        blocks = blocks.reshape(count, block, -1)
+        found = jax.lax.map(jax.checkpoint(function, prevent_cse=False), blocks)
+        found = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:tokens], found)
+    return TopKClasses(*(banded.shaped(x) for x in found))

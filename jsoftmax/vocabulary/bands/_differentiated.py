@@ -1,0 +1,204 @@
+"""Differentiated softmax: one softmax over all classes, the rare ones with narrower vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, DTypeLike, Float
+
+from jsoftmax.core._keys import one_key
+from jsoftmax.losses import cross_entropy
+from jsoftmax.mappings import log_softmax
+from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary.bands._band_topk import by_blocks, read_k, top_of
+from jsoftmax.vocabulary.bands._bands import Band, Banded, band_scores, read_banded, read_labels
+from jsoftmax.vocabulary.bands._widths import new_bands, slices_or_widths
+from jsoftmax.vocabulary.linear._linear_cross_entropy import linear_cross_entropy_terms
+
+
+def differentiated_tables(
+    key: Array,
+    width: int,
+    classes: int,
+    cutoffs: Sequence[int],
+    *,
+    div_value: float = 4.0,
+    widths: Sequence[int] | None = None,
+    use_bias: bool = False,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Band, ...]:
+    r"""Bands for a differentiated softmax, drawn from normal distributions.
+
+    The first band has the classes below the first cut-off, and so on. Without `widths` band i has
+    vectors of width ⌊d / div_value^i⌋, at least 1, and projections of the features to that; the
+    first, of width d, has the features as they are. With `widths` the features are divided: each
+    band has a slice of them.
+
+    Args:
+        key: a key, such as jax.random.key(0).
+        width: d, of the features.
+        classes: K.
+        cutoffs: rising whole numbers above 0 and below K; there is one band more.
+        div_value: at least 1.
+        widths: for each band the size of its slice of the features; they sum to d.
+        use_bias: whether every class has a bias, of 0 at first.
+        dtype: of all arrays.
+
+    Returns:
+        A tuple of `Band`.
+
+    Raises:
+        TypeError: if `key` is not a key, or sizes are not whole numbers.
+        ValueError: if `cutoffs` do not rise from above 0 to below K, `widths` do not sum to d, or
+            `div_value` is below 1.
+
+    Example:
+        >>> import jax
+        >>> bands = differentiated_tables(jax.random.key(0), 64, 900, [100], widths=[48, 16])
+        >>> print([band.table.shape for band in bands])
+        [(100, 48), (800, 16)]
+    """
+    function = "differentiated_tables"
+    key = one_key(function, key)
+    sizes = slices_or_widths(function, width, classes, cutoffs, div_value, widths)
+    return new_bands(
+        key, width, classes, cutoffs, sizes, use_bias=use_bias, dtype=dtype,
+        slices=widths is not None,
+    )  # fmt: skip
+
+
+def differentiated_cross_entropy(
+    features: ArrayLike,
+    bands: Sequence[Band],
+    targets: ArrayLike | Sequence[int],
+    *,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+) -> Float[Array, "..."]:
+    r"""−log p of the targets under a softmax over bands of different width, for every token.
+
+    .. math:: z_k = ⟨x_i, w_k⟩ + b_k \text{ for } k \text{ in band } i, \qquad
+              -\log p_y = -\log\frac{Z_i}{\sum_j Z_j} - \log\frac{e^{z_y}}{Z_i}
+
+    with Z_i the sum of e^z over band i, and x_i what the band has of the features: a projection of
+    them, or all, or, as in the first paper, a slice, where no band has a projection and the widths
+    of the tables sum to that of the features.
+
+    One softmax over all classes, where `adaptive_cross_entropy` has one for each cluster: it costs
+    Σ K_i d_i a token instead of K d, whatever the target is, and needs no cluster vectors. The
+    scores are never held for all tokens at once. Differentiable in features and bands, in both
+    modes and of any order.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        bands: a sequence of `Band`.
+        targets: classes, integers of shape [...], numbered over all bands.
+        where: boolean mask that broadcasts to [..., 1]: only these tokens count; the others have
+            loss 0 and gradient 0.
+        ignore_index: tokens with this label have loss 0 and gradient 0.
+
+    Returns:
+        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`, whose values are not checked.
+
+    Raises:
+        TypeError: if `features` or `bands` are not real numbers, `bands` no sequence of `Band`, or
+            `where` or `targets` have a wrong dtype.
+        ValueError: if shapes do not fit, or labels known while tracing are out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> frequent = Band(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
+        >>> rare = Band(jnp.array([[1.0], [0.0], [2.0]]), projection=jnp.array([[1.0], [1.0]]))
+        >>> h = jnp.array([[1.0, 2.0], [0.0, 1.0]])
+        >>> print(differentiated_cross_entropy(h, [frequent, rare], jnp.array([1, 4])))
+        [4.07448  0.69636]
+
+    Wenlin Chen, David Grangier and Michael Auli, "Strategies for Training Large Vocabulary Neural
+    Language Models", 2016.
+    """
+    function = "differentiated_cross_entropy"
+    banded = read_banded(function, features, bands, slices=True)
+    starts = banded.starts
+    banded, labels = read_labels(banded, targets, starts[-1], where, ignore_index)
+    levels, losses = [], []
+    of_band = jnp.searchsorted(jnp.asarray(starts[1:-1], jnp.int32), labels.ids, side="right")
+    inputs = banded.inputs(banded.features)
+    for i, (x, band) in enumerate(zip(inputs, banded.bands, strict=True)):
+        inside = of_band == i
+        ids = jnp.where(inside, labels.ids - starts[i], 0)
+        terms = linear_cross_entropy_terms(x, band.table, ids, bias=band.bias, class_axis=0)
+        losses.append(jnp.where(inside, terms.loss, 0))
+        levels.append(terms.log_partition)
+    among = cross_entropy(jnp.stack(levels, axis=-1), of_band)
+    return banded.shaped(labels.settle(among + sum(losses)))
+
+
+def differentiated_log_softmax(
+    features: ArrayLike, bands: Sequence[Band]
+) -> Float[Array, "... classes"]:
+    r"""The log-probabilities of all classes under a softmax over bands of different width.
+
+    .. math:: \log p_k = z_k - \log\sum_j e^{z_j}
+
+    with the scores of `differentiated_cross_entropy`, which does without holding them all.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        bands: a sequence of `Band`.
+
+    Returns:
+        Log-probabilities of shape [..., K], in float32 at least.
+
+    Raises:
+        TypeError: as `differentiated_cross_entropy`.
+        ValueError: as `differentiated_cross_entropy`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> bands = [Band(jnp.zeros((3, 2))), Band(jnp.zeros((1, 1)), jnp.ones((2, 1)))]
+        >>> print(jnp.exp(differentiated_log_softmax(jnp.ones(2), bands)))
+        [0.25 0.25 0.25 0.25]
+    """
+    banded = read_banded("differentiated_log_softmax", features, bands, slices=True)
+    return banded.shaped(log_softmax(_scores(banded, banded.features)))
+
+
+def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> TopKClasses:
+    r"""The k most probable classes under a softmax over bands of different width.
+
+    .. math:: \operatorname{top}_k \log p
+
+    As `jax.lax.top_k` of `differentiated_log_softmax`, of which no more than a block of tokens is
+    held. Differentiable in both modes.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        bands: a sequence of `Band`.
+        k: how many, from 1 to K.
+
+    Returns:
+        `log_probs` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
+        highest first, and int32. Equal ones are in the order of their classes.
+
+    Raises:
+        TypeError: as `differentiated_cross_entropy`, and if `k` is not a whole number.
+        ValueError: as `differentiated_cross_entropy`, and if `k` is not from 1 to K.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> bands = [Band(jnp.eye(2)), Band(jnp.ones((1, 1)), jnp.ones((2, 1)))]
+        >>> print(differentiated_topk(jnp.array([1.0, 2.0]), bands, 2).classes)
+        [2 1]
+    """
+    function = "differentiated_topk"
+    banded = read_banded(function, features, bands, slices=True)
+    k = read_k(function, k, banded.starts[-1])
+    return by_blocks(lambda h: top_of(log_softmax(_scores(banded, h)), 0, k), banded)
+
+
+def _scores(banded: Banded, h: Array) -> Array:
+    """The scores of all classes, (token, K)."""
+    pairs = zip(banded.inputs(h), banded.bands, strict=True)
+    return jnp.concatenate([band_scores(x, band) for x, band in pairs], axis=1)

@@ -1,0 +1,122 @@
+"""Bands of classes made anew: their cut-offs, their widths, and arrays for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.vocabulary.bands._bands import Band
+
+
+def whole(function: str, name: str, x: Any, least: int = 1) -> int:
+    """`x` as a whole number, at least `least`."""
+    if isinstance(x, bool) or not isinstance(x, int | np.integer):
+        raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
+    if x < least:
+        raise ValueError(f"jsoftmax.{function}: `{name}` must be at least {least}, got {x}.")
+    return int(x)
+
+
+def read_cutoffs(function: str, classes: Any, cutoffs: Any) -> tuple[int, ...]:
+    """Cut-offs that rise from above 0 to below the number of classes."""
+    classes = whole(function, "classes", classes)
+    if not isinstance(cutoffs, Sequence | np.ndarray) or isinstance(cutoffs, str):
+        raise TypeError(
+            f"jsoftmax.{function}: `cutoffs` must be a sequence of whole numbers, got {cutoffs!r}."
+        )
+    found = tuple(whole(function, "cutoffs", c, least=-(2**62)) for c in cutoffs)
+    if any(a >= b for a, b in pairwise((0, *found, classes))):
+        raise ValueError(
+            f"jsoftmax.{function}: `cutoffs` {list(found)} must rise, from above 0 to below the "
+            f"{classes} classes."
+        )
+    return found
+
+
+def widths_of(
+    function: str, width: Any, classes: Any, cutoffs: Any, div_value: Any
+) -> tuple[int, ...]:
+    """The widths of bands, each `div_value` times as narrow as the one before, rounded down."""
+    width = whole(function, "width", width)
+    bands = len(read_cutoffs(function, classes, cutoffs)) + 1
+    return tuple(max(1, int(width // ratio(function, div_value) ** i)) for i in range(bands))
+
+
+def ratio(function: str, div_value: Any) -> float:
+    """`div_value`, checked."""
+    known = checks.static_number(div_value)
+    if known is None or not 1 <= known < np.inf:
+        raise ValueError(
+            f"jsoftmax.{function}: `div_value` must be a number known while tracing, at least 1, "
+            f"got {div_value!r}."
+        )
+    return known
+
+
+def band_shapes(
+    width: int, classes: int, cutoffs: Sequence[int], widths: Sequence[int], *, slices: bool
+) -> list[tuple[tuple[int, int], tuple[int, int] | None]]:
+    """Shapes of table and projection of each band.
+
+    With `slices` no band has a projection; otherwise only the first, where it is as wide as the
+    features, has none.
+    """
+    shapes = []
+    for i, (a, b) in enumerate(pairwise((0, *cutoffs, classes))):
+        own = slices or (i == 0 and widths[0] == width)
+        shapes.append(((b - a, widths[i]), None if own else (width, widths[i])))
+    return shapes
+
+
+def new_bands(
+    key: Array,
+    width: int,
+    classes: int,
+    cutoffs: Sequence[int],
+    widths: Sequence[int],
+    *,
+    use_bias: bool,
+    dtype: Any,
+    slices: bool = False,
+) -> tuple[Band, ...]:
+    """Normal tables and projections of variance 1/fan-in, biases of 0."""
+    bands = []
+    for table, projection in band_shapes(width, classes, cutoffs, widths, slices=slices):
+        key, first, second = jax.random.split(key, 3)
+        w = jax.random.normal(first, table, dtype) * table[1] ** -0.5
+        p = projection and jax.random.normal(second, projection, dtype) * width**-0.5
+        bands.append(Band(w, p, jnp.zeros(table[0], dtype) if use_bias else None))
+    return tuple(bands)
+
+
+def read_widths(function: str, width: Any, widths: Sequence[int], bands: int) -> tuple[int, ...]:
+    """Widths of slices of the features, one for each band."""
+    width = whole(function, "width", width)
+    found = tuple(whole(function, "widths", w) for w in widths)
+    if len(found) != bands or sum(found) != width:
+        raise ValueError(
+            f"jsoftmax.{function}: `widths` {list(found)} must be {bands} whole numbers that sum "
+            f"to the width of the features, {width}."
+        )
+    return found
+
+
+def slices_or_widths(
+    function: str, width: Any, classes: Any, cutoffs: Any, div_value: Any, widths: Any
+) -> tuple[int, ...]:
+    """The widths that are given, of slices of the features, or those that fall by `div_value`."""
+    if widths is None:
+        return widths_of(function, width, classes, cutoffs, div_value)
+    return read_widths(function, width, widths, len(read_cutoffs(function, classes, cutoffs)) + 1)
+
+
+def as_dtype(tree: Any, dtype: Any) -> Any:
+    """All arrays rounded to `dtype`, where that is not None."""
+    return tree if dtype is None else jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), tree)

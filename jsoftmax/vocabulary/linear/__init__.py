@@ -1,0 +1,1 @@
+"""Losses, draws and top-k from features and a dense class table, streamed over classes."""

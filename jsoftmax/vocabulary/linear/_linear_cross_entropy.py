@@ -1,0 +1,223 @@
+"""Cross-entropy from features and a class table, for every token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.vocabulary.linear._found import Outcome
+from jsoftmax.vocabulary.linear._linear_arguments import Rows, class_weights_of, read_rows
+from jsoftmax.vocabulary.linear._outcomes import outcomes
+from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
+
+
+class CrossEntropyTerms(NamedTuple):
+    """What `linear_cross_entropy_terms` returns, one number a token each.
+
+    Args:
+        loss: of shape [...], the cross-entropies.
+        log_partition: of shape [...], log Σ exp z.
+        entropy: of shape [...], that of the prediction, in nats.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> terms = linear_cross_entropy_terms(jnp.ones([1, 2]), jnp.zeros([2, 4]), [0])
+        >>> print(terms.entropy.round(3))
+        [1.386]
+    """
+
+    loss: Array
+    log_partition: Array
+    entropy: Array
+
+
+def linear_cross_entropy(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    targets: ArrayLike | tuple[ArrayLike, ...],
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    temperature: ArrayLike = 1.0,
+    soft_cap: float | None = None,
+    class_axis: int = -1,
+    axis_name: Hashable | None = None,
+    block_tokens: int | None = None,
+    block_classes: int | None = None,
+) -> Float[Array, "..."]:
+    r"""`cross_entropy` of the logits h W + b, which are never held for all tokens at once.
+
+    .. math:: z = c \tanh((h W + b)/c)/T, \qquad
+              L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i e^{z_i})²
+
+    with p = softmax(z). Values and derivatives are those of `cross_entropy`, in both modes and of
+    any order: in features, kernel, bias and temperature. To derivatives all else is constant. The
+    backward pass computes the scores again, a fourth matrix product beside the three of the dense
+    way; `linear_cross_entropy_sum` does without it where only a sum is wanted.
+
+    Forward, `block_tokens` tokens have their rows in memory together: as many as hold 2²² scores,
+    and at least 64. Backward, `block_classes` classes are taken for many tokens: as many as hold
+    2²² scores with all the tokens, and at least 512. So where there are at most 2²² scores in all,
+    one block holds them, and everything is computed as the dense way is, with nothing done twice.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
+        targets: classes, integers of shape [...]; or the pair (ids, weights), both of shape
+            [..., m]: m classes a token with weights that sum to 1, a few at most, since they are
+            looked for one by one. A pair of weight 0 counts for nothing.
+        bias: b of shape [K].
+        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape [K]
+            leaves out classes, shape [..., 1] tokens, whose loss and gradient are then 0. Target
+            mass on another class makes the loss +∞, with a finite gradient.
+        ignore_index: tokens with this label have loss 0 and gradient 0.
+        label_smoothing: s from 0 to 1: y becomes (1−s) y plus s spread evenly over the unmasked
+            classes.
+        class_weights: w ≥ 0 of shape [K].
+        z_loss: λ, which pulls the log-partition to 0.
+        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
+        soft_cap: c > 0, a number; None for none.
+        class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d], the layout of an
+            embedding table, which so serves here as it is.
+        axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
+            `class_weights` and `where` are split. Targets are numbered over all parts.
+        block_tokens: how many rows are in memory together; None for the rule above.
+        block_classes: how many classes are taken together backward; None for the rule above.
+
+    Returns:
+        One loss a token, of shape [...], in float32 at least. 0 for a token without any class. NaN
+        for a label out of range in a `jax.Array`, whose values are not checked.
+
+    Raises:
+        TypeError: if `features` or `kernel` are not real numbers, or `where` or `targets` have a
+            wrong dtype.
+        ValueError: if shapes do not fit, there are no classes, or a number known while tracing is
+            out of its range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> h = jnp.array([[1.0, 2.0], [0.0, 1.0]])
+        >>> W = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
+        >>> print(linear_cross_entropy(h, W, jnp.array([2, 0])))
+        [0.0033849 3.169846 ]
+        >>> slope = jax.grad(lambda h: linear_cross_entropy(h, W, jnp.array([2, 0])).sum())(h)
+        >>> print(slope.tolist())
+        [[-0.00585, -0.00767], [0.7296, 2.6456]]
+    """
+    return _terms(
+        "linear_cross_entropy", features, kernel, targets, False, bias, where, ignore_index,
+        label_smoothing, class_weights, z_loss, temperature, soft_cap, class_axis, axis_name,
+        block_tokens, block_classes,
+    ).loss  # fmt: skip
+
+
+def linear_cross_entropy_terms(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    targets: ArrayLike | tuple[ArrayLike, ...],
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    temperature: ArrayLike = 1.0,
+    soft_cap: float | None = None,
+    class_axis: int = -1,
+    axis_name: Hashable | None = None,
+    block_tokens: int | None = None,
+    block_classes: int | None = None,
+) -> CrossEntropyTerms:
+    r"""`linear_cross_entropy` with the log-partition and the entropy of every token.
+
+    .. math:: \log\sum_i e^{z_i} \qquad \text{and} \qquad H = -\sum_i p_i \log p_i
+
+    All three are differentiable. They come from one pass over the classes, and so do their
+    derivatives.
+
+    Args:
+        features: h of shape [..., d], any real dtype; this and all else as `linear_cross_entropy`.
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
+        targets: classes of shape [...], or pairs (ids, weights) of shape [..., m].
+        bias: b of shape [K].
+        where: boolean mask that broadcasts to [..., K].
+        ignore_index: tokens with this label have loss 0 and gradient 0, and the statistics of
+            scores that are all 0.
+        label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
+        class_weights: w ≥ 0 of shape [K].
+        z_loss: λ.
+        temperature: T > 0, a number or an array of size 1 along the classes.
+        soft_cap: c > 0, a number; None for none.
+        class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
+        axis_name: name of the mesh or `vmap` axis over which the classes are split.
+        block_tokens: how many rows are in memory together; None for the rule.
+        block_classes: how many classes are taken together backward; None for the rule.
+
+    Returns:
+        `loss`, `log_partition` and `entropy`, each of shape [...] and in float32 at least. A token
+        without any class has the log-partition −∞ and the entropy 0.
+
+    Raises:
+        TypeError: as `linear_cross_entropy`.
+        ValueError: as `linear_cross_entropy`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> terms = linear_cross_entropy_terms(jnp.ones((1, 2)), jnp.zeros((2, 4)), jnp.array([3]))
+        >>> print(terms.loss, terms.log_partition, terms.entropy)
+        [1.3863] [1.3863] [1.3863]
+    """
+    terms = _terms(
+        "linear_cross_entropy_terms", features, kernel, targets, True, bias, where, ignore_index,
+        label_smoothing, class_weights, z_loss, temperature, soft_cap, class_axis, axis_name,
+        block_tokens, block_classes,
+    )  # fmt: skip
+    assert terms.log_partition is not None and terms.entropy is not None
+    return CrossEntropyTerms(terms.loss, terms.log_partition, terms.entropy)
+
+
+def _terms(
+    function, features, kernel, targets, statistics, bias, where, ignore_index, label_smoothing,
+    class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+    block_classes,
+) -> Outcome:  # fmt: skip
+    rows, fate = read_problem(
+        function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
+        class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+        block_classes,
+    )  # fmt: skip
+    rule = dataclasses.replace(rows.rule, statistics=statistics)
+    outcome, _ = outcomes(rule, rows.moving, rows.fixed)
+    outcome = outcome._replace(loss=fate.settle(outcome.loss))
+    return jax.tree.map(lambda x: rows.shaped(x)[..., 0], outcome)
+
+
+def read_problem(
+    function: str, features: Any, kernel: Any, targets: Any, bias: Any, where: Any,
+    ignore_index: int | None, label_smoothing: Any, class_weights: Any, z_loss: Any,
+    temperature: Any, soft_cap: float | None, class_axis: int, axis_name: Hashable | None,
+    block_tokens: int | None, block_classes: int | None,
+) -> tuple[Rows, Fate]:  # fmt: skip
+    """The arguments of a cross-entropy, checked and in one form."""
+    rows = read_rows(
+        function, features, kernel, bias=bias, where=where, class_axis=class_axis,
+        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
+        block_tokens=block_tokens, block_classes=block_classes,
+    )  # fmt: skip
+    rows, fate = with_targets(rows, targets, ignore_index, label_smoothing)
+    fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
+    if checks.static_number(z_loss) != 0:
+        strength = jnp.asarray(z_loss, rows.moving.features.dtype)
+        fixed = fixed._replace(z_loss=jax.lax.stop_gradient(strength))
+    return dataclasses.replace(rows, fixed=fixed), fate

@@ -1,0 +1,241 @@
+"""A weighted sum of cross-entropies, whose gradients are formed while the rows are in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._curves import filled
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
+from jsoftmax.vocabulary.linear._linear_scores import finished, products
+from jsoftmax.vocabulary.linear._outcomes import outcomes
+from jsoftmax.vocabulary.linear._token_blocks import (
+    Trees,
+    even_size,
+    joined,
+    merged_tokens,
+    split_tokens,
+)
+from jsoftmax.vocabulary.linear._token_rows import probabilities_at, pull, solved_row
+from jsoftmax.vocabulary.linear._token_targets import Fate
+
+
+def linear_cross_entropy_sum(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    targets: ArrayLike | tuple[ArrayLike, ...],
+    weights: ArrayLike | None = None,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    temperature: ArrayLike = 1.0,
+    soft_cap: float | None = None,
+    class_axis: int = -1,
+    axis_name: Hashable | None = None,
+    block_tokens: int | None = None,
+    block_classes: int | None = None,
+) -> Float[Array, ""]:
+    r"""Σ w L over tokens, L as `linear_cross_entropy`, with gradients formed on the way forward.
+
+    .. math:: S = \sum_t w_t L_t
+
+    The scores are computed once: `value_and_grad` costs three matrix products, as the dense way
+    does, where that of `linear_cross_entropy` costs four. The price: there is no forward mode, so
+    that `jax.jvp` raises. Derivatives of the gradient, as `jax.hessian` asks for, are those of
+    `linear_cross_entropy`, at its cost. Where no gradient is asked for, none is formed. For the
+    mean over n tokens give weights 1/n.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
+        targets: classes of shape [...], or pairs (ids, weights) of shape [..., m], as
+            `linear_cross_entropy`, and so all else but for the weights.
+        weights: w, a number a token, of any shape that broadcasts to [...]; None for 1.
+            Differentiable, as are features, kernel, bias and temperature.
+        bias: b of shape [K].
+        where: boolean mask that broadcasts to [..., K].
+        ignore_index: tokens with this label count for nothing.
+        label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
+        class_weights: one number a class, of shape [K].
+        z_loss: λ.
+        temperature: T > 0, a number or an array of size 1 along the classes.
+        soft_cap: c > 0, a number; None for none.
+        class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
+        axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
+            `check_vma=True`, as it is by default: without it, and in `vmap`, gradients are wrong.
+        block_tokens: how many rows are in memory together; None for as many as hold 3·2²¹ scores,
+            half as many again as in `linear_cross_entropy`, and at least 64: the kernel and its
+            gradient are gone through once a block.
+        block_classes: how many columns of the gradient of the kernel are added to together; None
+            for the rule.
+
+    Returns:
+        A number, in float32 at least.
+
+    Raises:
+        TypeError: as `linear_cross_entropy`.
+        ValueError: as `linear_cross_entropy`, and if `weights` do not broadcast to the tokens.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> h = jnp.array([[1.0, 2.0], [0.0, 1.0]])
+        >>> W = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
+        >>> print(linear_cross_entropy_sum(h, W, jnp.array([2, 0]), weights=0.5))
+        1.5866
+        >>> print(jax.grad(linear_cross_entropy_sum)(h, W, jnp.array([2, 0]), 0.5).tolist())
+        [[-0.00292, -0.00383], [0.3648, 1.3228]]
+    """
+    function = "linear_cross_entropy_sum"
+    rows, fate = read_problem(
+        function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
+        class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+        block_classes,
+    )  # fmt: skip
+    if block_tokens is None:
+        most = max(64, 3 * 2**21 // rows.scores.shape[-1])
+        rows = dataclasses.replace(rows, rule=dataclasses.replace(rows.rule, block_tokens=most))
+    w = checks.as_array(function, "weights", 1 if weights is None else weights)
+    if not checks.broadcasts(w, rows.lead):
+        raise ValueError(
+            f"jsoftmax.{function}: `weights` of shape {w.shape} do not broadcast to the tokens, of "
+            f"shape {rows.lead}."
+        )
+    w = jnp.broadcast_to(w.astype(rows.moving.features.dtype), rows.lead)
+    return _sum(rows.rule, rows.moving, w.reshape(-1, 1), rows.fixed, fate)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
+    outcome, _ = outcomes(rule, moving, fixed)
+    return jnp.sum(weights * fate.settle(outcome.loss))
+
+
+def _forward(rule, moving, weights, fixed, fate):
+    losses, gradient = _formed(rule, moving, weights, fixed, fate)
+    return jnp.sum(weights * losses), (gradient, losses)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Any:
+    """The losses of all tokens, and the gradient of their weighted sum in what moves."""
+    trees: Trees = (moving, fixed, fate, _Weights(weights))
+    tokens = moving.features.shape[0]
+    count = -(-tokens // rule.block_tokens)
+    if count <= 1:
+        nothing = jax.tree.map(lambda _: None, moving)
+        return _block(rule, *trees, total=nothing)
+    parts, rest = split_tokens(trees, count)
+    # The last token fills up the blocks, and counts once.
+    w = parts[-1].weights
+    places = jnp.arange(w.size).reshape(-1, count).T[..., None]
+    parts = (*parts[:-1], _Weights(jnp.where(places < tokens, w, 0)))
+    per_token = moving.temperature is not None and moving.temperature.shape[0] > 1
+
+    def step(total, part):
+        trees = joined(part, rest)
+        losses, gradient = _block(rule, *trees, total=total)
+        mine = {"features": gradient.features}
+        if per_token:
+            mine["temperature"] = gradient.temperature
+        return gradient._replace(**dict.fromkeys(mine)), (losses, mine)
+
+    shared = moving._replace(features=None)
+    shared = shared._replace(temperature=None) if per_token else shared
+    none = jax.tree.map(lambda x: filled(x, 0), shared)
+    total, (losses, mine) = jax.lax.scan(step, none, parts)
+    losses, mine = jax.tree.map(lambda x: merged_tokens(x, tokens), (losses, mine))
+    return losses, total._replace(**mine)
+
+
+@_formed.defjvp
+def _formed_jvp(rule, primals, tangents):
+    # Slopes made by hand from what is found of a row have no derivative of their own.
+    moving, weights, fixed, fate = primals
+
+    def by_outcomes(moving, weights):
+        def total(moving):
+            losses = fate.settle(outcomes(rule, moving, fixed)[0].loss)
+            return jnp.sum(weights * losses), losses
+
+        gradient, losses = jax.grad(total, has_aux=True)(moving)
+        return losses, gradient
+
+    _, moved = jax.jvp(by_outcomes, (moving, weights), tangents[:2])
+    return _formed(rule, *primals), moved
+
+
+def _block(rule, moving, fixed, fate, weights, total):
+    """The losses of a block of tokens; their gradients, added to those in `total`."""
+    names = [n for n in ("bias", "temperature") if getattr(moving, n) is not None]
+
+    def multiplied(features):
+        return products(moving._replace(features=features), rule)
+
+    def scored(product, others):
+        return finished(product, moving._replace(**others), fixed, rule)
+
+    others = {name: getattr(moving, name) for name in names}
+    product, to_features = jax.vjp(multiplied, moving.features)
+    z, back = jax.vjp(scored, product, others)
+    outcome, found = solved_row(rule, fixed, z)
+    p = probabilities_at(rule, fixed, z, found)
+    (w,) = weights
+    counts = jnp.where(fate.valid if fate.counted is None else fate.valid & fate.counted, w, 0)
+    pulled, others = back(pull(rule, fixed, z, p, found) * counts)
+    added = {name: _plus(getattr(total, name), others[name]) for name in names}
+    (features,) = to_features(pulled)
+    kernel = _added(rule, total.kernel, moving.features, pulled)
+    gradient = total._replace(features=features, kernel=kernel, **added)
+    return fate.settle(outcome.loss), gradient
+
+
+def _plus(total, x):
+    return x if total is None else total + x
+
+
+def _added(rule, total, features, pulled):
+    """total + hᵀ g, in place and class by class: the product alone would be as large as the sum."""
+
+    def product(pulled):
+        operands = (features, pulled) if rule.kernel_axis else (pulled, features)
+        return jax.lax.dot_general(*operands, (((0,), (0,)), ((), ())))
+
+    if total is None:
+        return product(pulled)
+
+    def add(total, start, size):
+        part = product(jax.lax.dynamic_slice_in_dim(pulled, start, size, axis=1))
+        old = jax.lax.dynamic_slice_in_dim(total, start, size, axis=rule.kernel_axis)
+        return jax.lax.dynamic_update_slice_in_dim(total, old + part, start, rule.kernel_axis)
+
+    classes = pulled.shape[1]
+    size = even_size(classes, rule.block_classes)
+    count, left = divmod(classes, size)
+    if count == 1 and not left:
+        return add(total, 0, size)
+    total = jax.lax.fori_loop(0, count, lambda i, total: add(total, i * size, size), total)
+    return add(total, count * size, left) if left else total
+
+
+def _backward(rule, known, d_sum):
+    gradient, losses = known
+    return jax.tree.map(lambda g: d_sum * g, gradient), d_sum * losses, None, None
+
+
+_sum.defvjp(_forward, _backward)
+
+
+class _Weights(NamedTuple):
+    weights: Array

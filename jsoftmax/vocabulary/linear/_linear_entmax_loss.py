@@ -1,0 +1,94 @@
+"""Fenchel–Young losses from features and a class table, for every token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.vocabulary.linear._linear_arguments import class_weights_of, read_rows, with_alpha
+from jsoftmax.vocabulary.linear._outcomes import outcomes
+from jsoftmax.vocabulary.linear._token_targets import with_targets
+
+
+def linear_entmax_loss(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    targets: ArrayLike | tuple[ArrayLike, ...],
+    alpha: ArrayLike = 1.5,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    soft_cap: float | None = None,
+    class_axis: int = -1,
+    axis_name: Hashable | None = None,
+    block_tokens: int | None = None,
+    block_classes: int | None = None,
+) -> Float[Array, "..."]:
+    r"""`entmax_loss` of the logits h W + b, which are never held for all tokens at once.
+
+    .. math:: z = c \tanh((h W + b)/c)/T, \qquad L = Ω_α^*(z) + Ω_α(y) - ⟨y, z⟩ ≥ 0
+
+    At α = 1 it is KL(y‖p), for classes the cross-entropy; at α = 2 the sparsemax loss. Values and
+    derivatives are those of `entmax_loss`, in both modes and of any order: in features, kernel,
+    bias and temperature. To derivatives all else, α too, is constant. The threshold of a row is
+    sought while the row is in memory, and the backward pass needs no more than that threshold: it
+    costs what that of `linear_cross_entropy` does. Blocks are chosen by the same rule.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
+        targets: classes, integers of shape [...]; or the pair (ids, weights), both of shape
+            [..., m]: m classes a token with weights that sum to 1, a few at most.
+        alpha: α > 0, a number or an array of size 1 along the classes, as [..., 1].
+        bias: b of shape [K].
+        where: boolean mask that broadcasts to [..., K]: only these classes take part. Target mass
+            on another class makes the loss +∞, with a finite gradient.
+        ignore_index: tokens with this label have loss 0 and gradient 0.
+        label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
+        class_weights: w ≥ 0 of shape [K]; the loss of a token is multiplied by ⟨w, y⟩.
+        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
+        soft_cap: c > 0, a number; None for none.
+        class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d].
+        axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
+            `class_weights` and `where` are split. Targets are numbered over all parts.
+        block_tokens: how many rows are in memory together; None for the rule.
+        block_classes: how many classes are taken together backward; None for the rule.
+
+    Returns:
+        One loss a token, of shape [...], in float32 at least. 0 for a token without any class. NaN
+        for a label out of range in a `jax.Array`, whose values are not checked.
+
+    Raises:
+        TypeError: as `linear_cross_entropy`.
+        ValueError: as `linear_cross_entropy`, and if `alpha` is a number that is not positive.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> h, W = jnp.array([1.0, 0.5]), jnp.array([[1.0, 0.0, -2.0], [0.0, 1.0, 2.0]])
+        >>> print(linear_entmax_loss(h, W, 1, alpha=2.0))
+        0.5625
+        >>> print(jax.grad(lambda h: linear_entmax_loss(h, W, 1, alpha=2.0))(h))
+        [ 0.75 -0.75]
+    """
+    function = "linear_entmax_loss"
+    rows = read_rows(
+        function, features, kernel, bias=bias, where=where, class_axis=class_axis,
+        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
+        block_tokens=block_tokens, block_classes=block_classes,
+    )  # fmt: skip
+    rows, fate = with_targets(with_alpha(rows, alpha), targets, ignore_index, label_smoothing)
+    fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
+    rows = dataclasses.replace(rows, fixed=fixed)
+    outcome, found = outcomes(rows.rule, rows.moving, rows.fixed)
+    loss = outcome.loss
+    if fixed.class_weights is not None:
+        # A weight of 0 outweighs an infinite loss.
+        loss = found.weight * jnp.where((found.weight == 0) & (loss == jnp.inf), 0, loss)
+    return rows.shaped(fate.settle(loss))[..., 0]

@@ -1,0 +1,43 @@
+"""The scores of a block of tokens and classes, and how they move."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
+
+
+def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
+    """z = cap(h W + b)/T of shape (token, class), −∞ where a class takes no part."""
+    return finished(products(moving, rule), moving, fixed, rule)
+
+
+def products(moving: Moving, rule: Rule) -> Array:
+    """h W."""
+    contracted = (((1,), (1 - rule.kernel_axis,)), ((), ()))
+    return jax.lax.dot_general(moving.features, moving.kernel, contracted)
+
+
+def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
+    """Scores from products."""
+    if moving.bias is not None:
+        z = z + moving.bias
+    if rule.soft_cap is not None:
+        z = rule.soft_cap * jnp.tanh(z / rule.soft_cap)
+    if moving.temperature is not None:
+        z = z / moving.temperature
+    if fixed.mask is not None:
+        z = jnp.where(fixed.mask, z, -jnp.inf)
+    return z if fixed.rows is None else jnp.where(fixed.rows, z, 0)
+
+
+def moved_scores(moving: Moving, fixed: Fixed, changes: Changes, rule: Rule) -> tuple[Array, Array]:
+    """z and ż."""
+    names = [n for n in Moving._fields if getattr(changes, n) is not None]
+    return jax.jvp(
+        lambda *xs: scores(moving._replace(**dict(zip(names, xs, strict=True))), fixed, rule),
+        tuple(getattr(moving, n) for n in names),
+        tuple(getattr(changes, n) for n in names),
+    )

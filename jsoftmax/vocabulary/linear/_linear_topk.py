@@ -1,0 +1,108 @@
+"""The highest scores from features and a class table."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jsoftmax.vocabulary.linear._linear_arguments import read_rows
+from jsoftmax.vocabulary.linear._linear_scores import scores
+from jsoftmax.vocabulary.linear._token_blocks import by_tokens
+
+
+class LinearTopK(NamedTuple):
+    """The highest scores of every token, the highest first, and their classes.
+
+    Args:
+        values: of shape [..., k], the scores.
+        classes: of shape [..., k], int32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(linear_topk(jnp.array([1.0, 2.0]), jnp.eye(2), 1).classes)
+        [1]
+    """
+
+    values: Float[Array, "... k"]
+    classes: Int[Array, "... k"]
+
+
+def linear_topk(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    k: int,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    soft_cap: float | None = None,
+    class_axis: int = -1,
+    axis_name: Hashable | None = None,
+    block_tokens: int | None = None,
+) -> LinearTopK:
+    r"""`jax.lax.top_k` of the logits h W + b, which are never held for all tokens at once.
+
+    .. math:: z = c \tanh((h W + b)/c)/T
+
+    The values are differentiable in features, kernel, bias and temperature. Equal scores are in the
+    order of their classes.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
+        k: how many, from 1 to K.
+        bias: b of shape [K].
+        where: boolean mask that broadcasts to [..., K]. Other classes have the score −∞ and come
+            last, where there are fewer than k classes.
+        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
+        soft_cap: c > 0, a number; None for none.
+        class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
+        axis_name: name of the mesh or `vmap` axis over which the classes are split, each part with
+            at least k of them.
+        block_tokens: how many rows are in memory together; None for the rule of
+            `linear_cross_entropy`.
+
+    Returns:
+        `values` and `classes`, of shape [..., k]: scores in float32 at least, and int32.
+
+    Raises:
+        TypeError: if `features` or `kernel` are not real numbers, `where` is not boolean, or `k` is
+            not a whole number.
+        ValueError: if shapes do not fit, or a number known while tracing is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> h, W = jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
+        >>> print(linear_topk(h, W, 2))
+        LinearTopK(values=Array([8., 2.], dtype=float32), classes=Array([2, 1], dtype=int32))
+    """
+    function = "linear_topk"
+    rows = read_rows(
+        function, features, kernel, bias=bias, where=where, class_axis=class_axis,
+        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name, block_tokens=block_tokens,
+    )  # fmt: skip
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise TypeError(f"jsoftmax.{function}: `k` must be a whole number, got {k!r}.")
+    classes = rows.fixed.numbers.shape[-1]
+    if not 1 <= k <= classes:
+        raise ValueError(f"jsoftmax.{function}: `k` must be from 1 to {classes}, got {k}.")
+
+    def of_block(trees):
+        values, places = jax.lax.top_k(scores(*trees, rule=rows.rule), k)
+        return values, places + trees[1].numbers[0, 0]
+
+    again = jax.checkpoint(of_block, prevent_cse=False)
+    values, classes = by_tokens(again, rows.rule.block_tokens, (rows.moving, rows.fixed))
+    if axis_name is not None:
+        # Parts are in the order of their classes, so equal scores are too.
+        values, classes = (
+            jax.lax.all_gather(x, axis_name, axis=1, tiled=True) for x in (values, classes)
+        )
+        values, places = jax.lax.top_k(values, k)
+        classes = jnp.take_along_axis(classes, places, axis=1)
+    return LinearTopK(rows.shaped(values), rows.shaped(classes).astype(jnp.int32))

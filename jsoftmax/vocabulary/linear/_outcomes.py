@@ -1,0 +1,112 @@
+"""The losses of all tokens, of which no row outlives its block, and their one derivative.
+
+With ∂L/∂z = Σwy·p − wy, which p alone determines,
+
+    L̇ = Σ (∂L/∂z) ż,    ż = ḣ W + h Ẇ + ḃ,
+
+so the tangent is a sum over blocks of classes in which scores and p are computed again from the
+threshold of the row. It is linear in what moves, and its transpose is the reverse mode, block by
+block too: one product more than the three that are needed in any case.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jsoftmax.losses._cross_entropy import ALONE
+from jsoftmax.vocabulary.linear._found import Found, Outcome
+from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_scores import moved_scores
+from jsoftmax.vocabulary.linear._token_blocks import by_tokens, groups, sum_by_classes
+from jsoftmax.vocabulary.linear._token_rows import movable, probabilities_at, pull, solved
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def outcomes(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
+    """The losses of all tokens, and what is found of their rows, which is to be taken as fixed."""
+    return by_tokens(lambda trees: solved(rule, *trees), rule.block_tokens, (moving, fixed))
+
+
+@partial(outcomes.defjvp, symbolic_zeros=True)
+def _outcomes_jvp(rule, primals, tangents):
+    moving, fixed = primals
+    changes = Changes(*(None if _is_zero(d) else d for d in tangents[0]))
+    outcome, found = outcomes(rule, moving, fixed)
+    still = jax.tree.map(jnp.zeros_like, (outcome, found))
+    if all(d is None for d in changes):
+        return (outcome, found), still
+    known = _following(rule, moving, fixed, found)
+
+    def sums(moving, fixed, known, changes):
+        known, outcome = known
+        z, d_z = moved_scores(moving, fixed, changes, rule)
+        p = probabilities_at(rule, fixed, z, known)
+        d_loss = _row_sum(pull(rule, fixed, z, p, known) * d_z)
+        if not rule.statistics:
+            return Outcome(d_loss, None, None)
+        # Of H = −Σ p log p it is −Σ p (log p + H) ż, since Σ ṗ = 0.
+        log_p = jnp.where(p > 0, z - known.tau, 0)
+        d_entropy = -_row_sum(p * (log_p + outcome.entropy) * d_z)
+        return Outcome(d_loss, _row_sum(p * d_z), d_entropy)
+
+    trees = (moving, fixed, known, outcome, changes)
+    tangent = _over_classes(rule, sums, trees)
+    return (outcome, found), (tangent, still[1])
+
+
+# Rows are known already: only how they move, of which second derivatives are made, costs.
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _following(rule: Rule, moving: Moving, fixed: Fixed, found: Found) -> Found:
+    return found
+
+
+@partial(_following.defjvp, symbolic_zeros=True)
+def _following_jvp(rule, primals, tangents):
+    # τ̇ = Σ s ż/Σ s, and the mass of all classes but one moves as Σ s (ż − τ̇) over them.
+    moving, fixed, found = primals
+    changes = Changes(*(None if _is_zero(d) else d for d in tangents[0]))
+    known = _following(rule, moving, fixed, found)
+    still = jax.tree.map(jnp.zeros_like, found)
+    if all(d is None for d in changes):
+        return known, still
+
+    def sums(moving, fixed, known, changes):
+        known, _ = known
+        z, d_z = moved_scores(moving, fixed, changes, rule)
+        p = probabilities_at(rule, fixed, z, known)
+        s = rule.family.slope(p, fixed.alpha) * movable(rule, fixed, known)
+        others = jnp.where(p > ALONE, 0, s)
+        return tuple(_row_sum(x) for x in (s * d_z, s, others * d_z, others))
+
+    moved, slopes, others_moved, others = _over_classes(
+        rule, sums, (moving, fixed, known, Changes(None, None, None, None), changes)
+    )
+    d_tau = moved / jnp.where(slopes > 0, slopes, 1)
+    return known, still._replace(tau=d_tau, rest=others_moved - d_tau * others)
+
+
+def _over_classes(rule: Rule, sums: Any, trees: tuple) -> Any:
+    """Sums over all classes, for groups of tokens."""
+
+    def of_group(trees):
+        moving, fixed, known, outcome, changes = trees
+        return sum_by_classes(rule, sums, moving, fixed, (known, outcome), changes)
+
+    block = groups(rule, trees[1].numbers.shape[-1])
+    if trees[0].features.shape[0] > block:
+        of_group = jax.checkpoint(of_group, prevent_cse=False)
+    return by_tokens(of_group, block, trees)
+
+
+def _row_sum(x: Array) -> Array:
+    return jnp.sum(x, axis=-1, keepdims=True)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return tangent is None or isinstance(tangent, SymbolicZero)

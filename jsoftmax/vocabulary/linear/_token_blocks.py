@@ -1,0 +1,184 @@
+"""Going through tokens and through classes block by block.
+
+Forward, a block of tokens has the whole rows of its scores in memory, so that any solver may go
+through them. Backward, when thresholds are known, a block of classes is taken for many tokens: the
+gradient of its part of the kernel is then written once, instead of a sum being read and written
+for each block of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core._curves import filled
+from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_scores import scores
+
+# What has tokens along its first axis, and what has classes along its last.
+_TOKENS = (
+    "features", "temperature", "mask", "rows", "ids", "shares", "room", "alpha", "hard", "floor",
+    "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
+    "valid", "counted", "weights",
+)  # fmt: skip
+_CLASSES = ("bias", "mask", "numbers", "class_weights")
+
+Trees = Any  # a tuple of NamedTuples of arrays
+
+
+def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any:
+    """function(trees) for blocks of tokens, one after another; results are put side by side.
+
+    Of n blocks each has every n-th token: tokens that the compiler has split over devices need not
+    be moved.
+    """
+    tokens = trees[0].features.shape[0]
+    count = -(-tokens // block)
+    if count <= 1:
+        return function(trees)
+    parts, rest = split_tokens(trees, count)
+    results = jax.lax.map(lambda part: function(joined(part, rest)), parts)
+    return jax.tree.map(lambda x: merged_tokens(x, tokens), results)
+
+
+def split_tokens(trees: Trees, count: int) -> tuple[Trees, Trees]:
+    """What tokens have, in blocks along a new first axis, and the rest. The last token fills up."""
+
+    def stacked(x):
+        size = -(-x.shape[0] // count)
+        missing = size * count - x.shape[0]
+        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge") if missing else x
+        return jnp.moveaxis(x.reshape(size, count, *x.shape[1:]), 1, 0)
+
+    return (
+        _by_name(trees, lambda n, x: stacked(x) if _is_per_token(n, x) else None),
+        _by_name(trees, lambda n, x: None if _is_per_token(n, x) else x),
+    )
+
+
+def merged_tokens(x: Array, tokens: int) -> Array:
+    """Blocks along the first axis put back in the order of the tokens."""
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(-1, *x.shape[2:])[:tokens]
+
+
+def joined(part: Trees, rest: Trees) -> Trees:
+    """One block, with the arrays that all blocks share."""
+    return tuple(
+        type(p)(*(y if x is None else x for x, y in zip(p, r, strict=True)))
+        for p, r in zip(part, rest, strict=True)
+    )
+
+
+def sum_by_classes(
+    rule: Rule,
+    sums: Callable[[Moving, Fixed, Any, Changes], Any],
+    moving: Moving,
+    fixed: Fixed,
+    known: Any,
+    changes: Changes,
+) -> Any:
+    """The sum of sums(...), of one number a token each, over all classes in blocks."""
+    classes = fixed.numbers.shape[-1]
+    size = even_size(classes, rule.block_classes)
+    count, left = divmod(classes, size)
+    if count == 1 and not left:
+        total = sums(moving, fixed, known, changes)
+    else:
+
+        def at(start, size, moving, fixed, known, changes):
+            moving, fixed = classes_at(rule, (moving, fixed), start, size)
+            return sums(moving, fixed, known, changes)
+
+        again = jax.checkpoint(at, prevent_cse=False, static_argnums=(1,))
+        whole, tail = _cut_changes(rule, changes, count, size)
+        blocks = whole._replace(features=None, temperature=None)
+
+        def step(total, part):
+            start, block = part
+            block = block._replace(features=changes.features, temperature=changes.temperature)
+            return jax.tree.map(
+                jnp.add, total, again(start, size, moving, fixed, known, block)
+            ), None
+
+        like = scores(*classes_at(rule, (moving, fixed), 0, 1), rule=rule)
+        outline = jax.eval_shape(lambda: at(0, 1, moving, fixed, known, _first(rule, changes)))
+        zeros = jax.tree.map(lambda _: filled(like, 0), outline)
+        starts = jnp.arange(count, dtype=jnp.int32) * size
+        total, _ = jax.lax.scan(step, zeros, (starts, blocks))
+        if left:
+            rest = again(count * size, left, moving, fixed, known, tail)
+            total = jax.tree.map(jnp.add, total, rest)
+    return total if rule.axis_name is None else jax.lax.psum(total, rule.axis_name)
+
+
+def classes_at(rule: Rule, trees: Trees, start: int | Array, size: int) -> Trees:
+    """The classes from `start` on."""
+
+    def cut(name, x):
+        axis = _class_axis(rule, name, x)
+        return x if axis is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis=axis)
+
+    return _by_name(trees, cut)
+
+
+def even_size(n: int, size: int) -> int:
+    """The size of blocks of at most `size` that go into n evenly, if some not much smaller do."""
+    count = -(-n // size)
+    for more in range(count, min(2 * count, n) + 1):
+        if n % more == 0:
+            return n // more
+    return -(-n // count)
+
+
+def _cut_changes(rule, changes, count, size):
+    """Tangents of the class table in blocks along a new first axis, and of what is left over.
+
+    The table itself is cut in the loop. Its tangents are not, since the transpose of that would add
+    to all of it at each turn.
+    """
+    whole, tail = {}, {}
+    for name in ("kernel", "bias"):
+        x = getattr(changes, name)
+        if x is None:
+            continue
+        axis = rule.kernel_axis if name == "kernel" else x.ndim - 1
+        body = jax.lax.slice_in_dim(x, 0, count * size, axis=axis)
+        shape = (*x.shape[:axis], count, size, *x.shape[axis + 1 :])
+        whole[name] = jnp.moveaxis(body.reshape(shape), axis, 0)
+        tail[name] = jax.lax.slice_in_dim(x, count * size, x.shape[axis], axis=axis)
+    return changes._replace(**whole), changes._replace(**tail)
+
+
+def _first(rule, changes):
+    """Tangents of one class."""
+    return classes_at(rule, (changes,), 0, 1)[0]
+
+
+def _class_axis(rule, name, x):
+    if name == "kernel":
+        return rule.kernel_axis
+    return x.ndim - 1 if name in _CLASSES and x.shape[-1] > 1 else None
+
+
+def _is_per_token(name: str, x: Array) -> bool:
+    return name in _TOKENS and x.shape[0] > 1
+
+
+def _by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
+    return tuple(
+        type(tree)(*(
+            None if x is None else function(name, x)
+            for name, x in zip(tree._fields, tree, strict=True)
+        ))
+        for tree in trees
+    )  # fmt: skip
+
+
+def groups(rule: Rule, classes: int) -> int:
+    """For how many tokens a block of classes is taken, so that forward holds no fewer scores."""
+    return max(1, (rule.block_tokens + 1) * classes // rule.block_classes)

@@ -1,0 +1,102 @@
+"""Whole rows of scores for a block of tokens: their losses, and what derivatives need of them."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core._arg_max import floor_of, highest, of_whole_rows, only_highest
+from jsoftmax.core._curves import filled
+from jsoftmax.core._known import Threshold, masses_at
+from jsoftmax.core._regularizers import q_log_from_log
+from jsoftmax.losses._cross_entropy import surplus
+from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
+from jsoftmax.vocabulary.linear._found import Found, Outcome
+from jsoftmax.vocabulary.linear._likelihood import log_losses
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_scores import scores
+from jsoftmax.vocabulary.linear._token_targets import target_block
+
+
+def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
+    """The losses of a block of tokens, each with all its classes."""
+    return solved_row(rule, fixed, scores(moving, fixed, rule))
+
+
+def solved_row(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
+    """The losses of rows of scores, and what is found of the rows."""
+    return (_divergences if rule.is_divergence else log_losses)(rule, fixed, z)
+
+
+def _divergences(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
+    """Fenchel–Young losses."""
+    classes, family, alpha = rule.classes, rule.family, fixed.alpha
+    y = target_block(fixed, z)
+    top = floor = classes.max(z)
+    if rule.is_hard or fixed.hard is not None:
+        lowest = floor_of(of_whole_rows(highest(z), classes))
+        floor = lowest if fixed.hard is None else jnp.where(fixed.hard, lowest, top)
+    soft = hardened(rule, fixed, z, floor)
+    p, log_p, rest = prediction(soft, alpha, family, classes)
+    if rule.is_hard:
+        loss = perceptron(z, y, p, top, classes)
+    else:
+        loss = attained(p, log_p, rest, z, y, alpha, family, classes)
+        if fixed.hard is not None:
+            loss = jnp.where(fixed.hard, perceptron(z, y, p, top, classes), loss)
+    anchor, level = _anchored(rule, fixed, soft, p, log_p)
+    a = family.exponent(alpha)
+    tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
+    w = fixed.class_weights
+    weight = filled(top, 1) if w is None else classes.sum(w * y)
+    return Outcome(loss, None, None), Found(tau, floor, anchor, level, rest, weight)
+
+
+def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
+    """Scores of which only the largest are left, where α is ∞."""
+    if not rule.is_hard and fixed.hard is None:
+        return z
+    ties = only_highest(z, floor)
+    return ties if fixed.hard is None else jnp.where(fixed.hard, ties, z)
+
+
+def probabilities_at(rule: Rule, fixed: Fixed, z: Array, found: Found) -> Array:
+    """p of any block of scores, from what is known of the rows."""
+    threshold = Threshold(found.tau, found.anchor, found.level)
+    soft = hardened(rule, fixed, z, found.floor)
+    return masses_at(rule.family, soft, fixed.alpha, threshold, movable(rule, fixed, found))
+
+
+def movable(rule: Rule, fixed: Fixed, found: Found) -> Array:
+    """1, but 0 for a row whose p is a limit that no finite change of scores alters."""
+    ones = jnp.where(found.floor < jnp.inf, 1, 0).astype(found.tau.dtype)
+    if rule.is_hard:
+        return jnp.zeros_like(ones)
+    return ones if fixed.hard is None else jnp.where(fixed.hard, 0, ones)
+
+
+def pull(rule: Rule, fixed: Fixed, z: Array, p: Array, found: Found) -> Array:
+    """∂L/∂z, of a divergence but for the weight of its row."""
+    y = target_block(fixed, z)
+    if rule.is_divergence:
+        slope = surplus(p, found.rest, y, 1.0)
+    else:
+        y = y if fixed.class_weights is None else y * fixed.class_weights
+        slope = surplus(p, found.rest, y, found.weight)
+    if fixed.z_loss is not None:
+        offset = jnp.where(found.tau == -jnp.inf, 0, found.tau)
+        slope = slope + 2 * fixed.z_loss * offset * p
+    return jnp.where(z > -jnp.inf, slope, 0)
+
+
+def _anchored(rule, fixed, z, p, log_p):
+    """The score from which the curve of α measures others, and its log-mass."""
+    classes, a = rule.classes, rule.family.exponent(fixed.alpha)
+    anchor, level = classes.max(z), classes.max(log_p)
+    if not isinstance(a, float) or a > 1:
+        edge = -classes.max(jnp.where(p > 0, -z, -jnp.inf))
+        at_edge = classes.max(jnp.where(z == edge, log_p, -jnp.inf))
+        from_edge = (jnp.asarray(a) > 1) & (anchor > -jnp.inf) & (anchor < jnp.inf)
+        anchor = jnp.where(from_edge, edge, anchor)
+        level = jnp.where(from_edge, at_edge, level)
+    return anchor, jnp.where(anchor == -jnp.inf, 0, level)

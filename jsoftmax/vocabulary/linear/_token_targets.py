@@ -1,0 +1,152 @@
+"""Targets of a linear loss: a class a token, or a few classes with shares, never a row."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import DTypeLike
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.losses._targets import differs
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rows
+
+
+class Fate(NamedTuple):
+    """What becomes of the losses of tokens: (token, 1) arrays; None stands for True everywhere."""
+
+    valid: Array  # False: NaN, since a label is no class
+    counted: Array | None  # False: 0, since the token is ignored
+
+    def settle(self, loss: Array) -> Array:
+        """The losses with ignored tokens 0 and invalid ones NaN."""
+        loss = jnp.where(self.valid, loss, jnp.nan)
+        return loss if self.counted is None else jnp.where(self.counted, loss, 0)
+
+
+def with_targets(
+    rows: Rows, targets: Any, ignore_index: int | None, label_smoothing: Any
+) -> tuple[Rows, Fate]:
+    """Rows with their targets, and what becomes of each loss. Ignored tokens have scores of 0."""
+    function, lead = rows.function, rows.lead
+    smoothing = checks.static_number(label_smoothing)
+    if smoothing is not None and not 0 <= smoothing <= 1:
+        raise ValueError(
+            f"jsoftmax.{function}: `label_smoothing` must be from 0 to 1, got {label_smoothing!r}."
+        )
+    ids, shares = _read(function, targets, lead, ignore_index, rows.moving.features.dtype)
+    classes = rows.rule.classes.size(rows.scores)
+    valid = (ids >= 0) & (ids < classes)
+    _check_known(function, targets, shares is not None, classes, ignore_index)
+    counted = None
+    fixed, moving = rows.fixed, rows.moving
+    if shares is not None:
+        valid = valid | (shares == 0)
+    if ignore_index is not None:
+        counted = differs(ids, ignore_index)
+        valid = valid | ~counted
+        moving = moving._replace(features=jnp.where(counted, moving.features, 0))
+    valid = jnp.all(valid, axis=-1, keepdims=True)
+    if smoothing != 0:
+        mask = fixed.mask
+        if mask is None or mask.shape[-1] == 1:
+            room = jnp.full((1, 1), classes, moving.features.dtype)
+        else:
+            room = rows.rule.classes.sum(mask.astype(moving.features.dtype))
+        s = jax.lax.stop_gradient(jnp.asarray(label_smoothing, moving.features.dtype))
+        fixed = fixed._replace(smoothing=s, room=jnp.maximum(room, 1))
+    fixed = fixed._replace(ids=ids, shares=shares, rows=counted)
+    return dataclasses.replace(rows, moving=moving, fixed=fixed), Fate(valid, counted)
+
+
+def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]:
+    """The classes with target mass, one a token after another, and how much each has."""
+    assert fixed.ids is not None
+    for j in range(fixed.ids.shape[-1]):
+        share = jnp.ones((1, 1), dtype) if fixed.shares is None else fixed.shares[:, j : j + 1]
+        if fixed.smoothing is not None:
+            share = (1 - fixed.smoothing) * share
+        yield fixed.ids[:, j : j + 1], share
+
+
+def spread(fixed: Fixed) -> Array:
+    """What smoothing gives to each class."""
+    assert fixed.smoothing is not None and fixed.room is not None
+    evenly = fixed.smoothing / fixed.room
+    return evenly if fixed.mask is None else jnp.where(fixed.mask, evenly, 0)
+
+
+def target_block(fixed: Fixed, z: Array) -> Array:
+    """y of the tokens and classes of a block of scores."""
+    y = jnp.zeros_like(z)
+    for number, share in each_target(fixed, z.dtype):
+        y = y + jnp.where(fixed.numbers == number, share, 0)
+    return y if fixed.smoothing is None else y + spread(fixed)
+
+
+def _read(function, targets, lead, ignore_index, dtype):
+    """Classes of shape (token, m), and their shares if they have any."""
+    shares = None
+    if isinstance(targets, tuple):
+        if len(targets) != 2:
+            raise ValueError(
+                f"jsoftmax.{function}: `targets` is a tuple of {len(targets)}; give classes, or "
+                "the pair (ids, weights), both of shape [..., m]."
+            )
+        if ignore_index is not None:
+            raise ValueError(
+                f"jsoftmax.{function}: `ignore_index` needs one class a token; here the `targets` "
+                "are pairs. Leave tokens out by `where` of shape [..., 1]."
+            )
+        ids, shares = jnp.asarray(targets[0]), checks.as_array(function, "targets", targets[1])
+        if ids.shape != shares.shape or ids.shape[:-1] != lead or ids.ndim == 0:
+            raise ValueError(
+                f"jsoftmax.{function}: `targets` are pairs of shapes {ids.shape} and "
+                f"{shares.shape}; both need the shape {(*lead, 'm')}: m classes for each token."
+            )
+        shares = jax.lax.stop_gradient(shares.astype(dtype))
+        ids = ids.reshape(math.prod(lead), ids.shape[-1])
+        shares = shares.reshape(ids.shape)
+    else:
+        ids = jnp.asarray(targets)
+        if ids.shape != lead:
+            raise ValueError(
+                f"jsoftmax.{function}: `targets` have shape {ids.shape}; give one class for each "
+                f"token, integers of shape {lead}, or pairs (ids, weights) of shape "
+                f"{(*lead, 'm')}. A distribution over all the classes would be as large as what "
+                "this function avoids."
+            )
+        ids = ids.reshape(-1, 1)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `targets` have dtype {ids.dtype}; give integers for classes, or "
+            "pairs (ids, weights)."
+        )
+    # Compared in int32, labels of a narrow dtype cannot wrap.
+    return ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32), shares
+
+
+def _check_known(function, targets, are_pairs, classes, ignore_index):
+    """Labels given as Python or numpy values are checked while tracing."""
+    ids = checks.known_values(targets[0] if are_pairs else targets)
+    if ids is None:
+        return
+    bad = (ids < 0) | (ids >= classes)
+    if are_pairs:
+        shares = checks.known_values(targets[1])
+        if shares is None:
+            return
+        bad &= shares != 0
+    if ignore_index is not None:
+        bad &= ids != ignore_index
+    if np.any(bad):
+        raise ValueError(
+            f"jsoftmax.{function}: label {ids[bad].flat[0]} is no class: there are {classes}, "
+            f"from 0 to {classes - 1}. To leave tokens out, name their label as `ignore_index`."
+        )

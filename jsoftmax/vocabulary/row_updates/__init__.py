@@ -1,0 +1,1 @@
+"""Optimizers that update a few rows of a large class table."""

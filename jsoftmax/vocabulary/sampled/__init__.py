@@ -1,0 +1,1 @@
+"""Samplers of classes, and losses estimated from candidates."""

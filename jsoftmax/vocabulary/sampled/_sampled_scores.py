@@ -1,0 +1,158 @@
+"""Scores of targets and of candidates, all that a sampled loss asks of a class table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.vocabulary.linear._linear_arguments import Moving, Rows, Rule, read_rows
+from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
+from jsoftmax.vocabulary.sampled._candidates import Candidates, read_ids
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledScores:
+    """z_y and z_c with what is known of them; arrays have the axes (token, candidate)."""
+
+    target: Array  # z_y, of size 1 along the candidates
+    others: Array  # z_c
+    log_count: Array  # log n_c
+    target_log_count: Array | None  # log n_y, if it was asked for
+    hits: Array  # where a candidate is the target itself
+    empty: Array  # where there is none
+    rows: Rows
+    fate: Fate
+
+    def corrected(self, remove_hits: bool) -> Array:
+        """z_c − log n_c, and −∞ for what weighs nothing: Σ exp of it estimates Σ exp z."""
+        nothing = self._nothing(remove_hits)
+        return jnp.where(nothing, -jnp.inf, self.others - jnp.where(nothing, 0, self.log_count))
+
+    def uncorrected(self, remove_hits: bool) -> Array:
+        """z_c, and −∞ for what weighs nothing."""
+        return jnp.where(self._nothing(remove_hits), -jnp.inf, self.others)
+
+    def counted_targets(self, function: str) -> Array:
+        """log n_y, which the candidates must have."""
+        if self.target_log_count is None:
+            raise ValueError(
+                f"jsoftmax.{function}: the candidates do not say how often targets are expected. "
+                "Draw them with `sampler.sample(key, shape, targets)`."
+            )
+        return self.target_log_count
+
+    def _nothing(self, remove_hits: bool) -> Array:
+        return self.empty | self.hits if remove_hits else self.empty
+
+    def settle(self, loss: Array) -> Array:
+        """Losses of shape (token, 1) in the shape of the targets."""
+        return self.rows.shaped(self.fate.settle(loss))[..., 0]
+
+
+def read_sampled(
+    function: str,
+    features: Any,
+    kernel: Any,
+    targets: Any,
+    candidates: Any,
+    *,
+    bias: Any,
+    where: Any,
+    ignore_index: int | None,
+    temperature: Any,
+    soft_cap: float | None,
+    class_axis: int,
+) -> SampledScores:
+    """Check the arguments of `function`, gather the rows they name, and multiply."""
+    rows = read_rows(
+        function, features, kernel, bias=bias, where=where, class_axis=class_axis,
+        temperature=temperature, soft_cap=soft_cap, axis_name=None,
+    )  # fmt: skip
+    mask = rows.fixed.mask
+    if mask is not None and mask.shape[-1] > 1:
+        raise ValueError(
+            f"jsoftmax.{function}: `where` of shape {jnp.shape(where)} is a mask of classes, and "
+            f"there are only candidates. Mask tokens, by shape {(*rows.lead, 1)}; a class that is "
+            "never to be drawn has weight 0 in its sampler."
+        )
+    if isinstance(targets, tuple):
+        raise ValueError(
+            f"jsoftmax.{function}: `targets` are a tuple; give one class for each token, integers "
+            f"of shape {rows.lead}."
+        )
+    rows, fate = with_targets(rows, targets, ignore_index, 0.0)
+    if mask is not None:
+        fate = fate._replace(counted=mask if fate.counted is None else mask & fate.counted)
+    assert rows.fixed.ids is not None
+    y = rows.fixed.ids
+    classes = rows.fixed.numbers.shape[-1]
+    ids, log_count, target_log_count = _read(function, candidates, rows, classes)
+    others = _scores(rows.moving, rows.rule, ids)
+    return SampledScores(
+        _scores(rows.moving, rows.rule, y),
+        jnp.where(ids < classes, others, jnp.nan),  # never another class
+        log_count,
+        target_log_count,
+        ids == y.astype(ids.dtype),
+        ids < 0,
+        rows,
+        fate,
+    )
+
+
+def _scores(moving: Moving, rule: Rule, ids: Array) -> Array:
+    """Scores of some classes, of shape (1, n) for all tokens or (token, n) for each its own."""
+    axis, h = rule.kernel_axis, moving.features
+    if ids.shape[0] == 1:
+        rows = jnp.take(moving.kernel, ids[0], axis=axis, mode="clip")
+        z = jax.lax.dot_general(h, rows, (((1,), (1 - axis,)), ((), ())))
+    else:
+        rows = jnp.take(moving.kernel, ids, axis=axis, mode="clip")
+        z = jnp.einsum("td,tnd->tn" if axis == 0 else "td,dtn->tn", h, rows)
+    if moving.bias is not None:
+        z = z + jnp.take(moving.bias[0], ids, mode="clip")
+    if rule.soft_cap is not None:
+        z = rule.soft_cap * jnp.tanh(z / rule.soft_cap)
+    return z if moving.temperature is None else z / moving.temperature
+
+
+def _read(
+    function: str, candidates: Candidates, rows: Rows, classes: int
+) -> tuple[Array, Array, Array | None]:
+    """Numbers and counts of candidates, flat over tokens, and counts of the targets."""
+    ids, lead, dtype = read_ids(function, candidates), rows.lead, rows.moving.features.dtype
+    if ids.ndim > 1 and ids.shape[:-1] != lead:
+        raise ValueError(
+            f"jsoftmax.{function}: the ids of `candidates` have shape {ids.shape}; give shape [n] "
+            f"for candidates that all tokens share, or {(*lead, 'n')} for each token its own."
+        )
+    known = checks.known_values(candidates.ids)
+    if known is not None and (known >= classes).any():
+        raise ValueError(
+            f"jsoftmax.{function}: candidate {known.max()} is no class: there are {classes}, from "
+            f"0 to {classes - 1}."
+        )
+    ids = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
+    counts = [("log_expected_count", candidates.log_expected_count, ids.shape)]
+    if candidates.target_log_expected_count is not None:
+        counts.append(("target_log_expected_count", candidates.target_log_expected_count, lead))
+    read = []
+    for name, count, shape in counts:
+        count = checks.as_array(function, f"candidates.{name}", count)
+        if not checks.broadcasts(count, shape):
+            raise ValueError(
+                f"jsoftmax.{function}: `candidates.{name}` has shape {count.shape}, which does not "
+                f"broadcast to {shape}. Give one number for each class."
+            )
+        count = jnp.broadcast_to(count.astype(dtype), shape)
+        read.append(jax.lax.stop_gradient(count))
+    tokens, n = math.prod(lead), ids.shape[-1]
+    flat = (1, n) if ids.ndim == 1 else (tokens, n)
+    of_targets = read[1].reshape(tokens, 1) if len(read) > 1 else None
+    return ids.reshape(flat), read[0].reshape(flat), of_targets

@@ -1,0 +1,171 @@
+"""Cross-entropy whose partition function is estimated from a few candidates."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.losses import cross_entropy
+from jsoftmax.mappings import logsumexp
+from jsoftmax.vocabulary.sampled._candidates import Candidates
+from jsoftmax.vocabulary.sampled._sampled_scores import read_sampled
+
+
+def sampled_softmax_loss(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    targets: ArrayLike,
+    candidates: Candidates,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    remove_hits: bool = True,
+    correct_targets: bool = False,
+    temperature: ArrayLike = 1.0,
+    soft_cap: float | None = None,
+    class_axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""`linear_cross_entropy` with the sum over all classes estimated: O(draws) instead of O(K).
+
+    .. math:: L = -z_y + \log\Big(e^{z_y} + \sum_{c \in S,\, c \ne y} e^{z_c - \log n_c}\Big)
+
+    with z = h W + b and n_c the number of times that class c is expected among the candidates S.
+    The sum estimates that over the classes other than y without bias, so L and its gradient tend to
+    those of the full softmax as draws grow, and are exactly those where every class is there once
+    with n = 1. At a finite number L is too small on average, since the logarithm is concave.
+    Candidates that are the target by accident are left out: the target is there already, once.
+
+    Correct the targets too, as TensorFlow does and much of what trains recommenders, and z_y stands
+    for e^{z_y}/n_y. This is the ranking form of noise-contrastive estimation: the loss is no
+    estimate of the cross-entropy, also not in the limit of many draws with replacement, where n_y
+    grows, but tells the target from draws of the sampler. With replacement and hits left in, log p
+    plus a constant is where its expected gradient is zero, at any number of draws.
+
+    `importance_sampling_loss` has the target in its sum only if it is drawn; `nce_loss` has no sum.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of targets
+            and candidates are read.
+        targets: classes, integers of shape [...].
+        candidates: `Candidates`, as a sampler draws them, shared by all tokens or for each its own.
+        bias: b of shape [K].
+        where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
+        ignore_index: tokens with this label have loss 0 and gradient 0.
+        remove_hits: whether candidates that are the target are left out.
+        correct_targets: whether z_y is corrected by log n_y, for which the candidates must have
+            been drawn with `targets`.
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
+        soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        class_axis: where the classes of `kernel` are. 0, the layout of an embedding table, is the
+            faster one here, since a class is then a row.
+
+    Returns:
+        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
+        of range in a `jax.Array`, whose values are not checked, and for a candidate beyond K.
+
+    Raises:
+        TypeError: if `features` or `kernel` are not real numbers, `candidates` are no `Candidates`,
+            or `where` or `targets` have a wrong dtype.
+        ValueError: if shapes do not fit, there are no candidates, counts are missing, or a number
+            known while tracing is out of its range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import jsoftmax
+        >>> h, W = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
+        >>> every = jsoftmax.Candidates(jnp.arange(3), 0.0)
+        >>> print(sampled_softmax_loss(h, W, [0], every))
+        [7.0034]
+        >>> print(jsoftmax.linear_cross_entropy(h, W, [0]))
+        [7.0034]
+        >>> drawn = jsoftmax.uniform_sampler(3).sample(jax.random.key(0), (1000,))
+        >>> print(jnp.abs(sampled_softmax_loss(h, W, [0], drawn) - 7.0034) < 0.2)
+        [ True]
+
+    Reference:
+        G. Blanc and S. Rendle, "Adaptive sampled softmax with kernel based sampling", ICML 2018;
+        S. Jean et al., "On using very large target vocabulary for neural machine translation",
+        ACL 2015; for corrected targets Z. Ma and M. Collins, "Noise contrastive estimation and
+        negative sampling for conditional models", EMNLP 2018.
+    """
+    name = "sampled_softmax_loss"
+    scores = read_sampled(
+        name, features, kernel, targets, candidates, bias=bias, where=where,
+        ignore_index=ignore_index, temperature=temperature, soft_cap=soft_cap,
+        class_axis=class_axis,
+    )  # fmt: skip
+    target = scores.target
+    if correct_targets:
+        target = target - scores.counted_targets(name)
+    z = jnp.concatenate([target, scores.corrected(remove_hits)], axis=-1)
+    first = jnp.zeros(z.shape[0], jnp.int32)
+    return scores.settle(cross_entropy(z, first)[:, None])
+
+
+def importance_sampling_loss(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    targets: ArrayLike,
+    candidates: Candidates,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    temperature: ArrayLike = 1.0,
+    soft_cap: float | None = None,
+    class_axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Cross-entropy with its partition function, target included, estimated by the candidates.
+
+    .. math:: L = -z_y + \log \sum_{c \in S} e^{z_c - \log n_c}, \qquad
+              \dot L = -\dot z_y + \sum_{c \in S} ω_c \dot z_c, \quad
+              ω_c = \frac{e^{z_c}/n_c}{\sum_{c' \in S} e^{z_{c'}}/n_{c'}}
+
+    Its gradient is self-normalised importance sampling of that of log Σ exp z. It is biased at a
+    finite number of draws and tends to the gradient of the full softmax. Unlike
+    `sampled_softmax_loss` it may be negative and without a lower bound where the target is not
+    among the candidates: nothing then keeps z_y from growing. So it wants many draws, and a sampler
+    close to p.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of targets
+            and candidates are read.
+        targets: classes, integers of shape [...].
+        candidates: `Candidates`, as a sampler draws them, shared by all tokens or for each its own.
+        bias: b of shape [K].
+        where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
+        ignore_index: tokens with this label have loss 0 and gradient 0.
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
+        soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        class_axis: where the classes of `kernel` are.
+
+    Returns:
+        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`.
+
+    Raises:
+        TypeError: as `sampled_softmax_loss`.
+        ValueError: as `sampled_softmax_loss`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jsoftmax
+        >>> h, W = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
+        >>> every = jsoftmax.Candidates(jnp.arange(3), 0.0)
+        >>> print(importance_sampling_loss(h, W, [0], every))
+        [7.0034]
+
+    Reference:
+        Y. Bengio and J.-S. Senécal, "Adaptive importance sampling to accelerate training of a
+        neural probabilistic language model", IEEE TNN 2008.
+    """
+    scores = read_sampled(
+        "importance_sampling_loss", features, kernel, targets, candidates, bias=bias, where=where,
+        ignore_index=ignore_index, temperature=temperature, soft_cap=soft_cap,
+        class_axis=class_axis,
+    )  # fmt: skip
+    z = scores.corrected(remove_hits=False)
+    return scores.settle(logsumexp(z, axis=-1, keepdims=True) - scores.target)

@@ -1,0 +1,1 @@
+"""Hierarchical softmax: classes as the leaves of a tree."""

@@ -1,0 +1,69 @@
+"""Draws from the classes at the leaves of a tree, by going down it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Int
+
+from jsoftmax.core._keys import one_key
+from jsoftmax.sampling import gumbel_argmax
+from jsoftmax.vocabulary.trees._class_tree import ClassTree
+from jsoftmax.vocabulary.trees._node_choices import read_choices
+
+
+def hierarchical_categorical(
+    key: Array,
+    features: ArrayLike,
+    table: ArrayLike,
+    tree: ClassTree,
+    *,
+    bias: ArrayLike | None = None,
+) -> Int[Array, "..."]:
+    r"""One exact draw a token from the distribution over the leaves of a tree, in O(depth) rows.
+
+    .. math:: c_n ∼ p_n \qquad \text{from the root down to a class}
+
+    Args:
+        key: a key of `jax.random`.
+        features: h of shape [..., d], any real dtype.
+        table: the rows w of shape [tree.table_rows, d].
+        tree: a `ClassTree`.
+        bias: b of shape [tree.table_rows].
+
+    Returns:
+        Class numbers from 0 to K − 1 of shape [...], in the default integer dtype. −1 where there
+        is nothing to draw, with NaN in the scores on the way.
+
+    Raises:
+        TypeError: if `key` is no key, `features` or `table` are not real numbers, or `tree` is no
+            `ClassTree`.
+        ValueError: if `key` holds several keys or shapes do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsoftmax as js
+        >>> tree, table = js.balanced_tree(4), jnp.array([[0.0], [jnp.log(4.0)], [0.0]])
+        >>> y = hierarchical_categorical(jax.random.key(0), jnp.ones((10_000, 1)), table, tree)
+        >>> p = jnp.array([0.4, 0.1, 0.25, 0.25])
+        >>> print(jnp.abs(jnp.bincount(y, length=4) / 10_000 - p) < 0.02)
+        [ True  True  True  True]
+    """
+    function = "hierarchical_categorical"
+    key = one_key(function, key)
+    choices = read_choices(function, features, table, tree, bias)
+    tree = choices.tree
+    nothing = -2 - tree.classes  # stands for the class that is no class, K + 1
+
+    def go_down(state):
+        depth, place = state
+        z, is_child = choices.scores(jnp.maximum(place, 0)[:, None])
+        child = gumbel_argmax(jax.random.fold_in(key, depth), z[:, 0], where=is_child[:, 0])
+        chosen = tree.children[jnp.maximum(place, 0), jnp.maximum(child, 0)]
+        chosen = jnp.where(child < 0, nothing, chosen)
+        return depth + 1, jnp.where(place >= 0, chosen, place)
+
+    # Places are as in tree.children: n ≥ 0 is an inner node, −1 − y is class y.
+    start = jnp.zeros_like(choices.features[:, 0], dtype=tree.children.dtype)
+    _, place = jax.lax.while_loop(lambda s: (s[1] >= 0).any(), go_down, (0, start))
+    drawn = jnp.where(place == nothing, -1, -1 - place)
+    return choices.shaped(drawn).astype(jnp.zeros((), int).dtype)

@@ -1,0 +1,252 @@
+"""Log-probabilities and losses of classes in a tree, from the rows above them alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.losses import cross_entropy
+from jsoftmax.losses._targets import differs
+from jsoftmax.vocabulary.trees._class_tree import ClassTree, Way, checked_targets, read_tree
+from jsoftmax.vocabulary.trees._node_choices import (
+    Choices,
+    flat,
+    products,
+    read_bias,
+    read_choices,
+)
+
+
+def hierarchical_log_prob(
+    features: ArrayLike,
+    table: ArrayLike,
+    tree: ClassTree,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    r"""The log-probability of a class at a leaf of a tree, in O(depth) rows of the table.
+
+    .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
+
+    In a binary tree :math:`p_n = σ(±(⟨h, w_n⟩ + b_n))`, + for child 0; in any other p_n is the
+    softmax of ⟨h, w_c⟩ + b_c over the children c of n. The probabilities of all classes sum to 1
+    as they are, without a sum over classes: `hierarchical_log_softmax` gives all of them.
+
+    Its gradient in `table` is a whole table, mostly zeros, which costs O(K d). A step that does not
+    is made with `hierarchical_log_prob_of_rows`.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        table: the rows w of shape [tree.table_rows, d].
+        tree: a `ClassTree`, as `huffman_tree` makes it.
+        targets: classes, integers of shape [...].
+        bias: b of shape [tree.table_rows].
+
+    Returns:
+        Of shape [...], in float32 at least. NaN for a label out of range in a `jax.Array`, whose
+        values are not checked.
+
+    Raises:
+        TypeError: if `features` or `table` are not real numbers, `tree` is no `ClassTree`, or
+            `targets` are no integers.
+        ValueError: if shapes do not fit, or a label given by Python or numpy is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp, jsoftmax as js
+        >>> tree = js.huffman_tree([5, 2, 1, 1])
+        >>> table = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> print(jnp.exp(hierarchical_log_prob(jnp.ones((4, 2)), table, tree, jnp.arange(4))))
+        [0.7311 0.1966 0.0637 0.0086]
+
+    Reference:
+        F. Morin and Y. Bengio, "Hierarchical probabilistic neural network language model", 2005.
+    """
+    function = "hierarchical_log_prob"
+    choices = read_choices(function, features, table, tree, bias)
+    y = _read_targets(function, targets, choices.tree, choices.lead)
+    return choices.shaped(log_prob_of(choices, y.reshape(-1)))
+
+
+def hierarchical_cross_entropy(
+    features: ArrayLike,
+    table: ArrayLike,
+    tree: ClassTree,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+) -> Float[Array, "..."]:
+    r"""Hierarchical softmax: the negative log-probability of classes at the leaves of a tree.
+
+    .. math:: L = -\log P(y|h) = \sum_{n \text{ above } y} -\log p_n(c_n)
+
+    That is `hierarchical_log_prob`, negative, with tokens that do not count.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        table: the rows w of shape [tree.table_rows, d].
+        tree: a `ClassTree`.
+        targets: classes, integers of shape [...].
+        bias: b of shape [tree.table_rows].
+        where: boolean mask that broadcasts to [...]: other tokens have loss 0 and gradient 0.
+        ignore_index: so have tokens with this label.
+
+    Returns:
+        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`, whose values are not checked.
+
+    Raises:
+        TypeError: as `hierarchical_log_prob`, and if `where` is not boolean.
+        ValueError: as `hierarchical_log_prob`.
+
+    Example:
+        >>> import jax.numpy as jnp, jsoftmax as js
+        >>> tree = js.balanced_tree(4)
+        >>> h, table, y = jnp.ones((3, 2)), jnp.zeros((3, 2)), jnp.array([2, 0, -1])
+        >>> print(hierarchical_cross_entropy(h, table, tree, y, ignore_index=-1))
+        [1.3863 1.3863 0.    ]
+    """
+    function = "hierarchical_cross_entropy"
+    choices = read_choices(function, features, table, tree, bias)
+    y = _read_targets(function, targets, choices.tree, choices.lead, ignore_index)
+    counted = checks.mask_like(function, where, y, "targets")
+    if counted is not None:
+        counted = jnp.broadcast_to(counted, y.shape)
+    if ignore_index is not None:
+        kept = differs(y, ignore_index)
+        counted = kept if counted is None else kept & counted
+    y, h = y.reshape(-1), choices.features
+    if counted is not None:
+        counted = counted.reshape(-1)
+        # Class 0 stands in, with features of 0, so that no NaN reaches a gradient.
+        y, h = jnp.where(counted, y, 0), jnp.where(counted[:, None], h, 0)
+    loss = -log_prob_of(dataclasses.replace(choices, features=h), y)
+    return choices.shaped(loss if counted is None else jnp.where(counted, loss, 0))
+
+
+def hierarchical_log_prob_of_rows(
+    features: ArrayLike,
+    rows: ArrayLike,
+    tree: ClassTree,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    r"""`hierarchical_log_prob` from the gathered rows: what a step in O(log K) differentiates.
+
+    .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
+
+    `ids = tree.rows(targets)` names the rows, `rows = table[ids]` are they. With respect to them,
+    not to the table, is the loss differentiated, and these rows of the table are moved: by
+    `row_sgd`, `row_adagrad`, `row_adam`. So nothing of the size of the table is made; let `jit`
+    have the table (`donate_argnums`), or it is copied.
+
+    Args:
+        features: h of shape [..., d], any real dtype.
+        rows: `table[tree.rows(targets)]`, of shape [..., n, d].
+        tree: a `ClassTree`.
+        targets: classes, integers of shape [...].
+        bias: b[tree.rows(targets)], of shape [..., n].
+
+    Returns:
+        Of shape [...], in float32 at least. NaN for a label out of range in a `jax.Array`. What
+        stands in rows whose id is −1 does not matter, and their gradient is 0.
+
+    Raises:
+        TypeError: as `hierarchical_log_prob`.
+        ValueError: as `hierarchical_log_prob`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsoftmax as js
+        >>> tree = js.huffman_tree([5, 2, 1, 1])
+        >>> h, y, table = jnp.ones((2, 2)), jnp.array([3, 0]), jnp.zeros((tree.table_rows, 2))
+        >>> ids = tree.rows(y)
+        >>> loss = lambda rows: -hierarchical_log_prob_of_rows(h, rows, tree, y).sum()
+        >>> print(ids, jax.grad(loss)(table[ids]), sep="\n")
+        [[ 0  1  2]
+         [ 0 -1 -1]]
+        [[[ 0.5  0.5]
+          [ 0.5  0.5]
+          [ 0.5  0.5]]
+        <BLANKLINE>
+         [[-0.5 -0.5]
+          [ 0.   0. ]
+          [ 0.   0. ]]]
+    """
+    function = "hierarchical_log_prob_of_rows"
+    tree = read_tree(function, tree)
+    features = checks.as_array(function, "features", features)
+    rows = checks.as_array(function, "rows", rows)
+    lead = features.shape[:-1]
+    count = tree.path_rows
+    if features.ndim < 1 or rows.shape != (*lead, count, features.shape[-1]):
+        raise ValueError(
+            f"jsoftmax.{function}: `features` of shape {features.shape} and `rows` of shape "
+            f"{rows.shape} do not fit: they need the shapes [..., d] and [..., {count}, d], the "
+            "rows that tree.rows(targets) names."
+        )
+    bias = read_bias(function, bias, (*lead, count), "one number for each of the rows")
+    y = _read_targets(function, targets, tree, lead)
+    dtype = jnp.result_type(checks.compute_dtype(features), checks.compute_dtype(rows))
+    h = flat(features, dtype)
+    rows = rows.reshape(h.shape[0], tree.depth, count // tree.depth, h.shape[1])
+    bias = None if bias is None else bias.reshape(rows.shape[:-1])
+    return _of_rows(tree, tree.way(y.reshape(-1)), h, rows, bias).reshape(lead)
+
+
+def log_prob_of(choices: Choices, y: Array) -> Array:
+    """The log-probabilities of classes (token, …)."""
+    tree, bias = choices.tree, choices.bias
+    way = tree.way(y)
+    ids = tree.node_rows(way.nodes)
+    bias = None if bias is None else bias[ids]
+    return _of_rows(tree, way, choices.features, choices.table[ids], bias)
+
+
+def _of_rows(tree: ClassTree, way: Way, h: Array, rows: Array, bias: Array | None) -> Array:
+    """From rows (token, …, depth, rows of a node, d)."""
+    present = tree.node_rows(way.nodes) >= 0
+    z = products(h, rows, bias, present)
+    if tree.width == 2:
+        z = z[..., 0]
+        loss = -jax.nn.log_sigmoid(jnp.where(way.codes == 0, z, -z))
+    else:
+        loss = cross_entropy(z, way.codes, where=present)
+    loss = jnp.where(way.nodes >= 0, loss, 0).sum(-1)
+    return jnp.where(way.valid, -loss, jnp.nan)
+
+
+def _read_targets(
+    function: str,
+    targets: Any,
+    tree: ClassTree,
+    lead: tuple[int, ...],
+    ignore_index: int | None = None,
+) -> Array:
+    """One class a token; those given by Python or numpy are checked while tracing."""
+    y = checked_targets(function, targets)
+    if y.shape != lead:
+        raise ValueError(
+            f"jsoftmax.{function}: `targets` have shape {y.shape}; give one class for each token, "
+            f"integers of shape {lead}."
+        )
+    known = checks.known_values(targets)
+    if known is not None:
+        bad = (known < 0) | (known >= tree.classes)
+        if ignore_index is not None:
+            bad &= known != ignore_index
+        if np.any(bad):
+            raise ValueError(
+                f"jsoftmax.{function}: label {known[bad].flat[0]} is no class: the tree has "
+                f"{tree.classes}, from 0 to {tree.classes - 1}."
+            )
+    return y

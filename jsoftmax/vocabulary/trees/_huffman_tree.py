@@ -1,0 +1,83 @@
+"""The binary tree in which the mean number of choices is least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from jsoftmax.vocabulary.trees._class_tree import ClassTree
+from jsoftmax.vocabulary.trees._tree_arrays import tree_of
+from jsoftmax.vocabulary.trees._tree_counts import by_frequency, read_counts
+
+
+def huffman_tree(counts: ArrayLike | Sequence[Any]) -> ClassTree:
+    r"""Huffman's binary tree: of all, the one with the least mean number of choices.
+
+    .. math:: \min \sum_y c_y \ell_y, \qquad H(c) ≤ \sum_y \frac{c_y}{\sum c} \ell_y < H(c) + 1
+
+    with the entropy H in bits: frequent classes are near the root. Counts of 0 are allowed. Among
+    optimal trees it is one of least depth, and equal counts are taken in the order of their
+    classes, so that the tree depends on nothing but the counts. Made by numpy in O(K log K), about
+    two seconds for a million classes.
+
+    Args:
+        counts: how frequent each class is, of shape [K], K ≥ 2.
+
+    Returns:
+        A `ClassTree` with K − 1 nodes.
+
+    Raises:
+        TypeError: if `counts` are traced, or not real numbers.
+        ValueError: if `counts` are empty, no vector, of a single class, negative or not finite.
+
+    Example:
+        >>> tree = huffman_tree([8, 4, 2, 1, 1])
+        >>> print(tree.lengths, tree.expected_length([8, 4, 2, 1, 1]))
+        [1 2 3 4 4] 1.875
+
+    Reference:
+        D. A. Huffman, "A method for the construction of minimum-redundancy codes", 1952;
+        F. Morin and Y. Bengio, "Hierarchical probabilistic neural network language model", 2005;
+        T. Mikolov et al., "Distributed representations of words and phrases and their
+        compositionality", 2013.
+    """
+    weights = read_counts("huffman_tree", counts)
+    ranked = by_frequency(weights)
+    merged = _merged(weights[ranked[::-1]].tolist())
+    # Positions in the order of counts become classes; inner nodes come after them.
+    inner = np.arange(ranked.size, merged.size)
+    parents = np.empty_like(merged)
+    parents[np.concatenate([ranked[::-1], inner])] = merged
+    # Child 0 is a class rather than an inner node, and of two classes the more frequent.
+    return tree_of("huffman_tree", ranked.size, parents, np.concatenate([ranked, inner[::-1]]))
+
+
+def _merged(weights: list) -> np.ndarray:
+    """The parent of each of the leaves, whose weights rise, and of the nodes they are merged into.
+
+    Merged weights rise too, so that the two smallest are at the heads of two queues: of leaves and
+    of merged nodes. Of equal weights the leaf is taken, which keeps the tree shallow.
+    """
+    classes = len(weights)
+    parents = np.full(2 * classes - 1, -1)
+    firsts, seconds = [0] * (classes - 1), [0] * (classes - 1)
+    weights.append(float("inf"))
+    sums = [float("inf")] * classes  # of merged nodes; those to come are never the smallest
+    leaf = node = 0
+    for made in range(classes - 1):
+        if weights[leaf] <= sums[node]:
+            first, total, leaf = leaf, weights[leaf], leaf + 1
+        else:
+            first, total, node = classes + node, sums[node], node + 1
+        if weights[leaf] <= sums[node]:
+            second, total, leaf = leaf, total + weights[leaf], leaf + 1
+        else:
+            second, total, node = classes + node, total + sums[node], node + 1
+        firsts[made], seconds[made], sums[made] = first, second, total
+    numbers = classes + np.arange(classes - 1)
+    parents[firsts] = numbers
+    parents[seconds] = numbers
+    return parents
