@@ -13,7 +13,7 @@ from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._dropout import kept
 from jsoftmax.attention._key_blocks import KEYS, Trees, joined, split, taken
 from jsoftmax.attention._products import weighted_values
-from jsoftmax.core._curves import filled
+from jsoftmax.core._filled import filled
 
 
 def fold(rule: Rule, step: Callable, state: Any, trees: Trees) -> Any:

@@ -26,7 +26,7 @@ from jsoftmax.attention._folds import mixed_values, recomputed, row_sum, summed
 from jsoftmax.attention._key_blocks import looped
 from jsoftmax.attention._solve import Found, solved
 from jsoftmax.attention._weights import Weights
-from jsoftmax.core._curves import filled
+from jsoftmax.core._filled import filled
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -16,7 +16,7 @@ from jsoftmax.attention._folds import fold, key_blocks, like_rows, over_parts, r
 from jsoftmax.attention._key_blocks import KEYS, Trees, joined, split
 from jsoftmax.core._arg_max import floor_of, higher, highest, of_whole_rows, only_highest
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._curves import filled
+from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import Dense, Scores
 
 

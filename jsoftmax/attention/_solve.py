@@ -12,7 +12,8 @@ from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
 from jsoftmax.attention._score_rows import WithSink, ground, hardened, is_hard, rows_of, where_hard
-from jsoftmax.core._curves import by_curve, filled
+from jsoftmax.core._curves import by_curve
+from jsoftmax.core._filled import filled
 from jsoftmax.core._regularizers import q_log_from_log
 from jsoftmax.core._scores import difference
 from jsoftmax.core._threshold import solve

@@ -12,7 +12,7 @@ from jax import Array
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.losses._cross_entropy import beyond_reach
+from jsoftmax.losses._log_loss import beyond_reach
 from jsoftmax.losses._targets import one_hot, read_targets
 
 

@@ -18,7 +18,8 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._curves import Capped, Logistic, by_curve, filled
+from jsoftmax.core._curves import Capped, Logistic, by_curve
+from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float
 from jsoftmax.core._regularizers import FermiDirac, Tsallis
 from jsoftmax.core._scores import Dense

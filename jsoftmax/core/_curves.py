@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core._filled import filled
 from jsoftmax.core._regularizers import log_expq
 from jsoftmax.core._scores import difference
 
@@ -309,11 +310,6 @@ def by_curve(a: float | Array, anywhere: Callable, solved: Callable[[Curve], Any
 
     beyond, below = anywhere(~(a <= 1)), anywhere(a < _LEAST_POWER)
     return jax.lax.switch(jnp.where(beyond, 2, jnp.where(below, 1, 0)), (powers, scaled, each))
-
-
-def filled(like: Array, value: float) -> Array:
-    """An array of one value made from `like`: a loop carry must vary over a mesh as its data do."""
-    return jnp.where(like == like, jnp.asarray(value, like.dtype), jnp.asarray(value, like.dtype))
 
 
 def _log_ratio(mass: Array, total: float | Array) -> Array:

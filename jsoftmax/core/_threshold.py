@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Curve, Edge, Power, filled
+from jsoftmax.core._curves import Curve, Edge, Power
+from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float
 from jsoftmax.core._scores import Scores
 

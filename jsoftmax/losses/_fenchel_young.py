@@ -23,7 +23,7 @@ from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizers import Tsallis, q_log_from_log
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import entropy_of, log_probabilities
-from jsoftmax.losses._cross_entropy import (
+from jsoftmax.losses._log_loss import (
     beyond_reach,
     mass_of_the_rest,
     refined_log,

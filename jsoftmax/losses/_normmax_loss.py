@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._scores import difference
-from jsoftmax.losses._cross_entropy import beyond_reach, mass_of_the_rest, surplus
+from jsoftmax.losses._log_loss import beyond_reach, mass_of_the_rest, surplus
 from jsoftmax.losses._targets import read_targets, read_weights, weighted
 from jsoftmax.mappings._normmax import escort, norm, norm_powers, normmax_problem
 

@@ -13,7 +13,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._simplex import cooled
-from jsoftmax.losses._cross_entropy import expected_log_loss, mass_of_the_rest, refined_log
+from jsoftmax.losses._log_loss import expected_log_loss, mass_of_the_rest, refined_log
 from jsoftmax.losses._targets import one_hot
 from jsoftmax.policies._epsilon import mixed, read_epsilon
 from jsoftmax.sampling import sample_from

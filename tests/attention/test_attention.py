@@ -10,7 +10,8 @@ import pytest
 from jax.test_util import check_grads
 
 import jsoftmax as js
-from tests.attention import attention_oracle, oracles
+from tests import oracles
+from tests.attention import attention_oracle
 from tests.attention.attention_table import (
     NARROW,
     PLAIN,

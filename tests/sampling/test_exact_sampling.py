@@ -16,7 +16,7 @@ import scipy.stats
 from jax.sharding import Mesh, PartitionSpec
 
 import jsoftmax as js
-from jsoftmax.sampling import _inverse, _words
+from jsoftmax.sampling import _inverse, _wide_integers
 
 INF, NAN = np.inf, np.nan
 KEY = jax.random.key(5)
@@ -154,7 +154,9 @@ words = st.integers(0, 2**64 - 1)
 @hypothesis.given(hnp.arrays(np.uint64, (2, 8), elements=words))
 def test_words_are_whole_numbers(numbers):
     x, y = (
-        _words.Words(jnp.asarray(n >> np.uint64(32), jnp.uint32), jnp.asarray(n, jnp.uint32))
+        _wide_integers.Words(
+            jnp.asarray(n >> np.uint64(32), jnp.uint32), jnp.asarray(n, jnp.uint32)
+        )
         for n in (numbers & np.uint64(2**64 - 1))
     )
     a, b = ([int(n) for n in row] for row in numbers)
@@ -164,7 +166,7 @@ def test_words_are_whole_numbers(numbers):
 
     check(x.plus(y), [(m + n) % 2**64 for m, n in zip(a, b, strict=True)])
     check(x.minus(y), [(m - n) % 2**64 for m, n in zip(a, b, strict=True)])
-    check(_words.product_high(x, y), [(m * n) >> 64 for m, n in zip(a, b, strict=True)])
+    check(_wide_integers.product_high(x, y), [(m * n) >> 64 for m, n in zip(a, b, strict=True)])
     assert x.below(y).tolist() == [m < n for m, n in zip(a, b, strict=True)]
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
-from jsoftmax.core._curves import filled
+from jsoftmax.core._filled import filled
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._scores import difference
 from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._curves import filled
+from jsoftmax.core._filled import filled
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax.losses._cross_entropy import ALONE
+from jsoftmax.losses._log_loss import ALONE
 from jsoftmax.vocabulary.linear._found import Found, Outcome
 from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import moved_scores

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import filled
+from jsoftmax.core._filled import filled
 from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import scores
 

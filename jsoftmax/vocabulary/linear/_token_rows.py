@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._arg_max import floor_of, highest, of_whole_rows, only_highest
-from jsoftmax.core._curves import filled
+from jsoftmax.core._filled import filled
 from jsoftmax.core._known import Threshold, masses_at
 from jsoftmax.core._regularizers import q_log_from_log
-from jsoftmax.losses._cross_entropy import surplus
 from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
+from jsoftmax.losses._log_loss import surplus
 from jsoftmax.vocabulary.linear._found import Found, Outcome
 from jsoftmax.vocabulary.linear._likelihood import log_losses
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule

@@ -25,7 +25,7 @@ from jsoftmax import (
     differentiated_tables,
     differentiated_topk,
 )
-from jsoftmax.vocabulary import _adaptive, _band_topk
+from jsoftmax.vocabulary.bands import _adaptive, _band_topk
 
 pytestmark = pytest.mark.slow
 

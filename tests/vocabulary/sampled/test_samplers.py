@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jsoftmax as js
-from jsoftmax.vocabulary import _points
+from jsoftmax.vocabulary.sampled import _points
 from jsoftmax.vocabulary.sampled._class_sampler import UniformSampler
 from jsoftmax.vocabulary.sampled._weighted_samplers import DistinctSampler
 from tests.draws import assert_frequencies
