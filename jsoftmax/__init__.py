@@ -30,6 +30,8 @@ from jsoftmax.calibration import (
     temperature_scaling,
     vector_scaling,
 )
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import Elastic, FermiDirac, JensenShannon, Laplace, Tsallis
 from jsoftmax.losses import (
     cross_entropy,
     entmax_loss,
@@ -55,6 +57,7 @@ from jsoftmax.mappings import (
     logsumexp,
     mean_energy,
     normmax,
+    regularized_argmax,
     smoothmax,
     soft_argmax,
     softmax,
@@ -164,10 +167,15 @@ __all__ = [
     "ClassSampler",
     "ClassTree",
     "CrossEntropyTerms",
+    "Elastic",
+    "FermiDirac",
     "GatheredClasses",
     "GumbelTopK",
+    "JensenShannon",
+    "Laplace",
     "LinearTopK",
     "PartialLogSumExp",
+    "Regularizer",
     "RelaxedCategorical",
     "Reliability",
     "RowOptimizer",
@@ -175,6 +183,7 @@ __all__ = [
     "SparseEntmax",
     "TargetPartitions",
     "TopKClasses",
+    "Tsallis",
     "VectorScaling",
     "adaptive_cross_entropy",
     "adaptive_cutoffs",
@@ -257,6 +266,7 @@ __all__ = [
     "negative_sampling_loss",
     "normmax",
     "normmax_loss",
+    "regularized_argmax",
     "reinforce_leave_one_out",
     "reinmax",
     "relaxed_topk",

@@ -72,7 +72,7 @@ def train(alpha):
 
     def loss(weights):
         z = forward(weights, images[LEARNED])
-        return js.fenchel_young_loss(z, labels[LEARNED], alpha).mean()
+        return js.entmax_loss(z, labels[LEARNED], alpha).mean()
 
     def step(state, _):
         weights, memory = state
@@ -167,9 +167,7 @@ figure, axes = style.card("The loss of held-out digits is convex in 1/T", 1, 2, 
 for ax, (name, z) in zip(axes, Z.items(), strict=True):
     alpha = ALPHAS[name]
     loss = jax.jit(
-        jax.vmap(
-            lambda b, z=z, a=alpha: js.fenchel_young_loss(b * z[SCALED], labels[SCALED], a).mean()
-        )
+        jax.vmap(lambda b, z=z, a=alpha: js.entmax_loss(b * z[SCALED], labels[SCALED], a).mean())
     )
     ax.plot(betas, loss(betas), color=BLUE)
     best = 1 / T[name]
@@ -178,7 +176,7 @@ for ax, (name, z) in zip(axes, Z.items(), strict=True):
     ax.set_title(name)
     ax.set_xlabel("β = 1/T")
     slope = jax.grad(
-        lambda t, z=z, a=alpha: js.fenchel_young_loss(z[SCALED] / t, labels[SCALED], a).mean()
+        lambda t, z=z, a=alpha: js.entmax_loss(z[SCALED] / t, labels[SCALED], a).mean()
     )
     print(f"{name:11s} T = {T[name]:.4f}, slope of the loss there {slope(T[name]):.1e}")
 axes[0].set_ylabel("mean loss")

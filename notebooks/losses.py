@@ -62,7 +62,7 @@ margin = jnp.linspace(-3, 5, 801)
 pairs = jnp.stack([margin, jnp.zeros_like(margin)], -1)
 targets = jnp.zeros(801, int)
 both = jax.jit(
-    jax.vmap(jax.value_and_grad(lambda m, a: js.fenchel_young_loss(jnp.stack([m, 0 * m]), 0, a)),
+    jax.vmap(jax.value_and_grad(lambda m, a: js.entmax_loss(jnp.stack([m, 0 * m]), 0, a)),
              (0, None))
 )  # fmt: skip
 
@@ -136,7 +136,7 @@ other = z + jax.random.normal(jax.random.key(2), z.shape)
 @jax.jit
 def laws(alpha):
     def one(z, y):
-        return js.fenchel_young_loss(z, y, alpha)
+        return js.entmax_loss(z, y, alpha)
 
     p = js.entmax(z, alpha)
     gradient = jax.vmap(jax.grad(one))(z, y)
@@ -177,9 +177,7 @@ ROWS = {
     "wrong by 3": (-1.0, 2.0, 0.5),
 }
 alphas = jnp.geomspace(0.4, 12, 201)
-along = jax.jit(
-    jax.vmap(jax.value_and_grad(lambda z, a: js.fenchel_young_loss(z, 0, a), 1), (None, 0))
-)
+along = jax.jit(jax.vmap(jax.value_and_grad(lambda z, a: js.entmax_loss(z, 0, a), 1), (None, 0)))
 figure, ax = style.card("Whatever the scores, the loss falls with its own α", size=(8, 3.9))
 for (name, row), color in zip(ROWS.items(), style.ordered(4), strict=True):
     values, slopes = along(jnp.array(row), alphas)

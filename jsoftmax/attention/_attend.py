@@ -12,8 +12,9 @@ from jax import Array
 
 from jsoftmax.attention._attention_arguments import Arguments, cleaned, spoiled_columns
 from jsoftmax.attention._attention_problem import Rule, Stripe
-from jsoftmax.attention._key_blocks import KEYS, QUERIES, Trees, padded, resized, windows
+from jsoftmax.attention._key_blocks import KEYS, QUERIES, padded, resized, windows
 from jsoftmax.attention._mixture import mixture
+from jsoftmax.core._named_trees import Trees
 
 _GROUPS = 8  # into which queries are parted, where later ones see more keys
 _IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory

@@ -18,7 +18,8 @@ from jsoftmax.attention._sight import in_length, places_of, segments_of, window_
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
-from jsoftmax.core._problem import regularizer
+from jsoftmax.core._problem import read_regularizer
+from jsoftmax.core._regularizer import parted
 
 _FEW = 8  # queries that share a head's keys, groups counted
 
@@ -47,7 +48,7 @@ def read_arguments(
     bias: Any,
     mask: Any,
     *,
-    alpha: Any,
+    regularizer: Any,
     scale: Any,
     is_causal: bool,
     query_seq_lengths: Any,
@@ -136,9 +137,8 @@ def read_arguments(
     row_segments, column_segments = segments_of(
         function, query_segment_ids, key_value_segment_ids, batch, queries, keys
     )
-    family, alpha, limit = regularizer(
-        function, alpha, lambda x: per_head("alpha", x), beside_axis=False
-    )
+    regularizer, limit = read_regularizer(function, regularizer, per_head)
+    numbers, structure = parted(regularizer)
     soft_cap = None
     if logits_soft_cap is not None:
         soft_cap = checks.static_number(logits_soft_cap)
@@ -161,7 +161,7 @@ def read_arguments(
         scale = 1 / np.sqrt(width)
     return Arguments(
         Moving(
-            q, k, v, bias, per_head("scale", scale), alpha,
+            q, k, v, bias, per_head("scale", scale), numbers,
             None if sinks is None else per_head("sinks", sinks),
         ),
         Fixed(
@@ -175,7 +175,7 @@ def read_arguments(
             row_spoiled, column_spoiled, streams, limit if isinstance(limit, Array) else None,
         ),
         Rule(
-            family, limit is True, soft_cap, window_of(function, local_window_size, is_causal),
+            structure, limit is True, soft_cap, window_of(function, local_window_size, is_causal),
             rate, ClassAxis((-1,), axis_name),
             query_part is not None or key_part is not None, are_few, queries, keys, None, (),
             jax.default_matmul_precision.value,

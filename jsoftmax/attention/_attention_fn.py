@@ -13,11 +13,13 @@ from jax.typing import ArrayLike
 
 from jsoftmax.attention._attention_weights import attention_weights
 from jsoftmax.attention._dot_product_attention import dot_product_attention
+from jsoftmax.core._regularizer import Regularizer
 
 
 def attention_fn(
-    alpha: float | ArrayLike = 1.0,
+    alpha: float | ArrayLike | None = None,
     *,
+    regularizer: Regularizer | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
     query_seq_lengths: ArrayLike | None = None,
@@ -51,7 +53,8 @@ def attention_fn(
     `functools.partial(attention_fn(1.5), bias=bias)`.
 
     Args:
-        alpha: α > 0: 1 is softmax, 2 is sparsemax; a number, or of shape [heads].
+        alpha: α > 0: 1 is softmax, as is None, 2 is sparsemax; a number, or of shape [heads].
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         scale: of the scores q·k, a number or of shape [heads]; by default 1/√width.
         is_causal: whether every call is causal. (Flax's modules ask for it call by call, those of
             Linen only by a mask, which costs memory, and time for what it hides.)
@@ -88,6 +91,7 @@ def attention_fn(
     """
     options: dict[str, Any] = {
         "alpha": alpha,
+        "regularizer": regularizer,
         "scale": scale,
         "query_seq_lengths": query_seq_lengths,
         "key_value_seq_lengths": key_value_seq_lengths,

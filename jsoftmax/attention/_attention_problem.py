@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax import Array
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._regularizer import Regularizer, joined
 
 
 class Moving(NamedTuple):
@@ -27,7 +27,7 @@ class Moving(NamedTuple):
     v: Array
     bias: Array | None
     scale: Array
-    alpha: Array | None
+    numbers: tuple[Array, ...]  # of the regularizer
     sinks: Array | None
 
 
@@ -39,7 +39,7 @@ class Changes(NamedTuple):
     v: Array | None
     bias: Array | None
     scale: Array | None
-    alpha: Array | None
+    numbers: tuple[Array | None, ...]
     sinks: Array | None
 
 
@@ -56,7 +56,7 @@ class Fixed(NamedTuple):
     row_spoiled: Array  # NaN where a query holds one, else 0
     column_spoiled: Array  # NaN where a key or a value holds one, else 0
     streams: Array | None  # random keys for dropout, one for each batch entry and head
-    hard: Array | None  # whether α is ∞
+    hard: Array | None  # whether the regularizer vanishes, as at α = ∞
 
 
 class Stripe(NamedTuple):
@@ -71,7 +71,7 @@ class Stripe(NamedTuple):
 class Rule:
     """What is known while tracing and shapes the computation."""
 
-    family: Tsallis
+    structure: Any  # of the regularizer
     is_hard: bool
     soft_cap: float | None
     window: tuple[int | None, int | None]  # keys before, keys after; None: all
@@ -88,7 +88,16 @@ class Rule:
     @property
     def is_softmax(self) -> bool:
         """Whether one pass is enough, since the threshold has a formula."""
-        return self.family.alpha == 1
+        return self.regularizer(self.numberless).is_exponential
+
+    @property
+    def numberless(self) -> tuple[None, ...]:
+        """The numbers of the regularizer, where they do not matter."""
+        return (None,) * self.structure.num_leaves
+
+    def regularizer(self, numbers: tuple) -> Regularizer:
+        """The regularizer of these numbers, or the tangent of it."""
+        return joined(self.structure, numbers)
 
     @property
     def axis_name(self) -> Hashable | None:

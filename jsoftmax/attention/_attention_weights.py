@@ -11,6 +11,8 @@ from jaxtyping import Float
 
 from jsoftmax.attention._attention_arguments import read_arguments
 from jsoftmax.attention._mixture import weights
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
 
 
 def attention_weights(
@@ -19,7 +21,8 @@ def attention_weights(
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     *,
-    alpha: float | ArrayLike = 1.0,
+    alpha: float | ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
     query_seq_lengths: ArrayLike | None = None,
@@ -42,7 +45,8 @@ def attention_weights(
         key: shape (*batch, keys, key heads, width).
         bias: added to the scores; broadcastable to (*batch, heads, queries, keys).
         mask: boolean, True where a key takes part; broadcastable to (*batch, heads, queries, keys).
-        alpha: α > 0, a number, or traced, then also of shape (heads,).
+        alpha: α > 0, a number, or traced, then also of shape (heads,). 1 where it is None.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         scale: the factor of q kᵀ, 1/√width where it is None.
         is_causal: whether a query sees no key after its own place.
         query_seq_lengths: integers of shape (*batch,).
@@ -71,7 +75,8 @@ def attention_weights(
     """
     key = jnp.asarray(key)
     arguments = read_arguments(
-        "attention_weights", query, key, key[..., :1], bias, mask, alpha=alpha, scale=scale,
+        "attention_weights", query, key, key[..., :1], bias, mask,
+        regularizer=chosen("attention_weights", alpha, regularizer, 1.0, False), scale=scale,
         is_causal=is_causal, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,

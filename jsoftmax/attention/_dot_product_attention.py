@@ -11,6 +11,8 @@ from jaxtyping import Float
 from jsoftmax.attention._attend import attend, sizes_for
 from jsoftmax.attention._attention_arguments import read_arguments
 from jsoftmax.attention._kernels import by_kernel
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
 
 
 def dot_product_attention(
@@ -20,7 +22,8 @@ def dot_product_attention(
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     *,
-    alpha: float | ArrayLike = 1.0,
+    alpha: float | ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
     query_seq_lengths: ArrayLike | None = None,
@@ -42,20 +45,20 @@ def dot_product_attention(
     Float[Array, "*batch queries heads value_width"]
     | tuple[Float[Array, "*batch queries heads value_width"], Float[Array, "*batch queries heads"]]
 ):
-    """Mixtures of values, with weights from softmax, sparsemax or any α-entmax of the scores.
+    """Mixtures of values, with weights from softmax, any α-entmax, or any regularizer.
 
     For each head, with z = scale · q kᵀ + bias,
 
-        out = Σ_s p_s v_s,   p = entmax_α(z) = argmax_{p in the simplex} ⟨p, z⟩ − Ω_α(p).
+        out = Σ_s p_s v_s,   p = argmax_{p in the simplex} ⟨p, z⟩ − Ω(p).
 
     It takes what `jax.nn.dot_product_attention` takes, under the same names, and can be put in its
-    place. It differs in that α may be any; that a query without any key gives zeros and no
-    gradient, where `jax.nn` gives the mean of all values; that NaN in a key which a query does not
-    see does not reach it; and that the matrix of weights is never formed: memory grows with length,
-    not with its square, in every derivative (`jvp`, `grad`, second derivatives of either kind),
-    since weights are computed again, block by block, from the threshold of their row. Blocks that
-    `is_causal` or `local_window_size` hide wholly are not computed. Computations are in float32 at
-    least.
+    place. It differs in that Ω may be any, `Tsallis(alpha)` where it is not given; that a query
+    without any key gives zeros and no gradient, where `jax.nn` gives the mean of all values; that
+    NaN in a key which a query does not see does not reach it; and that the matrix of weights is
+    never formed: memory grows with length, not with its square, in every derivative (`jvp`, `grad`,
+    second derivatives of either kind), since weights are computed again, block by block, from the
+    threshold of their row. Blocks that `is_causal` or `local_window_size` hide wholly are not
+    computed. Computations are in float32 at least.
 
     Args:
         query: shape (*batch, queries, heads, width); any number of batch axes.
@@ -65,7 +68,9 @@ def dot_product_attention(
         bias: added to the scores; broadcastable to (*batch, heads, queries, keys).
         mask: boolean, True where a key takes part; broadcastable to (*batch, heads, queries, keys).
         alpha: α > 0, 1 for softmax, 2 for sparsemax, ∞ for equal shares of the largest scores; a
-            number, or traced, then also of shape (heads,). Differentiable.
+            number, or traced, then also of shape (heads,). Differentiable. 1 where it is None.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`; its arrays are numbers or of
+            shape (heads,). Differentiable.
         scale: the factor of q kᵀ, 1/√width where it is None; a number or of shape (heads,), an
             inverse temperature. Differentiable.
         is_causal: whether a query sees no key after its own place.
@@ -127,7 +132,8 @@ def dot_product_attention(
         Martins, "Adaptively sparse transformers", 2019 (α learned for each head).
     """
     arguments = read_arguments(
-        "dot_product_attention", query, key, value, bias, mask, alpha=alpha, scale=scale,
+        "dot_product_attention", query, key, value, bias, mask,
+        regularizer=chosen("dot_product_attention", alpha, regularizer, 1.0, False), scale=scale,
         is_causal=is_causal, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
@@ -143,7 +149,9 @@ def dot_product_attention(
             logits_soft_cap=logits_soft_cap,
         )  # fmt: skip
         refused = dict(
-            alpha=not arguments.rule.is_softmax, sinks=sinks is not None,
+            alpha=not arguments.rule.is_softmax and regularizer is None,
+            regularizer=not arguments.rule.is_softmax and regularizer is not None,
+            sinks=sinks is not None,
             query_segment_ids=query_segment_ids is not None, dropout_rate=dropout_rate > 0,
             return_residual=return_residual, block_q=block_q is not None,
             block_k=block_k is not None, axis_name=axis_name is not None,

@@ -11,9 +11,10 @@ from jax import Array
 
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._dropout import kept
-from jsoftmax.attention._key_blocks import KEYS, Trees, joined, split, taken
+from jsoftmax.attention._key_blocks import KEYS, split, taken
 from jsoftmax.attention._products import weighted_values
 from jsoftmax.core._filled import filled
+from jsoftmax.core._named_trees import Trees, overlaid
 
 
 def fold(rule: Rule, step: Callable, state: Any, trees: Trees) -> Any:
@@ -21,7 +22,7 @@ def fold(rule: Rule, step: Callable, state: Any, trees: Trees) -> Any:
     if key_blocks(rule, trees[1]) == 1:
         return step(state, trees)
     parts, rest = split(trees, KEYS, rule.block_k)
-    state, _ = jax.lax.scan(lambda s, part: (step(s, joined(part, rest)), None), state, parts)
+    state, _ = jax.lax.scan(lambda s, part: (step(s, overlaid(part, rest)), None), state, parts)
     return state
 
 
@@ -64,7 +65,7 @@ def key_blocks(rule: Rule, fixed: Fixed) -> int:
 def like_rows(moving: Moving, fixed: Fixed, value: float) -> Array:
     """One value for each row: an array that varies over a mesh as the data do."""
     rows = fixed.row_spoiled + fixed.column_spoiled[..., :1]
-    for x in (moving.bias, fixed.mask, moving.scale, moving.alpha):
+    for x in (moving.bias, fixed.mask, moving.scale, *moving.numbers):
         if x is not None:
             rows = jnp.where(x[..., :1] == x[..., :1], rows, rows)
     return filled(rows, value)

@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.attention._attention_problem import Rule, Stripe
+from jsoftmax.core._named_trees import Trees, by_name, overlaid
 
 # Where the axes of queries and of keys are.
 QUERIES = {
@@ -29,8 +30,6 @@ KEYS = {
     "k": -1, "v": -1, "bias": -1, "mask": -1, "columns": -1, "column_segments": -1,
     "column_places": -1, "column_spoiled": -1,
 }  # fmt: skip
-
-Trees = Any  # a tuple of NamedTuples of arrays
 
 
 def looped(function: Callable, rule: Rule, trees: Trees) -> Any:
@@ -59,7 +58,7 @@ def _striped(function: Callable, rule: Rule, trees: Trees) -> Any:
     """function(rule, *trees), on blocks of queries with the keys that they may see."""
     if not rule.stripes:
         return mapped(lambda trees: function(rule, *trees), trees, QUERIES, rule.block_q)
-    lists = _by_name(trees, lambda name, x: _stripes_of(name, x, rule.stripes))
+    lists = by_name(trees, lambda name, x: _stripes_of(name, x, rule.stripes))
     results = []
     for i, stripe in enumerate(rule.stripes):
         part = jax.tree.map(operator.itemgetter(i), lists, is_leaf=lambda x: isinstance(x, list))
@@ -105,7 +104,7 @@ def mapped(function: Callable, trees: Trees, axes: dict[str, int] | int, block: 
     assert size % block == 0
     axis = axes if isinstance(axes, int) else -2
     parts, rest = split(trees, axes, block)
-    stacked = jax.lax.map(lambda part: function(joined(part, rest)), parts)
+    stacked = jax.lax.map(lambda part: function(overlaid(part, rest)), parts)
     return jax.tree.map(lambda x: _merged(x, axis), stacked)
 
 
@@ -120,15 +119,7 @@ def split(trees: Trees, axes: dict[str, int] | int, block: int) -> tuple[Trees, 
     def others(name, x):
         return None if _has(name, x, axes) else x
 
-    return _each(trees, axes, stacked, None), _by_name(trees, others)
-
-
-def joined(part: Trees, rest: Trees) -> Trees:
-    """One block, with the arrays that all blocks share."""
-    return tuple(
-        type(p)(*(y if x is None else x for x, y in zip(p, r, strict=True)))
-        for p, r in zip(part, rest, strict=True)
-    )
+    return _each(trees, axes, stacked, None), by_name(trees, others)
 
 
 def taken(trees: Trees, axes: dict[str, int], start: int, stop: int) -> Trees:
@@ -186,7 +177,7 @@ def windows(trees: Trees, length: int, before: int, after: int) -> Trees:
             return queries(x, QUERIES[name])
         return overlapping(x, KEYS[name]) if _has(name, x, KEYS) else x[None]
 
-    return _by_name(trees, both)
+    return by_name(trees, both)
 
 
 def _size(trees: Trees, axes: dict[str, int] | int) -> int:
@@ -194,8 +185,8 @@ def _size(trees: Trees, axes: dict[str, int] | int) -> int:
     for tree in trees:
         for name, x in zip(tree._fields, tree, strict=True):
             axis = axes if isinstance(axes, int) else axes.get(name)
-            if x is not None and axis is not None:
-                sizes.append(x.shape[axis])
+            if axis is not None:
+                sizes += [y.shape[axis] for y in jax.tree.leaves(x)]
     return max(sizes)
 
 
@@ -212,17 +203,7 @@ def _each(trees: Trees, axes, function: Callable[[Array, int], Array], *otherwis
             return function(x, axes if isinstance(axes, int) else axes[name])
         return otherwise[0] if otherwise else x
 
-    return _by_name(trees, chosen)
-
-
-def _by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
-    return tuple(
-        type(tree)(*(
-            None if x is None else function(name, x)
-            for name, x in zip(tree._fields, tree, strict=True)
-        ))
-        for tree in trees
-    )  # fmt: skip
+    return by_name(trees, chosen)
 
 
 def _merged(x: Array, axis: int) -> Array:

@@ -44,7 +44,7 @@ def weights(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
 @partial(mixture.defjvp, symbolic_zeros=True)
 def _mixture_jvp(rule, primals, tangents):
     moving, fixed = primals
-    changes = Changes(*(None if _is_zero(d) else d for d in tangents[0]))
+    changes = Changes(*(_change(d) for d in tangents[0]))
     out, found = mixture(rule, moving, fixed)
     if rule.is_softmax:
         known = found._replace(mean=out)
@@ -62,7 +62,7 @@ def _block_jvp(rule, moving, fixed, found, changes):
         moving, fixed, changes = trees
         row = Weights(rule, moving, fixed, found)
         z, d_z = _along(lambda m: scores(m, fixed, rule), moving, changes)
-        p, moved = row.change(z, d_z, changes.alpha)
+        p, moved = row.change(z, d_z, changes.numbers)
         mixed = mixed_values(row.without_hard(moved), moving.v, fixed, rule)
         if changes.v is not None:
             mixed = mixed + mixed_values(p, changes.v, fixed, rule)
@@ -72,7 +72,7 @@ def _block_jvp(rule, moving, fixed, found, changes):
     row = Weights(rule, moving, fixed, found)
     if moving.sinks is not None:
         sinks = moving.sinks + filled(found.tau, 0)
-        total = total + row.change(sinks, changes.sinks, changes.alpha)[1]
+        total = total + row.change(sinks, changes.sinks, changes.numbers)[1]
     d_tau = total / jnp.where(found.total > 0, found.total, 1)
     return mixed - row.without_hard(found.mean * total), d_tau
 
@@ -124,5 +124,8 @@ def _along(function: Callable, moving: Moving, changes: Changes) -> tuple[Array,
     )
 
 
-def _is_zero(tangent: Any) -> bool:
-    return tangent is None or isinstance(tangent, SymbolicZero)
+def _change(tangent: Any) -> Any:
+    """A tangent, None where there is none."""
+    if isinstance(tangent, tuple):
+        return tuple(map(_change, tangent))
+    return None if isinstance(tangent, SymbolicZero) else tangent

@@ -15,6 +15,7 @@ from jsoftmax.attention._attend import Sizes, attend, sizes_for
 from jsoftmax.attention._attention_arguments import Arguments, read_arguments
 from jsoftmax.attention._folds import like_rows
 from jsoftmax.attention._merge import merge_attention
+from jsoftmax.core._regularizers import SHANNON
 
 
 def ring_attention(
@@ -108,7 +109,7 @@ def ring_attention(
     def read(owner: Array, going: Any, sinks: Any = None) -> Arguments:
         key, value, segments = going
         return read_arguments(
-            "ring_attention", query, key, value, None, None, alpha=1.0, scale=scale,
+            "ring_attention", query, key, value, None, None, regularizer=SHANNON, scale=scale,
             is_causal=is_causal, query_seq_lengths=query_seq_lengths,
             key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
             query_segment_ids=query_segment_ids, key_value_segment_ids=segments,

@@ -13,10 +13,11 @@ from jax import Array
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._folds import fold, key_blocks, like_rows, over_parts, row_sum, summed
-from jsoftmax.attention._key_blocks import KEYS, Trees, joined, split
+from jsoftmax.attention._key_blocks import KEYS, split
 from jsoftmax.core._arg_max import floor_of, higher, highest, of_whole_rows, only_highest
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._filled import filled
+from jsoftmax.core._named_trees import Trees, overlaid
 from jsoftmax.core._scores import Dense, Scores
 
 
@@ -24,7 +25,7 @@ def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
     """The rows of scores of a block of queries: an array where one block has all the keys."""
     if key_blocks(rule, fixed) == 1:
         z = scores(moving, fixed, rule)
-        return InMemory(z, rule.classes, rule, (moving, fixed))
+        return InMemory(z, rule.classes, rule=rule, trees=(moving, fixed))
     return Streamed(rule, (moving, fixed), rule.classes)
 
 
@@ -32,6 +33,7 @@ def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
 class InMemory(Dense):
     """The scores of one block of keys, which are all there are here."""
 
+    _: dataclasses.KW_ONLY
     rule: Rule
     trees: Trees
 
@@ -81,6 +83,9 @@ class Streamed:
     def anywhere(self, flags: Array) -> Array:
         return self.classes.anywhere(flags)
 
+    def level_of(self, top: Array) -> None:
+        return None
+
     def peaks(self) -> Dense | None:
         size = self.rule.block_k
         if size % 8 or size < 64:
@@ -88,7 +93,7 @@ class Streamed:
         parts, rest = split(self.trees, KEYS, size)
 
         def maxima(part):
-            z = self._scores(joined(part, rest))
+            z = self._scores(overlaid(part, rest))
             return jnp.max(z.reshape(*z.shape[:-1], 8, -1), axis=-2)
 
         peaks = jnp.moveaxis(jax.lax.map(maxima, parts), 0, -2)
@@ -134,6 +139,9 @@ class WithSink:
     def peaks(self) -> WithSink | None:
         peaks = self.others.peaks()
         return None if peaks is None else WithSink(peaks, self.sink)
+
+    def level_of(self, top: Array) -> None:
+        return None
 
 
 def is_hard(rule: Rule, fixed: Fixed) -> bool:

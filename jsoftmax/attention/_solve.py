@@ -12,9 +12,7 @@ from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
 from jsoftmax.attention._score_rows import WithSink, ground, hardened, is_hard, rows_of, where_hard
-from jsoftmax.core._curves import by_curve
 from jsoftmax.core._filled import filled
-from jsoftmax.core._regularizers import q_log_from_log
 from jsoftmax.core._scores import difference
 from jsoftmax.core._threshold import solve
 
@@ -71,7 +69,8 @@ def _online(rule, moving, fixed):
 
 def _by_threshold(rule, moving, fixed):
     """The threshold by the solver of the mappings, then one more pass for the sums."""
-    alpha, sink, row = moving.alpha, moving.sinks, rows_of(rule, moving, fixed)
+    sink, row = moving.sinks, rows_of(rule, moving, fixed)
+    regularizer = rule.regularizer(moving.numbers)
     top = floor = None
     if is_hard(rule, fixed):
         top, floor = ground(row, sink)
@@ -83,20 +82,20 @@ def _by_threshold(rule, moving, fixed):
 
         def sums(z, moving, fixed):
             p = curve.masses(z, anchor, place)
-            s = where_hard(rule, fixed, p, rule.family.slope(p, alpha))
+            s = where_hard(rule, fixed, p, regularizer.slope(p))
             mixed, mean = (mixed_values(x, moving.v, fixed, rule) for x in (p, s))
             return mixed, row_sum(s), mean
 
         mixed, total, mean = row.every(sums)
         if sink is not None:
             p = curve.masses(sink, anchor, place)
-            total = total + where_hard(rule, fixed, p, rule.family.slope(p, alpha))
+            total = total + where_hard(rule, fixed, p, regularizer.slope(p))
         level = jnp.where(anchor == -jnp.inf, 0, curve.log_masses(anchor, anchor, place))
         return anchor, level, mixed, total, mean / jnp.where(total > 0, total, 1)
 
-    a = rule.family.exponent(alpha)
-    anchor, level, out, total, mean = by_curve(a, rule.classes.anywhere, on_curve)
-    tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
+    solutions = regularizer.on_curve(rule.classes.anywhere, on_curve)
+    anchor, level, out, total, mean = solutions
+    tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
     tau = tau if top is None else where_hard(rule, fixed, top, tau)
     floor = anchor if floor is None else where_hard(rule, fixed, floor, anchor)
     return out, Found(tau, floor, anchor, level, total, mean)

@@ -12,6 +12,7 @@ from jax import Array
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._regularizers import of_order
 from jsoftmax.losses._log_loss import beyond_reach
 from jsoftmax.losses._targets import one_hot, read_targets
 
@@ -24,7 +25,7 @@ def read_examples(
 
     Rows whose target is excluded are infinitely wrong whatever is fitted, and do not count.
     """
-    ask = problem(function, logits, axis, where, alpha=alpha)
+    ask = problem(function, logits, axis, where, regularizer=of_order(function, alpha))
     if ask.is_hard:
         raise ValueError(
             f"jsoftmax.{function}: `alpha` must be finite, got {alpha!r}; arg max cannot be scaled."

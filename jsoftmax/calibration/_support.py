@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.calibration._examples import classes_back, classes_first
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._problem import problem
+from jsoftmax.core._regularizers import of_order
 from jsoftmax.core._simplex import cooled
 
 
@@ -71,9 +72,9 @@ def entmax_scores(
             f"jsoftmax.{function}: `alpha` must be above 1 and finite, got {alpha!r}: with α ≤ 1 "
             "no class ever leaves the support."
         )
-    ask = problem(function, logits, axis, where, alpha=alpha)
+    ask = problem(function, logits, axis, where, regularizer=of_order(function, alpha))
     classes = ask.classes
-    a = ask.family.exponent(ask.alpha)
+    a = ask.regularizer.exponent
     v = cooled(ask.z, jnp.ones((1,) * ask.z.ndim, ask.z.dtype), classes)  # z − max z, −∞ excluded
     finite = jnp.where(v == -jnp.inf, 0, v)
 

@@ -20,7 +20,7 @@ from jsoftmax.calibration._examples import read_examples
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem
-from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._simplex import cooled, probabilities
 
 BOUNDS = (1e-3, 1e3)
@@ -108,21 +108,21 @@ def sharpness(ask: Problem, y: Array, w: Array, bounds: tuple[float, float]) -> 
     """The best β = 1/T."""
     low, high = (jnp.asarray(t, ask.z.dtype) for t in bounds)
     v = cooled(ask.z, jnp.ones((1,) * ask.z.ndim, ask.z.dtype), ask.classes)
-    return _sharpness(v, y, w, ask.alpha, (1 / high, 1 / low), ask.family, ask.classes)
+    return _sharpness(v, y, w, ask.regularizer, (1 / high, 1 / low), ask.classes)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
 def _sharpness(
-    v: Array, y: Array, w: Array, alpha: Array | None, limits: tuple[Array, Array],
-    family: Tsallis, classes: ClassAxis,
+    v: Array, y: Array, w: Array, regularizer: Regularizer, limits: tuple[Array, Array],
+    classes: ClassAxis,
 ) -> Array:  # fmt: skip
     """The β in `limits` at which Σ w L(βv, y) is least, for v = z − max z."""
-    return _searched(v, y, w, alpha, limits, family, classes)
+    return _searched(v, y, w, regularizer, limits, classes)
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(5, 6), inline=True)
-def _searched(v, y, w, alpha, limits, family, classes):
+@partial(jax.jit, static_argnums=(5,), inline=True)
+def _searched(v, y, w, regularizer, limits, classes):
     # In x = log β. The ends of the bracket come first: a slope that has one sign at both is least
     # at one of them. Then Newton's step, unless it leaves the bracket or is not half the last one.
     eps = jnp.finfo(v.dtype).eps
@@ -136,7 +136,7 @@ def _searched(v, y, w, alpha, limits, family, classes):
     def improve(state):
         x, low, high, last, _, step = state
         beta = jnp.exp(x)
-        slope, bend, terms = _derivatives(beta, v, y, w, alpha, family, classes)
+        slope, bend, terms = _derivatives(beta, v, y, w, regularizer, classes)
         first, second = step == 0, step == 1
         flat, spoiled = first & (terms == 0), jnp.isnan(slope)
         at_end = (first & (slope >= 0)) | (second & (slope <= 0))
@@ -159,26 +159,26 @@ def _searched(v, y, w, alpha, limits, family, classes):
 
 
 @_sharpness.defjvp
-def _sharpness_jvp(family, classes, primals, tangents):
+def _sharpness_jvp(classes, primals, tangents):
     # Differentiate g(β, θ) = ∂L/∂β = 0:  g′ β̇ + ġ = 0. At a bound β stays where it is.
-    v, y, w, alpha, limits = primals
-    beta = _sharpness(v, y, w, alpha, limits, family, classes)
+    v, y, w, regularizer, limits = primals
+    beta = _sharpness(v, y, w, regularizer, limits, classes)
 
-    def slope(v, y, w, alpha):
-        slope, bend, _ = _derivatives(beta, v, y, w, alpha, family, classes)
+    def slope(v, y, w, regularizer):
+        slope, bend, _ = _derivatives(beta, v, y, w, regularizer, classes)
         return slope, bend
 
-    _, moved, bend = jax.jvp(slope, (v, y, w, alpha), tangents[:4], has_aux=True)
+    _, moved, bend = jax.jvp(slope, (v, y, w, regularizer), tangents[:4], has_aux=True)
     free = (beta > limits[0]) & (beta < limits[1]) & (bend > 0)
     return beta, jnp.where(free, -moved / jnp.where(free, bend, 1), 0)
 
 
-def _derivatives(beta, v, y, w, alpha, family, classes):
+def _derivatives(beta, v, y, w, regularizer, classes):
     """∂L/∂β, ∂²L/∂β² and Σ |terms| of the first, in the mean over the weights."""
     excluded = v == -jnp.inf
     v = jnp.where(excluded, 0, v)
-    p = probabilities(jnp.where(excluded, -jnp.inf, beta * v), alpha, family, classes)
-    s = family.slope(p, alpha)
+    p = probabilities(jnp.where(excluded, -jnp.inf, beta * v), None, regularizer, classes)
+    s = regularizer.slope(p)
     s_total = classes.sum(s)
     u = v - classes.sum(y * v)
     centre = classes.sum(s * u) / jnp.where(s_total > 0, s_total, 1)

@@ -128,16 +128,14 @@ def vector_scaling(
     # A score of +∞ stays the highest whatever it is multiplied by, so its row does not count.
     w = jnp.where(ask.classes.max(ask.z) == jnp.inf, 0, w)
     penalty = jnp.asarray(penalty, ask.z.dtype)
-    scale, bias = _fitted(
-        beta * counted(ask.z, w), y, w, ask.alpha, penalty, ask.family, ask.classes
-    )
+    scale, bias = _fitted(beta * counted(ask.z, w), y, w, penalty, ask.regularizer, ask.classes)
     # The axes of classes and those after them, so that rows may be of any number.
     shape = scale.shape[ask.classes.axis[0] :]
     return VectorScaling(beta * scale.reshape(shape), bias.reshape(shape))
 
 
-@partial(jax.jit, static_argnums=(5, 6), inline=True)
-def _fitted(x, y, w, alpha, penalty, family, classes):
+@partial(jax.jit, static_argnums=(5,), inline=True)
+def _fitted(x, y, w, penalty, regularizer, classes):
     """The best scale and bias of the scores x."""
     excluded = x == -jnp.inf
     x = jnp.where(excluded, 0, x)
@@ -147,7 +145,7 @@ def _fitted(x, y, w, alpha, penalty, family, classes):
     def objective(parameters):
         scale, bias = parameters
         scaled = jnp.where(excluded, -jnp.inf, x * scale + bias)
-        losses = fenchel_young(scaled, y, alpha, family, classes)
+        losses = fenchel_young(scaled, y, None, regularizer, classes)
         distance = jnp.sum(jnp.square(scale - 1)) + jnp.sum(jnp.square(bias))
         return jnp.sum(share * losses) + penalty / 2 * distance
 

@@ -101,8 +101,11 @@ class ClassAxis:
             return raised
         return jax.lax.pmax(raised.astype(jnp.int32), self.axis_name) > 0
 
-    def peaks(self, x: Array) -> Array | None:
-        """The maxima of blocks of eight, a row an eighth as long; None for short rows."""
+    def peaks(self, x: Array, weights: Array | None = None) -> tuple[Array, Array | None] | None:
+        """The maxima of blocks of eight, a row an eighth as long; None for short rows.
+
+        With weights, the largest weight of an entry that is the maximum of its block.
+        """
         axis = self._whole_axis(x)
         if axis is None or x.shape[axis] < 256:
             return None
@@ -112,8 +115,20 @@ class ClassAxis:
         # split evenly over devices is cut between chunks.
         n, before, after = padded.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
         chunks = min((n & -n) // 8, 1 << (n.bit_length() - 7), 256)
-        peaks = jnp.max(padded.reshape(*before, chunks, 8, -1, *after), axis=axis + 1)
-        return peaks.reshape(*before, -1, *after)
+
+        def blocks(x):
+            return x.reshape(*before, chunks, 8, -1, *after)
+
+        def row(x):
+            return x.reshape(*before, -1, *after)
+
+        peaks = jnp.max(blocks(padded), axis=axis + 1)
+        if weights is None:
+            return row(peaks), None
+        q = _divisible(jnp.broadcast_to(weights, x.shape), axis, 64, 0)
+        highest = blocks(padded) == jnp.expand_dims(peaks, axis + 1)
+        q = jnp.max(jnp.where(highest, blocks(q), 0), axis=axis + 1)
+        return row(peaks), row(q)
 
     def deviation(self, weights: Array, x: Array, total: Array | float = 1.0) -> Array:
         """x − Σ w x/Σ w for weights of the given total, also where one of them is almost all of it.

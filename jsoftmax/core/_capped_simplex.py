@@ -18,40 +18,45 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._curves import Capped, Logistic, by_curve
+from jsoftmax.core._curves import Capped
 from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float
-from jsoftmax.core._regularizers import FermiDirac, Tsallis
+from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense
-from jsoftmax.core._simplex import effective_tangent
+from jsoftmax.core._simplex import effective_tangent, relative_to, times_prior
 from jsoftmax.core._threshold import solve
 
-Family = Tsallis | FermiDirac
 
-
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
 def capped_probabilities(
-    y: Array, alpha: Array | None, upper: Array, total: Array, family: Family, classes: ClassAxis
+    y: Array,
+    prior: Array | None,
+    regularizer: Regularizer,
+    upper: Array,
+    total: Array,
+    classes: ClassAxis,
 ) -> Array:
-    """p = argmax ⟨p, y⟩ − Ω(p) over 0 ≤ p ≤ upper, Σ p = total, for cooled scores.
+    """p = argmax ⟨p, y⟩ − Σ q ω(p/q) over 0 ≤ p ≤ upper, Σ p = total, for cooled scores.
 
     `upper` is 0 where `y` is −∞ and broadcasts to `y`; `total` has a size-1 class axis. NaN where
     the caps do not leave room for the total; zeros in a row without any class.
     """
-    return _solved(y, alpha, upper, total, family, classes)
+    return _solved(y, prior, regularizer, upper, total, classes)
 
 
 @partial(capped_probabilities.defjvp, symbolic_zeros=True)
-def _capped_probabilities_jvp(family, classes, primals, tangents):
-    y, alpha, upper, total = primals
-    d_y, d_alpha, d_upper, d_total = tangents
-    p = capped_probabilities(y, alpha, upper, total, family, classes)
+def _capped_probabilities_jvp(classes, primals, tangents):
+    y, prior, regularizer, upper, total = primals
+    d_y, d_prior, d_regularizer, d_upper, d_total = tangents
+    p = capped_probabilities(y, prior, regularizer, upper, total, classes)
     binds = p >= upper
-    s = jnp.where(binds | (y == jnp.inf), 0, family.slope(p, alpha))
+    r = relative_to(prior, p)
+    s = times_prior(prior, regularizer.slope(r))
+    s = jnp.where(binds | (y == jnp.inf), 0, s)
     weight = classes.sum(s)
     e = s / jnp.where(weight > 0, weight, 1)
     tangent = jnp.zeros_like(p)
-    d = effective_tangent(p, d_y, alpha, d_alpha, family)
+    d = effective_tangent(r, d_y, regularizer, d_regularizer, s, d_prior)
     if d is not None:
         tangent = tangent + s * classes.deviation(e, jnp.where(s > 0, d, 0))
     if not isinstance(d_total, SymbolicZero):
@@ -63,9 +68,14 @@ def _capped_probabilities_jvp(family, classes, primals, tangents):
 
 
 def threshold_of(
-    p: Array, y: Array, alpha: Array | None, upper: Array, family: Family, classes: ClassAxis
+    p: Array,
+    y: Array,
+    prior: Array | None,
+    regularizer: Regularizer,
+    upper: Array,
+    classes: ClassAxis,
 ) -> Array:
-    """τ with y − τ = ω′(p) at the classes strictly between 0 and their caps.
+    """τ with y − τ = ω′(p/q) at the classes strictly between 0 and their caps.
 
     Where there is none, any τ between the lowest capped and the highest empty class will do; it is
     the one at which the lowest capped class reaches its cap.
@@ -73,7 +83,8 @@ def threshold_of(
     p = jax.lax.stop_gradient(p)
     inside = (p > 0) & (p < upper)
     some = classes.max(jnp.where(inside, 1, 0)) > 0
-    marginal = family.marginal(jnp.where(p > 0, p, 1), alpha)
+    r = relative_to(prior, p)
+    marginal = regularizer.marginal(jnp.where(r > 0, r, 1))
     lowest_capped = -classes.max(jnp.where((p > 0) & ~inside, marginal - y, -jnp.inf))
     chosen = classes.max(jnp.where(inside, y, -jnp.inf))
     of_chosen = classes.max(jnp.where(inside & (y == chosen), marginal, -jnp.inf))
@@ -101,21 +112,23 @@ def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(4, 5), inline=True)
-def _solved(y, alpha, upper, total, family, classes):
-    def rows(y, alpha, upper, total):
+@partial(jax.jit, static_argnums=(5,), inline=True)
+def _solved(y, prior, regularizer, upper, total, classes):
+    numbers, structure = jax.tree.flatten(regularizer)
+
+    def rows(y, prior, upper, total, *numbers):
         start = anchor_of(y, upper, total, classes)
+        # The link is capped where q times it is.
+        cap = upper if prior is None else upper / jnp.where(prior > 0, prior, 1)
 
         def solved(curve):
-            anchor, place = solve(curve, Dense(y, classes), total, start)
-            return curve.masses(y, anchor, place)
+            anchor, place = solve(Capped(curve, cap), Dense(y, classes, prior), total, start)
+            return Capped(curve, cap).masses(y, anchor, place)
 
-        if isinstance(family, FermiDirac):
-            return solved(Logistic())
-        a = family.exponent(alpha)
-        return by_curve(a, classes.anywhere, lambda curve: solved(Capped(curve, upper)))
+        family = jax.tree.unflatten(structure, numbers)
+        return times_prior(prior, family.on_curve(classes.anywhere, solved))
 
-    p = classes.by_rows(rows, y, alpha, upper, total)
+    p = classes.by_rows(rows, y, prior, upper, total, *numbers)
     room = classes.sum(jnp.broadcast_to(upper, y.shape))
     p = jnp.where(total >= room, upper, p)
     fits = (total > 0) & (total <= room * (1 + 4 * jnp.finfo(y.dtype).eps))

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._filled import filled
-from jsoftmax.core._regularizers import log_expq
+from jsoftmax.core._q_logarithm import log_expq
 from jsoftmax.core._scores import difference
 
-_LEAST_POWER = 0.2
+if TYPE_CHECKING:
+    from jsoftmax.core._regularizer import Regularizer
+
 _FAR_BELOW = -10.0  # the gap of a sum that underflowed: some place far below the sought one
 
 
@@ -79,6 +80,7 @@ class _FromTop:
     """
 
     from_edge = False
+    highest = math.inf  # log-mass at which the search may start
 
     def gap(self, mass, total):
         return _log_ratio(mass, total)
@@ -222,11 +224,75 @@ class Edge:
 
 
 @dataclasses.dataclass(frozen=True)
+class Level(_FromTop):
+    """Any regularizer: log p = log_link(ω′(e^λ) + v). The place is λ, as a sum of two."""
+
+    regularizer: Regularizer
+
+    order = 1.0  # where a class enters the support, the slope may jump
+    slope = 1.0
+
+    def start(self, anchor):
+        return filled(anchor, 0), filled(anchor, 0)
+
+    def at_level(self, level):
+        return level, filled(level, 0)
+
+    def masses(self, z, anchor, place):
+        return jnp.exp(self.log_masses(z, anchor, place))
+
+    def log_masses(self, z, anchor, place):
+        level, rest = place
+        huge = float(jnp.finfo(z.dtype).max) ** 0.5
+        # The marginal of the anchor, which is infinite at the end of a domain.
+        t = jnp.clip(self.regularizer.log_marginal(level), -huge, huge)
+        t = t + rest / self.regularizer.relative_slope(level)
+        # Scores that were excluded stay so, however large that is.
+        log_p = self.regularizer.log_link(difference(z, anchor) + t, level)
+        return jnp.where(z == -jnp.inf, -jnp.inf, log_p)
+
+    def move(self, place, step):
+        level, rest = place
+        return _two_sum(level, rest + step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift(_FromTop):
+    """A link that is a distribution function: p = link(v + μ). The place is μ, as a sum of two."""
+
+    regularizer: Regularizer
+
+    order = 1.0
+    slope = 1.0
+    highest = math.log(0.5)
+
+    def start(self, anchor):
+        return filled(anchor, 0), filled(anchor, 0)
+
+    def at_level(self, level):
+        return self.regularizer.log_marginal(level), filled(level, 0)
+
+    def masses(self, z, anchor, place):
+        shift, rest = place
+        return self.regularizer.link((difference(z, anchor) + shift) + rest)
+
+    def log_masses(self, z, anchor, place):
+        shift, rest = place
+        t = (difference(z, anchor) + shift) + rest
+        return jnp.where(z == -jnp.inf, -jnp.inf, self.regularizer.log_link(t, t))
+
+    def move(self, place, step):
+        shift, rest = place
+        return _two_sum(shift, rest + step)
+
+
+@dataclasses.dataclass(frozen=True)
 class Logistic(_FromTop):
     """The Fermi–Dirac form p = 1/(1 + e^−(v + μ)). The place is μ, as a sum of two."""
 
     order = 2.0
     slope = 1.0
+    highest = math.log(0.5)
 
     def start(self, anchor):
         return filled(anchor, 0), filled(anchor, 0)
@@ -287,29 +353,6 @@ class Capped:
 
     def move(self, place, step):
         return self.curve.move(place, step)
-
-
-def by_curve(a: float | Array, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
-    """`solved` on the curve that suits α = 1 + a: of all rows, or, for a traced a, of each row.
-
-    All its results have one number, or one entry, a row, to which `a` broadcasts.
-    """
-    if not isinstance(a, Array):
-        return solved(Edge(a) if a > 1 else Power(a) if a > _LEAST_POWER else Scaled(a))
-
-    def powers():
-        return solved(Power(jnp.clip(a, _LEAST_POWER, 1)))
-
-    def scaled():
-        # So little instead of 0 that (1 + a w)₊^(1/a) is e^w for every w but −∞, where it is 0.
-        return solved(Scaled(jnp.where(jnp.abs(a) < 1e-20, 1e-20, jnp.minimum(a, 1))))
-
-    def each():
-        beyond = solved(Edge(jnp.maximum(a, 1)))
-        return jax.tree.map(lambda x, y: jnp.where(a > 1, x, y), beyond, scaled())
-
-    beyond, below = anywhere(~(a <= 1)), anywhere(a < _LEAST_POWER)
-    return jax.lax.switch(jnp.where(beyond, 2, jnp.where(below, 1, 0)), (powers, scaled, each))
 
 
 def _log_ratio(mass: Array, total: float | Array) -> Array:

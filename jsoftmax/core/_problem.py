@@ -1,4 +1,4 @@
-"""What a mapping is asked, made ready: promoted, masked, of positive temperature, with one α."""
+"""Validate and canonicalise a mapping's arguments: dtype, mask, prior, sign of T, limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from jax import Array
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import SHANNON
 from jsoftmax.core._simplex import (
     conjugate,
     cooled,
@@ -25,18 +26,18 @@ from jsoftmax.core._simplex import (
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The problem max ⟨p, z⟩ − T Ω_α(p) over the simplex, in the computing dtype.
+    """The problem max ⟨p, z⟩ − T Σ q ω(p/q) over the simplex, in the computing dtype.
 
-    Masked classes have z = −∞. `sign` is −1 where a negative temperature, or a search for the
-    minimum, has turned the scores over. `alpha` is None where the family knows it, `temperature`
-    is None where it is the number 1.
+    Masked classes, and those of prior 0, have z = −∞. `sign` is −1 where a negative temperature, or
+    a search for the minimum, has turned the scores over. `temperature` is None where it is the
+    number 1, and 0 where the regularizer vanishes.
     """
 
     z: Array
-    alpha: Array | None
+    prior: Array | None
+    regularizer: Regularizer
     temperature: Array | None
     sign: float | Array
-    family: Tsallis
     classes: ClassAxis
     mask: Array | None
     dtype: np.dtype
@@ -54,30 +55,35 @@ class Problem:
         if self.is_hard:
             return self.hard()
         z = cooled(self.z, self.temperature, self.classes)
-        return self.unmasked(probabilities(z, self.alpha, self.family, self.classes), 0)
+        return self.unmasked(probabilities(z, self.prior, self.regularizer, self.classes), 0)
 
     def hard(self) -> Array:
-        """The limit at temperature 0: equal shares for the largest scores, and zero gradient."""
+        """The limit at temperature 0: the largest scores share in proportion to the prior."""
         z = jax.lax.stop_gradient(self.z)
         top = self.classes.max(z)
         ties = jnp.where((z == top) & (z > -jnp.inf), 1, jnp.where(top != top, top, 0))
+        if self.prior is not None:
+            # Measured from the largest, so that the sum of small ones does not underflow.
+            q = jnp.where(ties > 0, self.prior, 0)
+            largest = self.classes.max(q)
+            ties = ties * q / jnp.where(largest > 0, largest, 1)
         p = ties / jnp.maximum(self.classes.sum(ties), 1)
         return self.unmasked(p, 0)
 
     def log_probabilities(self) -> Array:
         """log p, −∞ at masked classes."""
         z = cooled(self.z, self.temperature, self.classes)
-        log_p = log_probabilities(z, self.alpha, self.family, self.classes)
+        log_p = log_probabilities(z, self.prior, self.regularizer, self.classes)
         return self.unmasked(log_p, -jnp.inf)
 
     def conjugate(self) -> Array:
         """T Ω*(z/T), kept as a size-1 axis."""
-        value = conjugate(self.z, self.alpha, self.temperature, self.family, self.classes)
+        value = conjugate(self.z, self.prior, self.regularizer, self.temperature, self.classes)
         return self.sign * value
 
     def entropy(self, p: Array) -> Array:
         """−Ω(p), kept as a size-1 axis."""
-        return entropy_of(p, self.alpha, self.family, self.classes)
+        return entropy_of(p, self.prior, self.regularizer, self.classes)
 
     def mean(self, p: Array, x: Array) -> Array:
         """Σ p x over the classes with mass, kept as a size-1 axis; `x` may be infinite."""
@@ -101,7 +107,8 @@ def problem(
     axis: int | tuple[int, ...],
     where: Any = None,
     *,
-    alpha: Any = 1.0,
+    regularizer: Regularizer = SHANNON,
+    prior: Any = None,
     temperature: Any = 1.0,
     axis_name: Hashable | None = None,
     minimum: bool = False,
@@ -112,15 +119,18 @@ def problem(
     `called` is the name that the function gives to `logits`.
 
     Raises:
-        TypeError: for logits that are not real numbers, or a mask that is not boolean.
-        ValueError: for shapes that do not fit, an empty class axis, or a static α ≤ 0 or NaN.
+        TypeError: for logits that are not real numbers, a mask that is not boolean, or a
+            regularizer that is none.
+        ValueError: for shapes that do not fit, an empty class axis, or a known prior below 0.
     """
     logits = checks.as_array(function, called, logits)
     classes = checks.class_axis(function, logits, axis, axis_name, called)
     mask = checks.mask_like(function, where, logits, called)
     dtype = checks.compute_dtype(logits)
-    family, alpha, limit = regularizer(
-        function, alpha, lambda x: checks.per_row(function, "alpha", x, logits, classes, dtype)
+    regularizer, limit = read_regularizer(
+        function,
+        regularizer,
+        lambda name, x: checks.per_row(function, name, x, logits, classes, dtype),
     )
     temperature, sign = _temperature(function, temperature, logits, classes, dtype, limit)
     is_hard = limit is True or checks.static_number(temperature) == 0
@@ -130,40 +140,59 @@ def problem(
         z = jnp.where(sign < 0, -z, z)
     elif sign < 0:
         z = -z
+    if prior is not None:
+        prior = read_prior(function, prior, logits, dtype)
+        mask = prior > 0 if mask is None else mask & (prior > 0)
     if mask is not None:
         z = jnp.where(mask, z, -jnp.inf)
+    if prior is not None:
+        z = jnp.where(prior == prior, z, prior)  # NaN in its row
+        mask = mask | (prior != prior)
     return Problem(
-        z, alpha, temperature, sign, family, classes, mask,
+        z, prior, regularizer, temperature, sign, classes, mask,
         checks.result_dtype(logits), checks.log_dtype(logits), is_hard,
     )  # fmt: skip
 
 
-def regularizer(
-    function: str, alpha: Any, as_rows: Callable[[Any], Array], beside_axis: bool = True
-) -> tuple[Tsallis, Array | None, bool | Array]:
-    """The family, its α if that is an array, and where α = ∞: the limit T → 0 of any other α.
-
-    `as_rows` makes an array of one number a row from an α that is not a number known while tracing.
-    `beside_axis` says that it may have been confused with an axis.
+def read_regularizer(
+    function: str, regularizer: Any, as_rows: Callable[[str, Any], Array]
+) -> tuple[Regularizer, bool | Array]:
+    """Return the regularizer with array fields made by `as_rows`, and where it vanishes.
 
     Raises:
-        ValueError: for an α known while tracing that is not positive.
+        TypeError: for an object that is no regularizer.
     """
-    number = checks.static_number(alpha)
-    if number is None:
-        known = checks.known_values(alpha)
-        if known is not None and not (known > 0).all():
-            raise ValueError(f"jsoftmax.{function}: every `alpha` must be positive, got {alpha}.")
-        alpha = as_rows(alpha)
-        limit = alpha == jnp.inf
-        alpha = jnp.where(alpha > 0, jnp.where(limit, 2, alpha), jnp.nan)
-        return Tsallis(None), alpha, limit
-    if not number > 0:
-        hint = ""
-        if beside_axis and number < 0 and number == int(number):
-            hint = f" Did you mean axis={int(number)}?"
-        raise ValueError(f"jsoftmax.{function}: `alpha` must be positive, got {alpha!r}.{hint}")
-    return (Tsallis(2.0), None, True) if number == np.inf else (Tsallis(number), None, False)
+    if not isinstance(regularizer, Regularizer):
+        remedy, number = "such as jsoftmax.Tsallis(1.5).", checks.static_number(regularizer)
+        if number is not None and number > 0:
+            remedy = f"for the order α = {regularizer} jsoftmax.Tsallis({regularizer})."
+        elif number is not None and number == int(number):
+            remedy += f" Did you mean axis={int(number)}?"
+        elif isinstance(regularizer, type) and issubclass(regularizer, Regularizer):
+            remedy = f"an object, {regularizer.__name__}(), and not the class."
+        raise TypeError(
+            f"jsoftmax.{function}: `regularizer` is {regularizer!r}; give it a Regularizer, "
+            f"{remedy}"
+        )
+    return regularizer.by_rows(as_rows).without_limit()
+
+
+def read_prior(
+    function: str,
+    prior: Any,
+    logits: Array | jax.ShapeDtypeStruct,
+    dtype: np.dtype,
+) -> Array:
+    """Return the prior in the rank of the logits; NaN where it is negative or infinite."""
+    known = checks.known_values(prior)
+    x = checks.as_array(function, "prior", prior)
+    if known is not None and not ((known >= 0) & (known < np.inf)).all():
+        raise ValueError(
+            f"jsoftmax.{function}: `prior` must be finite and at least 0 everywhere; its least "
+            f"entry is {known.min()}, its largest {known.max()}."
+        )
+    x = checks.aligned(function, "prior", x, logits.shape).astype(dtype)
+    return jnp.where((x >= 0) & (x < jnp.inf), x, jnp.nan)
 
 
 def _temperature(function, temperature, logits, classes, dtype, limit):

@@ -24,11 +24,15 @@ class Scores(Protocol):
         ...
 
     def sum(self, fn: Callable[[Array], Array]) -> Array:
-        """Σ fn(z) over each row."""
+        """Σ fn(z) over each row, or Σ q fn(z) where scores have a prior."""
         ...
 
     def anywhere(self, flags: Array) -> Array:
         """Whether a per-row flag is raised in any row."""
+        ...
+
+    def level_of(self, top: Array) -> Array | None:
+        """The log of the link at which the largest score alone has mass one; None for 0."""
         ...
 
     def peaks(self) -> Scores | None:
@@ -42,23 +46,35 @@ class Scores(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """Scores that lie in memory: whole, masked by −∞, or split over a mesh axis."""
+    """Scores that lie in memory: whole, masked by −∞, or split over a mesh axis.
+
+    A prior weights the sums, and is positive where a score is above −∞.
+    """
 
     values: Array
     classes: ClassAxis
+    prior: Array | None = None
 
     def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
         return self.classes.max(fn(self.values))
 
     def sum(self, fn: Callable[[Array], Array]) -> Array:
-        return self.classes.sum(fn(self.values))
+        x = fn(self.values)
+        return self.classes.sum(x if self.prior is None else self.prior * x)
+
+    def level_of(self, top: Array) -> Array | None:
+        """The log of the link at which the largest score alone has mass one; None for 0."""
+        if self.prior is None:
+            return None
+        q = self.classes.max(jnp.where(self.values == top, self.prior, 0))
+        return -jnp.log(jnp.where(q > 0, q, 1))
 
     def anywhere(self, flags: Array) -> Array:
         return self.classes.anywhere(flags)
 
     def peaks(self) -> Dense | None:
-        peaks = self.classes.peaks(self.values)
-        return None if peaks is None else Dense(peaks, self.classes)
+        found = self.classes.peaks(self.values, self.prior)
+        return None if found is None else Dense(found[0], self.classes, found[1])
 
 
 def difference(z: Array, m: Array) -> Array:

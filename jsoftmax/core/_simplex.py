@@ -1,16 +1,23 @@
 """From a threshold to p, its one derivative, its logarithm and its conjugate.
 
-Differentiating Σ link(z − τ) = 1 gives Σ s (d − τ̇) = 0 for s = slope(p) and
-d = ż − (∂ω′/∂α)(p) α̇, since z − τ = ω′(p). So for every regularizer, and for every parameter,
+With a prior q the problem is max ⟨p, z⟩ − Σ q ω(p/q), so p = q link(z − τ) and, for r = p/q,
+s = q slope(r). Differentiating Σ q link(z − τ) = 1 gives Σ s (d − τ̇) = 0 for
 
-    τ̇ = Σ s d / Σ s,    ṗ = s (d − τ̇),    (conjugate)˙ = Σ p ż − (∂Ω/∂α) α̇
+    d = ż − (∂ω′/∂θ)(r) θ̇ + (r/s) q̇,
 
-written in p alone, so that each rule differentiates again and transposes.
+since z − τ = ω′(r). So for every regularizer, and for every parameter θ of it,
+
+    τ̇ = Σ s d / Σ s,    ṗ = s (d − τ̇),
+    (conjugate)˙ = Σ p ż − (∂Ω/∂θ) θ̇ − Σ (ω(r) − r ω′(r)) q̇,
+
+written in p alone, so that each rule differentiates again and transposes. Without a prior q is 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,67 +25,81 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._curves import by_curve
-from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense, difference
 from jsoftmax.core._threshold import solve
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def probabilities(z: Array, alpha: Array | None, family: Tsallis, classes: ClassAxis) -> Array:
-    """p = argmax ⟨p, z⟩ − Ω(p) over the simplex."""
-    if family.alpha == 1:
-        return _softmax(z, classes)[0]
-    return _solved(z, alpha, family, classes, False)
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def probabilities(
+    z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
+) -> Array:
+    """p = argmax ⟨p, z⟩ − Σ q ω(p/q) over the simplex.
+
+    The prior is positive where z > −∞, and has the rank of z.
+    """
+    if regularizer.is_exponential:
+        return _softmax(with_log_prior(z, prior), classes)[0]
+    return _solved(z, prior, regularizer, classes, False)
 
 
 @partial(probabilities.defjvp, symbolic_zeros=True)
-def _probabilities_jvp(family, classes, primals, tangents):
-    (z, alpha), (d_z, d_alpha) = primals, tangents
-    p = probabilities(z, alpha, family, classes)
-    s = family.slope(p, alpha) * _movable(z, classes)
-    d = effective_tangent(p, d_z, alpha, d_alpha, family)
-    return p, jnp.zeros_like(p) if d is None else s * _deviation(s, d, family, classes)
+def _probabilities_jvp(classes, primals, tangents):
+    z, prior, regularizer = primals
+    d_z, d_prior, d_regularizer = tangents
+    p = probabilities(z, prior, regularizer, classes)
+    r = relative_to(prior, p)
+    s = times_prior(prior, regularizer.slope(r)) * _movable(z, classes)
+    d = effective_tangent(r, d_z, regularizer, d_regularizer, s, d_prior)
+    return p, jnp.zeros_like(p) if d is None else s * _deviation(s, d, regularizer, classes)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def log_probabilities(z: Array, alpha: Array | None, family: Tsallis, classes: ClassAxis) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def log_probabilities(
+    z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
+) -> Array:
     """log p, right where p underflows; −∞ off the support."""
-    if family.alpha == 1:
-        _, total, v = _softmax(z, classes)
+    if regularizer.is_exponential:
+        _, total, v = _softmax(with_log_prior(z, prior), classes)
         # A finite score below one of +∞ has no mass, however large it is. (A factor a row is fused
         # into sums, a choice an entry is not.)
         finite = float(jnp.finfo(z.dtype).max)
         further = jnp.where(classes.max(z) == jnp.inf, finite, 1).astype(z.dtype)
         return v * further - jnp.log(jnp.where(total == 0, 1, total))
-    return _solved(z, alpha, family, classes, True)
+    return with_log_prior(_solved(z, prior, regularizer, classes, True), prior)
 
 
 @partial(log_probabilities.defjvp, symbolic_zeros=True)
-def _log_probabilities_jvp(family, classes, primals, tangents):
-    # ṗ/p = (s/p)(d − τ̇), and s/p = p^(1−α).
-    (z, alpha), (d_z, d_alpha) = primals, tangents
-    log_p = log_probabilities(z, alpha, family, classes)
+def _log_probabilities_jvp(classes, primals, tangents):
+    # ṗ/p = (s/p)(d − τ̇), and s/p = slope(r)/r.
+    z, prior, regularizer = primals
+    d_z, d_prior, d_regularizer = tangents
+    log_p = log_probabilities(z, prior, regularizer, classes)
     p = jnp.exp(log_p)
-    d = effective_tangent(p, d_z, alpha, d_alpha, family)
+    movable = _movable(z, classes)
+    r = relative_to(prior, p)
+    s = times_prior(prior, regularizer.slope(r)) * movable
+    d = effective_tangent(r, d_z, regularizer, d_regularizer, s, d_prior)
     if d is None:
         return log_p, jnp.zeros_like(p)
-    movable = _movable(z, classes)
-    if family.alpha == 1:
+    if regularizer.is_exponential:
         # One mean, at the cost of jax.nn: what cancels at a p near 1 is right in `cross_entropy`.
         # The mean is taken of all tangents, for it counts an excluded class with p = 0.
         own = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, d)
         return log_p, own - classes.sum(movable * p * d)
-    a = family.exponent(alpha)
-    relative = movable * jnp.exp(-a * jnp.where(p > 0, log_p, 0))
-    s = family.slope(p, alpha) * movable
-    tangent = relative * _deviation(s, d, family, classes)
+    log_r = log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
+    relative = movable * regularizer.relative_slope(jnp.where(p > 0, log_r, 0))
+    tangent = relative * _deviation(s, d, regularizer, classes)
     return log_p, jnp.where((log_p == -jnp.inf) | (movable == 0), 0, tangent)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
 def conjugate(
-    z: Array, alpha: Array | None, temperature: Array | None, family: Tsallis, classes: ClassAxis
+    z: Array,
+    prior: Array | None,
+    regularizer: Regularizer,
+    temperature: Array | None,
+    classes: ClassAxis,
 ) -> Array:
     """T Ω*(z/T) = max ⟨p, z⟩ − T Ω(p), kept as a size-1 axis; T is 1 where it is None.
 
@@ -86,14 +107,17 @@ def conjugate(
     """
     top = classes.max(z)
     y = cooled(z, temperature, classes)
-    if family.alpha == 1:
-        _, total, _ = _softmax(y, classes)
+    if regularizer.is_exponential:
+        weighted = with_log_prior(y, prior)
+        _, total, _ = _softmax(weighted, classes)
         excess = jnp.log(jnp.where(total > 0, total, 1))
+        if prior is not None:
+            excess = excess + difference(classes.max(weighted), classes.max(y))
     else:
         # Σ p v − Ω(p), every term of which is between −log n and 0 or between 0 and log n.
-        p = probabilities(y, alpha, family, classes)
+        p = probabilities(y, prior, regularizer, classes)
         v = jnp.where(p > 0, difference(y, classes.max(y)), 0)
-        excess = classes.sum(p * v) + entropy_of(p, alpha, family, classes)
+        excess = classes.sum(p * v) + entropy_of(p, prior, regularizer, classes)
     excess = jnp.where(jnp.isfinite(top), excess, 0)
     if temperature is None:
         return top + excess
@@ -102,24 +126,57 @@ def conjugate(
 
 
 @partial(conjugate.defjvp, symbolic_zeros=True)
-def _conjugate_jvp(family, classes, primals, tangents):
-    (z, alpha, temperature), (d_z, d_alpha, d_temperature) = primals, tangents
-    value = conjugate(z, alpha, temperature, family, classes)
-    p = probabilities(cooled(z, temperature, classes), alpha, family, classes)
+def _conjugate_jvp(classes, primals, tangents):
+    z, prior, regularizer, temperature = primals
+    d_z, d_prior, d_regularizer, d_temperature = tangents
+    value = conjugate(z, prior, regularizer, temperature, classes)
+    p = probabilities(cooled(z, temperature, classes), prior, regularizer, classes)
     tangent = jnp.zeros_like(value)
     if not isinstance(d_z, SymbolicZero):
         tangent = tangent + classes.sum(p * d_z)
     if temperature is not None and not isinstance(d_temperature, SymbolicZero):
-        tangent = tangent + entropy_of(p, alpha, family, classes) * d_temperature
-    if alpha is not None and not isinstance(d_alpha, SymbolicZero):
-        _, along_alpha = jax.jvp(lambda a: entropy_of(p, a, family, classes), (alpha,), (d_alpha,))
-        tangent = tangent + (along_alpha if temperature is None else temperature * along_alpha)
+        tangent = tangent + entropy_of(p, prior, regularizer, classes) * d_temperature
+    along = along_parameters(lambda x: entropy_of(p, prior, x, classes), regularizer, d_regularizer)
+    if prior is not None and not isinstance(d_prior, SymbolicZero):
+        shares = classes.sum(-height(relative_to(prior, p), regularizer) * d_prior)
+        along = shares if along is None else along + shares
+    if along is not None:
+        tangent = tangent + (along if temperature is None else temperature * along)
     return value, tangent
 
 
-def entropy_of(p: Array, alpha: Array | None, family: Tsallis, classes: ClassAxis) -> Array:
-    """−Ω(p), kept as a size-1 axis."""
-    return -classes.sum(family.value(p, alpha))
+def entropy_of(
+    p: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
+) -> Array:
+    """−Σ q ω(p/q), kept as a size-1 axis."""
+    return -classes.sum(times_prior(prior, regularizer.value(relative_to(prior, p))))
+
+
+def height(r: Array, regularizer: Regularizer) -> Array:
+    """ω(r) − r ω′(r), 0 at r = 0: how much an entry of q adds to Σ q ω(p/q)."""
+    some = jnp.where(r > 0, r, 1)
+    return jnp.where(
+        r > 0,
+        regularizer.value(some) - some * regularizer.derivative(some),
+        jnp.where(r == r, 0, r),
+    )
+
+
+def relative_to(prior: Array | None, p: Array) -> Array:
+    """p/q, 0 where there is no prior mass."""
+    return p if prior is None else jnp.where(prior > 0, p / jnp.where(prior > 0, prior, 1), 0 * p)
+
+
+def times_prior(prior: Array | None, x: Array) -> Array:
+    """q x."""
+    return x if prior is None else jnp.where(prior > 0, prior * x, 0)
+
+
+def with_log_prior(z: Array, prior: Array | None) -> Array:
+    """z + log q, −∞ where there is no prior mass."""
+    if prior is None:
+        return z
+    return jnp.where(prior > 0, z + jnp.log(jnp.where(prior > 0, prior, 1)), -jnp.inf)
 
 
 def cooled(
@@ -148,38 +205,77 @@ def cooled(
     return jnp.where(temperature == 0, jax.lax.stop_gradient(y), y)
 
 
-def effective_tangent(p, d_z, alpha, d_alpha, family) -> Array | None:
-    """d = ż − (∂ω′/∂α)(p) α̇, or None where nothing moves."""
-    d = None if isinstance(d_z, SymbolicZero) else d_z
-    if alpha is None or d_alpha is None or isinstance(d_alpha, SymbolicZero):
-        return d
-    positive = jnp.where(p > 0, p, 1)
-    _, bend = jax.jvp(lambda a: family.marginal(positive, a), (alpha,), (d_alpha,))
-    return -bend if d is None else d - bend
+def effective_tangent(
+    r: Array,
+    d_z: Any,
+    regularizer: Regularizer,
+    d_regularizer: Any,
+    s: Array | None = None,
+    d_prior: Any = None,
+) -> Array | None:
+    """d = ż − (∂ω′/∂θ)(r) θ̇ + (r/s) q̇, or None where nothing moves."""
+    d = None if _is_still(d_z) else d_z
+    some = jnp.where(r > 0, r, 1)
+    bend = along_parameters(lambda x: x.marginal(some), regularizer, d_regularizer)
+    if bend is not None:
+        d = -bend if d is None else d - bend
+    if s is not None and not _is_still(d_prior):
+        grown = jnp.where(s > 0, r / jnp.where(s > 0, s, 1), 0) * d_prior
+        d = grown if d is None else d + grown
+    return d
 
 
-def _deviation(s: Array, d: Array, family: Tsallis, classes: ClassAxis) -> Array:
+def along_parameters(
+    function: Callable[[Regularizer], Array], regularizer: Regularizer, d_regularizer: Any
+) -> Array | None:
+    """The tangent of a function of the regularizer; None where none of its numbers moves."""
+    numbers, structure = jax.tree.flatten(regularizer)
+    tangents = structure.flatten_up_to(d_regularizer) if d_regularizer is not None else numbers
+    moving = [i for i, d in enumerate(tangents) if d_regularizer is not None and not _is_still(d)]
+    if not moving:
+        return None
+
+    def at(*moved):
+        changed = list(numbers)
+        for i, x in zip(moving, moved, strict=True):
+            changed[i] = x
+        return function(jax.tree.unflatten(structure, changed))
+
+    return jax.jvp(at, tuple(numbers[i] for i in moving), tuple(tangents[i] for i in moving))[1]
+
+
+def _is_still(tangent: Any) -> bool:
+    return tangent is None or isinstance(tangent, SymbolicZero)
+
+
+def _deviation(s: Array, d: Array, regularizer: Regularizer, classes: ClassAxis) -> Array:
     """d − τ̇, with the mean of the escort distribution s/Σs."""
-    if family.alpha == 1:
+    if regularizer.is_exponential:
         return classes.deviation(s, d)
     total = classes.sum(s)
     total = jnp.where(total > 0, total, 1)
-    if family.alpha == 2:  # equal weights: none outweighs the others
+    if regularizer.has_equal_slopes:  # equal weights: none outweighs the others
         return d - classes.sum(s * d) / total
     return classes.deviation(s, d, total)
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
-def _solved(z, alpha, family, classes, logarithm):
-    def rows(z, alpha):
+@partial(jax.jit, static_argnums=(3, 4), inline=True)
+def _solved(z, prior, regularizer, classes, logarithm):
+    """link(z − τ) times the prior, or the logarithm of the link."""
+    numbers, structure = jax.tree.flatten(regularizer)
+
+    def rows(z, prior, *numbers):
+        family = jax.tree.unflatten(structure, numbers)
+
         def solved(curve):
-            anchor, place = solve(curve, Dense(z, classes))
+            anchor, place = solve(curve, Dense(z, classes, prior))
             return (curve.log_masses if logarithm else curve.masses)(z, anchor, place)
 
-        return by_curve(family.exponent(alpha), classes.anywhere, solved)
+        return family.on_curve(classes.anywhere, solved)
 
-    return classes.by_rows(rows, z, alpha)
+    masses = classes.by_rows(rows, z, prior, *numbers)
+    return masses if logarithm else times_prior(prior, masses)
 
 
 def _movable(z: Array, classes: ClassAxis) -> Array:

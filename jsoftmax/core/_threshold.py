@@ -56,7 +56,10 @@ def _from_top(curve, scores, total, precision=None, most=_MOST_STEPS):
     while (peaks := rows[-1].peaks()) is not None:
         rows.append(peaks)
     top = rows[-1].max()
+    level = rows[-1].level_of(top)
     place = slope = None
+    if level is not None:
+        place = curve.at_level(jnp.minimum(level, curve.highest))
     # They hold almost all the mass of a sparse row, whose threshold is then nearly theirs.
     is_sparse = isinstance(curve.order, float) and curve.order < 2
     enough, few = (2**-14, 10) if is_sparse else (2**-8, 6)

@@ -96,7 +96,7 @@ def train(examples: Examples, alpha: float, options: Options) -> dict[str, jax.A
     optimizer = optax.adam(LEARNING_RATE)
 
     def loss(weights):
-        return js.fenchel_young_loss(forward(weights, examples.x), examples.labels, alpha).mean()
+        return js.entmax_loss(forward(weights, examples.x), examples.labels, alpha).mean()
 
     def step(state, _):
         weights, memory = state

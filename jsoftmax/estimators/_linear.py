@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.core._problem import problem
+from jsoftmax.core._regularizers import Tsallis
 from jsoftmax.estimators._lbfgs import largest, minimise
 from jsoftmax.mappings import entmax, smoothmax
 
@@ -121,7 +122,7 @@ def _fit(start, features, targets, weights, mask, penalty, use_bias, tol, most, 
     s = jnp.sqrt(variance + 4 * penalty)
     s = jnp.where(s > 0, s, 1)
     scaled = (features - mean) / s
-    ask = problem("SoftmaxRegression", targets, -1, mask[None], alpha=alpha)
+    ask = problem("SoftmaxRegression", targets, -1, mask[None], regularizer=Tsallis(alpha))
     constant = -jnp.sum(weights * ask.squeezed(ask.entropy(targets)))
 
     def objective(point: Coefficients) -> Array:
@@ -151,7 +152,8 @@ def _entmax(scores, mask, *, alpha):
 
 @partial(jax.jit, static_argnames="alpha")
 def _log_entmax(scores, mask, *, alpha):
-    return problem("SoftmaxRegression", scores, -1, mask[None], alpha=alpha).log_probabilities()
+    ask = problem("SoftmaxRegression", scores, -1, mask[None], regularizer=Tsallis(alpha))
+    return ask.log_probabilities()
 
 
 def _roomy(n: int, least: int) -> int:

@@ -19,6 +19,7 @@ def cross_entropy(
     axis: int | tuple[int, ...] = -1,
     *,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     ignore_index: int | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
@@ -41,6 +42,8 @@ def cross_entropy(
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `logits`: only these classes take part. Target mass
             on another class makes the loss +∞, with a finite gradient.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, with p ∝ q exp z: the class
+            frequencies make it the balanced softmax. 0 masks a class. Differentiable.
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: s from 0 to 1: y becomes (1−s) y plus s spread evenly over the unmasked
             classes.
@@ -66,12 +69,12 @@ def cross_entropy(
         >>> print(cross_entropy(jnp.array([0.0, 40.0]), 1))
         4.248e-18
     """
-    ask = problem("cross_entropy", logits, axis, where, axis_name=axis_name)
+    ask = problem("cross_entropy", logits, axis, where, prior=prior, axis_name=axis_name)
     read = read_targets("cross_entropy", targets, ask, ignore_index, label_smoothing)
     weights = read_weights("cross_entropy", class_weights, ask)
     y = read.y if weights is None else read.y * weights
     ask = read.counted_rows(ask)
-    loss = expected_log_loss(ask.z, y, ask.classes)
+    loss = expected_log_loss(ask.z, y, ask.classes, ask.prior)
     if isinstance(z_loss, jax.Array) or z_loss != 0:
         level = ask.conjugate()
         level = jnp.where(level == -jnp.inf, 0, level)

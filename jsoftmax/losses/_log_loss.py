@@ -10,15 +10,16 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._regularizers import Tsallis
-from jsoftmax.core._simplex import log_probabilities
+from jsoftmax.core._regularizers import SHANNON
+from jsoftmax.core._simplex import log_probabilities, with_log_prior
 
 # A p above this is the only one of its row, also where rounding lifts two halves above one half.
 ALONE = 0.75
 
 
-def expected_log_loss(z: Array, y: Array, classes: ClassAxis) -> Array:
-    """Σ y (−log p) for p = softmax(z), kept as a size-1 axis."""
+def expected_log_loss(z: Array, y: Array, classes: ClassAxis, prior: Array | None = None) -> Array:
+    """Σ y (−log p) for p ∝ q exp z, kept as a size-1 axis."""
+    z = with_log_prior(z, prior)
     return expected(*_log_softmax(z, classes), z, y, classes)
 
 
@@ -69,7 +70,7 @@ def beyond_reach(z: Array, y: Array, classes: ClassAxis) -> Array:
 
 
 def _log_softmax(z, classes):
-    log_p = log_probabilities(z, None, Tsallis(1.0), classes)
+    log_p = log_probabilities(z, None, SHANNON, classes)
     p = jnp.exp(log_p)
     rest = mass_of_the_rest(p, classes)
     return p, refined_log(log_p, p, rest), rest

@@ -15,8 +15,9 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities, threshold_of
 from jsoftmax.core._problem import problem
-from jsoftmax.core._regularizers import Tsallis, log_expq
-from jsoftmax.losses._fenchel_young import along_alpha, divergence, perceptron
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
+from jsoftmax.losses._fenchel_young import along_regularizer, perceptron
 from jsoftmax.losses._targets import Targets, check_labels, one_hot
 from jsoftmax.mappings._capped import solve_capped
 
@@ -24,10 +25,11 @@ from jsoftmax.mappings._capped import solve_capped
 def topk_entmax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike = 1.5,
+    alpha: ArrayLike | None = None,
     axis: int = -1,
     *,
     where: ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
     r"""The Fenchel–Young loss whose prediction is `topk_entmax`: zero when its k classes are right.
@@ -40,10 +42,12 @@ def topk_entmax_loss(
         logits: scores z of shape [..., K, ...], any real dtype.
         targets: k different classes a row, integers of shape [..., k]: the shape of `logits`
             without the class axis, and k last.
-        alpha: α > 0, a number or an array with size 1 along `axis`. Do not minimise over it.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None. Do not
+            minimise over it.
         axis: the class axis.
         where: boolean mask that broadcasts to `logits`: only these classes take part. A target
             among the others makes the loss +∞, with a finite gradient.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -63,7 +67,8 @@ def topk_entmax_loss(
         0.0625
     """
     function = "topk_entmax_loss"
-    ask = problem(function, logits, axis, where, alpha=alpha, axis_name=axis_name)
+    regularizer = chosen(function, alpha, regularizer)
+    ask = problem(function, logits, axis, where, regularizer=regularizer, axis_name=axis_name)
     if len(ask.classes.axis) > 1:
         raise ValueError(f"jsoftmax.{function}: `axis` must be a single axis.")
     read, k = _k_hot(function, targets, ask)
@@ -71,9 +76,9 @@ def topk_entmax_loss(
     # Where fewer than k classes are left, all are chosen, and a target is among the others.
     room = jnp.where(z == -jnp.inf, 0, jnp.ones_like(z))
     total = jnp.clip(classes.sum(room), 1, k)
-    loss = k_hot_loss(z, y, ask.alpha, total, ask.family, classes)
-    if ask.temperature is not None:  # where it is 0, α is ∞
-        p = solve_capped(ask, room, total, ask.family)
+    loss = k_hot_loss(z, y, total, ask.regularizer, classes)
+    if ask.temperature is not None:  # where it is 0, the regularizer vanishes
+        p = solve_capped(ask, room, total)
         limit = perceptron(z, y, p, anchor_of(z, room, total, classes), classes)
         loss = jnp.where(ask.temperature == 0, limit, loss)
     return ask.squeezed(read.settle(loss))
@@ -112,43 +117,44 @@ def _k_hot(function, targets, ask):
 
 
 def k_hot_loss(
-    z: Array, y: Array, alpha: Array | None, total: Array, family: Tsallis, classes: ClassAxis
+    z: Array, y: Array, total: Array, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
     """Ω*(z) + Ω(y) − ⟨y, z⟩ over 0 ≤ p ≤ 1, Σ p = total, kept as a size-1 axis."""
     upper = jnp.where(z > -jnp.inf, jnp.ones_like(z), 0)
-    p = capped_probabilities(z, alpha, upper, total, family, classes)
-    return _attained(p, z, y, alpha, family, classes)
+    p = capped_probabilities(z, None, regularizer, upper, total, classes)
+    return _attained(p, z, y, regularizer, classes)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _attained(
-    p: Array, z: Array, y: Array, alpha: Array | None, family: Tsallis, classes: ClassAxis
-) -> Array:
-    a = jnp.asarray(family.exponent(alpha), z.dtype)
-    tau = threshold_of(p, z, alpha, jnp.ones_like(p), family, classes)
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _attained(p: Array, z: Array, y: Array, regularizer: Regularizer, classes: ClassAxis) -> Array:
+    tau = threshold_of(p, z, None, regularizer, jnp.ones_like(p), classes)
     above = jnp.where(z == -jnp.inf, z, z - tau)
     # log p from z − τ = ω′(p), which does not underflow.
-    log_p = jnp.where(p >= 1, 0, log_expq(jnp.maximum(above, jnp.finfo(z.dtype).min), a))
+    log_p = regularizer.log_link(jnp.maximum(above, jnp.finfo(z.dtype).min), jnp.zeros_like(z))
+    log_p = jnp.where(p >= 1, 0, log_p)
     log_p = jnp.where(z == -jnp.inf, -jnp.inf, jnp.minimum(log_p, 0))
-    terms = divergence(y, p, log_p, family.exponent(alpha))
-    empty = (log_p == -jnp.inf) & (y > 0) & (a > 0)
-    short = -1 / jnp.where(a > 0, a, 1) - above
-    terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(short, 0), 0), 0)
-    full = (p >= 1) & (y < 1)
-    terms = terms + jnp.where(full, (1 - y) * jnp.where(full, jnp.maximum(above, 0), 0), 0)
+    terms = regularizer.divergence(y, p, log_p)
+    one = jnp.ones((1,) * z.ndim, z.dtype)
+    bottom, ceiling = regularizer.marginal(0 * one), regularizer.marginal(one)
+    empty = (log_p == -jnp.inf) & (y > 0) & (bottom > -jnp.inf)
+    behind = jnp.where(empty, bottom, 0) - above
+    terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(behind, 0), 0), 0)
+    full = (p >= 1) & (y < 1) & (ceiling < jnp.inf)
+    ahead = above - jnp.where(full, ceiling, 0)
+    terms = terms + jnp.where(full, (1 - y) * jnp.where(full, jnp.maximum(ahead, 0), 0), 0)
+    terms = jnp.where((z == -jnp.inf) & (y > 0), jnp.inf, terms)
     top = classes.max(z)
     return jnp.where(top == -jnp.inf, 0, jnp.where(top == top, classes.sum(terms), top))
 
 
 @partial(_attained.defjvp, symbolic_zeros=True)
-def _attained_jvp(family, classes, primals, tangents):
+def _attained_jvp(classes, primals, tangents):
     # As for the other Fenchel–Young losses, nothing is gained by moving p.
-    p, z, y, alpha = primals
-    _, d_z, _, d_alpha = tangents
-    loss = _attained(p, z, y, alpha, family, classes)
+    p, z, y, regularizer = primals
+    _, d_z, _, d_regularizer = tangents
+    loss = _attained(p, z, y, regularizer, classes)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_z, SymbolicZero):
         tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, p - y, 0) * d_z)
-    if alpha is not None and not isinstance(d_alpha, SymbolicZero):
-        tangent = tangent + along_alpha(p, y, z, alpha, d_alpha, family, classes)
-    return loss, tangent
+    along = along_regularizer(p, y, z, None, regularizer, d_regularizer, classes)
+    return loss, tangent if along is None else tangent + along

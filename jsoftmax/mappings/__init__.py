@@ -10,6 +10,7 @@ from jsoftmax.mappings._boltzmann import (
 from jsoftmax.mappings._capped import capped_entmax, topk_entmax, topk_sigmoid
 from jsoftmax.mappings._entmax import binary_entmax, entmax, entropy, smoothmax, sparsemax
 from jsoftmax.mappings._normmax import normmax
+from jsoftmax.mappings._regularized_argmax import regularized_argmax
 from jsoftmax.mappings._soft_argmax import soft_argmax
 from jsoftmax.mappings._softmax import (
     PartialLogSumExp,
@@ -38,6 +39,7 @@ __all__ = [
     "logsumexp",
     "mean_energy",
     "normmax",
+    "regularized_argmax",
     "smoothmax",
     "soft_argmax",
     "softmax",

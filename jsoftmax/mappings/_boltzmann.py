@@ -85,7 +85,7 @@ def log_partition(
     """
     ask = _states("log_partition", energies, temperature, axis, where, axis_name)
     y = ask.z if ask.temperature is None else _divided(ask.z, ask.temperature)
-    return ask.squeezed(conjugate(y, None, None, ask.family, ask.classes), keepdims)
+    return ask.squeezed(conjugate(y, None, ask.regularizer, None, ask.classes), keepdims)
 
 
 def _divided(z: Array, t: Array) -> Array:

@@ -10,19 +10,22 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._capped_simplex import Family, anchor_of, capped_probabilities
+from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._regularizers import FermiDirac
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import FermiDirac, chosen
 from jsoftmax.core._simplex import cooled
 
 
 def topk_entmax(
     logits: ArrayLike,
     k: ArrayLike,
-    alpha: ArrayLike = 1.5,
+    alpha: ArrayLike | None = None,
     axis: int | tuple[int, ...] = -1,
     *,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -39,9 +42,12 @@ def topk_entmax(
         k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
             `axis`. Differentiable where some class is strictly between 0 and 1; elsewhere its
             derivative is 0.
-        alpha: α > 0, a number or an array with size 1 along `axis`.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
         axis: the class axis or axes.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, which makes Ω(p) = Σ q ω(p/q);
+            0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -64,11 +70,11 @@ def topk_entmax(
         the Fermi–Dirac form of it.
     """
     ask = problem(
-        "topk_entmax", logits, axis, where, alpha=alpha, temperature=temperature,
-        axis_name=axis_name,
+        "topk_entmax", logits, axis, where, regularizer=chosen("topk_entmax", alpha, regularizer),
+        prior=prior, temperature=temperature, axis_name=axis_name,
     )  # fmt: skip
     k = mass("topk_entmax", k, ask)
-    return solve_capped(ask, jnp.ones((), ask.z.dtype), k, ask.family).astype(ask.dtype)
+    return solve_capped(ask, jnp.ones((), ask.z.dtype), k).astype(ask.dtype)
 
 
 def topk_sigmoid(
@@ -77,6 +83,7 @@ def topk_sigmoid(
     axis: int | tuple[int, ...] = -1,
     *,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -93,6 +100,8 @@ def topk_sigmoid(
             `axis`, differentiable.
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `logits`.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, which makes Ω(p) = Σ q ω(p/q);
+            0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -112,19 +121,23 @@ def topk_sigmoid(
     Reference:
         B. Amos, V. Koltun and J. Z. Kolter, "The limited multi-label projection layer", 2019.
     """
-    ask = problem("topk_sigmoid", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    ask = problem(
+        "topk_sigmoid", logits, axis, where, regularizer=FermiDirac(), prior=prior,
+        temperature=temperature, axis_name=axis_name,
+    )  # fmt: skip
     k = mass("topk_sigmoid", k, ask)
-    p = solve_capped(ask, jnp.ones((), ask.z.dtype), k, FermiDirac())
-    return p.astype(ask.dtype)
+    return solve_capped(ask, jnp.ones((), ask.z.dtype), k).astype(ask.dtype)
 
 
 def capped_entmax(
     logits: ArrayLike,
     upper: ArrayLike,
-    alpha: ArrayLike = 1.5,
+    alpha: ArrayLike | None = None,
     axis: int | tuple[int, ...] = -1,
     *,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -138,9 +151,12 @@ def capped_entmax(
         logits: scores z of shape [..., K, ...], any real dtype.
         upper: the caps u ≥ 0, a number or an array that broadcasts to `logits`; their sum over the
             unmasked classes must be at least 1. Differentiable.
-        alpha: α > 0, a number or an array with size 1 along `axis`.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
         axis: the class axis or axes.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, which makes Ω(p) = Σ q ω(p/q);
+            0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -162,8 +178,9 @@ def capped_entmax(
         machine translation", ACL 2018.
     """
     ask = problem(
-        "capped_entmax", logits, axis, where, alpha=alpha, temperature=temperature,
-        axis_name=axis_name,
+        "capped_entmax", logits, axis, where,
+        regularizer=chosen("capped_entmax", alpha, regularizer), prior=prior,
+        temperature=temperature, axis_name=axis_name,
     )  # fmt: skip
     known = checks.known_values(upper)
     if known is not None:
@@ -172,7 +189,7 @@ def capped_entmax(
     upper = checks.aligned("capped_entmax", "upper", upper, ask.z.shape).astype(ask.z.dtype)
     upper = jnp.where(upper >= 0, upper, jnp.nan)
     one = jnp.ones((1,) * ask.z.ndim, ask.z.dtype)
-    return solve_capped(ask, upper, one, ask.family).astype(ask.dtype)
+    return solve_capped(ask, upper, one).astype(ask.dtype)
 
 
 def _check_caps(upper: np.ndarray, ask: Problem) -> None:
@@ -204,7 +221,7 @@ def mass(function: str, k: Any, ask: Problem) -> Array:
     return checks.per_row(function, "k", k, ask.z, ask.classes, ask.z.dtype)
 
 
-def solve_capped(ask: Problem, upper: Array, total: Array, family: Family) -> Array:
+def solve_capped(ask: Problem, upper: Array, total: Array) -> Array:
     """p of the capped problem, with temperature, mask and limits."""
     upper = jnp.where(ask.z > -jnp.inf, upper, 0)
     upper = jnp.where(jnp.isnan(ask.z), jnp.ones_like(upper), upper)
@@ -216,5 +233,5 @@ def solve_capped(ask: Problem, upper: Array, total: Array, family: Family) -> Ar
         limit = jnp.where(ask.z == ask.z, limit, ask.z)
         y = cooled(ask.z, ask.temperature, ask.classes, anchor)
         y = jnp.where(ask.temperature == 0, limit, y)
-    p = capped_probabilities(y, ask.alpha, upper, total, family, ask.classes)
+    p = capped_probabilities(y, ask.prior, ask.regularizer, upper, total, ask.classes)
     return ask.unmasked(p, 0)

@@ -10,6 +10,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._problem import problem
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import Tsallis, chosen, of_order
 
 
 def entmax(
@@ -18,6 +20,7 @@ def entmax(
     axis: int | tuple[int, ...] = -1,
     *,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -39,6 +42,8 @@ def entmax(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
             the limit from above, arg max with ties shared.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
@@ -61,8 +66,9 @@ def entmax(
         B. Peters, V. Niculae and A. F. T. Martins, "Sparse sequence-to-sequence models", ACL 2019.
     """
     ask = problem(
-        "entmax", logits, axis, where, alpha=alpha, temperature=temperature, axis_name=axis_name
-    )
+        "entmax", logits, axis, where, regularizer=of_order("entmax", alpha), prior=prior,
+        temperature=temperature, axis_name=axis_name,
+    )  # fmt: skip
     return ask.probabilities().astype(ask.dtype)
 
 
@@ -71,6 +77,7 @@ def sparsemax(
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     *,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -82,6 +89,8 @@ def sparsemax(
         logits: scores z of shape [..., K, ...], any real dtype.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -101,8 +110,9 @@ def sparsemax(
         A. F. T. Martins and R. F. Astudillo, "From softmax to sparsemax", ICML 2016.
     """
     ask = problem(
-        "sparsemax", logits, axis, where, alpha=2.0, temperature=temperature, axis_name=axis_name
-    )
+        "sparsemax", logits, axis, where, regularizer=Tsallis(2.0), prior=prior,
+        temperature=temperature, axis_name=axis_name,
+    )  # fmt: skip
     return ask.probabilities().astype(ask.dtype)
 
 
@@ -137,7 +147,10 @@ def binary_entmax(
         x if checks.static_number(x) is not None else _expanded(x) for x in (alpha, temperature)
     )
     pairs = jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
-    ask = problem("binary_entmax", pairs, -1, alpha=alpha, temperature=temperature)
+    ask = problem(
+        "binary_entmax", pairs, -1, regularizer=of_order("binary_entmax", alpha),
+        temperature=temperature,
+    )  # fmt: skip
     return ask.probabilities()[..., 0].astype(ask.dtype)
 
 
@@ -149,10 +162,12 @@ def _expanded(x: ArrayLike) -> Array | np.ndarray:
 
 def smoothmax(
     logits: ArrayLike,
-    alpha: ArrayLike = 1.0,
+    alpha: ArrayLike | None = None,
     axis: int | tuple[int, ...] = -1,
     *,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     keepdims: bool = False,
     axis_name: Hashable | None = None,
@@ -166,9 +181,12 @@ def smoothmax(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        alpha: α > 0, a number or an array with size 1 along `axis`.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1 where it is None.
         axis: the class axis or axes.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`. A negative T gives the
             smoothed minimum.
         keepdims: keep the class axis with size 1.
@@ -190,17 +208,21 @@ def smoothmax(
         [0.75       0.25000 0.        ]
     """
     ask = problem(
-        "smoothmax", logits, axis, where, alpha=alpha, temperature=temperature, axis_name=axis_name
-    )
+        "smoothmax", logits, axis, where,
+        regularizer=chosen("smoothmax", alpha, regularizer, 1.0), prior=prior,
+        temperature=temperature, axis_name=axis_name,
+    )  # fmt: skip
     return ask.squeezed(ask.conjugate(), keepdims)
 
 
 def entropy(
     probabilities: ArrayLike,
-    alpha: ArrayLike = 1.0,
+    alpha: ArrayLike | None = None,
     axis: int | tuple[int, ...] = -1,
     *,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -213,9 +235,12 @@ def entropy(
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
-        alpha: α > 0, a number or an array with size 1 along `axis`.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1 where it is None.
         axis: the class axis or axes.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `probabilities`.
+        prior: a reference measure q ≥ 0 that broadcasts to `probabilities`, 1 where it is None,
+            which makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -234,7 +259,8 @@ def entropy(
         0.6931472 0.25
     """
     ask = problem(
-        "entropy", probabilities, axis, where, alpha=alpha, axis_name=axis_name,
+        "entropy", probabilities, axis, where,
+        regularizer=chosen("entropy", alpha, regularizer, 1.0), prior=prior, axis_name=axis_name,
         called="probabilities",
     )  # fmt: skip
     p = ask.unmasked(ask.z, 0)

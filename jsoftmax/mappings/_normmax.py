@@ -98,7 +98,7 @@ def norm_powers(z: Array, alpha: Array, classes: ClassAxis) -> Array:
     """
     z, alpha = jax.lax.stop_gradient((z, alpha))
     ratio = 1 - 1 / alpha
-    return probabilities(z / ratio, 1 + ratio, Tsallis(None), classes)
+    return probabilities(z / ratio, None, Tsallis(1 + ratio), classes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))

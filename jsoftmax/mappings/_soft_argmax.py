@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._problem import problem
+from jsoftmax.core._regularizers import of_order
 
 
 def soft_argmax(
@@ -55,8 +56,8 @@ def soft_argmax(
         [2. 3.]
     """
     ask = problem(
-        "soft_argmax", logits, axis, where, alpha=alpha, temperature=temperature,
-        axis_name=axis_name,
+        "soft_argmax", logits, axis, where, regularizer=of_order("soft_argmax", alpha),
+        temperature=temperature, axis_name=axis_name,
     )  # fmt: skip
     p = ask.probabilities()
     if coordinates is not None:

@@ -17,6 +17,7 @@ def softmax(
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     *,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -36,6 +37,8 @@ def softmax(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0, whatever their score is.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
             the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
@@ -58,7 +61,9 @@ def softmax(
         J. S. Bridle, "Probabilistic interpretation of feedforward classification network outputs,
         with relationships to statistical pattern recognition", 1990.
     """
-    ask = problem("softmax", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    ask = problem(
+        "softmax", logits, axis, where, prior=prior, temperature=temperature, axis_name=axis_name
+    )
     return ask.probabilities().astype(ask.dtype)
 
 
@@ -67,6 +72,7 @@ def log_softmax(
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     *,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -78,6 +84,8 @@ def log_softmax(
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `logits`; −∞ is returned where it is False.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -94,7 +102,15 @@ def log_softmax(
         >>> print(log_softmax(jnp.array([0.0, 200.0])))
         [-200.    0.]
     """
-    ask = problem("log_softmax", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    ask = problem(
+        "log_softmax",
+        logits,
+        axis,
+        where,
+        prior=prior,
+        temperature=temperature,
+        axis_name=axis_name,
+    )
     return ask.log_probabilities().astype(ask.log_dtype)
 
 
@@ -103,6 +119,7 @@ def logsumexp(
     axis: int | tuple[int, ...] = -1,
     *,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     keepdims: bool = False,
     axis_name: Hashable | None = None,
@@ -119,6 +136,8 @@ def logsumexp(
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. A negative T
             gives the smooth minimum.
         keepdims: keep the class axis with size 1.
@@ -138,7 +157,9 @@ def logsumexp(
         >>> print(jax.grad(logsumexp)(jnp.array([1.0, 2.0, 8.0])))
         [9.0880e-04 2.4704e-03 9.9662e-01]
     """
-    ask = problem("logsumexp", logits, axis, where, temperature=temperature, axis_name=axis_name)
+    ask = problem(
+        "logsumexp", logits, axis, where, prior=prior, temperature=temperature, axis_name=axis_name
+    )
     return ask.squeezed(ask.conjugate(), keepdims)
 
 
@@ -201,6 +222,7 @@ def softmin(
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     *,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -212,6 +234,8 @@ def softmin(
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `logits`.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes p ∝ q exp(−z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -228,7 +252,14 @@ def softmin(
         [0.5249792 0.4750208]
     """
     ask = problem(
-        "softmin", logits, axis, where, temperature=temperature, axis_name=axis_name, minimum=True
+        "softmin",
+        logits,
+        axis,
+        where,
+        prior=prior,
+        temperature=temperature,
+        axis_name=axis_name,
+        minimum=True,
     )
     return ask.probabilities().astype(ask.dtype)
 
@@ -238,6 +269,7 @@ def hardmax(
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     *,
+    prior: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
     """One-hot arg max with ties shared: the limit of every mapping here at temperature 0.
@@ -248,6 +280,8 @@ def hardmax(
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `logits`.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`; ties share in proportion to
+            it, and 0 masks a class.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -262,5 +296,5 @@ def hardmax(
         >>> print(hardmax(jnp.array([1.0, 5.0, 5.0])))
         [0.  0.5 0.5]
     """
-    ask = problem("hardmax", logits, axis, where, axis_name=axis_name)
+    ask = problem("hardmax", logits, axis, where, prior=prior, axis_name=axis_name)
     return ask.hard().astype(ask.dtype)

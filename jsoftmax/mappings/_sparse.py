@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
+from jsoftmax.core._regularizers import of_order
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled, probabilities
 
@@ -80,7 +81,14 @@ def entmax_sparse(
         >>> print(p.values, p.indices, p.certificate)
         [0.65000 0.35 ] [1 2] True
     """
-    ask = problem("entmax_sparse", logits, axis, where, alpha=alpha, temperature=temperature)
+    ask = problem(
+        "entmax_sparse",
+        logits,
+        axis,
+        where,
+        regularizer=of_order("entmax_sparse", alpha),
+        temperature=temperature,
+    )
     if len(ask.classes.axis) != 1:
         raise ValueError("jsoftmax.entmax_sparse: `axis` must be a single axis.")
     if isinstance(size, bool) or not isinstance(size, int):
@@ -89,14 +97,14 @@ def entmax_sparse(
         raise ValueError(f"jsoftmax.entmax_sparse: `size` must be at least 1, got {size}.")
     class_axis = ask.classes.axis[0]
     z = jnp.moveaxis(cooled(ask.z, ask.temperature, ask.classes), class_axis, -1)
-    order = None if ask.alpha is None else jnp.moveaxis(ask.alpha, class_axis, -1)
+    family = ask.regularizer.by_rows(lambda _, x: jnp.moveaxis(x, class_axis, -1))
     # One more than will be kept, to see whether it has mass too. A NaN counts as the largest.
     kept = min(size, z.shape[-1])
     scores, indices = jax.lax.top_k(z, min(kept + 1, z.shape[-1]))
     listed, following = scores[..., :kept], scores[..., kept:]
-    p = probabilities(listed, order, ask.family, _LAST)
+    p = probabilities(listed, None, family, _LAST)
     # z − τ = ω′(p): at the largest score that is known, and below ω′(0) there is no mass.
-    tau = -ask.family.marginal(p[..., :1], order)
-    empty = ask.family.marginal(jnp.zeros_like(tau), order)
+    tau = -family.marginal(p[..., :1])
+    empty = family.marginal(jnp.zeros_like(tau))
     certificate = ~jnp.any(difference(following, listed[..., :1]) - tau > empty, axis=-1)
     return SparseEntmax(p.astype(ask.dtype), indices[..., :kept], jnp.squeeze(tau, -1), certificate)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
-from jsoftmax.losses import fenchel_young_loss
+from jsoftmax.losses import entmax_loss
 from jsoftmax.mappings import entmax
 from jsoftmax.mappings._constraints import constant_alpha
 
@@ -103,12 +103,12 @@ class EntmaxReadout(nnx.Module):
         label_smoothing: ArrayLike = 0.0,
         class_weights: ArrayLike | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and targets → one `fenchel_young_loss` each, in float32 at least.
+        """Features [..., d] and targets → one `entmax_loss` each, in float32 at least.
 
         The targets are classes, integers of shape [...], or distributions of shape [..., K]; the
-        rest is as `fenchel_young_loss` takes it.
+        rest is as `entmax_loss` takes it.
         """
-        return fenchel_young_loss(
+        return entmax_loss(
             self.logits(features),
             targets,
             self.alpha,

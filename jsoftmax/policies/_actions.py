@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._regularizers import of_order
 from jsoftmax.core._simplex import cooled
 from jsoftmax.losses._log_loss import expected_log_loss, mass_of_the_rest, refined_log
 from jsoftmax.losses._targets import one_hot
@@ -150,7 +151,7 @@ def log_prob(
     if share is not None:
         p = mixed(ask.probabilities(), share, _allowed(ask), ask.classes)
         value = _log(ask.classes.take(p, hit > 0))
-    elif ask.family.alpha == 1:
+    elif ask.regularizer.is_exponential:
         z = cooled(ask.z, ask.temperature, ask.classes)
         value = -expected_log_loss(z, hit, ask.classes)
         never = (value == -jnp.inf) | (ask.classes.max(z) == -jnp.inf)
@@ -164,7 +165,8 @@ def log_prob(
 
 def _policy(function, preferences, alpha, axis, where, temperature, axis_name) -> Problem:
     return problem(
-        function, preferences, axis, where, alpha=alpha, temperature=temperature,
+        function, preferences, axis, where, regularizer=of_order(function, alpha),
+        temperature=temperature,
         axis_name=axis_name, called="preferences",
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
-from jsoftmax.losses._fenchel_young import divergence
+from jsoftmax.core._regularizers import SHANNON
 
 
 def kl_divergence(
@@ -70,7 +70,7 @@ def kl_divergence(
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _kl(p: Array, q: Array, classes: ClassAxis) -> Array:
     log_q = jnp.where(q > 0, jnp.log(jnp.where(q > 0, q, 1)), -jnp.inf)
-    terms = divergence(p, q, jnp.where(q == q, log_q, q), 0.0)
+    terms = SHANNON.divergence(p, q, jnp.where(q == q, log_q, q))
     return classes.sum(jnp.where((p > 0) & (q == 0), jnp.inf, terms))
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._regularizers import second_order
+from jsoftmax.core._q_logarithm import second_order
 from jsoftmax.core._scores import difference
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._regularizers import of_order
 from jsoftmax.mappings import entropy
 from jsoftmax.sampling._categorical import categorical, entries, sample_from
 from jsoftmax.sampling._distribution import Distribution, number_or_array, spread
@@ -64,7 +65,8 @@ class Categorical(Distribution):
         temperature: ArrayLike = 1.0,
         where: ArrayLike | None = None,
     ):
-        problem("Categorical", logits, -1, where, alpha=alpha, temperature=temperature)
+        regularizer = of_order("Categorical", alpha)
+        problem("Categorical", logits, -1, where, regularizer=regularizer, temperature=temperature)
         self.logits = jnp.asarray(logits)
         shape = self.logits.shape
         self.alpha = number_or_array(alpha, shape)
@@ -160,7 +162,7 @@ class Categorical(Distribution):
     def _ask(self, method: str) -> Problem:
         return problem(
             f"Categorical.{method}", self.logits, -1, self.where,
-            alpha=self.alpha, temperature=self.temperature,
+            regularizer=of_order("Categorical", self.alpha), temperature=self.temperature,
         )  # fmt: skip
 
     def _at(self, method: str, value: ArrayLike, function: Callable) -> Array:

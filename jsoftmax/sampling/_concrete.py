@@ -145,7 +145,7 @@ def _log_density(ask: Problem, y: Array, exists: Array) -> Array:
     n = jnp.maximum(classes.sum(exists.astype(y.dtype)), 1)
     t = jnp.ones((), y.dtype) if ask.temperature is None else ask.temperature
     scores = jnp.where(exists, ask.z - t * y, -jnp.inf)
-    log_share = log_probabilities(scores, None, ask.family, classes)
+    log_share = log_probabilities(scores, None, ask.regularizer, classes)
     constant = jax.lax.lgamma(n) + (n - 1) * jnp.log(t)
     return constant + classes.sum(jnp.where(exists, log_share, 0))
 

@@ -19,6 +19,8 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import SHANNON
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled
 from jsoftmax.sampling._noise import gumbel_like
@@ -75,14 +77,15 @@ def draw(
     where: Any,
     axis_name: Hashable | None,
     *,
-    alpha: Any = 1.0,
+    regularizer: Regularizer = SHANNON,
 ) -> Draw:
     """Check the arguments of `function` and draw the noise of its key."""
     key = one_key(function, key)
     check_temperature(function, "temperature", temperature)
     ask = problem(
-        function, logits, axis, where, alpha=alpha, temperature=temperature, axis_name=axis_name
-    )
+        function, logits, axis, where, regularizer=regularizer, temperature=temperature,
+        axis_name=axis_name,
+    )  # fmt: skip
     ask = dataclasses.replace(
         ask,
         z=difference(ask.z, ask.classes.max(ask.z)),

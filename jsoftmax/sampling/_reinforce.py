@@ -76,7 +76,7 @@ def reinforce_leave_one_out(
     check_count(name, "samples", samples, least=2)
     drawn = draw(name, key, logits, 1.0, axis, where, None)
     ask, classes = drawn.ask, drawn.ask.classes
-    log_p = log_probabilities(ask.z, None, ask.family, classes)
+    log_p = log_probabilities(ask.z, None, ask.regularizer, classes)
 
     def sample(key: Array) -> tuple[Array, Array]:
         hard = one_hot_max(ask.z + gumbel_like(key, ask.z, classes), classes)

@@ -8,6 +8,7 @@ from collections.abc import Hashable
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._regularizers import of_order
 from jsoftmax.sampling._draw import draw, one_hot_max
 
 
@@ -173,5 +174,8 @@ def gumbel_entmax(
         B. Peters, V. Niculae and A. F. T. Martins, "Sparse sequence-to-sequence models", ACL 2019,
         for the mapping.
     """
-    drawn = draw("gumbel_entmax", key, logits, temperature, axis, where, axis_name, alpha=alpha)
+    drawn = draw(
+        "gumbel_entmax", key, logits, temperature, axis, where, axis_name,
+        regularizer=of_order("gumbel_entmax", alpha),
+    )  # fmt: skip
     return drawn.returned(drawn.soft(drawn.scores))

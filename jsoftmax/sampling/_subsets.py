@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jsoftmax.core._regularizers import FermiDirac
+from jsoftmax.core._regularizers import FermiDirac, of_order
 from jsoftmax.mappings import PartialLogSumExp
 from jsoftmax.mappings._capped import mass, solve_capped
 from jsoftmax.sampling._corrected import check_count
@@ -174,9 +174,8 @@ def relaxed_topk(
     """
     drawn = draw(
         "relaxed_topk", key, logits, temperature, axis, where, axis_name,
-        alpha=1.0 if alpha is None else alpha,
+        regularizer=FermiDirac() if alpha is None else of_order("relaxed_topk", alpha),
     )  # fmt: skip
     ask = dataclasses.replace(drawn.ask, z=drawn.scores)
-    family = FermiDirac() if alpha is None else ask.family
-    x = solve_capped(ask, jnp.ones((), ask.z.dtype), mass("relaxed_topk", k, ask), family)
+    x = solve_capped(ask, jnp.ones((), ask.z.dtype), mass("relaxed_topk", k, ask))
     return drawn.returned(x)

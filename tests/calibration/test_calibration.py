@@ -215,7 +215,7 @@ def test_scales_and_biases_are_what_scipy_finds(alpha):
     @jax.jit
     def objective(x):
         scale, bias = x[:CLASSES], x[CLASSES:]
-        loss = js.fenchel_young_loss(Z / t * scale + bias, LABELS, alpha).mean()
+        loss = js.entmax_loss(Z / t * scale + bias, LABELS, alpha).mean()
         return loss + penalty / 2 * (jnp.sum((scale - 1) ** 2) + jnp.sum(bias**2))
 
     start = np.repeat([1.0, 0.0], CLASSES)

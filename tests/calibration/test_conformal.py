@@ -243,7 +243,7 @@ def digits(alpha):
     train, rest = slice(0, 500), slice(500, None)
 
     def loss(kernel):
-        return js.fenchel_young_loss(images[train] @ kernel, labels[train], alpha).mean()
+        return js.entmax_loss(images[train] @ kernel, labels[train], alpha).mean()
 
     optimizer = optax.adam(0.05)
 

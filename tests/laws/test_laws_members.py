@@ -173,7 +173,7 @@ def test_vmap_over_every_argument():
 
 ONE_ROW = {
     "entmax": lambda z, x: js.entmax(z, x)[0],
-    "fenchel_young_loss": lambda z, x: js.fenchel_young_loss(z, 1, x),
+    "entmax_loss": lambda z, x: js.entmax_loss(z, 1, x),
     "topk_entmax of k": lambda z, x: js.topk_entmax(z, x, 1.5)[0],
     "capped_entmax of u": lambda z, x: js.capped_entmax(z, x, 1.5)[0],
 }

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jsoftmax import fenchel_young_loss, normmax_loss, topk_entmax_loss
+from jsoftmax import entmax_loss, normmax_loss, topk_entmax_loss
 from tests.losses import loss_oracles as oracles
 from tests.losses.loss_helpers import (
     CASES,
@@ -63,7 +63,7 @@ def test_a_traced_alpha_gives_what_a_static_one_gives():
     """Also at 1 exactly, beside it, and at ∞; and ∂L/∂α = ∂Ω(y) − ∂Ω(p)."""
     alphas = np.array([0.5, 1.0, 1 + 1e-6, 1.25, 2.0, 3.0, 5.0, INF])
     z, y, alphas = rows_and_alphas(alphas)
-    loss, d_z, d_alpha = traced(fenchel_young_loss, z, y, alphas[:, None])
+    loss, d_z, d_alpha = traced(entmax_loss, z, y, alphas[:, None])
     for i, alpha in enumerate(alphas):
         assert_close(loss[i], float(oracles.entmax_loss(z[i], y[i], alpha=alpha)))
         p = np.array(oracles.entmax(z[i], alpha=alpha), float)
@@ -154,7 +154,7 @@ def test_every_one_hot_target_loses_less_as_alpha_grows():
     z, _, alphas = rows_and_alphas(alphas)
     for target in (3, 7):
         y = np.broadcast_to(np.eye(10)[target], z.shape)
-        loss, _, d_alpha = traced(fenchel_young_loss, z, y, alphas[:, None])
+        loss, _, d_alpha = traced(entmax_loss, z, y, alphas[:, None])
         loss, d_alpha = np.asarray(loss).reshape(6, 8), np.asarray(d_alpha)
         # Where p is one-hot, on a wrong class, the loss is the same gap for all such α: rounded.
         assert (np.diff(loss, axis=-1) <= 2 * np.finfo(float).eps * loss[:, 1:]).all()

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jsoftmax import cross_entropy, fenchel_young_loss, normmax_loss, topk_entmax_loss
+from jsoftmax import (
+    Tsallis,
+    cross_entropy,
+    entmax_loss,
+    fenchel_young_loss,
+    normmax_loss,
+    topk_entmax_loss,
+)
 from tests.losses import loss_oracles as oracles
 from tests.losses.loss_helpers import CLASSES, LOGITS, assert_close, by_kind
 
@@ -29,7 +36,7 @@ def test_the_hessian_is_the_jacobian_of_the_mapping(alpha):
 def hessians(z, k_hot, alpha):
     """Of the losses of a label and of three at once, for every row."""
     return (
-        jax.vmap(jax.hessian(lambda row: fenchel_young_loss(row, 1, alpha)))(z),
+        jax.vmap(jax.hessian(lambda row: entmax_loss(row, 1, alpha)))(z),
         jax.vmap(jax.hessian(lambda row: topk_entmax_loss(row, k_hot, alpha)))(z),
     )
 
@@ -55,7 +62,7 @@ def test_the_hessian_of_cross_entropy_is_that_of_logsumexp():
 
 DIFFERENTIABLE = {
     "cross_entropy": lambda z, y, alpha: cross_entropy(z, y, label_smoothing=alpha / 10),
-    "fenchel_young_loss": fenchel_young_loss,
+    "fenchel_young_loss": lambda z, y, alpha: fenchel_young_loss(z, y, Tsallis(alpha)),
     "normmax_loss": lambda z, y, alpha: normmax_loss(z, y, alpha + 1),
     "topk_entmax_loss": lambda z, y, alpha: topk_entmax_loss(z, jnp.array([[0, 2]] * 3), alpha),
 }

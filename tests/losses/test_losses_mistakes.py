@@ -7,7 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from jsoftmax import topk_entmax_loss
+from jsoftmax import Tsallis, topk_entmax_loss
 from tests.losses.loss_helpers import LABELLED, NAN, by_kind
 
 
@@ -48,7 +48,16 @@ def test_a_mistake_is_answered_with_function_argument_and_remedy(name, unchecked
     with pytest.raises(ValueError, match=shapes(here, "`targets`", wrong.shape, (2, 3))):
         loss(z, wrong)
     assert loss(np.ones((0, 3)), labels[:0]).shape == (0,)
-    if name not in ("cross_entropy", "sparsemax_loss"):
+    if name == "fenchel_young_loss":
+        with pytest.raises(TypeError, match=shapes(here, "`regularizer` is -1", "mean axis=-1?")):
+            loss(z, labels, -1)
+        with pytest.raises(TypeError, match=shapes(here, "jsoftmax.Tsallis(1.5)")):
+            loss(z, labels, 1.5)
+        with pytest.raises(TypeError, match=shapes(here, "an object, Tsallis()")):
+            loss(z, labels, Tsallis)
+        with pytest.raises(ValueError, match=shapes(here, "`alpha`", (5, 1), (2, 3))):
+            loss(z, labels, Tsallis(jnp.full((5, 1), 1.5)))
+    elif name not in ("cross_entropy", "sparsemax_loss"):
         with pytest.raises(ValueError, match=shapes(here, "`alpha` must be", "-1")):
             loss(z, labels, -1)
         with pytest.raises(ValueError, match=shapes(here, "`alpha`", (5, 1), (2, 3))):

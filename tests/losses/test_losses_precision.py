@@ -4,7 +4,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from jsoftmax import cross_entropy, fenchel_young_loss, sparsemax_loss
+from jsoftmax import cross_entropy, entmax_loss, sparsemax_loss
 from tests.losses import loss_oracles as oracles
 from tests.losses.loss_helpers import (
     CLASSES,
@@ -47,7 +47,7 @@ def test_losses_near_zero_are_right_for_scores_an_eps_away():
     z[:, 3], z[:, 5:7] = gaps.reshape(-1), 0
     alphas, margin = np.tile(alphas, 4).astype(np.float32), np.tile(margin, 4)
     y = np.broadcast_to(np.eye(10, dtype=np.float32)[3], z.shape)
-    loss, *_ = traced(fenchel_young_loss, z, y, alphas[:, None])
+    loss, *_ = traced(entmax_loss, z, y, alphas[:, None])
     eps = float(np.finfo(np.float32).eps)
     for i, alpha in enumerate(alphas):
         value = float(oracles.entmax_loss(z[i], y[i], alpha=float(alpha)))

@@ -14,7 +14,7 @@ from flax import nnx
 import jsoftmax.linen
 import jsoftmax.nnx
 from jsoftmax import entmax
-from jsoftmax.losses import fenchel_young_loss
+from jsoftmax.losses import entmax_loss
 from jsoftmax.mappings._constraints import Interval
 
 KEY = jax.random.key(0)
@@ -232,8 +232,8 @@ def test_readouts_are_linear_then_a_mapping_or_its_loss(alpha):
         return (
             z,
             entmax(z, float(alpha), where=KEEP),
-            fenchel_young_loss(z, LABELS, float(alpha), **options),
-            fenchel_young_loss(z, uniform, float(alpha)),
+            entmax_loss(z, LABELS, float(alpha), **options),
+            entmax_loss(z, uniform, float(alpha)),
         )
 
     chex.assert_trees_all_close(answers(), expected(), atol=1e-6)

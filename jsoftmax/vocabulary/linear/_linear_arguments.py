@@ -18,8 +18,9 @@ from jax import Array
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._problem import regularizer
-from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._problem import read_regularizer
+from jsoftmax.core._regularizer import Regularizer, joined, parted
+from jsoftmax.core._regularizers import SHANNON
 
 
 class Moving(NamedTuple):
@@ -52,8 +53,8 @@ class Fixed(NamedTuple):
     room: Array | None = None  # the number of classes that smoothing is spread over
     class_weights: Array | None = None
     z_loss: Array | None = None
-    alpha: Array | None = None
-    hard: Array | None = None  # whether α is ∞
+    parameters: tuple[Array, ...] = ()  # of the regularizer
+    hard: Array | None = None  # whether the regularizer vanishes, as at α = ∞
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Rule:
     """What is known while tracing and shapes the computation."""
 
     classes: ClassAxis
-    family: Tsallis
+    structure: Any  # of the regularizer
     kernel_axis: int  # of the classes in the kernel
     soft_cap: float | None
     block_tokens: int  # rows that lie in memory together,
@@ -69,6 +70,10 @@ class Rule:
     is_hard: bool = False
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
     statistics: bool = False  # the log-partition and the entropy too
+
+    def regularizer(self, fixed: Fixed) -> Regularizer:
+        """The regularizer of a divergence."""
+        return joined(self.structure, fixed.parameters)
 
     @property
     def axis_name(self) -> Hashable | None:
@@ -156,7 +161,7 @@ def read_rows(
     tokens = math.prod(lead)
     block_tokens, block_classes = _sizes(function, tokens, classes, block_tokens, block_classes)
     rule = Rule(
-        ClassAxis((-1,), axis_name), Tsallis(1.0), axis, soft_cap, block_tokens, block_classes
+        ClassAxis((-1,), axis_name), parted(SHANNON)[1], axis, soft_cap, block_tokens, block_classes
     )
     rows = Rows(moving, Fixed(numbers, None), rule, lead, function)
     mask = checks.mask_like(function, where, rows.scores, "features @ kernel")
@@ -174,19 +179,20 @@ def read_rows(
     return dataclasses.replace(rows, moving=moving, fixed=Fixed(numbers, mask))
 
 
-def with_alpha(rows: Rows, alpha: Any) -> Rows:
-    """The same rows for Fenchel–Young losses of order α.
+def with_regularizer(rows: Rows, regularizer: Regularizer) -> Rows:
+    """The same rows for Fenchel–Young losses of a regularizer.
 
     Raises:
-        ValueError: for an α known while tracing that is not positive.
+        TypeError: for an object that is no regularizer.
     """
-    family, alpha, limit = regularizer(
-        rows.function, alpha, lambda x: rows.per_row("alpha", x), beside_axis=False
-    )
-    alpha = None if alpha is None else jax.lax.stop_gradient(alpha)
+    regularizer, limit = read_regularizer(rows.function, regularizer, rows.per_row)
+    parameters, structure = parted(jax.lax.stop_gradient(regularizer))
     hard = limit if isinstance(limit, Array) else None
-    rule = dataclasses.replace(rows.rule, family=family, is_hard=limit is True, is_divergence=True)
-    return dataclasses.replace(rows, rule=rule, fixed=rows.fixed._replace(alpha=alpha, hard=hard))
+    rule = dataclasses.replace(
+        rows.rule, structure=structure, is_hard=limit is True, is_divergence=True
+    )
+    fixed = rows.fixed._replace(parameters=parameters, hard=hard)
+    return dataclasses.replace(rows, rule=rule, fixed=fixed)
 
 
 def _kernel_axis(function, features, kernel, class_axis):

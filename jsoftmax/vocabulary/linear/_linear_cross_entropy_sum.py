@@ -13,17 +13,12 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._filled import filled
+from jsoftmax.core._named_trees import Trees, overlaid
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
 from jsoftmax.vocabulary.linear._outcomes import outcomes
-from jsoftmax.vocabulary.linear._token_blocks import (
-    Trees,
-    even_size,
-    joined,
-    merged_tokens,
-    split_tokens,
-)
+from jsoftmax.vocabulary.linear._token_blocks import even_size, merged_tokens, split_tokens
 from jsoftmax.vocabulary.linear._token_rows import probabilities_at, pull, solved_row
 from jsoftmax.vocabulary.linear._token_targets import Fate
 
@@ -144,7 +139,7 @@ def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
     per_token = moving.temperature is not None and moving.temperature.shape[0] > 1
 
     def step(total, part):
-        trees = joined(part, rest)
+        trees = overlaid(part, rest)
         losses, gradient = _block(rule, *trees, total=total)
         mine = {"features": gradient.features}
         if per_token:

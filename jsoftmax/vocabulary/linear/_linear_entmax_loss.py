@@ -8,7 +8,12 @@ from collections.abc import Hashable
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jsoftmax.vocabulary.linear._linear_arguments import class_weights_of, read_rows, with_alpha
+from jsoftmax.core._regularizers import of_order
+from jsoftmax.vocabulary.linear._linear_arguments import (
+    class_weights_of,
+    read_rows,
+    with_regularizer,
+)
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import with_targets
 
@@ -83,7 +88,12 @@ def linear_entmax_loss(
         temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
         block_tokens=block_tokens, block_classes=block_classes,
     )  # fmt: skip
-    rows, fate = with_targets(with_alpha(rows, alpha), targets, ignore_index, label_smoothing)
+    rows, fate = with_targets(
+        with_regularizer(rows, of_order(function, alpha, False)),
+        targets,
+        ignore_index,
+        label_smoothing,
+    )
     fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
     rows = dataclasses.replace(rows, fixed=fixed)
     outcome, found = outcomes(rows.rule, rows.moving, rows.fixed)

@@ -80,7 +80,7 @@ def _following_jvp(rule, primals, tangents):
         known, _ = known
         z, d_z = moved_scores(moving, fixed, changes, rule)
         p = probabilities_at(rule, fixed, z, known)
-        s = rule.family.slope(p, fixed.alpha) * movable(rule, fixed, known)
+        s = rule.regularizer(fixed).slope(p) * movable(rule, fixed, known)
         others = jnp.where(p > ALONE, 0, s)
         return tuple(_row_sum(x) for x in (s * d_z, s, others * d_z, others))
 

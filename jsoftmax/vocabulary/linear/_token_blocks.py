@@ -16,18 +16,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._filled import filled
+from jsoftmax.core._named_trees import Trees, by_name, overlaid
 from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import scores
 
 # What has tokens along its first axis, and what has classes along its last.
 _TOKENS = (
-    "features", "temperature", "mask", "rows", "ids", "shares", "room", "alpha", "hard", "floor",
-    "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
+    "features", "temperature", "mask", "rows", "ids", "shares", "room", "parameters", "hard",
+    "floor", "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
     "valid", "counted", "weights",
 )  # fmt: skip
 _CLASSES = ("bias", "mask", "numbers", "class_weights")
-
-Trees = Any  # a tuple of NamedTuples of arrays
 
 
 def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any:
@@ -41,7 +40,7 @@ def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any
     if count <= 1:
         return function(trees)
     parts, rest = split_tokens(trees, count)
-    results = jax.lax.map(lambda part: function(joined(part, rest)), parts)
+    results = jax.lax.map(lambda part: function(overlaid(part, rest)), parts)
     return jax.tree.map(lambda x: merged_tokens(x, tokens), results)
 
 
@@ -55,8 +54,8 @@ def split_tokens(trees: Trees, count: int) -> tuple[Trees, Trees]:
         return jnp.moveaxis(x.reshape(size, count, *x.shape[1:]), 1, 0)
 
     return (
-        _by_name(trees, lambda n, x: stacked(x) if _is_per_token(n, x) else None),
-        _by_name(trees, lambda n, x: None if _is_per_token(n, x) else x),
+        by_name(trees, lambda n, x: stacked(x) if _is_per_token(n, x) else None),
+        by_name(trees, lambda n, x: None if _is_per_token(n, x) else x),
     )
 
 
@@ -64,14 +63,6 @@ def merged_tokens(x: Array, tokens: int) -> Array:
     """Blocks along the first axis put back in the order of the tokens."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(-1, *x.shape[2:])[:tokens]
-
-
-def joined(part: Trees, rest: Trees) -> Trees:
-    """One block, with the arrays that all blocks share."""
-    return tuple(
-        type(p)(*(y if x is None else x for x, y in zip(p, r, strict=True)))
-        for p, r in zip(part, rest, strict=True)
-    )
 
 
 def sum_by_classes(
@@ -123,7 +114,7 @@ def classes_at(rule: Rule, trees: Trees, start: int | Array, size: int) -> Trees
         axis = _class_axis(rule, name, x)
         return x if axis is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis=axis)
 
-    return _by_name(trees, cut)
+    return by_name(trees, cut)
 
 
 def even_size(n: int, size: int) -> int:
@@ -167,16 +158,6 @@ def _class_axis(rule, name, x):
 
 def _is_per_token(name: str, x: Array) -> bool:
     return name in _TOKENS and x.shape[0] > 1
-
-
-def _by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
-    return tuple(
-        type(tree)(*(
-            None if x is None else function(name, x)
-            for name, x in zip(tree._fields, tree, strict=True)
-        ))
-        for tree in trees
-    )  # fmt: skip
 
 
 def groups(rule: Rule, classes: int) -> int:

@@ -8,7 +8,6 @@ from jax import Array
 from jsoftmax.core._arg_max import floor_of, highest, of_whole_rows, only_highest
 from jsoftmax.core._filled import filled
 from jsoftmax.core._known import Threshold, masses_at
-from jsoftmax.core._regularizers import q_log_from_log
 from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
 from jsoftmax.losses._log_loss import surplus
 from jsoftmax.vocabulary.linear._found import Found, Outcome
@@ -30,23 +29,22 @@ def solved_row(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
 
 def _divergences(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
     """Fenchel–Young losses."""
-    classes, family, alpha = rule.classes, rule.family, fixed.alpha
+    classes, regularizer = rule.classes, rule.regularizer(fixed)
     y = target_block(fixed, z)
     top = floor = classes.max(z)
     if rule.is_hard or fixed.hard is not None:
         lowest = floor_of(of_whole_rows(highest(z), classes))
         floor = lowest if fixed.hard is None else jnp.where(fixed.hard, lowest, top)
     soft = hardened(rule, fixed, z, floor)
-    p, log_p, rest = prediction(soft, alpha, family, classes)
+    p, log_p, rest = prediction(soft, None, regularizer, classes)
     if rule.is_hard:
         loss = perceptron(z, y, p, top, classes)
     else:
-        loss = attained(p, log_p, rest, z, y, alpha, family, classes)
+        loss = attained(p, log_p, rest, z, y, None, regularizer, classes)
         if fixed.hard is not None:
             loss = jnp.where(fixed.hard, perceptron(z, y, p, top, classes), loss)
     anchor, level = _anchored(rule, fixed, soft, p, log_p)
-    a = family.exponent(alpha)
-    tau = jnp.where(anchor > -jnp.inf, anchor - q_log_from_log(level, a), anchor)
+    tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
     w = fixed.class_weights
     weight = filled(top, 1) if w is None else classes.sum(w * y)
     return Outcome(loss, None, None), Found(tau, floor, anchor, level, rest, weight)
@@ -64,7 +62,7 @@ def probabilities_at(rule: Rule, fixed: Fixed, z: Array, found: Found) -> Array:
     """p of any block of scores, from what is known of the rows."""
     threshold = Threshold(found.tau, found.anchor, found.level)
     soft = hardened(rule, fixed, z, found.floor)
-    return masses_at(rule.family, soft, fixed.alpha, threshold, movable(rule, fixed, found))
+    return masses_at(rule.regularizer(fixed), soft, threshold, movable(rule, fixed, found))
 
 
 def movable(rule: Rule, fixed: Fixed, found: Found) -> Array:
@@ -90,13 +88,13 @@ def pull(rule: Rule, fixed: Fixed, z: Array, p: Array, found: Found) -> Array:
 
 
 def _anchored(rule, fixed, z, p, log_p):
-    """The score from which the curve of α measures others, and its log-mass."""
-    classes, a = rule.classes, rule.family.exponent(fixed.alpha)
+    """The score from which the curve measures others, and its log-mass."""
+    classes, at_edge = rule.classes, rule.regularizer(fixed).anchors_at_edge()
     anchor, level = classes.max(z), classes.max(log_p)
-    if not isinstance(a, float) or a > 1:
+    if at_edge is not False:
         edge = -classes.max(jnp.where(p > 0, -z, -jnp.inf))
-        at_edge = classes.max(jnp.where(z == edge, log_p, -jnp.inf))
-        from_edge = (jnp.asarray(a) > 1) & (anchor > -jnp.inf) & (anchor < jnp.inf)
+        edge_level = classes.max(jnp.where(z == edge, log_p, -jnp.inf))
+        from_edge = at_edge & (anchor > -jnp.inf) & (anchor < jnp.inf)
         anchor = jnp.where(from_edge, edge, anchor)
-        level = jnp.where(from_edge, at_edge, level)
+        level = jnp.where(from_edge, edge_level, level)
     return anchor, jnp.where(anchor == -jnp.inf, 0, level)

@@ -1,0 +1,216 @@
+"""A regularizer: three functions of a probability, from which every separable map is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.core._curves import Curve, Level
+from jsoftmax.core._inverse_marginal import inverse_marginal
+
+_Self = TypeVar("_Self", bound="Regularizer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularizer:
+    r"""A convex ω that makes a map p = link(z − τ) of scores, a loss, and attention.
+
+    .. math:: p = \arg\max_{p \in Δ} ⟨p, z⟩ - Ω(p), \qquad Ω(p) = \sum_i ω(p_i)
+
+    A subclass writes three methods, elementwise on arrays p ≥ 0 (with a prior q they are asked for
+    p/q, which may exceed 1). From them follow the map, its logarithm, its smooth maximum, its
+    Fenchel–Young loss, attention, and all derivatives, in z and in the fields of the subclass:
+
+    ========== ============================================================ =====================
+    value      ω(p), 0 at p = 0 and at p = 1                                entropy, losses
+    marginal   ω′(p), up to a constant; its limit at p = 0, which may be −∞ the threshold
+    slope      1/ω″(p) for p > 0, 0 at p = 0                                every derivative
+    ========== ============================================================ =====================
+
+    `marginal` must not fall as p grows. If it is finite at 0 the map is sparse; where it reaches +∞
+    no probability can be larger. `link`, the inverse of `marginal`, is solved by a safeguarded
+    Newton iteration; a subclass that knows a formula overrides it, for speed.
+
+    A subclass with parameters is a frozen dataclass. Every regularizer is a pytree: a field that is
+    a Python number belongs to the program, a field that is a `jax.Array` is a leaf, so it may be
+    traced, learned, and differ from row to row (size 1 along the class axis) or head to head.
+
+    Example:
+        >>> import dataclasses, jax, jax.numpy as jnp, jsoftmax
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Quadratic(jsoftmax.Regularizer):  # sparsemax, with a strength
+        ...     strength: float | jax.Array = 1.0
+        ...
+        ...     def value(self, p):
+        ...         return self.strength * p * (p - 1) / 2
+        ...
+        ...     def marginal(self, p):
+        ...         return self.strength * p
+        ...
+        ...     def slope(self, p):
+        ...         return jnp.where(p > 0, 1 / self.strength, 0)
+        >>> print(jsoftmax.regularized_argmax(jnp.array([1.0, 0.5, -1.0]), Quadratic(2.0)))
+        [0.625 0.375 0.   ]
+
+    Reference:
+        M. Blondel, A. F. T. Martins and V. Niculae, "Learning with Fenchel–Young losses", JMLR
+        2020.
+    """
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        jax.tree_util.register_pytree_with_keys(
+            cls, _flattened_with_keys, partial(_unflattened, cls), _flattened
+        )
+
+    def value(self, p: Array) -> Array:
+        """Return ω(p), 0 at p = 0 and at p = 1."""
+        raise NotImplementedError(_missing(self, "value"))
+
+    def marginal(self, p: Array) -> Array:
+        """Return ω′(p) up to a constant, its limit from above at p = 0."""
+        raise NotImplementedError(_missing(self, "marginal"))
+
+    def slope(self, p: Array) -> Array:
+        """Return 1/ω″(p) for p > 0, and 0 at p = 0."""
+        raise NotImplementedError(_missing(self, "slope"))
+
+    def link(self, t: Array) -> Array:
+        """Return p with ω′(p) = t: 0 at and below ω′(0). Solved, unless a subclass knows it."""
+        return jnp.exp(inverse_marginal(self, t, jnp.zeros_like(t)))
+
+    # The rest has right answers for every regularizer; ours override some for speed or precision.
+
+    def log_link(self, t: Array, near: Array) -> Array:
+        """Return log p with ω′(p) = t, sought from the log-mass `near`."""
+        if type(self).link is not Regularizer.link:
+            p = self.link(t)
+            return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), jnp.where(p == 0, -jnp.inf, p))
+        return inverse_marginal(self, t, near)
+
+    def log_marginal(self, log_p: Array) -> Array:
+        """Return ω′ at a log-mass."""
+        return self.marginal(jnp.exp(log_p))
+
+    def relative_slope(self, log_p: Array) -> Array:
+        """Return slope(p)/p at a finite log-mass: how fast log p grows with the score."""
+        p = jnp.maximum(jnp.exp(log_p), float(jnp.finfo(log_p.dtype).tiny))
+        return self.slope(p) / p
+
+    def derivative(self, p: Array) -> Array:
+        """Return ω′(p) itself, with the constant that `marginal` leaves open."""
+        half = jnp.full((1,) * p.ndim, 0.5, p.dtype)
+        _, at_half = jax.jvp(self.value, (half,), (jnp.ones_like(half),))
+        return self.marginal(p) + (at_half - self.marginal(half))
+
+    def divergence(self, y: Array, p: Array, log_p: Array) -> Array:
+        """Return ω(y) − ω(p) − ω′(p)(y − p) ≥ 0, entry by entry.
+
+        Where y and p are close that difference cancels, and it is formed as ∫ (y − t) dω′(t), by a
+        rule that is exact to rounding for a factor of e between them.
+        """
+        both = (y > 0) & (p > 0)
+        safe_y, safe_p = jnp.where(both, y, 1), jnp.where(both, p, 1)
+        w = jnp.log(safe_y) - jnp.where(both, log_p, 0)
+        close = jnp.abs(w) < 1
+        near, total = jnp.where(close, w, 0), jnp.zeros_like(w)
+        for node, weight in zip(*np.polynomial.legendre.leggauss(12), strict=True):
+            share = float((1 + node) / 2)
+            t = safe_p * jnp.exp(share * near)
+            # (y − t) t/slope(t) dlog t, with y − t = t (e^{(1 − share) w} − 1).
+            ahead = t * jnp.expm1((1 - share) * near)
+            total = total + float(weight / 2) * ahead * near / self.relative_slope(jnp.log(t))
+        some = self.derivative(jnp.where(p > 0, p, 1))
+        bottom = self.derivative(jnp.zeros_like(p))
+        at_p = jnp.where(p > 0, some, jnp.where(bottom > -jnp.inf, bottom, 0))
+        direct = self.value(y) - self.value(p) - at_p * (y - p)
+        return jnp.where(both & close, total, jnp.maximum(direct, jnp.where(p == p, 0, p)))
+
+    def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
+        """Return `solved` on the curve along which the threshold of every row is sought."""
+        return solved(Level(self))
+
+    @property
+    def is_exponential(self) -> bool:
+        """Whether the link is known while tracing to be exp, and τ to be logsumexp."""
+        return False
+
+    @property
+    def has_equal_slopes(self) -> bool:
+        """Whether the slope is known while tracing to be one number on the support."""
+        return False
+
+    def anchors_at_edge(self) -> bool | Array:
+        """Whether scores are measured from the smallest one in the support, for precision."""
+        return False
+
+    def without_limit(self) -> tuple[Regularizer, bool | Array]:
+        """Return the regularizer with limits replaced, and where ω is 0 and the map arg max."""
+        return self, False
+
+    def by_rows(self: _Self, as_rows: Callable[[str, Any], Array]) -> _Self:
+        """Return the regularizer with every array field made one number a row by `as_rows`."""
+        names, _ = _fields(self)
+        given = {n: x for n in names if (x := getattr(self, n)) is not None}
+        return dataclasses.replace(self, **{n: as_rows(n, x) for n, x in given.items()})
+
+
+def parted(regularizer: Regularizer) -> tuple[tuple[Array, ...], Any]:
+    """The arrays of a regularizer, and all else, which is hashable: for loops over blocks."""
+    numbers, structure = jax.tree.flatten(regularizer)
+    return tuple(numbers), structure
+
+
+def joined(structure: Any, numbers: Any) -> Regularizer:
+    """The regularizer of these parts, or its tangent, None where a number does not move."""
+    return jax.tree.unflatten(structure, numbers)
+
+
+def _missing(regularizer: Regularizer, method: str) -> str:
+    name = type(regularizer).__name__
+    return (
+        f"jsoftmax.Regularizer: {name} does not define `{method}`. Write {name}.{method}(self, p), "
+        "elementwise on an array of probabilities."
+    )
+
+
+def _fields(regularizer: Regularizer) -> tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]:
+    """The names of fields that are leaves, and the fields that belong to the program."""
+    fields = [f.name for f in dataclasses.fields(regularizer)]
+    if strange := sorted(set(vars(regularizer)) - set(fields)):
+        name = type(regularizer).__name__
+        raise TypeError(
+            f"jsoftmax.Regularizer: {name} has the attribute `{strange[0]}`, which is no field. "
+            f"Declare it, and decorate the class with @dataclasses.dataclass(frozen=True)."
+        )
+    static = bool | int | float | str | np.number
+    known = [(n, getattr(regularizer, n)) for n in fields]
+    known = tuple((n, x) for n, x in known if isinstance(x, static))
+    names = {n for n, _ in known}
+    return tuple(n for n in fields if n not in names), known
+
+
+def _flattened(regularizer):
+    names, known = _fields(regularizer)
+    return [getattr(regularizer, n) for n in names], (names, known)
+
+
+def _flattened_with_keys(regularizer):
+    children, (names, known) = _flattened(regularizer)
+    keys = [jax.tree_util.GetAttrKey(n) for n in names]
+    return list(zip(keys, children, strict=True)), (names, known)
+
+
+def _unflattened(cls, structure, children):
+    names, known = structure
+    regularizer = object.__new__(cls)
+    for name, x in (*zip(names, children, strict=True), *known):
+        object.__setattr__(regularizer, name, x)
+    return regularizer
