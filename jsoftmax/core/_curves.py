@@ -239,17 +239,22 @@ class Level(_FromTop):
         return level, filled(level, 0)
 
     def masses(self, z, anchor, place):
-        return jnp.exp(self.log_masses(z, anchor, place))
+        if not self.regularizer.knows_link:
+            return jnp.exp(self.log_masses(z, anchor, place))
+        p = self.regularizer.link(self._marginal(z, anchor, place))
+        return jnp.where(z == -jnp.inf, 0, p)
 
     def log_masses(self, z, anchor, place):
+        log_p = self.regularizer.log_link(self._marginal(z, anchor, place), place[0])
+        return jnp.where(z == -jnp.inf, -jnp.inf, log_p)
+
+    def _marginal(self, z, anchor, place):
         level, rest = place
         huge = float(jnp.finfo(z.dtype).max) ** 0.5
         # The marginal of the anchor, which is infinite at the end of a domain.
         t = jnp.clip(self.regularizer.log_marginal(level), -huge, huge)
         t = t + rest / self.regularizer.relative_slope(level)
-        # Scores that were excluded stay so, however large that is.
-        log_p = self.regularizer.log_link(difference(z, anchor) + t, level)
-        return jnp.where(z == -jnp.inf, -jnp.inf, log_p)
+        return difference(z, anchor) + t
 
     def move(self, place, step):
         level, rest = place

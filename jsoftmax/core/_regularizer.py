@@ -90,7 +90,7 @@ class Regularizer:
 
     def log_link(self, t: Array, near: Array) -> Array:
         """Return log p with ω′(p) = t, sought from the log-mass `near`."""
-        if type(self).link is not Regularizer.link:
+        if self.knows_link:
             p = self.link(t)
             return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), jnp.where(p == 0, -jnp.inf, p))
         return inverse_marginal(self, t, near)
@@ -136,6 +136,11 @@ class Regularizer:
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
         """Return `solved` on the curve along which the threshold of every row is sought."""
         return solved(Level(self))
+
+    @property
+    def knows_link(self) -> bool:
+        """Whether a subclass gives a formula for the link."""
+        return type(self).link is not Regularizer.link
 
     @property
     def is_exponential(self) -> bool:

@@ -14,6 +14,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._curves import Curve, Edge, Logistic, Power, Scaled, Shift
 from jsoftmax.core._q_logarithm import log_expq, q_log, q_log_from_log
 from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._wright_omega import wright_omega
 
 _LEAST_POWER = 0.2
 Parameter: TypeAlias = Any  # a Python number, or an array with one number a row
@@ -277,6 +278,16 @@ class Elastic(Regularizer):
         """Return p/(1 + λp)."""
         return p / (1 + self.strength * p)
 
+    def link(self, t: Array) -> Array:
+        """Return p with log p + λp = t, which is W(λ eᵗ)/λ with Lambert's W."""
+        return jnp.exp(self.log_link(t, t))
+
+    def log_link(self, t: Array, near: Array) -> Array:
+        # With w = λp: w + log w = t + log λ, and log p = t − w.
+        some = jnp.asarray(self.strength, t.dtype) > 0
+        shift = jnp.log(jnp.where(some, self.strength, 1).astype(t.dtype))
+        return t - jnp.where(some, wright_omega(t + shift), 0)
+
     def log_marginal(self, log_p: Array) -> Array:
         return log_p + self.strength * jnp.exp(log_p)
 
@@ -324,7 +335,8 @@ class JensenShannon(Regularizer):
 
     def link(self, t: Array) -> Array:
         """Return 1/(e^(−2t) − 1), for t < 0."""
-        return jnp.exp(self.log_link(t, t))
+        least = -(float(jnp.finfo(t.dtype).tiny) ** 0.5)
+        return 1 / jnp.expm1(-jnp.minimum(2 * t, least))
 
     def log_link(self, t: Array, near: Array) -> Array:
         # log p = 2t − log(1 − e^{2t}), for t below 0; at and above it p has no bound.

@@ -164,19 +164,19 @@ def height(r: Array, regularizer: Regularizer) -> Array:
 
 def relative_to(prior: Array | None, p: Array) -> Array:
     """p/q, 0 where there is no prior mass."""
-    return p if prior is None else jnp.where(prior > 0, p / jnp.where(prior > 0, prior, 1), 0 * p)
+    return p if prior is None else jnp.where(prior == 0, 0, p / jnp.where(prior == 0, 1, prior))
 
 
 def times_prior(prior: Array | None, x: Array) -> Array:
     """q x."""
-    return x if prior is None else jnp.where(prior > 0, prior * x, 0)
+    return x if prior is None else jnp.where(prior == 0, 0, prior * x)
 
 
 def with_log_prior(z: Array, prior: Array | None) -> Array:
     """z + log q, −∞ where there is no prior mass."""
     if prior is None:
         return z
-    return jnp.where(prior > 0, z + jnp.log(jnp.where(prior > 0, prior, 1)), -jnp.inf)
+    return jnp.where(prior == 0, -jnp.inf, z + jnp.log(jnp.where(prior == 0, 1, prior)))
 
 
 def cooled(
