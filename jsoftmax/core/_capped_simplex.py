@@ -18,13 +18,13 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._capped_threshold import solve_capped
 from jsoftmax.core._curves import Capped, Logistic, by_curve
 from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float
 from jsoftmax.core._regularizers import FermiDirac, Tsallis
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._simplex import effective_tangent
-from jsoftmax.core._threshold import solve
 
 Family = Tsallis | FermiDirac
 
@@ -104,10 +104,10 @@ def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array
 @partial(jax.jit, static_argnums=(4, 5), inline=True)
 def _solved(y, alpha, upper, total, family, classes):
     def rows(y, alpha, upper, total):
-        start = anchor_of(y, upper, total, classes)
+        pivot = anchor_of(y, upper, total, classes)
 
         def solved(curve):
-            anchor, place = solve(curve, Dense(y, classes), total, start)
+            anchor, place = solve_capped(curve, Dense(y, classes), upper, total, pivot)
             return curve.masses(y, anchor, place)
 
         if isinstance(family, FermiDirac):

@@ -170,7 +170,7 @@ class Scaled(_FromTop):
         level, rest, scale = place
         w = difference(z, anchor) * scale + rest
         if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
-            return level + jnp.log(1 + self.a * w) * (1 / self.a)
+            return level + jnp.log(jnp.maximum(1 + self.a * w, 0)) * (1 / self.a)
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
@@ -222,25 +222,24 @@ class Edge:
 
 
 @dataclasses.dataclass(frozen=True)
-class Logistic(_FromTop):
+class Logistic:
     """The Fermi–Dirac form p = 1/(1 + e^−(v + μ)). The place is μ, as a sum of two."""
 
-    order = 2.0
-    slope = 1.0
+    from_edge = False
 
     def start(self, anchor):
         return filled(anchor, 0), filled(anchor, 0)
 
-    def at_level(self, level):
-        return level - jnp.log(-jnp.expm1(level)), filled(level, 0)
-
     def masses(self, z, anchor, place):
-        shift, rest = place
-        return jax.nn.sigmoid((difference(z, anchor) + shift) + rest)
+        return jax.nn.sigmoid(self._argument(z, anchor, place))
 
-    def log_masses(self, z, anchor, place):
+    def deficits(self, z, anchor, place):
+        """1 − p."""
+        return jax.nn.sigmoid(-self._argument(z, anchor, place))
+
+    def _argument(self, z, anchor, place):
         shift, rest = place
-        return jax.nn.log_sigmoid((difference(z, anchor) + shift) + rest)
+        return (difference(z, anchor) + shift) + rest
 
     def move(self, place, step):
         shift, rest = place
@@ -254,36 +253,34 @@ class Capped:
     curve: Curve
     upper: Array
 
-    order = 1.0  # where a cap begins to bind, the slope jumps
-
     @property
     def from_edge(self):
         return self.curve.from_edge
 
-    @property
-    def slope(self):
-        return self.curve.slope
-
     def start(self, anchor):
         return self.curve.start(anchor)
-
-    def at_level(self, level):
-        return self.curve.at_level(level)
 
     def masses(self, z, anchor, place):
         far = self._far_above(z, anchor)
         p = self.curve.masses(jnp.where(far, anchor, z), anchor, place)
         return jnp.where(far, self.upper, jnp.minimum(p, self.upper))
 
-    def log_masses(self, z, anchor, place):
-        return _safe_log(self.masses(z, anchor, place))
+    def deficits(self, z, anchor, place):
+        """u − p."""
+        return self.upper - self.masses(z, anchor, place)
 
     def _far_above(self, z, anchor):
         """Where a score is so far above the anchor that it is capped, and the curve overflows."""
         return difference(z, anchor) > float(jnp.finfo(z.dtype).max) ** 0.5
 
-    def gap(self, mass, total):
-        return self.curve.gap(mass, total)
+    def between(self, lowest, highest, is_full):
+        """A place between two masses of the anchor, and how far from there the ends are."""
+        if isinstance(self.curve, Edge):  # the anchor may have no mass at all
+            mass = jnp.where(is_full, highest, highest / 2)
+            return self.curve.at(mass), -mass, highest - mass
+        low, high = jnp.log(lowest), jnp.log(highest)
+        level = jnp.where(is_full, high, low + (high - low) / 2)
+        return self.curve.at_level(level), low - level, high - level
 
     def move(self, place, step):
         return self.curve.move(place, step)

@@ -1,0 +1,152 @@
+"""The threshold of a row with caps, found between two places that are known to enclose it.
+
+Classes at or above a *pivot* are counted by their deficits u − p, the others by their masses. With
+the mass that is left when all classes of the first kind are full, rest = total − Σ u,
+
+    below = Σ p + (−rest)₊     and     room = Σ (u − p) + rest₊
+
+are sums of terms that are never negative, and equal at the sought threshold: nothing cancels, so
+masses and deficits come out right to a few eps however small they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core._curves import Capped, Logistic
+from jsoftmax.core._filled import filled
+from jsoftmax.core._scores import Scores, difference
+from jsoftmax.core._threshold import edge_below
+
+_SLACK = 32  # what a step may be off, in eps of its length
+
+
+def solve_capped(
+    curve: Capped | Logistic, scores: Scores, upper: Array, total: Array, pivot: Array
+) -> tuple[Array, Any]:
+    """The anchor of each row, and the place on the curve where its masses sum to `total`.
+
+    The classes above the pivot leave room for some of the total, and those from the pivot on do
+    not: it has mass, and is below its cap or at it.
+    """
+    above, ties, lower, largest = (
+        scores.sum(lambda z: jnp.where(z > pivot, upper, 0)),
+        scores.sum(lambda z: jnp.where(z == pivot, upper, 0)),
+        scores.sum(lambda z: jnp.where((z <= pivot) & (upper > 0), 1, 0).astype(pivot.dtype)),
+        scores.max(lambda z: jnp.where(z >= pivot, upper, 0)),
+    )
+    missing = total - above
+    full = missing > ties / 2
+    rest = jnp.where(full, missing - ties, missing)
+
+    def sums(anchor, place):
+        """`below` and `room`."""
+
+        def mass(z):
+            counted = jnp.where(full, z < pivot, z <= pivot)
+            return jnp.where(counted, curve.masses(z, anchor, place), 0)
+
+        def deficit(z):
+            counted = jnp.where(full, z >= pivot, z > pivot)
+            return jnp.where(counted, curve.deficits(z, anchor, place), 0)
+
+        return (
+            scores.sum(mass) + jnp.maximum(-rest, 0),
+            scores.sum(deficit) + jnp.maximum(rest, 0),
+        )
+
+    def fits(t):
+        below, room = sums(t, curve.start(t))
+        return below <= room
+
+    anchor = edge_below(fits, scores, pivot) if curve.from_edge else pivot
+    levels = _levels(missing, lower, jnp.minimum(total, largest))
+    if isinstance(curve, Logistic):
+        place, left, right = _logistic_ends(scores, pivot, levels[0], above + ties, total)
+    else:
+        place, left, right = curve.between(*levels, full & (anchor == pivot))
+    return anchor, _search(curve, sums, anchor, place, left, right, scores.anywhere)
+
+
+def _levels(missing, lower, highest):
+    """The least and the largest mass that the pivot can have.
+
+    At the least the classes that are not above the pivot have no more than is missing, however many
+    they are; at the largest those from the pivot on are full.
+    """
+    tiny = float(jnp.finfo(missing.dtype).tiny)
+    lowest = jnp.maximum(missing, tiny) / jnp.maximum(lower, 1)
+    return lowest, jnp.maximum(highest, lowest)
+
+
+def _logistic_ends(scores, pivot, lowest, count, total):
+    """A place on the logistic curve, and how far from there the sought one can be.
+
+    Of M classes from the pivot on, M − k is to be left, or as much as the classes below it take.
+    They leave M σ(−μ) at most, and the next class takes σ(v + μ), which is more at the place
+    log(2M) − v/2.
+    """
+    tiny = float(jnp.finfo(pivot.dtype).tiny)
+    low = jnp.log(lowest) - jnp.log(jnp.maximum(1 - lowest, tiny))
+    left = count - total
+    behind = difference(scores.max(lambda z: jnp.where(z < pivot, z, -jnp.inf)), pivot)
+    behind = jnp.maximum(behind, -float(jnp.finfo(pivot.dtype).max))
+    high = jnp.log(2 * jnp.maximum(count, 1)) - behind / 2
+    at_rest = jnp.log(jnp.maximum(count - left, tiny)) - jnp.log(jnp.maximum(left, tiny))
+    high = jnp.maximum(jnp.where(left > 0, jnp.minimum(at_rest, high), high), low)
+    middle = low + (high - low) / 2
+    return (middle, filled(middle, 0)), low - middle, high - middle
+
+
+def _search(curve, sums, anchor, place, left, right, anywhere):
+    """Secant steps that end where the two sums agree or the bracket around the root is empty.
+
+    In every other step either the gap or the bracket falls to a half of what it was: where a secant
+    does neither, a bisection follows. A row that is finished stays where it is, so that it does not
+    depend on its neighbours.
+    """
+    eps = float(jnp.finfo(anchor.dtype).eps)
+
+    def advance(state):
+        place, step, last, width, slope, left, right, active = state
+        below, room = sums(anchor, place)
+        gap = below - room if curve.from_edge else _log_ratio(below, room)
+        # The ends of the bracket are given by their distances from here.
+        left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)
+        unit = place[0] if curve.from_edge else 1
+        agree = jnp.abs(below - room) <= 4 * eps * jnp.maximum(below, room)
+        active = active & ~agree & (gap != 0) & (right - left > eps * jnp.maximum(unit, eps))
+        change = (gap - last) / jnp.where(step == 0, 1, step)
+        slope = jnp.where((step != 0) & (change > 0), change, slope)
+        ahead = -gap / slope
+        slow = (jnp.abs(gap) > jnp.abs(last) / 2) & (right - left > width / 2)
+        inside = (ahead > left) & (ahead < right) & ~slow
+        ahead = jnp.where(inside, ahead, (left + right) / 2)
+        ahead = jnp.where(active, ahead, 0)
+        slack = _SLACK * eps * jnp.abs(ahead)
+        ends = left - ahead - slack, right - ahead + slack
+        return curve.move(place, ahead), ahead, gap, right - left, slope, *ends, active
+
+    def unfinished(state):
+        return anywhere(state[-1])
+
+    zero = filled(anchor, 0)
+    state = (place, zero, zero + float(jnp.finfo(anchor.dtype).max), right - left, zero + 1)
+    solvable = (anchor > -jnp.inf) & (right >= left)
+    place, *_ = jax.lax.while_loop(unfinished, advance, (*state, left, right, solvable))
+    return place
+
+
+def _log_ratio(below, room):
+    """log(below/room), whose sign is that of the difference however close they are."""
+    tiny = float(jnp.finfo(room.dtype).tiny)
+    below, room = jnp.maximum(below, tiny), jnp.maximum(room, tiny)
+    excess = below - room
+    near = jnp.abs(excess) < room / 4
+    return jnp.where(
+        near, jnp.log1p(jnp.where(near, excess, 0) / room), jnp.log(below) - jnp.log(room)
+    )
