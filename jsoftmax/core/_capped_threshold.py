@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Capped, Logistic
+from jsoftmax.core._curves import Capped, Logistic, two_sum
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import Scores, difference
 from jsoftmax.core._threshold import edge_below
 
-_SLACK = 32  # what a step may be off, in eps of its length
+_MOST_STEPS = 400  # more than halving both the gap and the bracket can take
 
 
 def solve_capped(
@@ -66,10 +66,11 @@ def solve_capped(
     anchor = edge_below(fits, scores, pivot) if curve.from_edge else pivot
     levels = _levels(missing, lower, jnp.minimum(total, largest))
     if isinstance(curve, Logistic):
-        place, left, right = _logistic_ends(scores, pivot, levels[0], above + ties, total)
+        low, high = _logistic_ends(scores, pivot, levels[0], above + ties, total)
     else:
-        place, left, right = curve.between(*levels, full & (anchor == pivot))
-    return anchor, _search(curve, sums, anchor, place, left, right, scores.anywhere)
+        low, high = curve.coordinates(*levels)
+    guess = jnp.where(full & (anchor == pivot), high, low + (high - low) / 2)
+    return anchor, _search(curve, sums, anchor, low, guess, high, scores.anywhere)
 
 
 def _levels(missing, lower, highest):
@@ -84,7 +85,7 @@ def _levels(missing, lower, highest):
 
 
 def _logistic_ends(scores, pivot, lowest, count, total):
-    """A place on the logistic curve, and how far from there the sought one can be.
+    """The least and the largest coordinate that the logistic curve can have.
 
     Of M classes from the pivot on, M − k is to be left, or as much as the classes below it take.
     They leave M σ(−μ) at most, and the next class takes σ(v + μ), which is more at the place
@@ -97,12 +98,10 @@ def _logistic_ends(scores, pivot, lowest, count, total):
     behind = jnp.maximum(behind, -float(jnp.finfo(pivot.dtype).max))
     high = jnp.log(2 * jnp.maximum(count, 1)) - behind / 2
     at_rest = jnp.log(jnp.maximum(count - left, tiny)) - jnp.log(jnp.maximum(left, tiny))
-    high = jnp.maximum(jnp.where(left > 0, jnp.minimum(at_rest, high), high), low)
-    middle = low + (high - low) / 2
-    return (middle, filled(middle, 0)), low - middle, high - middle
+    return low, jnp.maximum(jnp.where(left > 0, jnp.minimum(at_rest, high), high), low)
 
 
-def _search(curve, sums, anchor, place, left, right, anywhere):
+def _search(curve, sums, anchor, low, guess, high, anywhere):
     """Secant steps that end where the two sums agree or the bracket around the root is empty.
 
     In every other step either the gap or the bracket falls to a half of what it was: where a secant
@@ -112,33 +111,34 @@ def _search(curve, sums, anchor, place, left, right, anywhere):
     eps = float(jnp.finfo(anchor.dtype).eps)
 
     def advance(state):
-        place, step, last, width, slope, left, right, active = state
-        below, room = sums(anchor, place)
+        count, at, step, last, width, slope, low, high, active = state
+        below, room = sums(anchor, curve.at(*at))
         gap = below - room if curve.from_edge else _log_ratio(below, room)
-        # The ends of the bracket are given by their distances from here.
-        left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)
-        unit = place[0] if curve.from_edge else 1
+        low = tuple(jnp.where(gap < 0, new, old) for new, old in zip(at, low, strict=True))
+        high = tuple(jnp.where(gap > 0, new, old) for new, old in zip(at, high, strict=True))
+        left, right = ((end[0] - at[0]) + (end[1] - at[1]) for end in (low, high))
         agree = jnp.abs(below - room) <= 4 * eps * jnp.maximum(below, room)
-        active = active & ~agree & (gap != 0) & (right - left > eps * jnp.maximum(unit, eps))
+        unit = jnp.maximum(at[0], eps) if curve.from_edge else 1
+        active = active & ~agree & (jnp.abs(gap) > 0) & (right - left > eps * unit)
         change = (gap - last) / jnp.where(step == 0, 1, step)
         slope = jnp.where((step != 0) & (change > 0), change, slope)
         ahead = -gap / slope
         slow = (jnp.abs(gap) > jnp.abs(last) / 2) & (right - left > width / 2)
         inside = (ahead > left) & (ahead < right) & ~slow
-        ahead = jnp.where(inside, ahead, (left + right) / 2)
+        ahead = jnp.where(inside, ahead, left + (right - left) / 2)
         ahead = jnp.where(active, ahead, 0)
-        slack = _SLACK * eps * jnp.abs(ahead)
-        ends = left - ahead - slack, right - ahead + slack
-        return curve.move(place, ahead), ahead, gap, right - left, slope, *ends, active
+        at = two_sum(at[0], at[1] + ahead)
+        return count + 1, at, ahead, gap, right - left, slope, low, high, active
 
     def unfinished(state):
-        return anywhere(state[-1])
+        return (state[0] < _MOST_STEPS) & anywhere(state[-1])
 
     zero = filled(anchor, 0)
-    state = (place, zero, zero + float(jnp.finfo(anchor.dtype).max), right - left, zero + 1)
-    solvable = (anchor > -jnp.inf) & (right >= left)
-    place, *_ = jax.lax.while_loop(unfinished, advance, (*state, left, right, solvable))
-    return place
+    at, low, high = ((x + zero, zero) for x in (guess, low, high))
+    state = (0, at, zero, zero + float(jnp.finfo(anchor.dtype).max), high[0] - low[0], zero + 1)
+    solvable = (anchor > -jnp.inf) & (high[0] >= low[0])
+    _, at, *_ = jax.lax.while_loop(unfinished, advance, (*state, low, high, solvable))
+    return curve.at(*at)
 
 
 def _log_ratio(below, room):

@@ -130,7 +130,7 @@ class Power(_FromTop):
         exponent = jnp.minimum(self.a * step, math.log(jnp.finfo(step.dtype).max) / 2)
         near = jnp.abs(exponent) < 1 / 16
         grown = (c + rest) * jnp.where(near, _growth(exponent), jnp.exp(exponent))
-        return _two_sum(jnp.where(near, c, 0), jnp.where(near, rest + grown, grown))
+        return two_sum(jnp.where(near, c, 0), jnp.where(near, rest + grown, grown))
 
     def threshold(self, anchor, place):
         """The score at which p leaves zero."""
@@ -174,7 +174,7 @@ class Scaled(_FromTop):
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
-        level, rest = _two_sum(place[0], place[1] + step)
+        level, rest = two_sum(place[0], place[1] + step)
         return level, rest, jnp.exp(-self.a * level)
 
 
@@ -241,9 +241,9 @@ class Logistic:
         shift, rest = place
         return (difference(z, anchor) + shift) + rest
 
-    def move(self, place, step):
-        shift, rest = place
-        return _two_sum(shift, rest + step)
+    def at(self, coordinate, rest):
+        """The place at a coordinate, given as a sum of two."""
+        return coordinate, rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,17 +273,20 @@ class Capped:
         """Where a score is so far above the anchor that it is capped, and the curve overflows."""
         return difference(z, anchor) > float(jnp.finfo(z.dtype).max) ** 0.5
 
-    def between(self, lowest, highest, is_full):
-        """A place between two masses of the anchor, and how far from there the ends are."""
-        if isinstance(self.curve, Edge):  # the anchor may have no mass at all
-            mass = jnp.where(is_full, highest, highest / 2)
-            return self.curve.at(mass), -mass, highest - mass
-        low, high = jnp.log(lowest), jnp.log(highest)
-        level = jnp.where(is_full, high, low + (high - low) / 2)
-        return self.curve.at_level(level), low - level, high - level
+    def coordinates(self, lowest, highest):
+        """Those of two masses of the anchor: the logarithm, or the mass itself at an edge.
 
-    def move(self, place, step):
-        return self.curve.move(place, step)
+        The lowest is one of the smallest class with mass, and an edge below it may have none.
+        """
+        if self.from_edge:
+            return filled(highest, 0), highest
+        return jnp.log(lowest), jnp.log(highest)
+
+    def at(self, coordinate, rest):
+        """The place at a coordinate, given as a sum of two."""
+        if isinstance(self.curve, Edge):
+            return self.curve.at(coordinate)
+        return self.curve.move(self.curve.at_level(coordinate), rest)
 
 
 def by_curve(a: float | Array, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
@@ -319,7 +322,8 @@ def _growth(x: Array) -> Array:
     return x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5))))
 
 
-def _two_sum(large: Array, small: Array) -> tuple[Array, Array]:
+def two_sum(large: Array, small: Array) -> tuple[Array, Array]:
+    """The sum rounded to one float, and what the rounding left."""
     total = large + small
     return total, small - (total - large)
 
