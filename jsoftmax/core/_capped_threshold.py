@@ -70,7 +70,9 @@ def solve_capped(
     else:
         low, high = curve.coordinates(*levels)
     guess = jnp.where(full & (anchor == pivot), high, low + (high - low) / 2)
-    return anchor, _search(curve, sums, anchor, low, guess, high, scores.anywhere)
+    # An edge is measured by its mass, and all others by logarithms.
+    unit = levels[0] if curve.from_edge else 1
+    return anchor, _search(curve, sums, anchor, low, guess, high, unit, scores.anywhere)
 
 
 def _levels(missing, lower, highest):
@@ -101,9 +103,10 @@ def _logistic_ends(scores, pivot, lowest, count, total):
     return low, jnp.maximum(jnp.where(left > 0, jnp.minimum(at_rest, high), high), low)
 
 
-def _search(curve, sums, anchor, low, guess, high, anywhere):
+def _search(curve, sums, anchor, low, guess, high, unit, anywhere):
     """Secant steps that end where the two sums agree or the bracket around the root is empty.
 
+    It is empty where an eps of the `unit` of coordinates is all that is left of it.
     In every other step either the gap or the bracket falls to a half of what it was: where a secant
     does neither, a bisection follows. A row that is finished stays where it is, so that it does not
     depend on its neighbours.
@@ -118,7 +121,6 @@ def _search(curve, sums, anchor, low, guess, high, anywhere):
         high = tuple(jnp.where(gap > 0, new, old) for new, old in zip(at, high, strict=True))
         left, right = ((end[0] - at[0]) + (end[1] - at[1]) for end in (low, high))
         agree = jnp.abs(below - room) <= 4 * eps * jnp.maximum(below, room)
-        unit = jnp.maximum(at[0], eps) if curve.from_edge else 1
         active = active & ~agree & (jnp.abs(gap) > 0) & (right - left > eps * unit)
         change = (gap - last) / jnp.where(step == 0, 1, step)
         slope = jnp.where((step != 0) & (change > 0), change, slope)

@@ -128,9 +128,10 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         change = (gap - last) / jnp.where(step == 0, 1, step)
         # A difference of gaps that is all rounding tells nothing of the slope, but that the step
         # was too short.
-        tells = (change > 0) & (jnp.abs(gap - last) > 16 * eps)
-        short = (step != 0) & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
-        slope = jnp.where(tells & (step != 0), change, jnp.where(short, slope / 4, slope))
+        moved = moves & (step != 0)
+        tells = moved & (change > 0) & (jnp.abs(gap - last) > 16 * eps)
+        short = moved & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
+        slope = jnp.where(tells, change, jnp.where(short, slope / 4, slope))
         ahead = -gap / slope
         # Without an upper end the steps grow; with both, one that leaves the bracket, and now and
         # then one in any case, halves it.
