@@ -18,13 +18,13 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._capped_threshold import solve_capped
 from jsoftmax.core._curves import Capped
 from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._simplex import effective_tangent, relative_to, times_prior
-from jsoftmax.core._threshold import solve
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
@@ -115,15 +115,18 @@ def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array
 @partial(jax.jit, static_argnums=(5,), inline=True)
 def _solved(y, prior, regularizer, upper, total, classes):
     numbers, structure = jax.tree.flatten(regularizer)
+    if regularizer.bound < jnp.inf:
+        upper = jnp.minimum(upper, times_prior(prior, jnp.full((), regularizer.bound, y.dtype)))
 
     def rows(y, prior, upper, total, *numbers):
-        start = anchor_of(y, upper, total, classes)
+        pivot = anchor_of(y, upper, total, classes)
         # The link is capped where q times it is.
         cap = upper if prior is None else upper / jnp.where(prior > 0, prior, 1)
 
         def solved(curve):
-            anchor, place = solve(Capped(curve, cap), Dense(y, classes, prior), total, start)
-            return Capped(curve, cap).masses(y, anchor, place)
+            capped = Capped(curve, cap)
+            anchor, place = solve_capped(capped, Dense(y, classes, prior), total, pivot)
+            return capped.masses(y, anchor, place)
 
         family = jax.tree.unflatten(structure, numbers)
         return times_prior(prior, family.on_curve(classes.anywhere, solved))

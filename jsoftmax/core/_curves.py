@@ -132,7 +132,7 @@ class Power(_FromTop):
         exponent = jnp.minimum(self.a * step, math.log(jnp.finfo(step.dtype).max) / 2)
         near = jnp.abs(exponent) < 1 / 16
         grown = (c + rest) * jnp.where(near, _growth(exponent), jnp.exp(exponent))
-        return _two_sum(jnp.where(near, c, 0), jnp.where(near, rest + grown, grown))
+        return two_sum(jnp.where(near, c, 0), jnp.where(near, rest + grown, grown))
 
     def threshold(self, anchor, place):
         """The score at which p leaves zero."""
@@ -176,7 +176,7 @@ class Scaled(_FromTop):
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
-        level, rest = _two_sum(place[0], place[1] + step)
+        level, rest = two_sum(place[0], place[1] + step)
         return level, rest, jnp.exp(-self.a * level)
 
 
@@ -258,16 +258,19 @@ class Level(_FromTop):
 
     def move(self, place, step):
         level, rest = place
-        return _two_sum(level, rest + step)
+        return two_sum(level, rest + step)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shift(_FromTop):
-    """A link that is a distribution function: p = link(v + μ). The place is μ, as a sum of two."""
+    """A link that is a symmetric distribution function: p = link(v + μ), 1 − p = link(−v − μ).
+
+    The place is μ, as a sum of two.
+    """
 
     regularizer: Regularizer
+    order: float
 
-    order = 1.0
     slope = 1.0
     highest = math.log(0.5)
 
@@ -278,44 +281,23 @@ class Shift(_FromTop):
         return self.regularizer.log_marginal(level), filled(level, 0)
 
     def masses(self, z, anchor, place):
-        shift, rest = place
-        return self.regularizer.link((difference(z, anchor) + shift) + rest)
+        return self.regularizer.link(self._argument(z, anchor, place))
+
+    def complements(self, z, anchor, place):
+        """1 − p."""
+        return self.regularizer.link(-self._argument(z, anchor, place))
 
     def log_masses(self, z, anchor, place):
-        shift, rest = place
-        t = (difference(z, anchor) + shift) + rest
+        t = self._argument(z, anchor, place)
         return jnp.where(z == -jnp.inf, -jnp.inf, self.regularizer.log_link(t, t))
 
-    def move(self, place, step):
+    def _argument(self, z, anchor, place):
         shift, rest = place
-        return _two_sum(shift, rest + step)
-
-
-@dataclasses.dataclass(frozen=True)
-class Logistic(_FromTop):
-    """The Fermi–Dirac form p = 1/(1 + e^−(v + μ)). The place is μ, as a sum of two."""
-
-    order = 2.0
-    slope = 1.0
-    highest = math.log(0.5)
-
-    def start(self, anchor):
-        return filled(anchor, 0), filled(anchor, 0)
-
-    def at_level(self, level):
-        return level - jnp.log(-jnp.expm1(level)), filled(level, 0)
-
-    def masses(self, z, anchor, place):
-        shift, rest = place
-        return jax.nn.sigmoid((difference(z, anchor) + shift) + rest)
-
-    def log_masses(self, z, anchor, place):
-        shift, rest = place
-        return jax.nn.log_sigmoid((difference(z, anchor) + shift) + rest)
+        return (difference(z, anchor) + shift) + rest
 
     def move(self, place, step):
         shift, rest = place
-        return _two_sum(shift, rest + step)
+        return two_sum(shift, rest + step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,39 +307,53 @@ class Capped:
     curve: Curve
     upper: Array
 
-    order = 1.0  # where a cap begins to bind, the slope jumps
-
     @property
     def from_edge(self):
         return self.curve.from_edge
 
     @property
-    def slope(self):
-        return self.curve.slope
+    def is_shift(self):
+        """Whether coordinates are shifts of the scores."""
+        return isinstance(self.curve, Shift)
 
     def start(self, anchor):
         return self.curve.start(anchor)
-
-    def at_level(self, level):
-        return self.curve.at_level(level)
 
     def masses(self, z, anchor, place):
         far = self._far_above(z, anchor)
         p = self.curve.masses(jnp.where(far, anchor, z), anchor, place)
         return jnp.where(far, self.upper, jnp.minimum(p, self.upper))
 
-    def log_masses(self, z, anchor, place):
-        return _safe_log(self.masses(z, anchor, place))
+    def deficits(self, z, anchor, place):
+        """u − p."""
+        if not self.is_shift:
+            return self.upper - self.masses(z, anchor, place)
+        far = self._far_above(z, anchor)
+        short = self.curve.complements(jnp.where(far, anchor, z), anchor, place)
+        return jnp.where(far, 0, jnp.maximum((self.upper - 1) + short, 0))
 
     def _far_above(self, z, anchor):
         """Where a score is so far above the anchor that it is capped, and the curve overflows."""
         return difference(z, anchor) > float(jnp.finfo(z.dtype).max) ** 0.5
 
-    def gap(self, mass, total):
-        return self.curve.gap(mass, total)
+    def coordinates(self, lowest, highest):
+        """Those of two masses of the anchor: its shift, its logarithm, or at an edge the mass.
 
-    def move(self, place, step):
-        return self.curve.move(place, step)
+        The lowest is one of the smallest class with mass, and an edge below it may have none.
+        """
+        if self.from_edge:
+            return filled(highest, 0), highest
+        if self.is_shift:
+            return tuple(self.curve.at_level(jnp.log(x))[0] for x in (lowest, highest))
+        return jnp.log(lowest), jnp.log(highest)
+
+    def at(self, coordinate, rest):
+        """The place at a coordinate, given as a sum of two."""
+        if self.is_shift:
+            return coordinate, rest
+        if isinstance(self.curve, Edge):
+            return self.curve.at(coordinate)
+        return self.curve.move(self.curve.at_level(coordinate), rest)
 
 
 def _log_ratio(mass: Array, total: float | Array) -> Array:
@@ -370,7 +366,8 @@ def _growth(x: Array) -> Array:
     return x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5))))
 
 
-def _two_sum(large: Array, small: Array) -> tuple[Array, Array]:
+def two_sum(large: Array, small: Array) -> tuple[Array, Array]:
+    """The sum rounded to one float, and what the rounding left."""
     total = large + small
     return total, small - (total - large)
 

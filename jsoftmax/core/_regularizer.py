@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -141,6 +142,11 @@ class Regularizer:
     def knows_link(self) -> bool:
         """Whether a subclass gives a formula for the link."""
         return type(self).link is not Regularizer.link
+
+    @property
+    def bound(self) -> float:
+        """The largest value of the link, where that is known while tracing to be finite."""
+        return math.inf
 
     @property
     def is_exponential(self) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._curves import Curve, Edge, Logistic, Power, Scaled, Shift
+from jsoftmax.core._curves import Curve, Edge, Power, Scaled, Shift
 from jsoftmax.core._q_logarithm import log_expq, q_log, q_log_from_log
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._wright_omega import wright_omega
@@ -227,8 +227,12 @@ class FermiDirac(Regularizer):
         """Return 1 − p."""
         return -jnp.expm1(log_p)
 
+    @property
+    def bound(self) -> float:
+        return 1.0
+
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
-        return solved(Logistic())
+        return solved(Shift(self, 2.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,8 +411,13 @@ class Laplace(Regularizer):
         """Return min(1, 1/p − 1)."""
         return jnp.minimum(1, jnp.expm1(-log_p))
 
+    @property
+    def bound(self) -> float:
+        return 1.0
+
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
-        return solved(Shift(self))
+        # The slope of a distribution function with a kink: no more than first order is sure.
+        return solved(Shift(self, 1.0))
 
 
 SHANNON = Tsallis(1.0)

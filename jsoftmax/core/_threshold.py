@@ -6,6 +6,7 @@ sum over the row a step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,34 +23,28 @@ _NEAR_STEPS = 10  # towards the edge of the support
 _MOST_CLASSES = 16  # gone through one by one before bisection
 
 
-def solve(
-    curve: Curve, scores: Scores, total: float | Array = 1.0, anchor: Array | None = None
-) -> tuple[Array, Any]:
-    """The anchor of each row, and the place on the curve where its masses sum to `total`.
+def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
+    """The anchor of each row, and the place on the curve where its masses sum to one.
 
-    The anchor, from which scores are measured, is the maximum unless the curve wants the edge or
-    another one is given.
+    The anchor, from which scores are measured, is the maximum, or the smallest score with mass
+    where the curve wants the edge.
     """
-    if isinstance(curve, Edge) and anchor is None:
+    if isinstance(curve, Edge):
         # Almost at the threshold, found from the top: the class above it is at the edge, or nearly.
         coarse = Power(curve.a)
-        top, place, slope = _from_top(coarse, scores, total, 2**-6, _NEAR_STEPS)
-        anchor = _edge_near(curve, scores, total, coarse.threshold(top, place), top)
+        top, place, slope = _from_top(coarse, scores, 2**-6, _NEAR_STEPS)
+        anchor = _edge_near(curve, scores, coarse.threshold(top, place), top)
         x, largest = (coarse.masses(z, top, place) for z in (anchor, top))
         # On both curves the same c moves: x^(a−1) dx = p_max^a d log p_max.
         largest = jnp.maximum(largest, float(jnp.finfo(top.dtype).tiny))
         slope = jnp.maximum(slope * (x / largest) ** (curve.a - 1) / largest, 1)
-        place, slope = _search(curve, scores, anchor, total, curve.at(x), slope)
+        place, slope = _search(curve, scores, anchor, curve.at(x), slope)
         return anchor, place
-    if anchor is None:
-        anchor, place, _ = _from_top(curve, scores, total)
-        return anchor, place
-    if curve.from_edge:
-        anchor = _edge_below(curve, scores, total, anchor)
-    return anchor, _search(curve, scores, anchor, total)[0]
+    anchor, place, _ = _from_top(curve, scores)
+    return anchor, place
 
 
-def _from_top(curve, scores, total, precision=None, most=_MOST_STEPS):
+def _from_top(curve, scores, precision=None, most=_MOST_STEPS):
     """`_search` with the maximum as the anchor."""
     # The peaks of a row are a row: solve there first, coarsely, then start from that place.
     rows = [scores]
@@ -64,16 +59,20 @@ def _from_top(curve, scores, total, precision=None, most=_MOST_STEPS):
     is_sparse = isinstance(curve.order, float) and curve.order < 2
     enough, few = (2**-14, 10) if is_sparse else (2**-8, 6)
     for row in rows[:0:-1]:
-        place, slope = _search(curve, row, top, total, place, slope, enough, few)
-    return top, *_search(curve, scores, top, total, place, slope, precision, most)
+        place, slope = _search(curve, row, top, place, slope, enough, few)
+    return top, *_search(curve, scores, top, place, slope, precision, most)
 
 
-def _edge_near(curve, scores, total, guess, top) -> Array:
+def _edge_near(curve, scores, guess, top) -> Array:
     """The smallest score with mass, found from class to class beginning with a guess."""
+
+    def enough(t):
+        start = curve.start(t)
+        return scores.sum(lambda z: curve.masses(z, t, start)) <= 1
 
     def advance(state):
         count, t, low, high, active = state
-        fits = _fits(curve, scores, total, t)
+        fits = enough(t)
         low, high = jnp.where(fits, low, t), jnp.where(fits, t, high)
         sign = jnp.where(fits, 1, -1).astype(t.dtype)
         adjacent = scores.max(lambda z: jnp.where(sign * z < sign * t, sign * z, -jnp.inf)) * sign
@@ -89,25 +88,22 @@ def _edge_near(curve, scores, total, guess, top) -> Array:
     _, _, low, high, active = jax.lax.while_loop(unfinished, advance, state)
     return jax.lax.cond(
         scores.anywhere(active),
-        lambda: jnp.where(active, _edge_below(curve, scores, total, high, low), high),
+        lambda: jnp.where(active, edge_below(enough, scores, high, low), high),
         lambda: high,
     )
 
 
-def _edge_below(curve, scores, total, high, low=None) -> Array:
+def edge_below(
+    fits: Callable[[Array], Array], scores: Scores, high: Array, low: Array | None = None
+) -> Array:
     """The smallest score with mass: the first above the least threshold that leaves room for it."""
     low = filled(high, -jnp.inf) if low is None else low
-    threshold = least_float(lambda t: _fits(curve, scores, total, t), low, high, scores.anywhere)
+    threshold = least_float(fits, low, high, scores.anywhere)
     edge = -scores.max(lambda z: jnp.where(z >= threshold, -z, -jnp.inf))
     return jnp.where(high == high, edge, high)
 
 
-def _fits(curve, scores, total, t):
-    start = curve.start(t)
-    return scores.sum(lambda z: curve.masses(z, t, start)) <= total
-
-
-def _search(curve, scores, anchor, total, place=None, slope=None, precision=None, most=_MOST_STEPS):
+def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=_MOST_STEPS):
     """Secant steps on the gap, kept inside the bracket that its signs give; one sum a step.
 
     A row is finished where its gap is below `precision`, or where the step about to be taken will
@@ -119,26 +115,26 @@ def _search(curve, scores, anchor, total, place=None, slope=None, precision=None
     place = curve.start(anchor) if place is None else place
     slope = filled(anchor, 1) * curve.slope if slope is None else slope
     near = eps ** (1 / curve.order)
-    solvable = anchor > -jnp.inf
 
     def unfinished(state):
         count, *_, active = state
         return (count < most) & scores.anywhere(active)
 
     def advance(state):
-        count, place, step, last, slope, left, right, _ = state
-        gap = curve.gap(scores.sum(lambda z: curve.masses(z, anchor, place)), total)
+        count, place, step, last, slope, left, right, moves = state
+        gap = curve.gap(scores.sum(lambda z: curve.masses(z, anchor, place)), 1.0)
         size = jnp.abs(gap)
         # The ends of the bracket are given by their distances from here.
         left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)
         close = (size <= precision) | ((size <= near) & (size * jnp.abs(last) <= eps))
-        active = solvable & ~close & (right - left > eps * eps)
+        active = moves & ~close & (right - left > eps * eps)
         change = (gap - last) / jnp.where(step == 0, 1, step)
         # A difference of gaps that is all rounding tells nothing of the slope, but that the step
         # was too short.
-        tells = (change > 0) & (jnp.abs(gap - last) > 16 * eps)
-        short = (step != 0) & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
-        slope = jnp.where(tells & (step != 0), change, jnp.where(short, slope / 4, slope))
+        moved = moves & (step != 0)
+        tells = moved & (change > 0) & (jnp.abs(gap - last) > 16 * eps)
+        short = moved & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
+        slope = jnp.where(tells, change, jnp.where(short, slope / 4, slope))
         ahead = -gap / slope
         # Without an upper end the steps grow; with both, one that leaves the bracket, and now and
         # then one in any case, halves it.
@@ -146,11 +142,12 @@ def _search(curve, scores, anchor, total, place=None, slope=None, precision=None
         outside = (ahead <= left) | (ahead >= right) | (count % 8 == 7)
         halve = outside & active & jnp.isfinite(left) & jnp.isfinite(right)
         ahead = jnp.where(halve, (left + right) / 2, ahead)
-        ahead = jnp.where(solvable & jnp.isfinite(ahead), ahead, 0)
+        # A finished row stays where it is, however long its neighbours take.
+        ahead = jnp.where(moves & jnp.isfinite(ahead), ahead, 0)
         place = curve.move(place, ahead)
         return count + 1, place, ahead, gap, slope, left - ahead, right - ahead, active
 
     infinity = filled(anchor, jnp.inf)
     state = (0, place, filled(anchor, 0), filled(anchor, 1 / eps), slope, -infinity, infinity)
-    _, place, _, _, slope, *_ = jax.lax.while_loop(unfinished, advance, (*state, anchor == anchor))
+    _, place, _, _, slope, *_ = jax.lax.while_loop(unfinished, advance, (*state, anchor > -jnp.inf))
     return place, slope

@@ -14,6 +14,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled, probabilities
 
 
@@ -98,7 +99,9 @@ def norm_powers(z: Array, alpha: Array, classes: ClassAxis) -> Array:
     """
     z, alpha = jax.lax.stop_gradient((z, alpha))
     ratio = 1 - 1 / alpha
-    return probabilities(z / ratio, None, Tsallis(1 + ratio), classes)
+    # Measured from the largest score, the quotient is rounded to an eps of the difference.
+    v = difference(z, classes.max(z))
+    return probabilities(v / ratio, None, Tsallis(1 + ratio), classes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))

@@ -1,0 +1,161 @@
+"""The threshold of a row with caps, found between two places that are known to enclose it.
+
+Classes at or above a *pivot* are counted by their deficits u − p, the others by their masses. With
+the mass that is left when all classes of the first kind are full, rest = total − Σ u,
+
+    below = Σ p + (−rest)₊     and     room = Σ (u − p) + rest₊
+
+are sums of terms that are never negative, and equal at the sought threshold: nothing cancels, so
+masses and deficits come out right to a few eps however small they are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core._curves import Capped, two_sum
+from jsoftmax.core._filled import filled
+from jsoftmax.core._scores import Scores, difference
+from jsoftmax.core._threshold import edge_below
+
+_MOST_STEPS = 400  # more than halving both the gap and the bracket can take
+
+
+def solve_capped(curve: Capped, scores: Scores, total: Array, pivot: Array) -> tuple[Array, Any]:
+    """The anchor of each row, and the place on the curve where its masses sum to `total`.
+
+    The classes above the pivot leave room for some of the total, and those from the pivot on do
+    not: it has mass, and is below its cap or at it.
+    """
+    upper = curve.upper
+    above, ties, lower, largest = (
+        scores.sum(lambda z: jnp.where(z > pivot, upper, 0)),
+        scores.sum(lambda z: jnp.where(z == pivot, upper, 0)),
+        scores.sum(lambda z: jnp.where((z <= pivot) & (upper > 0), 1, 0).astype(pivot.dtype)),
+        scores.max(lambda z: jnp.where(z >= pivot, upper, 0)),
+    )
+    missing = total - above
+    full = missing > ties / 2
+    rest = jnp.where(full, missing - ties, missing)
+
+    def sums(anchor, place):
+        """`below` and `room`."""
+
+        def mass(z):
+            counted = jnp.where(full, z < pivot, z <= pivot)
+            return jnp.where(counted, curve.masses(z, anchor, place), 0)
+
+        def deficit(z):
+            counted = jnp.where(full, z >= pivot, z > pivot)
+            return jnp.where(counted, curve.deficits(z, anchor, place), 0)
+
+        return (
+            scores.sum(mass) + jnp.maximum(-rest, 0),
+            scores.sum(deficit) + jnp.maximum(rest, 0),
+        )
+
+    def fits(t):
+        below, room = sums(t, curve.start(t))
+        return below <= room
+
+    anchor = edge_below(fits, scores, pivot) if curve.from_edge else pivot
+    alone = scores.level_of(pivot)  # with a prior the link is not the mass
+    most = total if alone is None else total * jnp.exp(alone)
+    levels = _levels(missing, lower, jnp.minimum(most, largest))
+    low, high = curve.coordinates(*levels)
+    if curve.is_shift:
+        end = _end_of_shifts(curve, scores, pivot, above + ties, total, alone is None)
+        high = jnp.maximum(jnp.minimum(high, end), low)
+    guess = jnp.where(full & (anchor == pivot), high, low + (high - low) / 2)
+    # An edge is measured by its mass, and all others by logarithms.
+    unit = levels[0] if curve.from_edge else 1
+    return anchor, _search(curve, sums, anchor, low, guess, high, unit, scores.anywhere)
+
+
+def _levels(missing, lower, highest):
+    """The least and the largest mass that the pivot can have.
+
+    At the least the classes that are not above the pivot have no more than is missing, however many
+    they are; at the largest those from the pivot on are full.
+    """
+    tiny = float(jnp.finfo(missing.dtype).tiny)
+    lowest = jnp.maximum(missing, tiny) / jnp.maximum(lower, 1)
+    return lowest, jnp.maximum(highest, lowest)
+
+
+def _end_of_shifts(curve, scores, pivot, count, total, is_plain):
+    """A shift that is large enough, where the largest cap is one that no shift reaches.
+
+    Where all caps are 1, of M classes from the pivot on M − k is to be left, or as much as the
+    classes below it take. They leave M link(−μ) at most, and the next class takes link(v + μ),
+    which is more at the place log(2M) − v/2.
+    """
+    tiny = float(jnp.finfo(pivot.dtype).tiny)
+    enough = filled(pivot, -math.log(tiny))
+    if not is_plain:
+        return enough
+    left = count - total
+    behind = difference(scores.max(lambda z: jnp.where(z < pivot, z, -jnp.inf)), pivot)
+    behind = jnp.maximum(behind, -float(jnp.finfo(pivot.dtype).max))
+    end = jnp.log(2 * jnp.maximum(count, 1)) - behind / 2
+    share = jnp.maximum(left, tiny) / jnp.maximum(count, 1)
+    at_rest = -curve.curve.at_level(jnp.log(share))[0]
+    end = jnp.where(left > 0, jnp.minimum(at_rest, end), end)
+    least = -scores.max(lambda z: jnp.where(z > -jnp.inf, -curve.upper, -jnp.inf))
+    return jnp.where(least >= 1, end, enough)
+
+
+def _search(curve, sums, anchor, low, guess, high, unit, anywhere):
+    """Secant steps that end where the two sums agree or the bracket around the root is empty.
+
+    It is empty where an eps of the `unit` of coordinates is all that is left of it.
+    In every other step either the gap or the bracket falls to a half of what it was: where a secant
+    does neither, a bisection follows. A row that is finished stays where it is, so that it does not
+    depend on its neighbours.
+    """
+    eps = float(jnp.finfo(anchor.dtype).eps)
+
+    def advance(state):
+        count, at, step, last, width, slope, low, high, active = state
+        below, room = sums(anchor, curve.at(*at))
+        gap = below - room if curve.from_edge else _log_ratio(below, room)
+        low = tuple(jnp.where(gap < 0, new, old) for new, old in zip(at, low, strict=True))
+        high = tuple(jnp.where(gap > 0, new, old) for new, old in zip(at, high, strict=True))
+        left, right = ((end[0] - at[0]) + (end[1] - at[1]) for end in (low, high))
+        agree = jnp.abs(below - room) <= 4 * eps * jnp.maximum(below, room)
+        active = active & ~agree & (jnp.abs(gap) > 0) & (right - left > eps * unit)
+        change = (gap - last) / jnp.where(step == 0, 1, step)
+        slope = jnp.where((step != 0) & (change > 0), change, slope)
+        ahead = -gap / slope
+        slow = (jnp.abs(gap) > jnp.abs(last) / 2) & (right - left > width / 2)
+        inside = (ahead > left) & (ahead < right) & ~slow
+        ahead = jnp.where(inside, ahead, left + (right - left) / 2)
+        ahead = jnp.where(active, ahead, 0)
+        at = two_sum(at[0], at[1] + ahead)
+        return count + 1, at, ahead, gap, right - left, slope, low, high, active
+
+    def unfinished(state):
+        return (state[0] < _MOST_STEPS) & anywhere(state[-1])
+
+    zero = filled(anchor, 0)
+    at, low, high = ((x + zero, zero) for x in (guess, low, high))
+    state = (0, at, zero, zero + float(jnp.finfo(anchor.dtype).max), high[0] - low[0], zero + 1)
+    solvable = (anchor > -jnp.inf) & (high[0] >= low[0])
+    _, at, *_ = jax.lax.while_loop(unfinished, advance, (*state, low, high, solvable))
+    return curve.at(*at)
+
+
+def _log_ratio(below, room):
+    """log(below/room), whose sign is that of the difference however close they are."""
+    tiny = float(jnp.finfo(room.dtype).tiny)
+    below, room = jnp.maximum(below, tiny), jnp.maximum(room, tiny)
+    excess = below - room
+    near = jnp.abs(excess) < room / 4
+    return jnp.where(
+        near, jnp.log1p(jnp.where(near, excess, 0) / room), jnp.log(below) - jnp.log(room)
+    )
