@@ -13,7 +13,10 @@ import numpy as np
 
 Make = Callable[[np.random.Generator], Any]
 
-HOMES = ("", ".vocabulary", ".sampling", ".policies", ".calibration", ".attention", ".losses")
+HOMES = (
+    "", ".mappings", ".losses", ".sampling", ".attention", ".vocabulary", ".policies",
+    ".calibration",
+)  # fmt: skip
 
 
 def public(name: str) -> Any:
