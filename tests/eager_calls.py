@@ -217,9 +217,7 @@ _call(
     "RelaxedCategorical", key, Z,
     run=lambda f, key, z: (f(z, 0.5).sample(key), f(z, 0.5).log_prob(jax.nn.softmax(z))),
 )  # fmt: skip
-_call(
-    "AliasTable", key, run=lambda f, key: f.of([1.0, 2.0, 3.0]).sample(key, (4,)), smooth=False
-)
+_call("AliasTable", key, run=lambda f, key: f.of([1.0, 2.0, 3.0]).sample(key, (4,)), smooth=False)
 
 # Policies.
 _call("sample_action", key, Z, smooth=False)

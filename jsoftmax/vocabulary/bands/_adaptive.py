@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._axis import is_known
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._topk_classes import TopKClasses
 from jsoftmax.vocabulary.bands._adaptive_tables import AdaptiveTables, read_adaptive
@@ -113,7 +114,8 @@ def _losses(blocks: Blocks, banded: Banded, head: Band, labels: Labels) -> Array
     cluster = jnp.searchsorted(first, labels.ids, side="right").astype(jnp.int32) - 1
     in_head = jnp.where(cluster == 0, labels.ids, starts[1] - 1 + cluster)
     h, x = banded.features, projected(banded.features, banded.bands[0])
-    if h.shape[0] * head.table.shape[0] <= _KEPT:
+    scores = h.shape[0] * head.table.shape[0]
+    if not is_known(scores) or scores <= _KEPT:
         loss: Any = dense_losses(x, head, in_head)
     else:
         loss = linear_cross_entropy(x, head.table, in_head, bias=head.bias, class_axis=0)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
@@ -144,7 +145,7 @@ def _searched(choices: Choices, k: int, beam: int) -> tuple[Array, Array]:
 def _computed_where(wanted: Array, choices: Choices, k: int, classes: Array) -> Array:
     """The classes, for wanted tokens found among all: as many tokens at once as hold 2²² scores."""
     tokens = wanted.shape[0]
-    together = min(tokens, max(1, 2**22 // choices.tree.classes))
+    together = jax.core.min_dim(tokens, max(1, 2**22 // choices.tree.classes))
 
     def some(state):
         wanted, classes = state
