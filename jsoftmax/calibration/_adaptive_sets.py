@@ -119,7 +119,7 @@ def aps_scores(
     order = jnp.argsort(-p, axis=-1)
     ordered = jnp.take_along_axis(p, order, -1)
     mass = jnp.cumsum(jnp.maximum(ordered, 0), -1)
-    first, last = _ties(ordered)
+    first, last = ties(ordered)
     before = jnp.where(first > 0, jnp.take_along_axis(mass, jnp.maximum(first - 1, 0), -1), 0)
     own = jnp.take_along_axis(mass, last, -1) - before
     if key is not None:
@@ -132,7 +132,7 @@ def aps_scores(
     return ask.unmasked(scores, jnp.inf)
 
 
-def _ties(ordered: Array) -> tuple[Array, Array]:
+def ties(ordered: Array) -> tuple[Array, Array]:
     """The first and the last place of the equals of each entry of sorted rows."""
     place = jnp.broadcast_to(jnp.arange(ordered.shape[-1]), ordered.shape)
     new = jnp.diff(ordered, axis=-1) != 0

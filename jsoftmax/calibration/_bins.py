@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jsoftmax.calibration._adaptive_sets import ties
 from jsoftmax.calibration._examples import counted, read_labels, read_weights
 from jsoftmax.core._problem import problem
 
@@ -58,7 +59,8 @@ def binned(confidence, right, w, bins, equal_mass) -> Reliability:
         order = jnp.argsort(x)
         mass = jnp.cumsum(w[order])
         # The weight of all that is no more confident, ties included.
-        last = jnp.searchsorted(x[order], x, side="right") - 1
+        _, last = ties(x[order])
+        last = jnp.zeros_like(last).at[order].set(last, unique_indices=True)
         total = jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
         which = jnp.ceil(bins * mass[last] / total) - 1
     else:

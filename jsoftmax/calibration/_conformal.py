@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from jsoftmax.calibration._examples import counted, read_labels, read_weights
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import is_known
 from jsoftmax.core._problem import problem
 
 
@@ -92,9 +93,9 @@ def conformal_threshold(
     order = jnp.argsort(score)
     least = jnp.append(score[order], jnp.inf)
     number = checks.static_number(coverage)
-    if weights is None and number is not None:
+    if weights is None and number is not None and is_known(w.shape[0]):
         # Exactly: 0.07 × 100 is 7, though in floats it is more.
-        rank = math.ceil(Fraction(repr(number)) * (len(w) + 1))
+        rank = math.ceil(Fraction(repr(number)) * (w.shape[0] + 1))
         place = max(rank, 1) - 1
     else:
         mass = jnp.cumsum(w[order])

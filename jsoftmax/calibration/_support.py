@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.calibration._examples import classes_back, classes_first
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
-from jsoftmax.core._regularizers import of_order
+from jsoftmax.core._regularizers import Tsallis, of_order
 from jsoftmax.core._simplex import cooled
 
 
@@ -73,9 +76,20 @@ def entmax_scores(
             "no class ever leaves the support."
         )
     ask = problem(function, logits, axis, where, regularizer=of_order(function, alpha))
-    classes = ask.classes
     a = ask.regularizer.exponent
-    v = cooled(ask.z, jnp.ones((1,) * ask.z.ndim, ask.z.dtype), classes)  # z − max z, −∞ excluded
+    scores = _entries(ask.z, ask.regularizer, ask.classes)
+    if not isinstance(a, float):  # where the temperature is 0, α is ∞
+        scores = jnp.where((a > 0) & (ask.temperature != 0), scores, jnp.nan)
+    return ask.unmasked(scores, jnp.inf)
+
+
+# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# tangent is one program too, which is transposed and compiled once.
+@partial(jax.jit, static_argnums=(2,))
+def _entries(z: Array, tsallis: Tsallis, classes: ClassAxis) -> Array:
+    """The temperatures at which classes enter."""
+    a = tsallis.exponent
+    v = cooled(z, jnp.ones((1,) * z.ndim, z.dtype), classes)  # z − max z, −∞ excluded
     finite = jnp.where(v == -jnp.inf, 0, v)
 
     def of_class(lowest):
@@ -90,10 +104,7 @@ def entmax_scores(
         score = jnp.where(lowest == -jnp.inf, jnp.inf, jnp.where(lowest == lowest, score, lowest))
         return jnp.squeeze(score, classes.axis)
 
-    scores = classes_back(jax.lax.map(of_class, classes_first(v, classes)), v, classes)
-    if not isinstance(a, float):  # where the temperature is 0, α is ∞
-        scores = jnp.where((a > 0) & (ask.temperature != 0), scores, jnp.nan)
-    return ask.unmasked(scores, jnp.inf)
+    return classes_back(jax.lax.map(of_class, classes_first(v, classes)), v, classes)
 
 
 def _power(x: Array, a: float | Array, sign: int) -> Array:

@@ -269,8 +269,8 @@ class Shift(_FromTop):
     """
 
     regularizer: Regularizer
-    order: float
 
+    order = 1.0  # near 1, or at a kink, no more is sure
     slope = 1.0
     highest = math.log(0.5)
 

@@ -223,6 +223,13 @@ class FermiDirac(Regularizer):
         finite = some - jnp.log(-jnp.expm1(some))
         return jnp.where(log_p < 0, finite, jnp.where(log_p == log_p, jnp.inf, log_p))
 
+    def divergence(self, y: Array, p: Array, log_p: Array) -> Array:
+        """Return KL of y from p, and of 1 − y from 1 − p."""
+        rest = 1 - p
+        log_rest = jnp.log(jnp.where(rest > 0, rest, 1))
+        log_rest = jnp.where(rest > 0, log_rest, jnp.where(rest == 0, -jnp.inf, jnp.nan))
+        return SHANNON.divergence(y, p, log_p) + SHANNON.divergence(1 - y, rest, log_rest)
+
     def relative_slope(self, log_p: Array) -> Array:
         """Return 1 − p."""
         return -jnp.expm1(log_p)
@@ -232,7 +239,7 @@ class FermiDirac(Regularizer):
         return 1.0
 
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
-        return solved(Shift(self, 2.0))
+        return solved(Shift(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,6 +414,17 @@ class Laplace(Regularizer):
         high = jnp.where(log_p < 0, -jnp.log(-2 * jnp.expm1(some)), jnp.inf)
         return jnp.where(low <= 0, low, jnp.where(log_p == log_p, high, log_p))
 
+    def divergence(self, y: Array, p: Array, log_p: Array) -> Array:
+        """Return ω(y) − ω(p) − ω′(p)(y − p), on one side of ½ a KL of y or of 1 − y."""
+        low = SHANNON.divergence(y, p, log_p)
+        rest = jnp.where(p < 1, 1 - p, 0)
+        log_rest = jnp.where(rest > 0, jnp.log(_positive(rest)), -jnp.inf)
+        high = SHANNON.divergence(jnp.maximum(1 - y, 0), rest, log_rest)
+        inside = jnp.clip(p, float(jnp.finfo(p.dtype).tiny), 1 - float(jnp.finfo(p.dtype).eps) / 2)
+        across = self.value(y) - self.value(p) - self.marginal(inside) * (y - p)
+        side = jnp.where(p <= 0.5, low, high)
+        return jnp.where((p <= 0.5) == (y <= 0.5), side, jnp.maximum(across, 0))
+
     def relative_slope(self, log_p: Array) -> Array:
         """Return min(1, 1/p − 1)."""
         return jnp.minimum(1, jnp.expm1(-log_p))
@@ -416,8 +434,7 @@ class Laplace(Regularizer):
         return 1.0
 
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
-        # The slope of a distribution function with a kink: no more than first order is sure.
-        return solved(Shift(self, 1.0))
+        return solved(Shift(self))
 
 
 SHANNON = Tsallis(1.0)

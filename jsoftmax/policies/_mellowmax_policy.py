@@ -73,6 +73,12 @@ def mellowmax_temperature(
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _fraction(z: Array, w: Array, counted: Array, classes: ClassAxis) -> Array:
     """β/w from 0 to 1, the root r of Σ p x = L for p = softmax(r x), x = w (z − max z)."""
+    return _solved(z, w, counted, classes)
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=3, inline=True)
+def _solved(z: Array, w: Array, counted: Array, classes: ClassAxis) -> Array:
     logarithm, x = log_mean(z, w, counted, classes)
 
     def enough(r):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
-from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._axis import ClassAxis, is_known
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
@@ -103,7 +103,9 @@ def _streamed(key, z, top, temperature, shape, size, axis_name):
     """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
     n = z.shape[-1]
     first, offset, blocks = covering(n, size, axis_name)
-    chunk = whole_chunk(blocks, max(1, _AT_ONCE // (size * max(1, math.prod(shape)))))
+    rows = math.prod(shape)
+    most = max(1, _AT_ONCE // (size * max(1, rows))) if is_known(rows) else 1
+    chunk = whole_chunk(blocks, most)
     steps = math.ceil(blocks / chunk)
     width = chunk * size
     if isinstance(offset, int):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core._axis import is_known
 from jsoftmax.sampling._noise import whole_chunk
 from jsoftmax.sampling._wide_integers import Words, from_limbs, product_high
 
@@ -112,7 +113,7 @@ def _sums(scores: Array, per_row: tuple[Array, ...], weigh: Callable, limbs: _Li
     def whole(scores, *per_row):
         return limbs.total(weigh(scores, *per_row))
 
-    if scores.size <= _CHUNK * _BLOCK:
+    if not is_known(scores.size) or scores.size <= _CHUNK * _BLOCK:
         return whole(scores, *per_row)
 
     def chunked(scores, *per_row):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.export
 import numpy as np
 
 
@@ -30,10 +31,12 @@ def leading_shape(function: str, shape: Any) -> tuple[int, ...]:
 def _sizes(function: str, shape: Any) -> tuple[int, ...]:
     sizes = tuple(shape) if isinstance(shape, tuple | list) else None
     if sizes is None or any(
-        isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0 for n in sizes
+        isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0
+        for n in sizes
+        if not jax.export.is_symbolic_dim(n)
     ):
         raise TypeError(
             f"jsoftmax.{function}: `shape` must be a tuple of sizes, got {shape!r}."
             + (f" Did you mean ({shape},)?" if isinstance(shape, int) else "")
         )
-    return tuple(map(int, sizes))
+    return tuple(n if jax.export.is_symbolic_dim(n) else int(n) for n in sizes)

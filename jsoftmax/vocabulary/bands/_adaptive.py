@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._axis import is_known
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._topk_classes import TopKClasses
 from jsoftmax.vocabulary.bands._adaptive_tables import AdaptiveTables, read_adaptive
 from jsoftmax.vocabulary.bands._band_topk import by_blocks, merged, read_k, top_of
 from jsoftmax.vocabulary.bands._bands import (
+    Band,
+    Banded,
+    Labels,
     band_scores,
     projected,
     read_labels,
@@ -97,17 +102,26 @@ def adaptive_cross_entropy(
     banded, labels = read_labels(banded, targets, starts[-1], where, ignore_index)
     if banded.features.shape[0] == 0:
         return banded.shaped(banded.features.sum(-1))
+    return banded.shaped(_losses(blocks, banded, head, labels))
+
+
+# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# tangent is one program too, which is transposed and compiled once.
+@partial(jax.jit, static_argnums=0)
+def _losses(blocks: Blocks, banded: Banded, head: Band, labels: Labels) -> Array:
+    starts = banded.starts
     first = jnp.asarray(starts[:-1], jnp.int32)
     cluster = jnp.searchsorted(first, labels.ids, side="right").astype(jnp.int32) - 1
     in_head = jnp.where(cluster == 0, labels.ids, starts[1] - 1 + cluster)
     h, x = banded.features, projected(banded.features, banded.bands[0])
-    if h.shape[0] * head.table.shape[0] <= _KEPT:
+    scores = h.shape[0] * head.table.shape[0]
+    if not is_known(scores) or scores <= _KEPT:
         loss: Any = dense_losses(x, head, in_head)
     else:
         loss = linear_cross_entropy(x, head.table, in_head, bias=head.bias, class_axis=0)
     if len(banded.bands) > 1:
         loss = loss + tail_losses(blocks, h, banded.bands[1:], cluster, labels.ids - first[cluster])
-    return banded.shaped(labels.settle(loss))
+    return labels.settle(loss)
 
 
 def adaptive_log_softmax(
@@ -183,7 +197,13 @@ def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKCl
     """
     function = "adaptive_topk"
     banded, head = read_adaptive(function, features, tables)
-    k = read_k(function, k, banded.starts[-1])
+    return _likeliest(banded, head, read_k(function, k, banded.starts[-1]))
+
+
+# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# tangent is one program too, which is transposed and compiled once.
+@partial(jax.jit, static_argnums=2)
+def _likeliest(banded: Banded, head: Band, k: int) -> TopKClasses:
     shortlist, *tails = banded.bands
     size = shortlist.table.shape[0]
 

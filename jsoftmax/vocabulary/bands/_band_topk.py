@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jsoftmax.core._axis import is_known
 from jsoftmax.vocabulary._topk_classes import TopKClasses
 from jsoftmax.vocabulary.bands._bands import Banded
 
@@ -45,13 +46,15 @@ def by_blocks(function: Callable[[Array], TopKClasses], banded: Banded) -> TopKC
     """function(features) for blocks of tokens one after another."""
     h = banded.features
     tokens, block = h.shape[0], max(16, _SCORES // banded.starts[-1])
+    if not is_known(tokens):
+        block = min(block, 64)  # however few there are, so many are looked for
     count = -(-tokens // block)
-    if count <= 1:
+    if is_known(tokens) and count <= 1:
         found = function(h)
     else:
-        block = -(-tokens // count)
+        block = -(-tokens // count) if is_known(tokens) else block
         blocks = jnp.pad(h, ((0, block * count - tokens), (0, 0)), mode="edge")
-        blocks = blocks.reshape(count, block, -1)
+        blocks = blocks.reshape(count, block, h.shape[1])
         found = jax.lax.map(jax.checkpoint(function, prevent_cse=False), blocks)
         found = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:tokens], found)
     return TopKClasses(*(banded.shaped(x) for x in found))

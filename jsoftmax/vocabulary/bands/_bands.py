@@ -40,14 +40,15 @@ class Band(NamedTuple):
     bias: Any = None
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Banded:
     """Features and bands, checked, in one dtype, and flat over tokens."""
 
     features: Array  # (token, d)
     bands: tuple[Band, ...]
-    lead: tuple[int, ...]
-    function: str
+    lead: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    function: str = dataclasses.field(metadata={"static": True})
 
     @property
     def starts(self) -> tuple[int, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
@@ -194,7 +196,13 @@ def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> T
     """
     function = "differentiated_topk"
     banded = read_banded(function, features, bands, slices=True)
-    k = read_k(function, k, banded.starts[-1])
+    return _likeliest(banded, read_k(function, k, banded.starts[-1]))
+
+
+# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# tangent is one program too, which is transposed and compiled once.
+@partial(jax.jit, static_argnums=1)
+def _likeliest(banded: Banded, k: int) -> TopKClasses:
     return by_blocks(lambda h: top_of(log_softmax(_scores(banded, h)), 0, k), banded)
 
 

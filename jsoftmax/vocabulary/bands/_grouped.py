@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jsoftmax.core._axis import is_known
 from jsoftmax.vocabulary.bands._bands import Band, band_scores, projected
 from jsoftmax.vocabulary.linear._token_blocks import even_size
 
@@ -74,7 +75,7 @@ class Blocks(NamedTuple):
         """The two sizes for a number of tokens and a band."""
         count = band.table.shape[0]
         rows = self.tokens or max(64, min(128, _SCORES // count))
-        rows = min(tokens, rows)
+        rows = min(tokens, rows) if is_known(tokens) else rows
         return rows, even_size(count, min(count, self.classes or max(512, _SCORES // rows)))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._axis import ClassAxis, is_known
 from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import Regularizer, joined, parted
 from jsoftmax.core._regularizers import SHANNON
@@ -262,5 +262,5 @@ def _sizes(function, tokens, classes, block_tokens, block_classes):
     if block_tokens is None:
         block_tokens = max(64, 2**22 // classes)
     if block_classes is None:
-        block_classes = max(512, 2**22 // max(tokens, 1))
+        block_classes = max(512, 2**22 // max(tokens, 1)) if is_known(tokens) else 512
     return int(block_tokens), int(min(block_classes, classes))

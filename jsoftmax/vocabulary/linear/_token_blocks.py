@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core._axis import is_known
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Trees, by_name, overlaid
 from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
@@ -37,7 +38,7 @@ def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any
     """
     tokens = trees[0].features.shape[0]
     count = -(-tokens // block)
-    if count <= 1:
+    if not is_known(tokens) or count <= 1:
         return function(trees)
     parts, rest = split_tokens(trees, count)
     results = jax.lax.map(lambda part: function(overlaid(part, rest)), parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -72,11 +73,14 @@ def row_optimizer(
     function: str,
     learning_rate: Any,
     start: Callable[[Array], dict[str, Array]],
-    descend: Callable[[Array, dict[str, Array]], tuple[Array, dict[str, Array]]] | None = None,
+    descend: Callable[..., tuple[Array, dict[str, Array]]] | None = None,
+    *numbers: float,
 ) -> RowOptimizer:
-    """An optimizer whose `descend` sees only rows, each once: (g, memory) → (direction, memory).
+    """An optimizer whose `descend` sees only rows, each once.
 
-    Without `descend` the direction is g, of which every summand can be added to the row by itself.
+    It takes (g, memory, *numbers) to (direction, memory), and is a function of a module, for which
+    updates are compiled. Without `descend` the direction is g, of which every summand can be added
+    to the row by itself.
     """
     _check_rate(function, learning_rate)
 
@@ -94,20 +98,26 @@ def row_optimizer(
         rate, g = jnp.asarray(rate, dtype), g.astype(dtype)
         if descend is None and table.dtype == dtype:
             return table.at[ids].add(-rate * g, mode="drop"), state._replace(step=state.step + 1)
-
-        def move(tables, ids, g):
-            table, memory = tables
-            direction, moved = g, {}
-            if descend is not None:
-                direction, moved = descend(g, jax.tree.map(lambda x: _rows_of(x, ids), memory))
-            new = _rows_of(table, ids).astype(dtype) - rate * direction
-            memory = jax.tree.map(lambda x, rows: _with_rows(x, ids, rows), memory, moved)
-            return _with_rows(table, ids, new), memory
-
-        table, memory = _for_each(move, (table, state.memory), ids, g)
+        table, memory = _moved(table, state.memory, ids, g, rate, descend, numbers)
         return table, RowState(state.step + 1, memory)
 
     return RowOptimizer(init, update)
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=(5, 6), inline=True)
+def _moved(table, memory, ids, g, rate, descend, numbers) -> tuple[Array, dict[str, Array]]:
+    def move(tables, ids, g):
+        table, memory = tables
+        direction, moved = g, {}
+        if descend is not None:
+            rows = jax.tree.map(lambda x: _rows_of(x, ids), memory)
+            direction, moved = descend(g, rows, *numbers)
+        new = _rows_of(table, ids).astype(g.dtype) - rate * direction
+        memory = jax.tree.map(lambda x, rows: _with_rows(x, ids, rows), memory, moved)
+        return _with_rows(table, ids, new), memory
+
+    return _for_each(move, (table, memory), ids, g)
 
 
 def _for_each(move: Callable, tables: Any, ids: Array, g: Array) -> Any:

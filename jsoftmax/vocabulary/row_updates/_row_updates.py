@@ -86,17 +86,18 @@ def row_adagrad(
     """
     function = "row_adagrad"
     _check_number(function, "initial_accumulator_value", initial_accumulator_value, least=0.0)
-    _check_number(function, "eps", eps, above=0.0)
+    eps = _check_number(function, "eps", eps, above=0.0)
 
     def start(table):
         dtype = checks.compute_dtype(table)
         return {"sum_of_squares": jnp.full(table.shape[:1], initial_accumulator_value, dtype)}
 
-    def descend(g, memory):
-        a = memory["sum_of_squares"] + _mean_square(g)
-        return g * _per_row(jax.lax.rsqrt(a + eps), g), {"sum_of_squares": a}
+    return row_optimizer(function, learning_rate, start, _adagrad, eps)
 
-    return row_optimizer(function, learning_rate, start, descend)
+
+def _adagrad(g, memory, eps):
+    a = memory["sum_of_squares"] + _mean_square(g)
+    return g * _per_row(jax.lax.rsqrt(a + eps), g), {"sum_of_squares": a}
 
 
 def row_adam(
@@ -145,9 +146,11 @@ def row_adam(
     Diederik P. Kingma and Jimmy Ba, "Adam: A Method for Stochastic Optimization", 2015.
     """
     function = "row_adam"
-    for name, b in (("b1", b1), ("b2", b2)):
+    b1, b2 = (
         _check_number(function, name, b, least=0.0, below=1.0)
-    _check_number(function, "eps", eps, above=0.0)
+        for name, b in (("b1", b1), ("b2", b2))
+    )
+    eps = _check_number(function, "eps", eps, above=0.0)
 
     def start(table):
         dtype = checks.compute_dtype(table)
@@ -157,15 +160,16 @@ def row_adam(
             "steps": jnp.zeros(table.shape[:1], jnp.int32),
         }
 
-    def descend(g, memory):
-        steps = memory["steps"] + 1
-        m = b1 * memory["mean"] + (1 - b1) * g
-        v = b2 * memory["mean_square"] + (1 - b2) * _mean_square(g)
-        t = steps.astype(v.dtype)
-        size = _per_row(1 / (jnp.sqrt(v / (1 - b2**t)) + eps) / (1 - b1**t), g)
-        return m * size, {"mean": m, "mean_square": v, "steps": steps}
+    return row_optimizer(function, learning_rate, start, _adam, b1, b2, eps)
 
-    return row_optimizer(function, learning_rate, start, descend)
+
+def _adam(g, memory, b1, b2, eps):
+    steps = memory["steps"] + 1
+    m = b1 * memory["mean"] + (1 - b1) * g
+    v = b2 * memory["mean_square"] + (1 - b2) * _mean_square(g)
+    t = steps.astype(v.dtype)
+    size = _per_row(1 / (jnp.sqrt(v / (1 - b2**t)) + eps) / (1 - b1**t), g)
+    return m * size, {"mean": m, "mean_square": v, "steps": steps}
 
 
 def _mean_square(g: Array) -> Array:
@@ -184,7 +188,7 @@ def _check_number(
     least: float = -np.inf,
     above: float = -np.inf,
     below: float = np.inf,
-) -> None:
+) -> float:
     known = checks.static_number(x)
     if known is None or not (known >= least and above < known < below):
         raise ValueError(
@@ -193,3 +197,4 @@ def _check_number(
             + (f" and below {below:g}" if below < np.inf else "")
             + f", got {x!r}."
         )
+    return known

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
@@ -9,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Int
 from jsoftmax.core._keys import one_key
 from jsoftmax.sampling import gumbel_argmax
 from jsoftmax.vocabulary.trees._class_tree import ClassTree
-from jsoftmax.vocabulary.trees._node_choices import read_choices
+from jsoftmax.vocabulary.trees._node_choices import Choices, read_choices
 
 
 def hierarchical_categorical(
@@ -50,7 +52,12 @@ def hierarchical_categorical(
     """
     function = "hierarchical_categorical"
     key = one_key(function, key)
-    choices = read_choices(function, features, table, tree, bias)
+    return _drawn(key, read_choices(function, features, table, tree, bias))
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, inline=True)
+def _drawn(key: Array, choices: Choices) -> Array:
     tree = choices.tree
     nothing = -2 - tree.classes  # stands for the class that is no class, K + 1
 

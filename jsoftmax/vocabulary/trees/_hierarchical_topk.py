@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
@@ -70,7 +72,13 @@ def hierarchical_topk(
     if read_classes(function, k, "k", 1) > tree.classes:
         raise ValueError(f"jsoftmax.{function}: `k` must be from 1 to {tree.classes}, got {k}.")
     beam = max(4 * k, 64) if beam is None else read_classes(function, beam, "beam", 1)
-    classes, is_exact = _searched(choices.still(), k, min(beam, tree.nodes))
+    return _likeliest(choices, int(k), min(beam, tree.nodes))
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _likeliest(choices: Choices, k: int, beam: int) -> TopKClasses:
+    classes, is_exact = _searched(choices.still(), k, beam)
     classes = _computed_where(~is_exact, choices.still(), k, classes)
     # Computed once more, which is differentiable whatever the search was.
     log_p = log_prob_of(choices, classes)
@@ -137,7 +145,7 @@ def _searched(choices: Choices, k: int, beam: int) -> tuple[Array, Array]:
 def _computed_where(wanted: Array, choices: Choices, k: int, classes: Array) -> Array:
     """The classes, for wanted tokens found among all: as many tokens at once as hold 2²² scores."""
     tokens = wanted.shape[0]
-    together = min(tokens, max(1, 2**22 // choices.tree.classes))
+    together = jax.core.min_dim(tokens, max(1, 2**22 // choices.tree.classes))
 
     def some(state):
         wanted, classes = state

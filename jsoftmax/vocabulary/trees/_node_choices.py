@@ -15,6 +15,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.trees._class_tree import ClassTree, read_tree
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Choices:
     """Features and a node table, ready for any node of the tree."""
@@ -23,7 +24,8 @@ class Choices:
     table: Array  # as given, since casting all of it would cost more than a step
     bias: Array | None
     tree: ClassTree
-    lead: tuple[int, ...]  # of the features, before their width
+    # Of the features, before their width.
+    lead: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     def scores(self, nodes: Array) -> tuple[Array, Array]:
         """Scores of the children of nodes (token, m), and which are children, (token, m, width)."""

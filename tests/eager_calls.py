@@ -1,0 +1,322 @@
+"""Every public function, called with small arrays of given shapes and values of a given seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Make = Callable[[np.random.Generator], Any]
+
+HOMES = (
+    "", ".mappings", ".losses", ".sampling", ".attention", ".vocabulary", ".policies",
+    ".calibration",
+)  # fmt: skip
+
+
+def public(name: str) -> Any:
+    """A public name, wherever it lives: flat, or in a namespace."""
+    for home in HOMES:
+        module = importlib.import_module("jsoftmax" + home)
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"jsoftmax has no {name}")
+
+
+def public_names() -> set[str]:
+    """What is exported by the package and its namespaces."""
+    modules = (importlib.import_module("jsoftmax" + home) for home in HOMES)
+    return {name for module in modules for name in module.__all__}
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A public function at one setting of its options.
+
+    Attributes:
+        name: what pytest calls it: the public name, then what is particular.
+        function: (operands …) → arrays.
+        makes: how each operand is made.
+        is_differentiable: whether its results have a gradient in its operands of real numbers.
+        is_slow: whether its gradient takes many seconds to compile.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    makes: tuple[Make, ...]
+    is_differentiable: bool = True
+    is_slow: bool = False
+
+    def operands(self, seed: int) -> list[Any]:
+        rng = np.random.default_rng(seed)
+        return [make(rng) for make in self.makes]
+
+    def value(self, operands: list[Any]) -> Any:
+        return self.function(*operands)
+
+    def gradient(self, operands: list[Any]) -> Any:
+        """The gradient of the sum of all results in every array of real numbers."""
+        leaves, structure = jax.tree.flatten(operands)
+        moves = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+
+        def total(moving):
+            rest = iter(moving)
+            given = [next(rest) if m else leaf for m, leaf in zip(moves, leaves, strict=True)]
+            results = jax.tree.leaves(self.function(*jax.tree.unflatten(structure, given)))
+            return sum(x.sum() for x in results if jnp.issubdtype(x.dtype, jnp.floating))
+
+        return jax.grad(total)([leaf for m, leaf in zip(moves, leaves, strict=True) if m])
+
+
+def floats(*shape: int, least: float = -np.inf) -> Make:
+    """Normal numbers; or, where there is a least one, evenly spread over one more."""
+
+    def make(rng):
+        x = rng.standard_normal(shape) if least == -np.inf else least + rng.random(shape)
+        return jnp.asarray(x, jnp.float32)
+
+    return make
+
+
+def shares(*shape: int) -> Make:
+    """Distributions over the last axis."""
+    return lambda rng: jnp.asarray(rng.dirichlet(np.ones(shape[-1]), shape[:-1]), jnp.float32)
+
+
+def labels(classes: int, *shape: int) -> Make:
+    return lambda rng: jnp.asarray(rng.integers(0, classes, shape), jnp.int32)
+
+
+def key(rng: np.random.Generator) -> jax.Array:
+    return jax.random.key(int(rng.integers(2**31)))
+
+
+def pairs(rng: np.random.Generator) -> jax.Array:
+    """Two different classes of eight for each of four rows."""
+    return jnp.asarray(rng.permuted(np.tile(np.arange(8), (4, 1)), axis=1)[:, :2], jnp.int32)
+
+
+def trees(rng: np.random.Generator) -> Any:
+    del rng  # a binary tree of given shape
+    return jax.tree.map(jnp.asarray, public("balanced_tree")(8))
+
+
+def wide_trees(rng: np.random.Generator) -> Any:
+    del rng
+    return jax.tree.map(jnp.asarray, public("kary_tree")(8, 3))
+
+
+def adaptive(rng: np.random.Generator) -> Any:
+    return public("adaptive_tables")(key(rng), 6, 12, [4, 8], use_bias=True)
+
+
+def bands(rng: np.random.Generator) -> Any:
+    return public("differentiated_tables")(key(rng), 6, 12, [4, 8], use_bias=True)
+
+
+def candidates(rng: np.random.Generator) -> Any:
+    ids = jnp.asarray(rng.integers(0, 12, 5), jnp.int32)
+    return public("Candidates")(ids, jnp.asarray(-rng.random(5), jnp.float32), floats(4)(rng))
+
+
+Z, P, Y = floats(4, 8), shares(4, 8), labels(8, 4)
+H, KERNEL, BIAS, T12 = floats(4, 6), floats(6, 12), floats(12), labels(12, 4)
+NODES, WIDE = floats(7, 6), floats(11, 6)
+Q = floats(1, 4, 2, 4)
+ORDER, WARMTH = floats(4, 1, least=1.1), floats(4, 1, least=0.5)
+CALLS: list[Call] = []
+
+
+def _call(name: str, *makes: Make, note: str = "", smooth=True, slow=False, run=None, **options):
+    """Add a call of a public function, by `run` or with its operands first."""
+
+    def plain(*operands):
+        return public(name)(*operands, **options)
+
+    def given(*operands):
+        return run(public(name), *operands)
+
+    title = f"{name}, {note}" if note else name
+    CALLS.append(Call(title, given if run else plain, makes, smooth, slow))
+
+
+# Mappings.
+for _name in ("softmax", "log_softmax", "softmin", "logsumexp", "smoothmax", "sparsemax"):
+    _call(_name, Z)
+for _name in ("boltzmann", "log_partition", "free_energy", "mean_energy", "heat_capacity"):
+    _call(_name, Z, WARMTH)
+_call("softmax", Z, WARMTH, note="T", run=lambda f, z, t: f(z, temperature=t))
+_call("hardmax", Z)
+_call("soft_argmax", Z)
+_call("soft_argmax", Z, note="α", alpha=1.5)
+_call("entropy", P)
+_call("entropy", P, note="α", alpha=1.5)
+_call("smoothmax", Z, WARMTH, note="α and T", run=lambda f, z, t: f(z, alpha=1.5, temperature=t))
+for _alpha in (1.5, 1.3, 3.0, 0.5):
+    _call("entmax", Z, note=f"{_alpha:g}", alpha=_alpha, slow=_alpha == 3)
+_call("entmax", Z, ORDER, note="α a row", run=lambda f, z, a: f(z, alpha=a), slow=True)
+_call("binary_entmax", Z)
+_call("binary_entmax", Z, note="α", alpha=1.3)
+_call("entmax_sparse", Z, size=4)
+_call("normmax", Z, alpha=2.0)
+_call("capped_entmax", Z, note="1.5", run=lambda f, z: f(z, 0.5, alpha=1.5))
+_call("capped_entmax", Z, note="1", run=lambda f, z: f(z, 0.5, alpha=1.0))
+_call("topk_entmax", Z, note="1.5", run=lambda f, z: f(z, 2, alpha=1.5))
+_call("topk_sigmoid", Z, k=2)
+
+# Losses.
+_call("cross_entropy", Z, Y)
+_call("cross_entropy", Z, P, note="distributions", label_smoothing=0.1)
+_call("sparsemax_loss", Z, Y)
+_call("entmax_loss", Z, Y)
+_call("fenchel_young_loss", Z, P, note="1", alpha=1.0)
+_call("fenchel_young_loss", Z, Y, note="1.3", alpha=1.3)
+_call("normmax_loss", Z, Y)
+_call("topk_entmax_loss", Z, pairs)
+
+# Sampling.
+for _name in ("gumbel_softmax", "gumbel_log_softmax", "straight_through_gumbel", "reinmax"):
+    _call(_name, key, Z)
+for _name in ("straight_through_categorical", "decoupled_straight_through", "gumbel_rao"):
+    _call(_name, key, Z)
+_call("gumbel_entmax", key, Z)
+for _name in ("categorical", "gumbel_argmax"):
+    _call(_name, key, Z, smooth=False)
+    _call(_name, key, Z, note="shape", smooth=False, shape=(3, 4))
+_call("sample_from", key, P, smooth=False)
+_call("gumbel_topk", key, Z, k=2)
+_call("relaxed_topk", key, Z, k=2)
+_call("straight_through", Z, P)
+_call("concrete_log_prob", P, Z)
+_call("exp_concrete_log_prob", P, Z, run=lambda f, p, z: f(jnp.log(p), z))
+_call(
+    "reinforce_leave_one_out", key, Z, Z,
+    run=lambda f, key, z, x: f(key, z, lambda drawn: (drawn * x).sum(-1)),
+)  # fmt: skip
+
+
+def _of_categorical(f, key, z, other):
+    p, q = f(z, alpha=1.0), f(other, alpha=1.0)
+    value = p.sample(key)
+    return value, p.log_prob(value), p.prob(value), p.entropy(), p.mode(), p.kl_divergence(q)
+
+
+_call("Categorical", key, Z, Z, run=_of_categorical)
+_call(
+    "Categorical", key, Z, note="α", slow=True,
+    run=lambda f, key, z: (
+        f(z, alpha=1.5).sample(key), f(z, alpha=1.5).probabilities(), f(z, alpha=1.5).entropy()
+    ),
+)  # fmt: skip
+_call(
+    "RelaxedCategorical", key, Z,
+    run=lambda f, key, z: (f(z, 0.5).sample(key), f(z, 0.5).log_prob(jax.nn.softmax(z))),
+)  # fmt: skip
+_call("AliasTable", key, run=lambda f, key: f.of([1.0, 2.0, 3.0]).sample(key, (4,)), smooth=False)
+
+# Policies.
+_call("sample_action", key, Z, smooth=False)
+_call("sample_action", key, Z, note="α", smooth=False, alpha=1.5, epsilon=0.1)
+_call("log_prob", Z, Y)
+_call("log_prob", Z, Y, note="α", alpha=1.5, epsilon=0.1)
+_call("epsilon_mixture", P, epsilon=0.1)
+_call("kl_divergence", P, P)
+_call("importance_ratio", floats(4), floats(4))
+_call("log_importance_ratio", floats(4), floats(4))
+_call("mellowmax", Z)
+_call("mellowmax", Z, WARMTH, note="ω")
+_call("mellowmax_temperature", Z)
+
+# Calibration.
+for _name in ("expected_calibration_error", "maximum_calibration_error", "reliability_diagram"):
+    _call(_name, P, Y, bins=3)
+_call("expected_calibration_error", P, Y, note="equal mass", bins=3, equal_mass=True)
+_call("classwise_calibration_error", P, Y, bins=3)
+_call("brier_score", P, Y)
+_call("lac_scores", P)
+_call("aps_scores", P)
+_call("aps_scores", P, key, note="key", run=lambda f, p, key: f(p, key=key, penalty=0.1, free=1))
+_call("entmax_scores", Z)
+_call("conformal_threshold", Z, Y)
+_call("conformal_threshold", Z, Y, WARMTH, note="weights", run=lambda f, z, y, w: f(
+    z, y, weights=w[:, 0]
+))  # fmt: skip
+_call("conformal_sets", Z, floats(), smooth=False)
+_call("temperature_scaling", Z, Y)
+_call("temperature_scaling", Z, Y, note="α", alpha=1.5, slow=True)
+_call("vector_scaling", Z, Y, smooth=False)
+_call("VectorScaling", Z, floats(1, 8), floats(1, 8), run=lambda f, z, a, b: f(a, b).apply(z))
+
+# Attention.
+for _alpha in (1.0, 1.5):
+    _call("dot_product_attention", Q, Q, Q, note=f"{_alpha:g}", alpha=_alpha, slow=_alpha != 1)
+    _call("attention_weights", Q, Q, note=f"{_alpha:g}", alpha=_alpha)
+    _call("attention_fn", Q, Q, Q, note=f"{_alpha:g}", slow=_alpha != 1, run=lambda f, q, k, v,
+          alpha=_alpha: f(alpha)(q, k, v))  # fmt: skip
+_call("merge_attention", floats(2, 1, 4, 2, 4), floats(2, 1, 4, 2))
+
+# Linear losses.
+for _name in ("linear_cross_entropy", "linear_cross_entropy_sum", "linear_cross_entropy_terms"):
+    _call(_name, H, KERNEL, T12)
+_call("linear_entmax_loss", H, KERNEL, T12, slow=True)
+_call("linear_topk", H, KERNEL, k=3)
+_call("linear_categorical", key, H, KERNEL, smooth=False)
+
+# Trees.
+for _table, _tree, _note in ((NODES, trees, ""), (WIDE, wide_trees, "wide")):
+    for _name in ("hierarchical_log_prob", "hierarchical_cross_entropy"):
+        _call(_name, H, _table, _tree, Y, note=_note)
+    for _name in ("hierarchical_log_softmax", "hierarchical_entropy"):
+        _call(_name, H, _table, _tree, note=_note)
+    _call("hierarchical_topk", H, _table, _tree, note=_note, k=3)
+    _call("hierarchical_categorical", key, H, _table, _tree, note=_note, smooth=False)
+_call("hierarchical_log_prob_of_rows", H, floats(4, 3, 6), trees, Y)
+_call("ClassTree", trees, Y, run=lambda _, tree, y: tree.rows(y), smooth=False)
+
+# Bands.
+_call("adaptive_cross_entropy", H, adaptive, T12)
+_call("adaptive_cross_entropy", H, adaptive, T12, note="blocks", block_tokens=2, block_classes=2)
+_call("adaptive_log_softmax", H, adaptive)
+_call("adaptive_topk", H, adaptive, k=3)
+_call("differentiated_cross_entropy", H, bands, T12)
+_call("differentiated_log_softmax", H, bands)
+_call("differentiated_topk", H, bands, k=3)
+_call("band_embedding", T12, bands)
+_call("adaptive_tables", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
+_call("differentiated_tables", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
+
+# Sampled losses.
+for _name in ("sampled_softmax_loss", "importance_sampling_loss", "nce_loss"):
+    _call(_name, H, KERNEL, T12, candidates)
+_call("negative_sampling_loss", H, KERNEL, T12, candidates)
+_call("in_batch_candidates", T12, floats(4))
+_call("gathered_classes", T12, candidates, classes=12)
+_call("target_partitions", T12, size=2, smooth=False)
+_call(
+    "target_sampling_loss", H, KERNEL, T12,
+    run=lambda f, h, w, y: f(h, w, y, jnp.arange(12)),
+)  # fmt: skip
+for _replacement in (True, False):
+    for _name, _given in (
+        ("uniform_sampler", 12), ("log_uniform_sampler", 12), ("unigram_sampler", range(1, 13))
+    ):  # fmt: skip
+        _call(
+            _name, key, T12, smooth=False, note="with replacement" if _replacement else "distinct",
+            run=lambda f, key, y, given=_given, replacement=_replacement: f(
+                given, replacement=replacement
+            ).sample(key, (5,), targets=y),
+        )  # fmt: skip
+
+# Updates of rows.
+for _name in ("row_sgd", "row_adagrad", "row_adam"):
+    for _rows in (4, 5000):
+        _call(
+            _name, floats(12, 2), labels(12, _rows), floats(_rows, 2), smooth=False,
+            note=f"{_rows} rows",
+            run=lambda f, table, rows, g: f(0.1).update(table, f(0.1).init(table), rows, g),
+        )  # fmt: skip

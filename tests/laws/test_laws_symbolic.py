@@ -1,0 +1,173 @@
+"""Sizes that are unknown when a function is exported: its program serves every size.
+
+What is exported with `jax.export.symbolic_shape` equals the direct call at three sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jsoftmax as js
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+TREE = jax.tree.map(jnp.asarray, js.huffman_tree(np.arange(1, 9)))
+WIDE = jax.tree.map(jnp.asarray, js.kary_tree(8, 3))
+ADAPTIVE = js.adaptive_tables(KEY, 6, 12, [4, 8], use_bias=True)
+BANDS = js.differentiated_tables(KEY, 6, 12, [4, 8])
+KERNEL = jnp.asarray(RNG.standard_normal((6, 12)))
+CANDIDATES = js.uniform_sampler(12).sample(KEY, (5,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """An array of a symbolic shape: numbers, or distributions, or labels below a number."""
+
+    shape: str
+    kind: str = "numbers"
+    classes: int = 8
+
+    def array(self, sizes: dict[str, int]) -> Any:
+        rng = np.random.default_rng(sizes["n"])
+        shape = [sizes[d] if d in sizes else int(d) for d in self.shape.split(", ")]
+        if self.kind == "labels":
+            return jnp.asarray(rng.integers(0, self.classes, shape), jnp.int32)
+        if self.kind == "shares":
+            return jnp.asarray(rng.dirichlet(np.ones(shape[-1]), shape[:-1]))
+        return jnp.asarray(rng.standard_normal(shape))
+
+
+Z, P, Y = Operand("n, 8"), Operand("n, 8", "shares"), Operand("n", "labels")
+ZK, PK = Operand("n, k"), Operand("n, k", "shares")
+H, T12 = Operand("n, 6"), Operand("n", "labels", 12)
+
+CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
+    # Trees.
+    "hierarchical_log_prob": (
+        lambda h, y: js.hierarchical_log_prob(h, jnp.ones((7, 6)), TREE, y), (H, Y)
+    ),
+    "hierarchical_cross_entropy, wide": (
+        lambda h, y: js.hierarchical_cross_entropy(h, jnp.ones((11, 6)), WIDE, y), (H, Y)
+    ),
+    "hierarchical_log_prob_of_rows": (
+        lambda h, rows, y: js.hierarchical_log_prob_of_rows(h, rows, TREE, y),
+        (H, Operand(f"n, {TREE.path_rows}, 6"), Y),
+    ),
+    "hierarchical_log_softmax": (
+        lambda h: js.hierarchical_log_softmax(h, jnp.ones((7, 6)), TREE), (H,)
+    ),
+    "hierarchical_entropy": (lambda h: js.hierarchical_entropy(h, jnp.ones((7, 6)), TREE), (H,)),
+    "hierarchical_topk": (lambda h: js.hierarchical_topk(h, _nodes(), TREE, 3), (H,)),
+    "hierarchical_categorical": (
+        lambda h: js.hierarchical_categorical(KEY, h, _nodes(), TREE), (H,)
+    ),
+    # Bands.
+    "adaptive_cross_entropy": (lambda h, y: js.adaptive_cross_entropy(h, ADAPTIVE, y), (H, T12)),
+    "adaptive_log_softmax": (lambda h: js.adaptive_log_softmax(h, ADAPTIVE), (H,)),
+    "adaptive_topk": (lambda h: js.adaptive_topk(h, ADAPTIVE, 3), (H,)),
+    "differentiated_cross_entropy": (
+        lambda h, y: js.differentiated_cross_entropy(h, BANDS, y), (H, T12)
+    ),
+    "differentiated_log_softmax": (lambda h: js.differentiated_log_softmax(h, BANDS), (H,)),
+    "differentiated_topk": (lambda h: js.differentiated_topk(h, BANDS, 3), (H,)),
+    "band_embedding": (lambda y: js.band_embedding(y, BANDS), (T12,)),
+    # Sampled losses.
+    "sampled_softmax_loss": (
+        lambda h, y: js.sampled_softmax_loss(h, KERNEL, y, _candidates(y)), (H, T12)
+    ),
+    "importance_sampling_loss": (
+        lambda h, y: js.importance_sampling_loss(h, KERNEL, y, _candidates(y)), (H, T12)
+    ),
+    "nce_loss": (lambda h, y: js.nce_loss(h, KERNEL, y, _candidates(y)), (H, T12)),
+    "negative_sampling_loss": (
+        lambda h, y: js.negative_sampling_loss(h, KERNEL, y, _candidates(y)), (H, T12)
+    ),
+    "target_sampling_loss": (
+        lambda h, y: js.target_sampling_loss(h, KERNEL, y, jnp.arange(12)), (H, T12)
+    ),
+    "gathered_classes": (lambda y: js.gathered_classes(y, CANDIDATES, 12).targets, (T12,)),
+    "in_batch_candidates": (
+        lambda y, q: js.in_batch_candidates(y, q), (T12, Operand("n"))
+    ),
+    # Calibration.
+    "expected_calibration_error": (js.expected_calibration_error, (P, Y)),
+    "expected_calibration_error, equal mass": (
+        lambda p, y: js.expected_calibration_error(p, y, 4, equal_mass=True), (P, Y)
+    ),
+    "classwise_calibration_error": (js.classwise_calibration_error, (P, Y)),
+    "reliability_diagram": (js.reliability_diagram, (P, Y)),
+    "brier_score": (js.brier_score, (PK, Operand("n", "labels", 4))),
+    "lac_scores": (js.lac_scores, (PK,)),
+    "aps_scores": (js.aps_scores, (PK,)),
+    "aps_scores, key": (lambda p: js.aps_scores(p, key=KEY), (PK,)),
+    "entmax_scores": (js.entmax_scores, (ZK,)),
+    "conformal_threshold": (js.conformal_threshold, (Z, Y)),
+    "conformal_sets": (lambda z: js.conformal_sets(z, 0.3), (ZK,)),
+    "temperature_scaling": (js.temperature_scaling, (Z, Y)),
+    "temperature_scaling, α": (lambda z, y: js.temperature_scaling(z, y, 1.5), (Z, Y)),
+    "vector_scaling": (lambda z, y: js.vector_scaling(z, y), (Z, Y)),
+    # Policies.
+    "sample_action": (lambda z: js.sample_action(KEY, z), (Z,)),
+    "sample_action, α": (lambda z: js.sample_action(KEY, z, alpha=1.5, epsilon=0.1), (Z,)),
+    "log_prob": (js.log_prob, (ZK, Operand("n", "labels", 4))),
+    "log_prob, α": (lambda z, y: js.log_prob(z, y, alpha=1.5, epsilon=0.1), (Z, Y)),
+    "epsilon_mixture": (lambda p: js.epsilon_mixture(p, 0.1), (PK,)),
+    "kl_divergence": (lambda p, z: js.kl_divergence(p, jax.nn.softmax(z)), (PK, ZK)),
+    "importance_ratio": (js.importance_ratio, (Operand("n"), Operand("n"))),
+    "mellowmax": (js.mellowmax, (ZK,)),
+    "mellowmax_temperature": (js.mellowmax_temperature, (ZK,)),
+    # Sampling.
+    "categorical": (lambda z: js.categorical(KEY, z), (Z,)),
+    "categorical, shape": (lambda z: js.categorical(KEY, z, shape=(3, z.shape[0])), (Z,)),
+    "gumbel_argmax": (lambda z: js.gumbel_argmax(KEY, z), (Z,)),
+    "sample_from": (lambda p: js.sample_from(KEY, p), (P,)),
+    "gumbel_topk": (lambda z: js.gumbel_topk(KEY, z, 2), (Z,)),
+    "relaxed_topk": (lambda z: js.relaxed_topk(KEY, z, 2), (Z,)),
+    "gumbel_softmax": (lambda z: js.gumbel_softmax(KEY, z), (Z,)),
+    "gumbel_entmax": (lambda z: js.gumbel_entmax(KEY, z), (Z,)),
+    "straight_through_gumbel": (lambda z: js.straight_through_gumbel(KEY, z), (Z,)),
+    "gumbel_rao": (lambda z: js.gumbel_rao(KEY, z), (Z,)),
+    "reinmax": (lambda z: js.reinmax(KEY, z), (Z,)),
+    "concrete_log_prob": (js.concrete_log_prob, (P, Z)),
+    "reinforce_leave_one_out": (
+        lambda z: js.reinforce_leave_one_out(KEY, z, lambda drawn: (drawn**2).sum(-1)), (Z,)
+    ),
+    "Categorical": (lambda z: _of_categorical(js.Categorical(z)), (Z,)),
+    "RelaxedCategorical": (lambda z: js.RelaxedCategorical(z, 0.5).sample(KEY), (Z,)),
+}  # fmt: skip
+
+
+def _nodes():
+    return jnp.asarray(np.random.default_rng(1).standard_normal((7, 6)))
+
+
+def _candidates(y):
+    return js.uniform_sampler(12).sample(KEY, (5,), targets=y)
+
+
+def _of_categorical(d):
+    return d.sample(KEY), d.entropy(), d.log_prob(d.mode()), d.kl_divergence(d)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_exported_function_serves_every_size(name):
+    function, operands = CALLS[name]
+    scope = jax.export.SymbolicScope()
+    shapes = [jax.export.symbolic_shape(x.shape, scope=scope) for x in operands]
+    arrays = [x.array({"n": 2, "k": 4}) for x in operands]
+    stand_ins = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(shapes, arrays, strict=True)]
+    exported = jax.export.export(jax.jit(function))(*stand_ins)
+    for n, k in ((1, 4), (5, 7), (16, 40)):
+        given = [x.array({"n": n, "k": k}) for x in operands]
+        found = exported.call(*given)
+        chex.assert_trees_all_close(
+            jax.tree.leaves(found), jax.tree.leaves(function(*given)), rtol=1e-12, atol=1e-12
+        )
