@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,28 +69,37 @@ class RowState(NamedTuple):
     memory: dict[str, Array]
 
 
-def row_optimizer(
-    function: str,
-    learning_rate: Any,
-    start: Callable[[Array], dict[str, Array]],
-    descend: Callable[[Array, dict[str, Array]], tuple[Array, dict[str, Array]]] | None = None,
-) -> RowOptimizer:
-    """An optimizer whose `descend` sees only rows, each once: (g, memory) → (direction, memory).
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A `RowOptimizer` whose `descend` sees only rows, each once: (g, memory) → (direction, memory).
 
-    Without `descend` the direction is g, of which every summand can be added to the row by itself.
+    Without `descend` the direction is g, and each summand is added to the row by itself. Methods
+    of an object instead of nested functions, so that an optimizer can be pickled.
     """
-    _check_rate(function, learning_rate)
 
-    def init(table: Any) -> RowState:
-        return RowState(jnp.zeros((), jnp.int32), start(_read_table(function, table)))
+    function: str
+    learning_rate: Any
+    start: Callable[[Array], dict[str, Array]]
+    descend: Callable[[Array, dict[str, Array]], tuple[Array, dict[str, Array]]] | None = None
+
+    def optimizer(self) -> RowOptimizer:
+        """Return the pair of functions that users hold."""
+        _check_rate(self.function, self.learning_rate)
+        return RowOptimizer(self.init, self.update)
+
+    def init(self, table: Any) -> RowState:
+        """Return the state before the first step."""
+        return RowState(jnp.zeros((), jnp.int32), self.start(_read_table(self.function, table)))
 
     def update(
-        table: Any, state: Any, rows: Any, gradients: Any
+        self, table: Any, state: Any, rows: Any, gradients: Any
     ) -> tuple[Float[Array, "..."], RowState]:
+        """Return table and state after a step on the rows that are named."""
+        function, learning_rate, descend = self.function, self.learning_rate, self.descend
         table = _read_table(function, table)
         dtype = checks.compute_dtype(table)
         ids, g = _read_rows(function, table, rows, gradients)
-        _check_state(function, state, jax.eval_shape(start, table))
+        _check_state(function, state, jax.eval_shape(self.start, table))
         rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
         rate, g = jnp.asarray(rate, dtype), g.astype(dtype)
         if descend is None and table.dtype == dtype:
@@ -106,8 +116,6 @@ def row_optimizer(
 
         table, memory = _for_each(move, (table, state.memory), ids, g)
         return table, RowState(state.step + 1, memory)
-
-    return RowOptimizer(init, update)
 
 
 def _for_each(move: Callable, tables: Any, ids: Array, g: Array) -> Any:
