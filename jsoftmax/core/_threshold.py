@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -30,6 +31,12 @@ def solve(
     The anchor, from which scores are measured, is the maximum unless the curve wants the edge or
     another one is given.
     """
+    anchor, place = _solved(curve, scores, total, anchor)
+    chex.assert_equal_shape([anchor, *jax.tree.leaves(place)])  # one of each a row
+    return anchor, place
+
+
+def _solved(curve, scores, total, anchor):
     if isinstance(curve, Edge) and anchor is None:
         # Almost at the threshold, found from the top: the class above it is at the edge, or nearly.
         coarse = Power(curve.a)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
@@ -249,6 +250,7 @@ def attained(
     classes: ClassAxis,
 ) -> Array:  # fmt: skip
     a = family.exponent(alpha)
+    chex.assert_equal_shape([p, log_p, z, y])
     terms = divergence(y, p, log_p, a)
     a = jnp.asarray(a, z.dtype)
     if not isinstance(family.exponent(alpha), float) or family.exponent(alpha) > 0:
