@@ -158,7 +158,10 @@ from jsoftmax.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from jsoftmax import estimators, linen, nnx, testing
+    from jsoftmax import estimators as estimators
+    from jsoftmax import linen as linen
+    from jsoftmax import nnx as nnx
+    from jsoftmax import testing as testing
 
 __version__ = "0.1.0"
 

@@ -208,7 +208,6 @@ def test_no_module_shares_its_name_with_a_function():
     assert not functions & {file.stem for file in FILES}
 
 
-
 def test_modules_are_lazy_attributes():
     """`jsoftmax.nnx.Entmax` needs no import of its own, and costs nothing until it is named."""
     script = f"""

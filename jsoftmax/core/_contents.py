@@ -3,50 +3,55 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 
-def same_contents(a: Any, b: Any) -> Any:
+def same_contents(self: Any, other: Any) -> Any:
     """Return whether two pytrees of one class hold the same arrays: a method, `__eq__`."""
-    if a is b:
+    if self is other:
         return True
-    if type(a) is not type(b):
+    if type(self) is not type(other):
         return NotImplemented
-    leaves, structure = jax.tree.flatten(a)
-    others, other_structure = jax.tree.flatten(b)
+    leaves, structure = jax.tree.flatten(self)
+    others, other_structure = jax.tree.flatten(other)
     return structure == other_structure and all(map(_same, leaves, others))
 
 
-def other_contents(a: Any, b: Any) -> Any:
-    """Return the opposite of `same_contents`: a method, `__ne__`, which tuples have of their own."""
-    same = same_contents(a, b)
+def other_contents(self: Any, other: Any) -> Any:
+    """Return the opposite of `same_contents`: a method, `__ne__`, in the place of a tuple's."""
+    same = same_contents(self, other)
     return same if same is NotImplemented else not same
 
 
-def hash_of_contents(a: Any) -> int:
+def hash_of_contents(self: Any) -> int:
     """Return a hash of structure and values: a method, `__hash__`.
 
     Values belong to it, because Flax's `nn.jit` compares modules by their hashes alone.
     """
-    leaves, structure = jax.tree.flatten(a)
-    return hash((type(a), structure, *map(_hash, leaves)))
+    leaves, structure = jax.tree.flatten(self)
+    return hash((type(self), structure, *map(_hash, leaves)))
 
 
 class Held:
-    """An immutable pytree of arrays as one thing, hashed once.
+    """An immutable pytree as one setting of a module, hashed once.
 
-    A Linen module holds its tree or its sampler in one: to fingerprint a module, `nn.jit` would
-    walk through the arrays entry by entry.
+    In one a Linen module holds its tree or its sampler: to fingerprint a module, `nn.jit` would
+    walk through the arrays entry by entry. So do attention modules their options, a dictionary,
+    which has no hash.
     """
 
     def __init__(self, value: Any):
-        self.value = value.value if isinstance(value, Held) else value
+        value = value.value if isinstance(value, Held) else value
+        self.value: Any = dict(value) if isinstance(value, Mapping) else value
 
     def __eq__(self, other: Any) -> Any:
-        return self.value == other.value if isinstance(other, Held) else NotImplemented
+        if not isinstance(other, Held):
+            return NotImplemented
+        return same_contents(self.value, other.value) is True
 
     def __hash__(self) -> int:
         return self._hash

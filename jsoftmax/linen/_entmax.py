@@ -94,7 +94,11 @@ class Entmax(nn.Module):
 
     def current_alpha(self) -> ArrayLike:
         """α as it is now."""
-        return self.alpha_interval.number(self.free_alpha) if self.learn_alpha else of_hashable(self.alpha)
+        return (
+            self.alpha_interval.number(self.free_alpha)
+            if self.learn_alpha
+            else of_hashable(self.alpha)
+        )
 
     def current_temperature(self) -> ArrayLike:
         """T as it is now."""

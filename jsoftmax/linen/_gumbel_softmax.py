@@ -74,7 +74,9 @@ class GumbelSoftmax(nn.Module):
 
     def current_temperature(self) -> ArrayLike:
         """T as it is now."""
-        return self.temperature(self.count.value) if self.annealed else of_hashable(self.temperature)
+        return (
+            self.temperature(self.count.value) if self.annealed else of_hashable(self.temperature)
+        )
 
     def __call__(
         self,

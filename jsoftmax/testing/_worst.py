@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import checkify
@@ -19,7 +22,9 @@ def assert_worst(assertion: str, error: Array, bound: float, message: str, **arr
     holds = jnp.all(error <= bound)
     worst = jnp.argmax(jnp.where(jnp.isnan(error), jnp.inf, error))
     index = jnp.unravel_index(worst, error.shape)
-    values = {name: jnp.broadcast_to(x, error.shape)[index] for name, x in arrays.items()}
+    values: dict[str, Any] = {
+        name: jnp.broadcast_to(x, error.shape)[index] for name, x in arrays.items()
+    }
     # Each coordinate is a number of its own, since checkify formats numbers and no tuples.
     places = ", ".join(f"{{i{axis}}}" for axis in range(error.ndim))
     message = message.replace("{place}", f"({places}{',' if error.ndim == 1 else ''})")

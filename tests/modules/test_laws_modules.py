@@ -1,10 +1,11 @@
-"""Every module, in NNX and in Linen, under every transformation of Flax, in a file and out of it."""
+"""Every module, in NNX and in Linen, under Flax's transformations, in a file and out of it."""
 
 import copy
 import dataclasses
 import inspect
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import chex
@@ -99,7 +100,8 @@ TABLE = {
     "EntmaxReadout": Row("EntmaxReadout", given(4, 3, alpha=2.0)),
     "GumbelSoftmax": Row("GumbelSoftmax", given(halving, hard=True), LOGITS, False, noise=True),
     "AdaptivelySparseAttention": Row(
-        "AdaptivelySparseAttention", given(2, alpha=np.array([1.3, 1.6]), attention={"is_causal": True}),
+        "AdaptivelySparseAttention",
+        given(2, alpha=np.array([1.3, 1.6]), attention={"is_causal": True}),
         FEATURES[None], False, lambda rngs: {"decode": False, "rngs": rngs},
     ),
     "LinearSoftmax": Row("LinearSoftmax", given(4, 3)),
@@ -173,9 +175,9 @@ def test_an_nnx_module_is_restored(row, tmp_path):
 @pytest.mark.slow
 def test_an_nnx_module_is_transformed(row):
     """nnx.jit and nnx.remat change no answer."""
-    expected = row.answers(row.of_nnx())
-    for transform in (nnx.jit, nnx.remat):
-        found = transform(row.answers)(row.of_nnx())
+    expected = jax.jit(lambda: row.answers(row.of_nnx()))()
+    for transformed in (nnx.jit(row.answers), nnx.jit(nnx.remat(row.answers))):
+        found = transformed(row.of_nnx())
         chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -183,8 +185,10 @@ def test_an_nnx_module_is_transformed(row):
 @pytest.mark.slow
 def test_nnx_modules_are_scanned(row):
     """Stacked as layers by nnx.vmap, gone through by nnx.scan: each as by itself."""
-    stacked = nnx.vmap(row.of_nnx, in_axes=0, out_axes=0)(jax.random.split(KEY, 2))
+    keys = jax.random.split(KEY, 2)
+    stacked = nnx.jit(nnx.vmap(row.of_nnx, in_axes=0, out_axes=0))(keys)
 
+    @nnx.jit
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
     def layers(carry, module):
         return carry, row.answers(module)
@@ -192,7 +196,7 @@ def test_nnx_modules_are_scanned(row):
     if nnx.state(stacked):
         _, found = layers(jnp.zeros(()), stacked)
         for i in range(2):
-            expected = row.answers(row.of_nnx(jax.random.split(KEY, 2)[i]))
+            expected = jax.jit(lambda key: row.answers(row.of_nnx(key)))(keys[i])
             actual = jax.tree.map(lambda x, i=i: x[i], found)
             chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
 
@@ -239,13 +243,14 @@ def test_the_variables_of_a_linen_module_are_restored(row, tmp_path):
 @pytest.mark.slow
 def test_a_linen_module_is_transformed(row):
     """nn.jit and nn.remat change no answer, nor the shapes of variables."""
-    variables = row.of_linen().init(RNGS, row.inputs)
-    expected = row.applied(row.of_linen(), variables)
+    variables = jax.jit(row.of_linen().init)(RNGS, row.inputs)
+    applied = jax.jit(row.applied, static_argnums=0)
+    expected = applied(row.of_linen(), variables)
     for lift in (nn.jit, nn.remat):
         module = row.of_linen(lift)
-        made = module.init(RNGS, row.inputs)
+        made = jax.eval_shape(module.init, RNGS, row.inputs)
         chex.assert_trees_all_equal_shapes_and_dtypes(made, variables)
-        found = row.applied(module, variables)
+        found = applied(module, variables)
         chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -267,16 +272,20 @@ def test_linen_modules_are_scanned(row):
         Layer, variable_axes=axes, in_axes=nn.broadcast, length=2,
         split_rngs={"params": True, "gumbel": False},
     )(row.of_linen())  # fmt: skip
-    variables = layers.init(RNGS, 0.0, row.inputs, row.rng)
-    (_, found), _ = layers.apply(variables, 0.0, row.inputs, row.rng, mutable=True)
+    variables = jax.jit(layers.init)(RNGS, 0.0, row.inputs, row.rng)
+
+    @partial(jax.jit, static_argnums=0)
+    def called(layer, variables):
+        return layer.apply(variables, 0.0, row.inputs, row.rng, mutable=True)[0][1]
+
+    found = called(layers, variables)
     for i in range(2):
         one = {
             name: jax.tree.map(lambda x, i=i: x[i], arrays["module"])
             for name, arrays in variables.items()
         }
-        layer = Layer(row.of_linen())
         one = {name: {"module": arrays} for name, arrays in one.items()}
-        (_, expected), _ = layer.apply(one, 0.0, row.inputs, row.rng, mutable=True)
+        expected = called(Layer(row.of_linen()), one)
         chex.assert_trees_all_close(found[i], expected, rtol=1e-5, atol=1e-6)
 
 

@@ -71,10 +71,11 @@ class RowState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A `RowOptimizer` whose `descend` sees only rows, each once: (g, memory) → (direction, memory).
+    """A `RowOptimizer` whose `descend` sees rows alone, each once.
 
-    Without `descend` the direction is g, and each summand is added to the row by itself. Methods
-    of an object instead of nested functions, so that an optimizer can be pickled.
+    It takes (g, memory) to (direction, memory). Without it the direction is g, and each summand is
+    added to the row by itself. Methods of an object instead of nested functions, so that an
+    optimizer can be pickled.
     """
 
     function: str
