@@ -14,7 +14,7 @@ import jsoftmax as js
 
 KEY = jax.random.key(0)
 OBJECTS = {
-    "ClassTree": (lambda n: js.huffman_tree([n, 2, 1]), lambda t: t.rows([0, 2])),
+    "ClassTree": (lambda n: js.huffman_tree(np.arange(1, n)), lambda t: t.rows([0, 2])),
     "a wide ClassTree": (lambda n: js.kary_tree(n, 3), lambda t: t.rows([0, 2])),
     "AliasTable": (lambda n: js.AliasTable.of([n, 2.0, 1.0]), lambda t: t.sample(KEY, (20,))),
     "uniform_sampler": (js.uniform_sampler, lambda s: s.sample(KEY, (4,), [0, 1])),
