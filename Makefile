@@ -11,7 +11,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c '$(ENOUGH)' >/dev/null 2>&1 && { echo $$name; break; }; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test tests slow doctests laws layers lint format types notebooks check-notebooks \
+.PHONY: help demo test tests slow doctests bare laws layers lint format types notebooks check-notebooks \
 	bench peers multilabel text vectors conformance clean
 
 help:  ## list the targets
@@ -31,6 +31,11 @@ slow: $(VENV)/.has-test  ## the tests that `make test` leaves out because they t
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
 doctests: $(VENV)/.has-test  ## the examples in docstrings
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax
+
+FUNCTIONS = $(addprefix jsoftmax/,mappings losses sampling policies calibration attention vocabulary)
+bare: $(VENV)/.has-test  ## the examples of functions, where neither Flax nor optax can be imported
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) -p tests.without_flax \
+		--doctest-modules $(FUNCTIONS)
 
 laws: $(VENV)/.has-test  ## the tests that hold for every member of the catalogue, but the slow ones
 	JSOFTMAX_COMPILE=wholly $(PYTEST) -n $(WORKERS) -m "law and not slow"

@@ -3,9 +3,13 @@
 Mappings turn scores into probabilities; losses compare scores with targets; samplers draw classes
 and relax them; policies act; calibration says how far probabilities can be trusted, and mends them.
 All are pure functions that work under `jit`, `vmap` and `grad`. Flax modules around them are in
-`jsoftmax.nnx` and `jsoftmax.linen`, an estimator for scikit-learn in `jsoftmax.estimators`; these
-are imported only when asked for.
+`jsoftmax.nnx` and `jsoftmax.linen`, an estimator for scikit-learn in `jsoftmax.estimators`,
+assertions for tests in `jsoftmax.testing`; these are imported only when asked for.
 """
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
 from jsoftmax.attention import (
     attention_fn,
@@ -156,7 +160,16 @@ from jsoftmax.vocabulary import (
     unigram_sampler,
 )
 
+if TYPE_CHECKING:
+    from jsoftmax import estimators as estimators
+    from jsoftmax import linen as linen
+    from jsoftmax import nnx as nnx
+    from jsoftmax import testing as testing
+
 __version__ = "0.1.0"
+
+# Imported when they are first named, since each needs a package that the functions do not.
+_LAZY = {"estimators": "sklearn", "linen": "flax", "nnx": "flax", "testing": "chex"}
 
 __all__ = [
     "AdaptiveTables",
@@ -298,3 +311,14 @@ __all__ = [
     "unigram_sampler",
     "vector_scaling",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    found = {name for name, package in _LAZY.items() if importlib.util.find_spec(package)}
+    return sorted({*globals(), *found})

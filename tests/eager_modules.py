@@ -12,7 +12,7 @@ from flax import nnx
 
 import jsoftmax.linen
 import jsoftmax.nnx
-from tests.eager_calls import H, T12, Y, Z, Call, Make, floats, key, public
+from tests.eager_calls import T12, Call, H, Make, Y, Z, floats, key, public
 
 MODULE_CALLS: list[Call] = []
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+LAZY = ("estimators", "linen", "nnx", "testing")
 PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
 
 # A folder may import from itself and from the folders of lower rank. Kernels import core only, and
@@ -22,6 +23,7 @@ RANKS = {
     "calibration": 3,
     "attention": 3,
     "vocabulary": 3,
+    "testing": 4,
     "estimators": 4,
     "nnx": 4,
     "linen": 4,
@@ -152,23 +154,31 @@ def test_flax_stays_in_the_modules_and_pallas_in_the_kernels(file):
     assert not strayed, f"{here} must not import {', '.join(strayed)}"
 
 
+def run(script: str) -> subprocess.CompletedProcess:
+    """A script in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+HEAVY = ("flax", "optax", "sklearn", "jsoftmax.kernels", "jsoftmax.testing")
+
+
 @pytest.mark.law  # so that it meets the oldest and the newest dependencies too
-def test_importing_the_package_imports_neither_flax_nor_pallas():
-    """Also not by way of a dependency."""
-    script = "import sys, jsoftmax; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+def test_importing_the_package_imports_no_heavy_package():
+    """Neither Flax nor optax, Pallas or scikit-learn; also not by way of a dependency."""
+    ran = run("import sys, jsoftmax; print(*sys.modules)")
     heavy = [
         module
-        for module in run.stdout.split()
-        if within(module, "flax") or within(module, "jsoftmax.kernels") or "pallas" in module
+        for module in ran.stdout.split()
+        if any(within(module, package) for package in HEAVY) or "pallas" in module
     ]
+    assert "jsoftmax" in ran.stdout.split(), ran.stderr
     assert not heavy
 
 
 def public_names() -> list[tuple[str, str]]:
-    """(module, name) of what jsoftmax, the estimators and the modules offer, read from __all__."""
+    """(module, name) of what jsoftmax and its lazy attributes offer, read from __all__."""
     found = []
-    folders = ("", "estimators", "nnx", "linen")
+    folders = ("", *LAZY)
     for file in (PACKAGE / folder / "__init__.py" for folder in folders):
         if file.exists():
             module = module_of(file)
@@ -196,3 +206,49 @@ def test_no_module_shares_its_name_with_a_function():
     """`jsoftmax.mappings.entmax` would be the file or the function, whichever was imported last."""
     functions = {name for _, name in public_names()}
     assert not functions & {file.stem for file in FILES}
+
+
+def test_modules_are_lazy_attributes():
+    """`jsoftmax.nnx.Entmax` needs no import of its own, and costs nothing until it is named."""
+    script = f"""
+import sys, jsoftmax
+assert set({LAZY}) <= set(dir(jsoftmax)) and not set({LAZY}) & set(vars(jsoftmax))
+print(jsoftmax.nnx.Entmax, jsoftmax.linen.Entmax, jsoftmax.estimators.SoftmaxRegression)
+print(jsoftmax.testing.assert_distribution)
+assert set({LAZY}) <= set(vars(jsoftmax))
+try:
+    jsoftmax.nowhere
+except AttributeError as error:
+    assert "'jsoftmax' has no attribute 'nowhere'" in str(error)
+"""
+    ran = run(script)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "remedy"),
+    [
+        ("flax", "jsoftmax.nnx", "pip install flax"),
+        ("flax", "jsoftmax.linen", "pip install flax"),
+        ("sklearn", "jsoftmax.estimators", 'pip install "jsoftmax[sklearn]"'),
+    ],
+)
+def test_functions_work_without_a_package_and_modules_name_it(package, module, remedy):
+    """By import and by attribute; a submodule that is not there at all is not listed either."""
+    name = module.split(".")[1]
+    script = f"""
+import sys
+sys.modules[{package!r}] = None  # as if it were not installed
+import jax.numpy as jnp, jsoftmax
+assert float(jsoftmax.sparsemax(jnp.array([2.0, 0.0]))[0]) == 1
+for attempt in (lambda: __import__({module!r}), lambda: jsoftmax.{name}):
+    try:
+        attempt()
+    except ImportError as error:
+        assert {remedy!r} in str(error) and {module!r} in str(error), error
+    else:
+        raise AssertionError("imported")
+assert {name!r} not in dir(jsoftmax)
+"""
+    ran = run(script)
+    assert ran.returncode == 0, ran.stderr

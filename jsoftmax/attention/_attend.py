@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,6 +138,8 @@ def _attended(
         rule, block_q=block_q, block_k=block_k, scores=sizes.scores, stripes=stripes
     )
     out, found = mixture(rule, *trees)
+    q = trees[0].q
+    chex.assert_equal_shape_prefix([q, out, found.tau], q.ndim - 1)  # a mixture and τ a query
     return out[..., :queries, :], found.tau[..., :queries, :]
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.calibration._examples import counted, read_examples
@@ -154,6 +153,8 @@ def _fitted(x, y, w, penalty, regularizer, classes):
 
 def _minimized(objective, start):
     """Where the objective is least, by L-BFGS."""
+    import optax  # here, because nothing else in the functions needs it
+
     solver = optax.lbfgs()
     value_and_gradient = optax.value_and_grad_from_state(objective)
     tolerance = float(jnp.finfo(start[0].dtype).eps) ** (2 / 3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -29,6 +30,12 @@ def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
     The anchor, from which scores are measured, is the maximum, or the smallest score with mass
     where the curve wants the edge.
     """
+    anchor, place = _solved(curve, scores)
+    chex.assert_equal_shape([anchor, *jax.tree.leaves(place)])  # one of each a row
+    return anchor, place
+
+
+def _solved(curve, scores):
     if isinstance(curve, Edge):
         # Almost at the threshold, found from the top: the class above it is at the edge, or nearly.
         coarse = Power(curve.a)

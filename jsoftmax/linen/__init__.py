@@ -1,5 +1,14 @@
 """Flax Linen modules: parameters around the functions; twins of jsoftmax.nnx."""
 
+try:
+    import flax as _flax
+except ModuleNotFoundError as missing:
+    if missing.name != "flax":
+        raise
+    raise ImportError(
+        "jsoftmax.linen needs Flax: pip install flax. The functions of jsoftmax do without it."
+    ) from None
+
 from jsoftmax.linen._attention import (
     AdaptivelySparseAttention,
 )
@@ -37,3 +46,5 @@ __all__ = [
     "LinearSoftmax",
     "SampledSoftmax",
 ]
+
+del _flax

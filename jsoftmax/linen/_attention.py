@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jsoftmax.attention import attention_fn
+from jsoftmax.core._contents import Held, hashable, of_hashable
+from jsoftmax.core._initializers import lecun_columns
 from jsoftmax.mappings._constraints import Interval
 
 
@@ -54,10 +55,18 @@ class AdaptivelySparseAttention(nn.MultiHeadDotProductAttention):
         G. M. Correia, V. Niculae and A. F. T. Martins, "Adaptively sparse transformers", 2019.
     """
 
+    _: dataclasses.KW_ONLY
+    kernel_init: Any = lecun_columns
     alpha: Any = 1.5
     alpha_range: tuple[float, float] = (1.0, 2.0)
-    attention: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    attention: Any = Held({})
     attention_fn: Any = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "alpha", hashable(self.alpha))
+        object.__setattr__(self, "alpha_range", hashable(self.alpha_range))
+        object.__setattr__(self, "attention", Held(self.attention))
+        super().__post_init__()
 
     def setup(self):
         """Make a parameter of each head's α, and the attention that it decides."""
@@ -65,13 +74,13 @@ class AdaptivelySparseAttention(nn.MultiHeadDotProductAttention):
         free = self.alpha_interval.free(
             "linen.AdaptivelySparseAttention",
             "alpha",
-            self.alpha,
+            of_hashable(self.alpha),
             (self.num_heads,),
             self.param_dtype,
             constant="take flax.linen.MultiHeadDotProductAttention with attention_fn(alpha)",
         )
         self.free_alpha = self.param("free_alpha", lambda key: free)
-        self.attention_fn = attention_fn(self.current_alpha(), **self.attention)
+        self.attention_fn = attention_fn(self.current_alpha(), **self.attention.value)
 
     def current_alpha(self) -> Float[Array, " heads"]:
         """α of each head as it is now."""

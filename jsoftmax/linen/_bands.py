@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._contents import hashable
+from jsoftmax.core._initializers import lecun_columns, lecun_rows
 from jsoftmax.vocabulary import (
     AdaptiveTables,
     Band,
@@ -22,10 +25,6 @@ from jsoftmax.vocabulary import (
     differentiated_topk,
 )
 from jsoftmax.vocabulary.bands._widths import as_dtype, band_shapes, slices_or_widths, widths_of
-
-_KERNEL_INIT = nn.initializers.lecun_normal()
-_EMBEDDING_INIT = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
-_BIAS_INIT = nn.initializers.zeros_init()
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -67,18 +66,20 @@ class AdaptiveSoftmax(nn.Module):
     features: int
     classes: int
     cutoffs: Sequence[int]
+    _: dataclasses.KW_ONLY
     div_value: float = 4.0
     use_bias: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    kernel_init: Any = _KERNEL_INIT
-    embedding_init: Any = _EMBEDDING_INIT
-    bias_init: Any = _BIAS_INIT
+    kernel_init: Any = lecun_columns
+    embedding_init: Any = lecun_rows
+    bias_init: Any = nn.initializers.zeros_init()
 
     def __post_init__(self):
         widths_of(
             "linen.AdaptiveSoftmax", self.features, self.classes, self.cutoffs, self.div_value
         )
+        object.__setattr__(self, "cutoffs", hashable(self.cutoffs))
         super().__post_init__()
 
     def setup(self):
@@ -179,32 +180,29 @@ class DifferentiatedSoftmax(nn.Module):
     features: int
     classes: int
     cutoffs: Sequence[int]
+    _: dataclasses.KW_ONLY
     div_value: float = 4.0
     widths: Sequence[int] | None = None
     use_bias: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    kernel_init: Any = _KERNEL_INIT
-    embedding_init: Any = _EMBEDDING_INIT
-    bias_init: Any = _BIAS_INIT
+    kernel_init: Any = lecun_columns
+    embedding_init: Any = lecun_rows
+    bias_init: Any = nn.initializers.zeros_init()
 
     def __post_init__(self):
-        self._sizes()
+        _sizes(self)
+        object.__setattr__(self, "cutoffs", hashable(self.cutoffs))
+        object.__setattr__(self, "widths", hashable(self.widths))
         super().__post_init__()
 
     def setup(self):
         """Make the tables."""
         shapes = band_shapes(
-            self.features, self.classes, self.cutoffs, self._sizes(),
+            self.features, self.classes, self.cutoffs, _sizes(self),
             slices=self.widths is not None,
         )  # fmt: skip
         self.raw_bands = _bands(self, shapes)
-
-    def _sizes(self):
-        return slices_or_widths(
-            "linen.DifferentiatedSoftmax", self.features, self.classes, self.cutoffs,
-            self.div_value, self.widths,
-        )  # fmt: skip
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -246,6 +244,14 @@ class DifferentiatedSoftmax(nn.Module):
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
         """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
         return band_embedding(ids, self.bands)
+
+
+def _sizes(layer: DifferentiatedSoftmax) -> Sequence[int]:
+    # A function: Flax traces methods, and this is called before the module is one.
+    return slices_or_widths(
+        "linen.DifferentiatedSoftmax", layer.features, layer.classes, layer.cutoffs,
+        layer.div_value, layer.widths,
+    )  # fmt: skip
 
 
 def _bands(layer: Any, shapes: Any) -> tuple[Band, ...]:

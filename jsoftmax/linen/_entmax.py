@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._contents import hashable, of_hashable
 from jsoftmax.mappings import entmax
 from jsoftmax.mappings._constraints import Interval
 
@@ -60,6 +62,7 @@ class Entmax(nn.Module):
 
     alpha: Any = 1.5
     temperature: Any = 1.0
+    _: dataclasses.KW_ONLY
     axis: int | tuple[int, ...] = -1
     learn_alpha: bool = True
     learn_temperature: bool = False
@@ -67,12 +70,18 @@ class Entmax(nn.Module):
     shape: tuple[int, ...] = ()
     param_dtype: Any = jnp.float32
 
+    def __post_init__(self):
+        for name in ("alpha", "temperature", "axis", "alpha_range", "shape"):
+            object.__setattr__(self, name, hashable(getattr(self, name)))
+        super().__post_init__()
+
     def setup(self):
         """Make a parameter of each number that is learned."""
         self.alpha_interval = Interval(*self.alpha_range)
         self.temperature_interval = Interval(0.0)
 
-        def parameter(name: str, start: ArrayLike, interval: Interval) -> Array:
+        def parameter(name: str, start: Any, interval: Interval) -> Array:
+            start = of_hashable(start)
             free = interval.free("linen.Entmax", name, start, self.shape, self.param_dtype)
             return self.param(f"free_{name}", lambda key: free)
 
@@ -85,13 +94,17 @@ class Entmax(nn.Module):
 
     def current_alpha(self) -> ArrayLike:
         """α as it is now."""
-        return self.alpha_interval.number(self.free_alpha) if self.learn_alpha else self.alpha
+        return (
+            self.alpha_interval.number(self.free_alpha)
+            if self.learn_alpha
+            else of_hashable(self.alpha)
+        )
 
     def current_temperature(self) -> ArrayLike:
         """T as it is now."""
         if self.learn_temperature:
             return self.temperature_interval.number(self.free_temperature)
-        return self.temperature
+        return of_hashable(self.temperature)
 
     def __call__(self, logits: ArrayLike, *, where: ArrayLike | None = None) -> Float[Array, "..."]:
         """Probabilities of the shape and dtype of `logits`; of 0 where the mask is False."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._contents import hashable, of_hashable
 from jsoftmax.sampling._choice import choice
 
 
@@ -52,11 +54,17 @@ class GumbelSoftmax(nn.Module):
     """
 
     temperature: Any = 1.0
+    _: dataclasses.KW_ONLY
     alpha: Any = 1.0
     axis: int | tuple[int, ...] = -1
     hard: bool = False
     deterministic: bool = False
     rng_collection: str = "gumbel"
+
+    def __post_init__(self):
+        for name in ("temperature", "alpha", "axis"):
+            object.__setattr__(self, name, hashable(getattr(self, name)))
+        super().__post_init__()
 
     def setup(self):
         """Keep a count where there is a schedule."""
@@ -66,7 +74,9 @@ class GumbelSoftmax(nn.Module):
 
     def current_temperature(self) -> ArrayLike:
         """T as it is now."""
-        return self.temperature(self.count.value) if self.annealed else self.temperature
+        return (
+            self.temperature(self.count.value) if self.annealed else of_hashable(self.temperature)
+        )
 
     def __call__(
         self,
@@ -87,7 +97,8 @@ class GumbelSoftmax(nn.Module):
             key = None
         elif key is None:
             key = self.make_rng(self.rng_collection)
-        sample = choice(key, logits, temperature, self.alpha, self.axis, where, self.hard)
+        alpha = of_hashable(self.alpha)
+        sample = choice(key, logits, temperature, alpha, self.axis, where, self.hard)
         if self.annealed and not quiet and not self.is_initializing():
             self.count.value = jnp.asarray(optax.safe_increment(self.count.value))
         return sample

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jsoftmax.core._contents import Held
 from jsoftmax.vocabulary import (
     ClassTree,
     TopKClasses,
@@ -57,16 +59,22 @@ class HierarchicalSoftmax(nn.Module):
     """
 
     features: int
-    tree: ClassTree
+    tree: Any  # held
+    _: dataclasses.KW_ONLY
     use_bias: bool = False
     param_dtype: Any = jnp.float32
     table_init: Any = nn.initializers.zeros_init()
     bias_init: Any = nn.initializers.zeros_init()
 
+    def __post_init__(self):
+        object.__setattr__(self, "tree", Held(self.tree))
+        super().__post_init__()
+
     def setup(self):
         """Make the node table, and keep the tree."""
-        rows = self.tree.table_rows
-        self.arrays = self.variable("tree", "tree", lambda: self.tree)
+        tree: ClassTree = self.tree.value
+        rows = tree.table_rows
+        self.arrays = self.variable("tree", "tree", lambda: tree)
         self.table = self.param("table", self.table_init, (rows, self.features), self.param_dtype)
         self.bias = (
             self.param("bias", self.bias_init, (rows,), self.param_dtype) if self.use_bias else None

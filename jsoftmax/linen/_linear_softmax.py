@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jsoftmax.core._initializers import lecun_rows
 from jsoftmax.mappings import softmax
 from jsoftmax.vocabulary import (
     Band,
@@ -30,6 +32,7 @@ class LinearSoftmax(nn.Module):
     the two.
 
     Args:
+        features: d, the size of the last axis of what is read.
         classes: K, how many classes there are.
         use_bias: whether there is a b.
         dtype: what features, W and b are converted to; by default nothing. Losses are computed
@@ -40,7 +43,7 @@ class LinearSoftmax(nn.Module):
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> head = LinearSoftmax(1000)
+        >>> head = LinearSoftmax(8, 1000)
         >>> h, y, key = jnp.ones((3, 8)), jnp.array([1, 2, 3]), jax.random.key(0)
         >>> variables = head.init(key, h)
         >>> print(head.apply(variables, h, y, label_smoothing=0.1, method="loss").shape)
@@ -49,20 +52,24 @@ class LinearSoftmax(nn.Module):
         (3,)
     """
 
+    features: int
     classes: int
+    _: dataclasses.KW_ONLY
     use_bias: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    kernel_init: Any = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    kernel_init: Any = lecun_rows
     bias_init: Any = nn.initializers.zeros_init()
 
-    @nn.compact
-    def _table(self, width: int) -> tuple[Array, Array | None]:
-        kernel = self.param("kernel", self.kernel_init, (self.classes, width), self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.classes,), self.param_dtype)
-        return kernel, bias
+    def setup(self):
+        """Make W and b."""
+        shape = (self.classes, self.features)
+        self.kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        self.bias = (
+            self.param("bias", self.bias_init, shape[:1], self.param_dtype)
+            if self.use_bias
+            else None
+        )
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → probabilities [..., K], the whole rows."""
@@ -89,19 +96,15 @@ class LinearSoftmax(nn.Module):
         h, kernel, bias = self._promoted(features)
         return linear_categorical(key, h, kernel, bias=bias, class_axis=0, **options)
 
-    def embed(self, classes: ArrayLike, features: int) -> Float[Array, "... features"]:
+    def embed(self, classes: ArrayLike) -> Float[Array, "... features"]:
         """Classes [...] → their rows of W [..., d]: an input embedding tied to the output.
 
-        `features` is d, from which Linen makes the table where this is called first. ValueError
-        for a class out of range that Python or numpy gives, NaN for one in an array of JAX, as
-        `band_embedding`.
+        ValueError for a class out of range that Python or numpy gives, NaN for one in an array of
+        JAX, as `band_embedding`.
         """
-        kernel, _ = self._table(features)
-        (kernel,) = promote_dtype(kernel, dtype=self.dtype)
+        (kernel,) = promote_dtype(self.kernel, dtype=self.dtype)
         return band_embedding(classes, (Band(kernel),))
 
     def _promoted(self, features: ArrayLike) -> Any:
         """Features, W and b of one dtype."""
-        h = jnp.asarray(features)
-        kernel, bias = self._table(h.shape[-1])
-        return promote_dtype(h, kernel, bias, dtype=self.dtype)
+        return promote_dtype(jnp.asarray(features), self.kernel, self.bias, dtype=self.dtype)

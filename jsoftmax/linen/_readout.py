@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._initializers import lecun_columns
 from jsoftmax.losses import entmax_loss
 from jsoftmax.mappings import entmax
 from jsoftmax.mappings._constraints import constant_alpha
@@ -24,6 +26,7 @@ class EntmaxReadout(nn.Module):
     Choose it as one chooses an architecture. (`Entmax` learns α, where another loss judges it.)
 
     Args:
+        features: d, the size of the last axis of what is read.
         classes: K, how many classes there are.
         alpha: α > 0, a number.
         use_bias: whether there is a b.
@@ -40,7 +43,7 @@ class EntmaxReadout(nn.Module):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> readout = EntmaxReadout(3, alpha=2.0, use_bias=False)
+        >>> readout = EntmaxReadout(2, 3, alpha=2.0, use_bias=False)
         >>> kernel = jnp.array([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
         >>> variables = {"params": {"linear": {"kernel": kernel}}}
         >>> features = jnp.array([[2.0, 1.5], [0.0, 3.0]])
@@ -51,17 +54,20 @@ class EntmaxReadout(nn.Module):
         [0.0625 0.    ]
     """
 
+    features: int
     classes: int
+    _: dataclasses.KW_ONLY
     alpha: Any = 1.5
     use_bias: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
     precision: Any = None
-    kernel_init: Any = nn.initializers.lecun_normal()
+    kernel_init: Any = lecun_columns
     bias_init: Any = nn.initializers.zeros_init()
 
     def __post_init__(self):
-        constant_alpha("linen.EntmaxReadout", self.alpha)
+        alpha = constant_alpha("linen.EntmaxReadout", self.alpha)
+        object.__setattr__(self, "alpha", alpha)
         super().__post_init__()
 
     def setup(self):
@@ -84,7 +90,13 @@ class EntmaxReadout(nn.Module):
 
     def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → logits [..., K]."""
-        return self.linear(jnp.asarray(features))
+        features = jnp.asarray(features)
+        if features.shape[-1:] != (self.features,):
+            raise ValueError(
+                f"jsoftmax.linen.EntmaxReadout: `features` have shape {features.shape}; their last "
+                f"axis must be of size {self.features}, as the module was told."
+            )
+        return self.linear(features)
 
     def loss(
         self,

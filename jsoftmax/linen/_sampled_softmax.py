@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._contents import Held
+from jsoftmax.core._initializers import lecun_rows
 from jsoftmax.mappings import softmax
 from jsoftmax.vocabulary import (
     Candidates,
@@ -24,11 +28,14 @@ class SampledSoftmax(nn.Module):
     .. math:: z = h W^T + b, \qquad p = \mathrm{softmax}(z)
 
     In training `loss` draws candidates and is the sampled one; in evaluation, with
-    `deterministic=True`, it is `linear_cross_entropy`, which streams over all classes. The sampler
-    is an argument of the loss, since its arrays are neither parameters nor constants to compile in.
+    `deterministic=True`, it is `linear_cross_entropy`, which streams over all classes. The arrays
+    of the sampler are variables of the collection "sampler", so that they are arguments of what is
+    compiled, and not constants in it.
 
     Args:
+        features: d, the size of the last axis of what is read.
         classes: K, how many classes there are.
+        sampler: where candidates come from, over as many classes.
         draws: how many candidates are drawn, once for all tokens of a call.
         sampled_loss: `sampled_softmax_loss`, `importance_sampling_loss`, `nce_loss`,
             `negative_sampling_loss` or what is called as they are.
@@ -47,12 +54,11 @@ class SampledSoftmax(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import jsoftmax
-        >>> head = SampledSoftmax(1000, 50)
+        >>> head = SampledSoftmax(8, 1000, jsoftmax.log_uniform_sampler(1000), 50)
         >>> h, y, key = jnp.ones((3, 8)), jnp.array([1, 2, 3]), jax.random.key(0)
         >>> variables = head.init(key, h)
-        >>> sampler = jsoftmax.log_uniform_sampler(1000)
         >>> rngs = {"candidates": key}
-        >>> print(head.apply(variables, h, y, sampler, rngs=rngs, method="loss").shape)
+        >>> print(head.apply(variables, h, y, rngs=rngs, method="loss").shape)
         (3,)
         >>> full = head.apply(variables, h, y, deterministic=True, method="loss")
         >>> p = head.apply(variables, h)
@@ -60,27 +66,42 @@ class SampledSoftmax(nn.Module):
         True
     """
 
+    features: int
     classes: int
+    sampler: Any  # held
     draws: int
+    _: dataclasses.KW_ONLY
     sampled_loss: Any = sampled_softmax_loss
     use_bias: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    kernel_init: Any = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    kernel_init: Any = lecun_rows
     bias_init: Any = nn.initializers.zeros_init()
     deterministic: bool = False
     rng_collection: str = "candidates"
 
-    @nn.compact
-    def _promoted(self, features: ArrayLike) -> Any:
-        """Features, W and b of one dtype."""
-        h = jnp.asarray(features)
-        shape = (self.classes, h.shape[-1])
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.classes,), self.param_dtype)
-        return promote_dtype(h, kernel, bias, dtype=self.dtype)
+    def __post_init__(self):
+        held = Held(self.sampler)
+        if held.value.classes != self.classes:
+            raise ValueError(
+                f"jsoftmax.linen.SampledSoftmax: the sampler has {held.value.classes} classes and "
+                f"the table {self.classes}."
+            )
+        object.__setattr__(self, "sampler", held)
+        super().__post_init__()
+
+    def setup(self):
+        """Make W and b, and keep the sampler."""
+        shape = (self.classes, self.features)
+        # Plain arrays, so that every way of saving variables takes them.
+        arrays, self.structure = jax.tree.flatten(self.sampler.value)
+        self.arrays = self.variable("sampler", "sampler", lambda: tuple(arrays))
+        self.kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        self.bias = (
+            self.param("bias", self.bias_init, shape[:1], self.param_dtype)
+            if self.use_bias
+            else None
+        )
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → probabilities [..., K]."""
@@ -96,7 +117,6 @@ class SampledSoftmax(nn.Module):
         self,
         features: ArrayLike,
         targets: ArrayLike,
-        sampler: ClassSampler | None = None,
         candidates: Candidates | None = None,
         *,
         where: ArrayLike | None = None,
@@ -106,8 +126,8 @@ class SampledSoftmax(nn.Module):
     ) -> Float[Array, "..."]:
         """Features [..., d] and classes [...] → one loss each, in float32 at least.
 
-        In training it takes a sampler, or candidates in the place of draws, such as those of
-        `in_batch_candidates`. `deterministic`, and `rng`, a key, go before what the module has.
+        Candidates that are given, such as those of `in_batch_candidates`, take the place of draws.
+        `deterministic`, and `rng`, a key, go before what the module has.
         """
         h, kernel, bias = self._promoted(features)
         options: dict[str, Any] = {
@@ -119,11 +139,11 @@ class SampledSoftmax(nn.Module):
         if self.deterministic if deterministic is None else deterministic:
             return linear_cross_entropy(h, kernel, targets, **options)
         if candidates is None:
-            if sampler is None or sampler.classes != self.classes:
-                raise ValueError(
-                    "jsoftmax.linen.SampledSoftmax: training needs candidates, or a `sampler` of "
-                    f"{self.classes} classes; got {sampler!r}."
-                )
             key = self.make_rng(self.rng_collection) if rng is None else rng
+            sampler: ClassSampler = jax.tree.unflatten(self.structure, self.arrays.value)
             candidates = sampler.sample(key, (self.draws,), targets)
         return self.sampled_loss(h, kernel, targets, candidates, **options)
+
+    def _promoted(self, features: ArrayLike) -> Any:
+        """Features, W and b of one dtype."""
+        return promote_dtype(jnp.asarray(features), self.kernel, self.bias, dtype=self.dtype)

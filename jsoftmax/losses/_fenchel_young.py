@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
@@ -271,6 +272,7 @@ def attained(
     regularizer: Regularizer, classes: ClassAxis,
 ) -> Array:  # fmt: skip
     """Ω*(z) + Ω(y) − ⟨y, z⟩ at its p, summed from terms none of which is negative."""
+    chex.assert_equal_shape([p, log_p, z, y])
     log_r = log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
     r, u = relative_to(prior, p), relative_to(prior, y)
     terms = times_prior(prior, regularizer.divergence(u, r, log_r))

@@ -1,5 +1,14 @@
 """Flax NNX modules: parameters and state around the functions; twins of jsoftmax.linen."""
 
+try:
+    import flax as _flax
+except ModuleNotFoundError as missing:
+    if missing.name != "flax":
+        raise
+    raise ImportError(
+        "jsoftmax.nnx needs Flax: pip install flax. The functions of jsoftmax do without it."
+    ) from None
+
 from jsoftmax.nnx._attention import (
     AdaptivelySparseAttention,
 )
@@ -37,3 +46,5 @@ __all__ = [
     "LinearSoftmax",
     "SampledSoftmax",
 ]
+
+del _flax

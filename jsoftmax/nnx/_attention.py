@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.attention import attention_fn
+from jsoftmax.core._contents import Held
 from jsoftmax.mappings._constraints import Interval
 
 
@@ -75,7 +75,7 @@ class AdaptivelySparseAttention(nnx.MultiHeadAttention):
             )
         super().__init__(num_heads, in_features, rngs=rngs, **options)
         del self.attention_fn  # Flax's default, which hides the method of that name
-        self.attention_of = functools.partial(attention_fn, **attention)
+        self.attention_options = Held(attention)
         self.alpha_interval = Interval(*alpha_range)
         self.free_alpha = nnx.Param(
             self.alpha_interval.free(
@@ -95,4 +95,4 @@ class AdaptivelySparseAttention(nnx.MultiHeadAttention):
 
     def attention_fn(self, *arrays: Array, **options: Any) -> Array:
         """Attention by the α of now: what `flax.nnx.MultiHeadAttention` calls."""
-        return self.attention_of(self.alpha)(*arrays, **options)
+        return attention_fn(self.alpha, **self.attention_options.value)(*arrays, **options)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
+from jsoftmax.core._initializers import lecun_columns, lecun_rows
 from jsoftmax.vocabulary import (
     AdaptiveTables,
     Band,
@@ -23,8 +24,6 @@ from jsoftmax.vocabulary import (
 )
 from jsoftmax.vocabulary.bands._widths import as_dtype, band_shapes, slices_or_widths, widths_of
 
-_KERNEL_INIT = nnx.initializers.lecun_normal()
-_EMBEDDING_INIT = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 _BIAS_INIT = nnx.initializers.zeros_init()
 
 
@@ -75,8 +74,8 @@ class AdaptiveSoftmax(nnx.Module):
         use_bias: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        kernel_init: nnx.Initializer = _KERNEL_INIT,
-        embedding_init: nnx.Initializer = _EMBEDDING_INIT,
+        kernel_init: nnx.Initializer = lecun_columns,
+        embedding_init: nnx.Initializer = lecun_rows,
         bias_init: nnx.Initializer = _BIAS_INIT,
         rngs: nnx.Rngs,
     ):
@@ -184,8 +183,8 @@ class DifferentiatedSoftmax(nnx.Module):
         use_bias: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        kernel_init: nnx.Initializer = _KERNEL_INIT,
-        embedding_init: nnx.Initializer = _EMBEDDING_INIT,
+        kernel_init: nnx.Initializer = lecun_columns,
+        embedding_init: nnx.Initializer = lecun_rows,
         bias_init: nnx.Initializer = _BIAS_INIT,
         rngs: nnx.Rngs,
     ):

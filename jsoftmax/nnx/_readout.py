@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
+from jsoftmax.core._initializers import lecun_columns
 from jsoftmax.losses import entmax_loss
 from jsoftmax.mappings import entmax
 from jsoftmax.mappings._constraints import constant_alpha
 
-_KERNEL_INIT = nnx.initializers.lecun_normal()
 _BIAS_INIT = nnx.initializers.zeros_init()
 
 
@@ -66,7 +66,7 @@ class EntmaxReadout(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         precision: Any = None,
-        kernel_init: nnx.Initializer = _KERNEL_INIT,
+        kernel_init: nnx.Initializer = lecun_columns,
         bias_init: nnx.Initializer = _BIAS_INIT,
         rngs: nnx.Rngs,
     ):

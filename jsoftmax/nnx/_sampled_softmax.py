@@ -11,6 +11,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
+from jsoftmax.core._initializers import lecun_rows
 from jsoftmax.mappings import softmax
 from jsoftmax.vocabulary import (
     Candidates,
@@ -19,7 +20,6 @@ from jsoftmax.vocabulary import (
     sampled_softmax_loss,
 )
 
-_KERNEL_INIT = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 _BIAS_INIT = nnx.initializers.zeros_init()
 
 
@@ -79,7 +79,7 @@ class SampledSoftmax(nnx.Module):
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        kernel_init: nnx.Initializer = _KERNEL_INIT,
+        kernel_init: nnx.Initializer = lecun_rows,
         bias_init: nnx.Initializer = _BIAS_INIT,
         deterministic: bool = False,
         rng_collection: str = "candidates",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Int, UInt32
 
+from jsoftmax.core._contents import hash_of_contents, other_contents, same_contents
 from jsoftmax.core._keys import one_key
 from jsoftmax.sampling._shapes import leading_shape
 from jsoftmax.sampling._wide_integers import Words, product_high
@@ -46,6 +47,10 @@ class AliasTable(NamedTuple):
     thresholds: UInt32[Array, "..."]
     aliases: Int[Array, "..."]
 
+    __eq__ = same_contents
+    __ne__ = other_contents
+    __hash__ = hash_of_contents
+
     @classmethod
     def of(cls, weights: ArrayLike | Sequence[float]) -> AliasTable:
         r"""The table of weights, which need not sum to 1. O(K log K), by numpy, outside of `jit`.
@@ -64,9 +69,7 @@ class AliasTable(NamedTuple):
             TypeError: if `weights` are traced, or not real numbers.
             ValueError: if `weights` are empty, not a vector, negative, not finite or all zero.
         """
-        whole = _whole_numbers(checked_weights("AliasTable.of", "weights", weights))
-        thresholds, aliases = _columns(whole)
-        return cls(jnp.asarray(thresholds), jnp.asarray(aliases))
+        return table_of(checked_weights("AliasTable.of", "weights", weights))[0]
 
     @property
     def classes(self) -> int:
@@ -74,11 +77,17 @@ class AliasTable(NamedTuple):
         return self.thresholds.shape[-1]
 
     def probabilities(self) -> np.ndarray:
-        """What is drawn from, exactly, as float64 of numpy, of shape [K]."""
-        own = np.asarray(self.thresholds).astype(np.int64)
-        mass = own.copy()
-        np.add.at(mass, np.asarray(self.aliases), _FULL - own)
-        return mass / (_FULL * self.classes)
+        """Return the probabilities of the draws, exactly: float64 of numpy, of shape [K].
+
+        Raises:
+            TypeError: if the table is traced.
+        """
+        if isinstance(self.thresholds, jax.core.Tracer):
+            raise TypeError(
+                "jsoftmax.AliasTable.probabilities: the table is traced, and float64 is numpy's. "
+                "Ask before `jit`, and hand the probabilities over."
+            )
+        return _mass(np.asarray(self.thresholds), np.asarray(self.aliases))
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         """Independent draws of the given shape, in the default integer dtype.
@@ -106,6 +115,15 @@ class AliasTable(NamedTuple):
         own = height < self.thresholds[column]
         index = jnp.where(own, column, self.aliases[column])
         return index.astype(jnp.zeros((), int).dtype)
+
+
+def table_of(weights: np.ndarray) -> tuple[AliasTable, np.ndarray]:
+    """Return the table of checked weights, and the probabilities of its draws.
+
+    All is numpy until the last line, so that a table can be made while JAX traces.
+    """
+    thresholds, aliases = _columns(_whole_numbers(weights))
+    return AliasTable(jnp.asarray(thresholds), jnp.asarray(aliases)), _mass(thresholds, aliases)
 
 
 def checked_weights(function: str, name: str, weights: Any) -> np.ndarray:
@@ -154,6 +172,13 @@ def _whole_numbers(w: np.ndarray) -> np.ndarray:
     whole[largest] += int(np.sign(missing)) * each
     whole[largest[:some]] += int(np.sign(missing))
     return whole
+
+
+def _mass(thresholds: np.ndarray, aliases: np.ndarray) -> np.ndarray:
+    own = thresholds.astype(np.int64)
+    mass = own.copy()
+    np.add.at(mass, aliases, _FULL - own)
+    return mass / (_FULL * own.size)
 
 
 def _columns(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -82,7 +82,7 @@ def test_mappings_are_twins(options):
 def test_readouts_are_twins(options):
     """The parameters of one, put into the other, give the same logits, p and loss."""
     left = jsoftmax.nnx.EntmaxReadout(4, 3, rngs=nnx.Rngs(0), **options)
-    right = jsoftmax.linen.EntmaxReadout(3, **options)
+    right = jsoftmax.linen.EntmaxReadout(4, 3, **options)
     variables = parameters(left)
     shapes = jax.eval_shape(right.init, KEY, FEATURES)
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)
@@ -239,6 +239,12 @@ def test_readouts_are_linear_then_a_mapping_or_its_loss(alpha):
     chex.assert_trees_all_close(answers(), expected(), atol=1e-6)
 
 
+def test_a_readout_of_linen_explains_features_of_another_width():
+    """Flax would make its table as wide as they are."""
+    with pytest.raises(ValueError, match=r"linen.EntmaxReadout: `features` have shape \(6, 4\).*5"):
+        jsoftmax.linen.EntmaxReadout(5, 3).init(KEY, FEATURES)
+
+
 def test_modules_survive_jit_and_split():
     """As any NNX module: through nnx.jit, and through split, jit and merge."""
     mapping = jsoftmax.nnx.Entmax(
@@ -260,7 +266,7 @@ def test_linen_modules_nest_and_jit():
         @nn.compact
         def __call__(self, x):
             x = jsoftmax.linen.Entmax(name="gate")(nn.Dense(8)(x))
-            return jsoftmax.linen.EntmaxReadout(3, alpha=1.0, name="readout")(x)
+            return jsoftmax.linen.EntmaxReadout(8, 3, alpha=1.0, name="readout")(x)
 
     variables = jax.jit(Classifier().init)(KEY, FEATURES)
     assert set(variables["params"]) == {"Dense_0", "gate", "readout"}
@@ -341,4 +347,4 @@ def test_a_readout_explains_that_its_alpha_is_a_positive_number(alpha, error, re
     with pytest.raises(error, match=reason):
         jsoftmax.nnx.EntmaxReadout(4, 3, alpha=alpha, rngs=nnx.Rngs(0))
     with pytest.raises(error, match=reason):
-        jsoftmax.linen.EntmaxReadout(3, alpha=alpha)
+        jsoftmax.linen.EntmaxReadout(4, 3, alpha=alpha)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -30,7 +31,10 @@ from jsoftmax.vocabulary.linear._token_rows import movable, probabilities_at, pu
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def outcomes(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
     """The losses of all tokens, and what is found of their rows, which is to be taken as fixed."""
-    return by_tokens(lambda trees: solved(rule, *trees), rule.block_tokens, (moving, fixed))
+    found = by_tokens(lambda trees: solved(rule, *trees), rule.block_tokens, (moving, fixed))
+    tokens = moving.features.shape[0]
+    chex.assert_shape(jax.tree.leaves(found), (tokens, 1))  # numbers of a row, and no row
+    return found
 
 
 @partial(outcomes.defjvp, symbolic_zeros=True)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._contents import hash_of_contents, other_contents, same_contents
 from jsoftmax.core._keys import one_key
 from jsoftmax.sampling._shapes import leading_shape
 from jsoftmax.vocabulary.sampled._candidates import Candidates
@@ -41,6 +42,10 @@ class ClassSampler(abc.ABC):
     """
 
     classes: int
+
+    __eq__ = same_contents
+    __ne__ = other_contents
+    __hash__ = hash_of_contents
 
     def sample(
         self, key: Array, shape: tuple[int, ...], targets: ArrayLike | None = None
@@ -143,7 +148,7 @@ class ClassSampler(abc.ABC):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class UniformSampler(ClassSampler):
     """All classes alike: nothing needs to be remembered but how many they are."""
 

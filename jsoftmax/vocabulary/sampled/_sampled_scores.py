@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -94,12 +95,15 @@ def read_sampled(
     classes = rows.fixed.numbers.shape[-1]
     ids, log_count, target_log_count = _read(function, candidates, rows, classes)
     others = _scores(rows.moving, rows.rule, ids)
+    target, hits = _scores(rows.moving, rows.rule, y), ids == y.astype(ids.dtype)
+    chex.assert_equal_shape([others, hits])
+    chex.assert_shape(target, (others.shape[0], 1))
     return SampledScores(
-        _scores(rows.moving, rows.rule, y),
+        target,
         jnp.where(ids < classes, others, jnp.nan),  # never another class
         log_count,
         target_log_count,
-        ids == y.astype(ids.dtype),
+        hits,
         ids < 0,
         rows,
         fate,

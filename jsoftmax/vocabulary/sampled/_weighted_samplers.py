@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import ArrayLike
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.sampling._alias import AliasTable, checked_weights
+from jsoftmax.sampling._alias import AliasTable, checked_weights, table_of
 from jsoftmax.vocabulary.sampled._class_sampler import ClassSampler, number_of_classes
 from jsoftmax.vocabulary.sampled._points import spaced_points
 
@@ -112,7 +112,7 @@ def _sampler(function: str, weights: np.ndarray, replacement: bool) -> ClassSamp
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class WeightedSampler(ClassSampler):
     """With replacement: an alias table, and the logarithms of what it draws from."""
 
@@ -122,8 +122,8 @@ class WeightedSampler(ClassSampler):
 
     @classmethod
     def of(cls, weights: np.ndarray) -> WeightedSampler:
-        table = AliasTable.of(weights)
-        return cls(table, _log(table.probabilities()), table.classes)
+        table, q = table_of(weights)
+        return cls(table, _log(q), table.classes)
 
     @property
     def _most_draws(self) -> None:
@@ -138,7 +138,7 @@ class WeightedSampler(ClassSampler):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DistinctSampler(ClassSampler):
     """Without replacement: a circle of arcs, the longest first.
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int, Integer
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._contents import hash_of_contents, other_contents, same_contents
 
 
 class Branch(NamedTuple):
@@ -71,6 +72,10 @@ class ClassTree(NamedTuple):
     children: Integer[Array, "..."]
     origins: Integer[Array, "..."]
     firsts: Integer[Array, "..."]
+
+    __eq__ = same_contents
+    __ne__ = other_contents
+    __hash__ = hash_of_contents
 
     @property
     def classes(self) -> int:

@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 def test_the_losses_of_the_twins_are_cross_entropy_of_their_logits():
     head = LinearSoftmax(D, K, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     head.bias[...] = jnp.linspace(-1, 1, K)
-    twin = Linen(K, param_dtype=jnp.float64)
+    twin = Linen(D, K, param_dtype=jnp.float64)
     variables = {"params": {"kernel": head.kernel[...], "bias": head.bias[...]}}
     logits = H @ head.kernel[...].T + head.bias[...]
     right = js.cross_entropy(logits, Y, label_smoothing=0.1)
@@ -36,10 +36,10 @@ def test_the_losses_of_the_twins_are_cross_entropy_of_their_logits():
     drawn = head.sample(KEY, H)
     chex.assert_trees_all_equal(drawn, twin.apply(variables, KEY, H, method="sample"))
     chex.assert_trees_all_equal(head.embed(Y), head.kernel[...][Y])
-    chex.assert_trees_all_equal(twin.apply(variables, Y, D, method="embed"), head.embed(Y))
+    chex.assert_trees_all_equal(twin.apply(variables, Y, method="embed"), head.embed(Y))
     assert jnp.isnan(head.embed(jnp.array([-1, 10**6]))).all()
     with pytest.raises(ValueError, match="id -1 is no class"):
-        twin.apply(variables, np.array([-1]), D, method="embed")
+        twin.apply(variables, np.array([-1]), method="embed")
 
 
 def test_a_table_is_tied_and_a_bias_is_left_out():
@@ -48,7 +48,7 @@ def test_a_table_is_tied_and_a_bias_is_left_out():
     W = head.kernel[...]
     right = jax.grad(lambda W: js.cross_entropy(W[Y] @ W.T, Y).sum())(W)
     chex.assert_trees_all_close(gradient.kernel[...], right, rtol=1e-4, atol=1e-5)
-    assert set(Linen(K, use_bias=False).init(KEY, H)["params"]) == {"kernel"}
+    assert set(Linen(D, K, use_bias=False).init(KEY, H)["params"]) == {"kernel"}
 
 
 def test_short_dtypes_are_kept_in_the_table_and_not_in_the_loss():
