@@ -132,7 +132,7 @@ def vector_scaling(
         beta * counted(ask.z, w), y, w, ask.alpha, penalty, ask.family, ask.classes
     )
     # The axes of classes and those after them, so that rows may be of any number.
-    shape = scale.shape[ask.classes.axis[0] :]
+    shape = scale.shape[min(ask.classes.axis) :]
     return VectorScaling(beta * scale.reshape(shape), bias.reshape(shape))
 
 

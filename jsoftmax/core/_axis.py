@@ -17,8 +17,12 @@ _LONG = 2048  # a row at least this long is reduced in two levels
 class ClassAxis:
     """The axis or axes over which a distribution sums to one.
 
-    `axis` is counted from the end, so that it survives `vmap`. With an `axis_name` the classes are
-    split over that mesh (or `vmap`) axis, and every verb reduces over it too.
+    `axis` is counted from the end, so that it survives `vmap`, and its order numbers the classes.
+    With an `axis_name` the classes are split over that mesh (or `vmap`) axis, and every verb
+    reduces over it too.
+
+    A size may be a symbol of `jax.export`. Then only equality is asked of it, and the general plan
+    is taken.
     """
 
     axis: tuple[int, ...]
@@ -44,7 +48,10 @@ class ClassAxis:
         return size if self.axis_name is None else size * jax.lax.axis_size(self.axis_name)
 
     def index(self, x: Array) -> Array:
-        """For every entry of `x` the number of its class, from 0 to size − 1, row-major."""
+        """For every entry of `x` the number of its class, from 0 to size − 1.
+
+        Row-major in the order of `axis`: the last axis of the tuple varies fastest.
+        """
         # Made from `x`, so that on an Explicit mesh it is split as `x` is.
         index = jnp.where(x == x, jnp.int32(0), jnp.int32(0))
         for a in self.axis:
@@ -104,7 +111,7 @@ class ClassAxis:
     def peaks(self, x: Array) -> Array | None:
         """The maxima of blocks of eight, a row an eighth as long; None for short rows."""
         axis = self._whole_axis(x)
-        if axis is None or x.shape[axis] < 256:
+        if axis is None or not is_known(x.shape[axis]) or x.shape[axis] < 256:
             return None
         if (padded := _divisible(x, axis, 64, -jnp.inf)) is None:
             return None
@@ -128,7 +135,7 @@ class ClassAxis:
     def _reduce(self, reduction: Callable, x: Array, neutral: float) -> Array:
         # Two levels lose less to rounding, and give one long row to several cores.
         axis = self._whole_axis(x)
-        if axis is None or x.shape[axis] < _LONG:
+        if axis is None or not is_known(x.shape[axis]) or x.shape[axis] < _LONG:
             return reduction(x, axis=self.axis, keepdims=True)
         if (blocks := _divisible(x, axis, 16, neutral)) is not None:
             n = blocks.shape[axis]
@@ -141,6 +148,11 @@ class ClassAxis:
         if len(self.axis) != 1 or jax.typeof(x).sharding.spec[self.axis[0]] is not None:
             return None
         return x.ndim + self.axis[0]
+
+
+def is_known(size: int) -> bool:
+    """Whether a size is a number, and not a symbol of `jax.export.symbolic_shape`."""
+    return isinstance(size, int)
 
 
 def _divisible(x: Array, axis: int, blocks: int, neutral: float) -> Array | None:

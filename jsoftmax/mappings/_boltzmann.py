@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._simplex import conjugate
+from jsoftmax.core._simplex import conjugate, is_zero, quotient
 
 
 def boltzmann(
@@ -91,9 +91,8 @@ def log_partition(
 def _divided(z: Array, t: Array) -> Array:
     """z/T for T ≥ 0 with its limits: infinities stay, and at T = 0 only the sign of z is left."""
     infinite = jnp.isinf(z)
-    quotient = jnp.where(infinite, 0, z) / jnp.where(t == 0, 1, t)
-    limit = jnp.where(z > 0, jnp.inf, jnp.where(z < 0, -jnp.inf, z))
-    return jnp.where(infinite, z, jnp.where(t == 0, limit, quotient))
+    y = quotient(jnp.where(infinite, 0, z), t)
+    return jnp.where(infinite | (is_zero(t) & (z != 0)), jnp.where(z > 0, jnp.inf, -jnp.inf), y)
 
 
 def free_energy(
@@ -207,7 +206,7 @@ def heat_capacity(
     e = jnp.where((p > 0) & jnp.isfinite(ask.z), ask.sign * ask.z, 0)
     from_mean = jnp.where(p == 0, 0, e - ask.classes.sum(p * e))
     if ask.temperature is not None:
-        from_mean = from_mean / jnp.where(ask.temperature == 0, jnp.inf, ask.temperature)
+        from_mean = quotient(from_mean, ask.temperature)
     return ask.squeezed(ask.classes.sum(p * from_mean * from_mean), keepdims)
 
 
