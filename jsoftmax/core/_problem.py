@@ -98,7 +98,7 @@ class Problem:
 def problem(
     function: str,
     logits: Any,
-    axis: int | tuple[int, ...],
+    axis: int | tuple[int, ...] | None,
     where: Any = None,
     *,
     alpha: Any = 1.0,

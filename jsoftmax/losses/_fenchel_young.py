@@ -36,10 +36,10 @@ def fenchel_young_loss(
     logits: ArrayLike,
     targets: ArrayLike,
     alpha: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -59,7 +59,7 @@ def fenchel_young_loss(
         targets: classes, integers of the shape of `logits` without the class axis; or
             distributions, floats of the shape of `logits` that sum to 1 along `axis`.
         alpha: α > 0, a number or an array with size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part. Target mass
             on another class makes the loss +∞, with a finite gradient.
         ignore_index: rows with this label have loss 0 and gradient 0.
@@ -99,10 +99,10 @@ def entmax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
     alpha: ArrayLike = 1.5,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -115,7 +115,7 @@ def entmax_loss(
         logits: scores z of shape [..., K, ...], any real dtype.
         targets: classes, or distributions that sum to 1 along `axis`.
         alpha: α > 0, a number or an array with size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
@@ -146,10 +146,10 @@ def entmax_loss(
 def sparsemax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -159,7 +159,7 @@ def sparsemax_loss(
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         targets: classes, or distributions that sum to 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.

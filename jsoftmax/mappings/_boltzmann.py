@@ -14,7 +14,7 @@ from jsoftmax.core._simplex import conjugate, is_zero, quotient
 def boltzmann(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -29,7 +29,7 @@ def boltzmann(
         energies: E of shape [..., K, ...], in units of k_B × temperature. +∞ is a forbidden state.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the ground
             states equal shares; T < 0 is population inversion.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`: only these states exist.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
 
@@ -52,7 +52,7 @@ def boltzmann(
 def log_partition(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -66,7 +66,7 @@ def log_partition(
         energies: E of shape [..., K, ...].
         temperature: T, a number or an array with size 1 along `axis`, of either sign. At T = 0 the
             limit: ±∞ by the sign of the ground energy, log of its degeneracy if that is 0.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
@@ -98,7 +98,7 @@ def _divided(z: Array, t: Array) -> Array:
 def free_energy(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -112,7 +112,7 @@ def free_energy(
     Args:
         energies: E of shape [..., K, ...].
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
@@ -136,7 +136,7 @@ def free_energy(
 def mean_energy(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -147,7 +147,7 @@ def mean_energy(
     Args:
         energies: E of shape [..., K, ...].
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
@@ -171,7 +171,7 @@ def mean_energy(
 def heat_capacity(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -183,7 +183,7 @@ def heat_capacity(
         energies: E of shape [..., K, ...].
         temperature: T, a number or an array with size 1 along `axis`, of either sign. At T = 0 and
             T = ±∞ the heat capacity of finitely many states is 0.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the states are split.

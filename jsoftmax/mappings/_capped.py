@@ -20,7 +20,7 @@ def topk_entmax(
     logits: ArrayLike,
     k: ArrayLike,
     alpha: ArrayLike = 1.5,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
@@ -40,7 +40,7 @@ def topk_entmax(
             `axis`. Differentiable where some class is strictly between 0 and 1; elsewhere its
             derivative is 0.
         alpha: α > 0, a number or an array with size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
@@ -74,7 +74,7 @@ def topk_entmax(
 def topk_sigmoid(
     logits: ArrayLike,
     k: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
@@ -91,7 +91,7 @@ def topk_sigmoid(
         logits: scores z of shape [..., K, ...], any real dtype.
         k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
             `axis`, differentiable.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
@@ -122,7 +122,7 @@ def capped_entmax(
     logits: ArrayLike,
     upper: ArrayLike,
     alpha: ArrayLike = 1.5,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
@@ -139,7 +139,7 @@ def capped_entmax(
         upper: the caps u ≥ 0, a number or an array that broadcasts to `logits`; their sum over the
             unmasked classes must be at least 1. Differentiable.
         alpha: α > 0, a number or an array with size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.

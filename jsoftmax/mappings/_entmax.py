@@ -15,7 +15,7 @@ from jsoftmax.core._problem import problem
 def entmax(
     logits: ArrayLike,
     alpha: ArrayLike = 1.5,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
@@ -36,7 +36,7 @@ def entmax(
             those of +∞ share all the mass.
         alpha: α > 0, a number or an array with size 1 along `axis`. A number known while tracing
             is faster: 1, 1.5 and 2 have closed forms for the power.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0.
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
@@ -68,7 +68,7 @@ def entmax(
 
 def sparsemax(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     temperature: ArrayLike = 1.0,
@@ -80,7 +80,7 @@ def sparsemax(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
@@ -150,7 +150,7 @@ def _expanded(x: ArrayLike) -> Array | np.ndarray:
 def smoothmax(
     logits: ArrayLike,
     alpha: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
@@ -167,7 +167,7 @@ def smoothmax(
     Args:
         logits: scores z of shape [..., K, ...].
         alpha: α > 0, a number or an array with size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         temperature: T, a number or an array with size 1 along `axis`. A negative T gives the
             smoothed minimum.
@@ -198,7 +198,7 @@ def smoothmax(
 def entropy(
     probabilities: ArrayLike,
     alpha: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -214,7 +214,7 @@ def entropy(
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
         alpha: α > 0, a number or an array with size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `probabilities`.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.

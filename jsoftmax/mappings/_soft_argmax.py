@@ -15,7 +15,7 @@ from jsoftmax.core._problem import problem
 def soft_argmax(
     logits: ArrayLike,
     coordinates: ArrayLike | None = None,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     alpha: ArrayLike = 1.0,
     where: ArrayLike | None = None,
@@ -30,7 +30,7 @@ def soft_argmax(
     Args:
         logits: scores z of shape [..., K, ...], for instance a heat map.
         coordinates: x, broadcastable to `logits`; the index along the axis if None.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         alpha: α > 0 of the `entmax` that weighs, a number or an array with size 1 along `axis`.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the mean

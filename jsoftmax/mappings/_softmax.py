@@ -14,7 +14,7 @@ from jsoftmax.core._scores import difference
 
 def softmax(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     temperature: ArrayLike = 1.0,
@@ -33,7 +33,7 @@ def softmax(
     Args:
         logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
             those of +∞ share all the mass.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0, whatever their score is.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
@@ -64,7 +64,7 @@ def softmax(
 
 def log_softmax(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     temperature: ArrayLike = 1.0,
@@ -76,7 +76,7 @@ def log_softmax(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`; −∞ is returned where it is False.
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
@@ -100,7 +100,7 @@ def log_softmax(
 
 def logsumexp(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
@@ -117,7 +117,7 @@ def logsumexp(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. A negative T
             gives the smooth minimum.
@@ -168,7 +168,11 @@ class PartialLogSumExp(NamedTuple):
 
     @classmethod
     def of(
-        cls, logits: ArrayLike, axis: int | tuple[int, ...] = -1, *, where: ArrayLike | None = None
+        cls,
+        logits: ArrayLike,
+        axis: int | tuple[int, ...] | None = -1,
+        *,
+        where: ArrayLike | None = None,
     ) -> PartialLogSumExp:
         """The contribution of a block of logits [..., K, ...], without its class axis."""
         ask = problem("PartialLogSumExp.of", logits, axis, where)
@@ -198,7 +202,7 @@ class PartialLogSumExp(NamedTuple):
 
 def softmin(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     temperature: ArrayLike = 1.0,
@@ -210,7 +214,7 @@ def softmin(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
@@ -235,7 +239,7 @@ def softmin(
 
 def hardmax(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     axis_name: Hashable | None = None,
@@ -246,7 +250,7 @@ def hardmax(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
