@@ -38,11 +38,11 @@ def _any_array(function: str, name: str, x: Any, wanted: str) -> Array:
     try:
         return jnp.asarray(x)
     except OverflowError as error:
-        raise ValueError(f"{given}, with an integer that is too large for an array.") from error
+        raise ValueError(f"{given}, an integer that no array can hold; give it floats.") from error
     except (TypeError, ValueError) as error:
         if isinstance(error, ValueError) and isinstance(x, list | tuple):
             raise ValueError(
-                f"{given}, with parts of different lengths; give it an array of {wanted}."
+                f"{given}, which makes no rectangular array; give it {wanted} in one."
             ) from error
         raise TypeError(f"{given}; give it an array of {wanted}.") from error
 

@@ -92,7 +92,8 @@ def _divided(z: Array, t: Array) -> Array:
     """z/T for T ≥ 0 with its limits: infinities stay, and at T = 0 only the sign of z is left."""
     infinite = jnp.isinf(z)
     y = quotient(jnp.where(infinite, 0, z), t)
-    return jnp.where(infinite | (is_zero(t) & (z != 0)), jnp.where(z > 0, jnp.inf, -jnp.inf), y)
+    y = jnp.where(is_zero(t) & (z > 0), jnp.inf, jnp.where(is_zero(t) & (z < 0), -jnp.inf, y))
+    return jnp.where(infinite, z, y)
 
 
 def free_energy(

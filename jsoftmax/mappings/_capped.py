@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import is_known
 from jsoftmax.core._capped_simplex import Family, anchor_of, capped_probabilities
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizers import FermiDirac
@@ -166,7 +167,7 @@ def capped_entmax(
         axis_name=axis_name,
     )  # fmt: skip
     known = checks.known_values(upper)
-    if known is not None:
+    if known is not None and is_known(ask.classes.size(ask.z)):
         _check_caps(known, ask)
     upper = checks.as_array("capped_entmax", "upper", upper)
     upper = checks.aligned("capped_entmax", "upper", upper, ask.z.shape).astype(ask.z.dtype)
@@ -194,7 +195,8 @@ def mass(function: str, k: Any, ask: Problem) -> Array:
     number = checks.static_number(k)
     known = checks.known_values(k) if number is None else np.float64(number)
     classes = ask.classes.size(ask.z)
-    if known is not None and not ((known > 0) & (known <= classes)).all():
+    most = classes if is_known(classes) else np.inf
+    if known is not None and not ((known > 0) & (known <= most)).all():
         raise ValueError(
             f"jsoftmax.{function}: `k` must be above 0 and at most the number of classes, "
             f"{classes}; got {k!r}."
@@ -212,9 +214,6 @@ def solve_capped(ask: Problem, upper: Array, total: Array, family: Family) -> Ar
     if ask.temperature is not None:
         # At T = 0 the classes above the anchor are at their caps, and those below it at 0.
         anchor = anchor_of(ask.z, upper, total, ask.classes)
-        limit = jnp.where(ask.z > anchor, jnp.inf, jnp.where(ask.z < anchor, -jnp.inf, 0))
-        limit = jnp.where(ask.z == ask.z, limit, ask.z)
         y = cooled(ask.z, ask.temperature, ask.classes, anchor)
-        y = jnp.where(ask.temperature == 0, limit, y)
     p = capped_probabilities(y, ask.alpha, upper, total, family, ask.classes)
     return ask.unmasked(p, 0)

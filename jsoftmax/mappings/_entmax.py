@@ -134,17 +134,19 @@ def binary_entmax(
     """
     logits = checks.as_array("binary_entmax", "logits", logits)
     alpha, temperature = (
-        x if checks.static_number(x) is not None else _expanded(x) for x in (alpha, temperature)
+        x if checks.static_number(x) is not None else _expanded(name, x)
+        for name, x in (("alpha", alpha), ("temperature", temperature))
     )
     pairs = jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
     ask = problem("binary_entmax", pairs, -1, alpha=alpha, temperature=temperature)
     return ask.probabilities()[..., 0].astype(ask.dtype)
 
 
-def _expanded(x: ArrayLike) -> Array | np.ndarray:
+def _expanded(name: str, x: ArrayLike) -> Array | np.ndarray:
     """`x` with a class axis; numbers of numpy stay numpy, so that they can be checked."""
     known = checks.known_values(x)
-    return jnp.asarray(x)[..., None] if known is None else known[..., None]
+    array = checks.as_array("binary_entmax", name, x) if known is None else known
+    return array[..., None]
 
 
 def smoothmax(

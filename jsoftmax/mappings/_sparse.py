@@ -91,8 +91,8 @@ def entmax_sparse(
     z = jnp.moveaxis(cooled(ask.z, ask.temperature, ask.classes), class_axis, -1)
     order = None if ask.alpha is None else jnp.moveaxis(ask.alpha, class_axis, -1)
     # One more than will be kept, to see whether it has mass too. A NaN counts as the largest.
-    kept = min(size, z.shape[-1])
-    scores, indices = jax.lax.top_k(z, min(kept + 1, z.shape[-1]))
+    kept = jax.core.min_dim(size, z.shape[-1])
+    scores, indices = jax.lax.top_k(z, jax.core.min_dim(kept + 1, z.shape[-1]))
     listed, following = scores[..., :kept], scores[..., kept:]
     p = probabilities(listed, order, ask.family, _LAST)
     # z − τ = ω′(p): at the largest score that is known, and below ω′(0) there is no mass.
