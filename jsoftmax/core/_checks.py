@@ -178,7 +178,10 @@ def static_number(x: Any) -> float | None:
     """`x` as a Python float where it is a number known while tracing, otherwise None."""
     if isinstance(x, np.generic | np.ndarray):
         return float(x) if x.ndim == 0 and _is_real(x.dtype) else None
-    return float(x) if isinstance(x, bool | int | float) else None
+    try:
+        return float(x) if isinstance(x, bool | int | float) else None
+    except OverflowError:
+        return None
 
 
 def known_values(x: Any) -> np.ndarray | None:

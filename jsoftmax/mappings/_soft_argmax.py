@@ -38,8 +38,8 @@ def soft_argmax(
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
-        One number a row, in float32 at least. If `axis` is a tuple and no coordinates are given,
-        one index per axis of the tuple, in a new last axis.
+        One number a row, in float32 at least. If `axis` is a tuple or None and no coordinates are
+        given, one index per axis, in the order of the tuple, in a new last axis.
 
     Raises:
         TypeError: if `logits` are not real numbers or `where` is not boolean.
@@ -63,7 +63,7 @@ def soft_argmax(
         x = checks.as_array("soft_argmax", "coordinates", coordinates)
         x = checks.aligned("soft_argmax", "coordinates", x, p.shape).astype(p.dtype)
         return ask.squeezed(ask.mean(p, x))
-    if not isinstance(axis, tuple | list):
+    if not (axis is None or isinstance(axis, tuple | list)):
         index = ask.classes.index(p).astype(p.dtype)
         return ask.squeezed(ask.classes.sum(p * index))
     if axis_name is not None:
@@ -71,5 +71,5 @@ def soft_argmax(
             "jsoftmax.soft_argmax: give `coordinates` when several axes are split by `axis_name`; "
             "which of them is split is not known here."
         )
-    iotas = [jax.lax.broadcasted_iota(p.dtype, p.shape, a % p.ndim) for a in axis]
+    iotas = [jax.lax.broadcasted_iota(p.dtype, p.shape, a % p.ndim) for a in ask.classes.axis]
     return jnp.stack([ask.squeezed(ask.classes.sum(p * iota)) for iota in iotas], axis=-1)

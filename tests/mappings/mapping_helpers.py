@@ -14,7 +14,9 @@ ARGUMENTS = {
         ("logits", ["where", "temperature"]),
     ),
     **dict.fromkeys(ENERGIES, ("energies", ["where", "temperature"])),
-    **dict.fromkeys(["entmax", "smoothmax", "normmax"], ("logits", ["alpha", "where", "temperature"])),
+    **dict.fromkeys(
+        ["entmax", "smoothmax", "normmax"], ("logits", ["alpha", "where", "temperature"])
+    ),
     "hardmax": ("logits", ["where"]),
     "entropy": ("probabilities", ["alpha", "where"]),
     "binary_entmax": ("logits", ["alpha", "temperature"]),

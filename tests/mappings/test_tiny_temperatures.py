@@ -17,8 +17,17 @@ POWERS = {
 UNBOUNDED = {"log_softmax", "log_partition"}
 
 
-@pytest.mark.parametrize("dtype", POWERS)
-@pytest.mark.parametrize("name", AT_A_TEMPERATURE)
+ALWAYS = {(name, "float32") for name in ("softmax", "log_softmax", "topk_entmax", "heat_capacity")}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=[] if (name, dtype) in ALWAYS else pytest.mark.slow)
+        for name in AT_A_TEMPERATURE
+        for dtype in POWERS
+    ],
+)
 def test_values_and_slopes_at_any_temperature_are_numbers(name, dtype):
     """From 1/10 to the least subnormal, of both signs; and far below all gaps they are the limit."""
 
