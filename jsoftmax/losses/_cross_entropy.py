@@ -58,7 +58,8 @@ def cross_entropy(
             and so is the one term here that depends on the offset of the logits. At T = 0, where
             it has no limit, it is left out.
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
-            the limit from above, a loss of 0 or +∞.
+            the limit from above, a loss of 0 or +∞. T < 0 favours the lowest scores: −∞ takes the
+            mass, +∞ gets none; exclude classes by `where`.
         logits_soft_cap: c > 0, a number; None for none. A logit of −∞ stays excluded.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 

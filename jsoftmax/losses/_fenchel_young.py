@@ -57,7 +57,8 @@ def fenchel_young_loss(
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         targets: classes, integers of the shape of `logits` without the class axis; or
-            distributions, floats of the shape of `logits` that sum to 1 along `axis`.
+            distributions, floats of the shape of `logits` that sum to 1 along `axis`. A row of
+            zeros does not count: its loss and gradient are 0.
         alpha: α > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part. Target mass
@@ -113,7 +114,8 @@ def entmax_loss(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        targets: classes, or distributions that sum to 1 along `axis`.
+        targets: classes, or distributions that sum to 1 along `axis`; a row of zeros does not
+            count.
         alpha: α > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
@@ -158,7 +160,8 @@ def sparsemax_loss(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        targets: classes, or distributions that sum to 1 along `axis`.
+        targets: classes, or distributions that sum to 1 along `axis`; a row of zeros does not
+            count.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         ignore_index: rows with this label have loss 0 and gradient 0.

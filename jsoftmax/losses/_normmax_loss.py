@@ -35,7 +35,8 @@ def normmax_loss(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        targets: classes, or distributions that sum to 1 along `axis`.
+        targets: classes, or distributions that sum to 1 along `axis`; a row of zeros does not
+            count.
         alpha: α > 1, a number or an array with size 1 along `axis`. Do not minimise over it.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.

@@ -26,9 +26,11 @@ def boltzmann(
     It minimises the mean energy less T times the entropy; it is `softmin` under its older name.
 
     Args:
-        energies: E of shape [..., K, ...], in units of k_B × temperature. +∞ is a forbidden state.
+        energies: E of shape [..., K, ...], in units of k_B × temperature. +∞ is a forbidden state
+            (at T > 0).
         temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the ground
-            states equal shares; T < 0 is population inversion.
+            states equal shares; T < 0 is population inversion: +∞ takes the mass,
+            −∞ gets none.
         axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`: only these states exist.
         axis_name: name of the mesh or `vmap` axis over which the states are split.

@@ -43,7 +43,8 @@ def topk_entmax(
         alpha: α > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -94,7 +95,8 @@ def topk_sigmoid(
             `axis`, differentiable.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -142,7 +144,8 @@ def capped_entmax(
         alpha: α > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:

@@ -33,14 +33,15 @@ def entmax(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
-            those of +∞ share all the mass.
+            those of +∞ share all the mass (at T > 0).
         alpha: α > 0, a number or an array with size 1 along `axis`. A number known while tracing
             is faster: 1, 1.5 and 2 have closed forms for the power.
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
-            the limit from above, arg max with ties shared.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
+            the limit from above, arg max with ties shared. T < 0 favours the lowest scores: −∞
+            takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -82,7 +83,8 @@ def sparsemax(
         logits: scores z of shape [..., K, ...], any real dtype.
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -171,8 +173,8 @@ def smoothmax(
         alpha: α > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
-        temperature: T, a number or an array with size 1 along `axis`. A negative T gives the
-            smoothed minimum.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 gives
+            the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 

@@ -39,7 +39,8 @@ def normmax(
         alpha: α > 1, a number or an array with size 1 along `axis`.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:

@@ -33,8 +33,9 @@ def soft_argmax(
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         alpha: α > 0 of the `entmax` that weighs, a number or an array with size 1 along `axis`.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the mean
-            coordinate of the largest entries, with zero gradient.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 gives
+            the mean coordinate of the largest entries, with zero gradient. T < 0 favours the
+            lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:

@@ -32,12 +32,13 @@ def softmax(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
-            those of +∞ share all the mass.
+            those of +∞ share all the mass (at T > 0).
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0, whatever their score is.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
-            the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities.
+            the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -78,7 +79,8 @@ def log_softmax(
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`; −∞ is returned where it is False.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -119,8 +121,8 @@ def logsumexp(
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign. A negative T
-            gives the smooth minimum.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 gives
+            the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -216,7 +218,8 @@ def softmin(
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign; T < 0 is
+            `softmax` at −T.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import min_dim
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jsoftmax.core._axis import ClassAxis
@@ -63,7 +64,8 @@ def entmax_sparse(
             and the certificate is True only if `size` reaches the number of classes.
         axis: the class axis.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
 
     Returns:
         A `SparseEntmax` whose class axis, the last, has min(size, K) entries; values of the dtype
@@ -91,8 +93,8 @@ def entmax_sparse(
     z = jnp.moveaxis(cooled(ask.z, ask.temperature, ask.classes), class_axis, -1)
     order = None if ask.alpha is None else jnp.moveaxis(ask.alpha, class_axis, -1)
     # One more than will be kept, to see whether it has mass too. A NaN counts as the largest.
-    kept = jax.core.min_dim(size, z.shape[-1])
-    scores, indices = jax.lax.top_k(z, jax.core.min_dim(kept + 1, z.shape[-1]))
+    kept = min_dim(size, z.shape[-1])
+    scores, indices = jax.lax.top_k(z, min_dim(kept + 1, z.shape[-1]))
     listed, following = scores[..., :kept], scores[..., kept:]
     p = probabilities(listed, order, ask.family, _LAST)
     # z − τ = ω′(p): at the largest score that is known, and below ω′(0) there is no mass.

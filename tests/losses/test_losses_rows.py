@@ -94,7 +94,7 @@ def test_an_ignored_label_may_be_traced(dtype):
 
 def test_an_ignored_label_is_one_integer(unchecked):
     for wrong in (1.0, True, [1, 2], jnp.ones(3, int)):
-        with pytest.raises(TypeError, match="`ignore_index` has dtype .*; give it one integer"):
+        with pytest.raises(TypeError, match=r"`ignore_index` has dtype .*; give it one integer"):
             cross_entropy(Z, np.array([0, 1, 2]), ignore_index=wrong)
 
 
@@ -154,7 +154,7 @@ def test_a_temperature_and_a_soft_cap_are_those_of_the_linear_form(temperature, 
     jax.tree.map(assert_close, got, wanted)
 
 
-def test_an_excluded_logit_stays_excluded_under_the_cap():
+def test_an_excluded_logit_stays_excluded_under_the_cap(unchecked):
     z = np.where(np.arange(4) == 2, -np.inf, Z)
     labels = np.array([0, 1, 3])
     got, slope = jax.value_and_grad(lambda z: cross_entropy(z, labels, logits_soft_cap=0.8).sum())(
@@ -181,6 +181,6 @@ def test_the_temperature_has_its_limits():
         with_level = cross_entropy(z, labels, temperature=t, z_loss=0.1)
         wanted = cross_entropy(z / t, labels) + 0.1 * logsumexp(z / t) ** 2
         assert_close(with_level, wanted)
-    slope = jax.grad(lambda t: cross_entropy(z, labels, temperature=t, z_loss=0.1).sum())
+    slope = jax.jit(jax.grad(lambda t: cross_entropy(z, labels, temperature=t).sum()))
     for t in (1e-5, 1e-100, 1e-300, 1e-320):
         assert not np.isnan(slope(t))
