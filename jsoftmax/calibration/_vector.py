@@ -129,7 +129,7 @@ def vector_scaling(
     penalty = jnp.asarray(penalty, ask.z.dtype)
     scale, bias = _fitted(beta * counted(ask.z, w), y, w, penalty, ask.regularizer, ask.classes)
     # The axes of classes and those after them, so that rows may be of any number.
-    shape = scale.shape[ask.classes.axis[0] :]
+    shape = scale.shape[min(ask.classes.axis) :]
     return VectorScaling(beta * scale.reshape(shape), bias.reshape(shape))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Hashable
 from typing import Any
 
@@ -18,10 +19,8 @@ _NO_SIGN_OR_FRACTION = ("float4_e2m1fn", "float8_e8m0fnu")
 
 def as_array(function: str, name: str, x: Any) -> Array:
     """`x` as an array of real numbers."""
-    x = jnp.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating) or not (
-        jnp.issubdtype(x.dtype, jnp.number) or x.dtype == jnp.bool_
-    ):
+    x = _any_array(function, name, x, "real numbers")
+    if not _is_real(x.dtype):
         raise TypeError(f"jsoftmax.{function}: `{name}` has dtype {x.dtype}; give it real numbers.")
     if x.dtype.name in _NO_SIGN_OR_FRACTION:
         raise TypeError(
@@ -29,6 +28,30 @@ def as_array(function: str, name: str, x: Any) -> Array:
             "convert it to bfloat16 or float32 first."
         )
     return x
+
+
+def _any_array(function: str, name: str, x: Any, wanted: str) -> Array:
+    """`x` as an array of any dtype, `wanted` being the remedy if it is none."""
+    if isinstance(x, jax.Array):
+        return x
+    given = f"jsoftmax.{function}: `{name}` is {reprlib.repr(x)} of type {type(x).__name__}"
+    try:
+        return jnp.asarray(x)
+    except OverflowError as error:
+        raise ValueError(f"{given}, an integer that no array can hold; give it floats.") from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and isinstance(x, list | tuple):
+            raise ValueError(
+                f"{given}, which makes no rectangular array; give it {wanted} in one."
+            ) from error
+        raise TypeError(f"{given}; give it an array of {wanted}.") from error
+
+
+def _is_real(dtype: Any) -> bool:
+    """Whether a dtype of JAX or numpy has real numbers, bools among them."""
+    return dtype == np.bool_ or (
+        jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.complexfloating)
+    )
 
 
 def result_dtype(x: Array) -> np.dtype:
@@ -51,26 +74,32 @@ def log_dtype(x: Array) -> np.dtype:
 def class_axis(
     function: str,
     logits: Array,
-    axis: int | tuple[int, ...],
+    axis: int | tuple[int, ...] | None,
     axis_name: Hashable | None,
     called: str = "logits",
 ) -> ClassAxis:
-    """The axis or axes of `logits`, counted from the end, each of at least one class."""
-    axes = axis if isinstance(axis, tuple | list) else (axis,)
+    """The axis or axes of `logits`, counted from the end, each of at least one class.
+
+    None stands for all axes. A tuple numbers the classes in its own order.
+    """
     n = logits.ndim
+    axes = axis if isinstance(axis, tuple | list) else range(n) if axis is None else (axis,)
     for a in axes:
         if isinstance(a, bool) or not isinstance(a, int | np.integer):
             raise TypeError(
-                f"jsoftmax.{function}: `axis` must be an int or a tuple of ints, not {axis!r}."
+                f"jsoftmax.{function}: `axis` must be an int, a tuple of ints, or None for all "
+                f"axes, not {axis!r}."
             )
-        if not -n <= a < n:
+        if n and not -n <= a < n:
             raise ValueError(
                 f"jsoftmax.{function}: axis {a} is out of range for `{called}` of shape "
                 f"{logits.shape}. Give an axis from {-n} to {n - 1}."
-                if n
-                else f"jsoftmax.{function}: `{called}` is a single number; give it a class axis."
             )
-    counted = tuple(sorted(int(a) % n - n for a in axes))
+    if n == 0:
+        raise ValueError(
+            f"jsoftmax.{function}: `{called}` is a single number; give it a class axis."
+        )
+    counted = tuple(int(a) % n - n for a in axes)
     if len(set(counted)) < len(counted) or not counted:
         raise ValueError(
             f"jsoftmax.{function}: `axis` {axis} must name at least one axis, and none twice."
@@ -89,7 +118,7 @@ def mask_like(
     """`where` as a boolean array of the rank of `logits`."""
     if where is None:
         return None
-    where = jnp.asarray(where)
+    where = _any_array(function, "where", where, "bools")
     if where.dtype != jnp.bool_:
         raise TypeError(
             f"jsoftmax.{function}: `where` has dtype {where.dtype}; give it a boolean mask, True "
@@ -107,11 +136,20 @@ def per_row(
     dtype: np.dtype,
 ) -> Array:
     """A parameter given as an array: one number a row, of the rank and computing dtype."""
-    x = aligned(function, name, as_array(function, name, x), logits.shape)
+    x = as_array(function, name, x)
+    rows = tuple(1 if a - logits.ndim in classes.axis else n for a, n in enumerate(logits.shape))
+    if not broadcasts(x, logits.shape):
+        raise ValueError(
+            f"jsoftmax.{function}: `{name}` has shape {x.shape}, which does not broadcast to "
+            f"`logits` of shape {logits.shape}. Give it a number, or the shape {rows}: one number "
+            "a row."
+        )
+    x = aligned(function, name, x, logits.shape)
     if any(x.shape[a] != 1 for a in classes.axis):
         raise ValueError(
             f"jsoftmax.{function}: `{name}` of shape {x.shape} must have size 1 along the class "
-            f"axis {classes.axis} of `logits` of shape {logits.shape}: one number a row."
+            f"axis {classes.axis} of `logits` of shape {logits.shape}: one number a row, as the "
+            f"shape {rows} has."
         )
     return x.astype(dtype)
 
@@ -138,13 +176,23 @@ def broadcasts(x: Array, shape: tuple[int, ...]) -> bool:
 
 def static_number(x: Any) -> float | None:
     """`x` as a Python float where it is a number known while tracing, otherwise None."""
-    if isinstance(x, jax.Array) or (isinstance(x, np.ndarray) and x.ndim):
+    if isinstance(x, np.generic | np.ndarray):
+        return float(x) if x.ndim == 0 and _is_real(x.dtype) else None
+    try:
+        return float(x) if isinstance(x, bool | int | float) else None
+    except OverflowError:
         return None
-    if isinstance(x, bool | int | float | np.number | np.ndarray):
-        return float(x)
-    return None
 
 
 def known_values(x: Any) -> np.ndarray | None:
-    """`x` as numpy values where they are given by Python or numpy, None for a `jax.Array`."""
-    return None if isinstance(x, jax.Array) else np.asarray(x)
+    """`x` as numpy values where Python or numpy give real numbers, None otherwise.
+
+    None for a `jax.Array`, for a list that holds one, and for anything that `as_array` refuses.
+    """
+    if isinstance(x, jax.Array):
+        return None
+    try:
+        values = np.asarray(x)
+    except (TypeError, ValueError):
+        return None
+    return values if _is_real(values.dtype) else None

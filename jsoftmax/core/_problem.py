@@ -104,7 +104,7 @@ class Problem:
 def problem(
     function: str,
     logits: Any,
-    axis: int | tuple[int, ...],
+    axis: int | tuple[int, ...] | None,
     where: Any = None,
     *,
     regularizer: Regularizer = SHANNON,

@@ -63,8 +63,8 @@ def log_probabilities(
         _, total, v = _softmax(with_log_prior(z, prior), classes)
         # A finite score below one of +∞ has no mass, however large it is. (A factor a row is fused
         # into sums, a choice an entry is not.)
-        finite = float(jnp.finfo(z.dtype).max)
-        further = jnp.where(classes.max(z) == jnp.inf, finite, 1).astype(z.dtype)
+        finite = jnp.asarray(jnp.finfo(z.dtype).max, z.dtype)
+        further = jnp.where(classes.max(z) == jnp.inf, finite, 1)
         return v * further - jnp.log(jnp.where(total == 0, 1, total))
     return with_log_prior(_solved(z, prior, regularizer, classes, True), prior)
 
@@ -185,7 +185,7 @@ def cooled(
     """(z − max z)/T for T ≥ 0, with its limits: arg max at T = 0, all ties at T = ∞.
 
     Where T is None, which stands for 1, it is z itself. Another anchor than the maximum keeps the
-    differences of finite scores where one of +∞ is above it.
+    differences of finite scores where one of +∞ is above it; at T = 0 scores above it go to +∞.
 
     −∞ stays −∞ at every T. At T = 0 and T = ∞ nothing depends on z or T any more, and the
     derivative is zero.
@@ -199,10 +199,36 @@ def cooled(
     v = difference(z, anchor)
     # The difference of two finite scores may overflow, and is still not that of an excluded class.
     v = jnp.where(takes_part, jnp.maximum(v, -jnp.finfo(z.dtype).max), 0)
-    y = v / jnp.where(temperature == 0, 1, temperature)
-    y = jnp.where((temperature == 0) & (v < 0), -jnp.inf, y)
-    y = jnp.where(takes_part, y, jnp.where(z == z, -jnp.inf, z))
-    return jnp.where(temperature == 0, jax.lax.stop_gradient(y), y)
+    cold, y = is_zero(temperature), quotient(v, temperature)
+    y = jnp.where(takes_part & ~(cold & (v < 0)), y, -jnp.inf)
+    y = jnp.where(cold & (v > 0), jnp.inf, y)
+    return jnp.where(z == z, y, z)
+
+
+def is_zero(temperature: Array) -> Array:
+    """Where T ≥ 0 is 0, or so small that hardware may take it for 0."""
+    return temperature < jnp.finfo(temperature.dtype).tiny
+
+
+@jax.custom_jvp
+def quotient(x: Array, temperature: Array) -> Array:
+    """x/T for finite x and T ≥ 0, kept finite; 0 at T = 0, where its callers put the limit."""
+    dtype = jnp.finfo(x.dtype)
+    none, most = is_zero(temperature), float(dtype.max) * (1 - 4 * float(dtype.eps))
+    # Clipped first, since nothing is to overflow on the way.
+    bound = most * jnp.minimum(temperature, 1)
+    return jnp.where(none, 0, jnp.clip(x, -bound, bound) / jnp.where(none, 1, temperature))
+
+
+@quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    # ẋ/T − (x/T)/T Ṫ. Of classes without mass x/T² overflows where its product with p is 0, so it
+    # is clipped, and by so much more that sums over classes stay finite.
+    (x, temperature), (d_x, d_temperature) = primals, tangents
+    value = quotient(x, temperature)
+    most = float(jnp.finfo(x.dtype).max) / 2**24
+    bend = jnp.clip(quotient(value, temperature), -most, most)
+    return value, quotient(jnp.ones_like(temperature), temperature) * d_x - bend * d_temperature
 
 
 def effective_tangent(

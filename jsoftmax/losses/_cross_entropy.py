@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jsoftmax.core._problem import problem
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._problem import Problem, problem
+from jsoftmax.core._simplex import cooled, quotient
 from jsoftmax.losses._log_loss import expected_log_loss
 from jsoftmax.losses._targets import read_targets, read_weights
 
@@ -16,40 +18,52 @@ from jsoftmax.losses._targets import read_targets, read_weights
 def cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    temperature: ArrayLike = 1.0,
+    logits_soft_cap: float | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
     r"""The expected negative log-likelihood of targets under `softmax` of the logits.
 
-    .. math:: L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i e^{z_i})²
+    .. math:: L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i e^{z_i/T})²
 
-    It equals `optax.softmax_cross_entropy` and `..._with_integer_labels` where these are right, and
+    with p = softmax(z/T), and with c tanh(z/c) in the place of z where there is a soft cap c. It
+    equals `optax.softmax_cross_entropy` and `..._with_integer_labels` where these are right, and
     is right to a few eps also where a confident logit leaves −log p ≈ 0, and at any offset. For a
     distribution it is KL(y‖p) + H(y); `fenchel_young_loss` at α = 1 is KL alone.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         targets: classes, integers of the shape of `logits` without the class axis (numbered
-            row-major if `axis` is a tuple); or distributions, floats of the shape of `logits` that
-            sum to 1 along `axis`. Differentiable if distributions.
-        axis: the class axis or axes.
+            row-major in the order of the tuple if `axis` is one); or distributions, floats of the
+            shape of `logits` that sum to 1 along `axis`, and differentiable. A row of zeros does
+            not count: its loss and gradient are 0.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part. Target mass
             on another class makes the loss +∞, with a finite gradient.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, with p ∝ q exp z: the class
             frequencies make it the balanced softmax. 0 masks a class. Differentiable.
-        ignore_index: rows with this label have loss 0 and gradient 0.
-        label_smoothing: s from 0 to 1: y becomes (1−s) y plus s spread evenly over the unmasked
-            classes.
-        class_weights: w ≥ 0, one number a class, or any shape that broadcasts to `logits`.
-        z_loss: λ. It pulls the log-partition to 0, and so is the one term here that depends on the
-            offset of the logits.
+        ignore_index: rows with this label have loss 0 and gradient 0. An integer; a traced one,
+            too, but then known labels are not checked.
+        label_smoothing: s from 0 to 1, a number or an array with size 1 along `axis`: y becomes
+            (1−s) y plus s spread evenly over the unmasked classes. NaN out of range in a
+            `jax.Array`.
+        class_weights: w ≥ 0, one number a class, or any shape that broadcasts to `logits`. The
+            sign is not checked in a `jax.Array`; there a negative weight counts as it is.
+        z_loss: λ, a number or an array with size 1 along `axis`. It pulls the log-partition to 0,
+            and so is the one term here that depends on the offset of the logits. At T = 0, where
+            it has no limit, it is left out.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
+            the limit from above, a loss of 0 or +∞. T < 0 favours the lowest scores: −∞ takes the
+            mass, +∞ gets none; exclude classes by `where`.
+        logits_soft_cap: c > 0, a number; None for none. A logit of −∞ stays excluded.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -69,14 +83,39 @@ def cross_entropy(
         >>> print(cross_entropy(jnp.array([0.0, 40.0]), 1))
         4.248e-18
     """
-    ask = problem("cross_entropy", logits, axis, where, prior=prior, axis_name=axis_name)
-    read = read_targets("cross_entropy", targets, ask, ignore_index, label_smoothing)
-    weights = read_weights("cross_entropy", class_weights, ask)
+    function = "cross_entropy"
+    if logits_soft_cap is not None:
+        logits = _capped(function, logits, logits_soft_cap)
+    ask = problem(
+        function, logits, axis, where, prior=prior, temperature=temperature, axis_name=axis_name
+    )
+    read = read_targets(function, targets, ask, ignore_index, label_smoothing)
+    weights = read_weights(function, class_weights, ask)
     y = read.y if weights is None else read.y * weights
     ask = read.counted_rows(ask)
-    loss = expected_log_loss(ask.z, y, ask.classes, ask.prior)
-    if isinstance(z_loss, jax.Array) or z_loss != 0:
-        level = ask.conjugate()
-        level = jnp.where(level == -jnp.inf, 0, level)
-        loss = loss + jnp.asarray(z_loss, loss.dtype) * level * level
+    z = cooled(ask.z, ask.temperature, ask.classes)
+    loss = expected_log_loss(z, y, ask.classes, ask.prior)
+    if checks.static_number(z_loss) != 0:
+        strength = checks.per_row(function, "z_loss", z_loss, ask.z, ask.classes, loss.dtype)
+        loss = loss + strength * log_partition_of(ask) ** 2
     return ask.squeezed(read.settle(loss))
+
+
+def log_partition_of(ask: Problem) -> Array:
+    """log Σ exp(z/T), kept as a size-1 axis; 0 for a row without any class."""
+    level = ask.conjugate()
+    level = jnp.where(level == -jnp.inf, 0, level)
+    return level if ask.temperature is None else quotient(level, ask.temperature)
+
+
+def _capped(function: str, logits: ArrayLike, cap: Any) -> Array:
+    """c tanh(z/c) in the computing dtype, where −∞ stays −∞."""
+    z = checks.as_array(function, "logits", logits)
+    c = checks.static_number(cap)
+    if c is None or not c > 0:
+        raise ValueError(
+            f"jsoftmax.{function}: `logits_soft_cap` must be a positive number known while tracing,"
+            f" got {cap!r}."
+        )
+    z = z.astype(checks.compute_dtype(z))
+    return jnp.where(z == -jnp.inf, z, c * jnp.tanh(jnp.where(z == -jnp.inf, 0, z) / c))

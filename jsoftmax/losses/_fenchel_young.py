@@ -46,11 +46,11 @@ def fenchel_young_loss(
     logits: ArrayLike,
     targets: ArrayLike,
     regularizer: Regularizer = SHANNON,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -69,9 +69,10 @@ def fenchel_young_loss(
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         targets: classes, integers of the shape of `logits` without the class axis; or
-            distributions, floats of the shape of `logits` that sum to 1 along `axis`.
+            distributions, floats of the shape of `logits` that sum to 1 along `axis`. A row of
+            zeros does not count: its loss and gradient are 0.
         regularizer: ω, a `Regularizer`; its arrays have size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part. Target mass
             on another class makes the loss +∞, with a finite gradient.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None. A class
@@ -115,11 +116,11 @@ def entmax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
     alpha: ArrayLike = 1.5,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -130,9 +131,10 @@ def entmax_loss(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        targets: classes, or distributions that sum to 1 along `axis`.
+        targets: classes, or distributions that sum to 1 along `axis`; a row of zeros does not
+            count.
         alpha: α > 0, a number or an array with size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`; 0 masks a class.
         ignore_index: rows with this label have loss 0 and gradient 0.
@@ -164,11 +166,11 @@ def entmax_loss(
 def sparsemax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -177,8 +179,9 @@ def sparsemax_loss(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        targets: classes, or distributions that sum to 1 along `axis`.
-        axis: the class axis or axes.
+        targets: classes, or distributions that sum to 1 along `axis`; a row of zeros does not
+            count.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`; 0 masks a class.
         ignore_index: rows with this label have loss 0 and gradient 0.

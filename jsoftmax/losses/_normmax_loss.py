@@ -21,10 +21,10 @@ def normmax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
     alpha: ArrayLike = 2.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -35,9 +35,10 @@ def normmax_loss(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        targets: classes, or distributions that sum to 1 along `axis`.
+        targets: classes, or distributions that sum to 1 along `axis`; a row of zeros does not
+            count.
         alpha: α > 1, a number or an array with size 1 along `axis`. Do not minimise over it.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._axis import ClassAxis, is_known
 from jsoftmax.core._problem import Problem
 
 
@@ -19,8 +20,8 @@ class Targets:
     """A distribution y over the classes of every row, and what becomes of the row's loss.
 
     `valid` is False for rows whose loss is NaN, because their label is no class; `counted` is
-    False for rows that are ignored, whose loss is 0. Both keep a size-1 class axis; None stands for
-    True everywhere.
+    False for rows that are ignored or have no target mass, whose loss is 0. Both keep a size-1
+    class axis; None stands for True everywhere.
     """
 
     y: Array
@@ -28,13 +29,13 @@ class Targets:
     counted: Array | None = None
 
     def counted_rows(self, ask: Problem) -> Problem:
-        """The problem with 0 in ignored rows, so that no NaN or ∞ there reaches a gradient."""
+        """The problem with 0 in rows that do not count: no NaN or ∞ there reaches a gradient."""
         if self.counted is None:
             return ask
         return dataclasses.replace(ask, z=jnp.where(self.counted, ask.z, 0))
 
     def settle(self, loss: Array) -> Array:
-        """The per-row loss with ignored rows 0 and invalid ones NaN."""
+        """The per-row loss, 0 in rows that do not count and NaN in invalid ones."""
         if self.valid is not None:
             loss = jnp.where(self.valid, loss, jnp.nan)
         return loss if self.counted is None else jnp.where(self.counted, loss, 0)
@@ -44,23 +45,18 @@ def read_targets(
     function: str,
     targets: Any,
     ask: Problem,
-    ignore_index: int | None = None,
+    ignore_index: Any = None,
     label_smoothing: Any = 0.0,
 ) -> Targets:
     """Targets of integer dtype as classes, of floating dtype as distributions."""
-    shape = ask.z.shape
-    rows = tuple(n for a, n in enumerate(shape, -len(shape)) if a not in ask.classes.axis)
-    smoothing = checks.static_number(label_smoothing)
-    if smoothing is not None and not 0 <= smoothing <= 1:
-        raise ValueError(
-            f"jsoftmax.{function}: `label_smoothing` must be from 0 to 1, got {label_smoothing!r}."
-        )
-    array = jnp.asarray(targets)
+    shape, rows = ask.z.shape, ask.rows
+    smoothing = _smoothing(function, label_smoothing, ask)
+    array = checks.as_array(function, "targets", targets)
     if jnp.issubdtype(array.dtype, jnp.floating):
         if ignore_index is not None:
             raise ValueError(
                 f"jsoftmax.{function}: `ignore_index` needs integer targets; these are "
-                f"distributions of dtype {array.dtype}."
+                f"distributions of dtype {array.dtype}. A row of zeros is left out."
             )
         # Rows may share a distribution; a size of 1 along the class axis would be a mistake.
         if array.ndim != len(shape) or any(
@@ -73,7 +69,8 @@ def read_targets(
                 f"shape {rows}."
             )
         y = array.astype(ask.z.dtype)
-        return Targets(_smoothed(y, label_smoothing, ask))
+        some = ask.classes.sum(jax.lax.stop_gradient(y)) != 0
+        return Targets(_smoothed(y, smoothing, ask), counted=some)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.{function}: `targets` has dtype {array.dtype}; give integers for classes, "
@@ -84,29 +81,48 @@ def read_targets(
             f"jsoftmax.{function}: integer `targets` have shape {array.shape}, but `logits` of "
             f"shape {shape} need one class a row, shape {rows}. For distributions give floats."
         )
+    ignored = None if ignore_index is None else _one_label(function, ignore_index)
     known = checks.known_values(targets)
-    if known is not None:
-        check_labels(function, known, ask, ignore_index)
+    if known is not None and not isinstance(ignored, jax.Array):
+        check_labels(function, known, ask, ignored)
     labels = jnp.expand_dims(array, ask.classes.axis)
     y, valid = one_hot(labels, ask)
     counted = None
-    if ignore_index is not None:
-        counted = differs(labels, ignore_index)
+    if ignored is not None:
+        counted = differs(labels, ignored)
         valid = valid | ~counted
-    return Targets(_smoothed(y, label_smoothing, ask), valid, counted)
+    return Targets(_smoothed(y, smoothing, ask), valid, counted)
 
 
-def differs(labels: Array, number: int) -> Array:
-    # In the dtype of the labels a number that they cannot hold would wrap into one of them.
+def _one_label(function: str, number: Any) -> int | Array:
+    """`ignore_index` as an int where it is known while tracing, or as an integer array."""
+    array = checks.as_array(function, "ignore_index", number)
+    if array.shape or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `ignore_index` has dtype {array.dtype} and shape {array.shape}; "
+            "give it one integer."
+        )
+    return array if isinstance(number, jax.Array) else int(number)
+
+
+def differs(labels: Array, number: int | Array) -> Array:
+    """Whether each label is another than `number`, which may be one that their dtype lacks."""
+    # In the dtype of the labels such a number would wrap into one of them.
     limits = jnp.iinfo(labels.dtype)
-    within = limits.min <= number <= limits.max
-    return labels != number if within else labels == labels
+    if not isinstance(number, jax.Array):
+        within = limits.min <= number <= limits.max
+        return labels != number if within else labels == labels
+    own = jnp.iinfo(number.dtype)
+    within = (number >= max(limits.min, own.min)) & (number <= min(limits.max, own.max))
+    return ~within | (labels != number.astype(labels.dtype))
 
 
 def check_labels(function: str, known: np.ndarray, ask: Problem, ignore_index: int | None) -> None:
     """Labels given as Python or numpy values are checked while tracing."""
     classes = ask.classes.size(ask.z)
-    bad = (known < 0) | (known >= classes)
+    bad = known < 0
+    if is_known(classes):
+        bad |= known >= classes
     if ignore_index is not None:
         bad &= known != ignore_index
     if bad.any():
@@ -130,6 +146,12 @@ def read_weights(function: str, class_weights: Any, ask: Problem) -> Array | Non
     if class_weights is None:
         return None
     w = checks.as_array(function, "class_weights", class_weights)
+    known = checks.known_values(class_weights)
+    if known is not None and not (known >= 0).all():
+        raise ValueError(
+            f"jsoftmax.{function}: `class_weights` must be at least 0, got "
+            f"{known[~(known >= 0)].flat[0]}."
+        )
     if w.ndim == 1 and len(ask.classes.axis) == 1:
         axis = ask.classes.axis[0]
         if w.shape[0] not in (1, ask.z.shape[axis]):
@@ -149,9 +171,21 @@ def weighted(loss: Array, weights: Array | None, y: Array, classes: ClassAxis) -
     return weight * jnp.where((weight == 0) & (loss == jnp.inf), 0, loss)
 
 
-def _smoothed(y: Array, smoothing: Any, ask: Problem) -> Array:
+def _smoothing(function: str, smoothing: Any, ask: Problem) -> Array | None:
+    """`label_smoothing` as one number a row, NaN where it is found out of range only now."""
+    known = checks.known_values(smoothing)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
+        raise ValueError(
+            f"jsoftmax.{function}: `label_smoothing` must be from 0 to 1, got {smoothing!r}."
+        )
     if checks.static_number(smoothing) == 0:
+        return None
+    s = checks.per_row(function, "label_smoothing", smoothing, ask.z, ask.classes, ask.z.dtype)
+    return s if known is not None else jnp.where((s >= 0) & (s <= 1), s, jnp.nan)
+
+
+def _smoothed(y: Array, s: Array | None, ask: Problem) -> Array:
+    if s is None:
         return y
-    s = jnp.asarray(smoothing, ask.z.dtype)
     unmasked = ask.unmasked(jnp.ones_like(ask.z), 0)
     return (1 - s) * y + s * unmasked / jnp.maximum(ask.classes.sum(unmasked), 1)

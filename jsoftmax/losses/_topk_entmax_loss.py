@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._axis import ClassAxis, is_known
 from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities, threshold_of
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
@@ -85,7 +85,7 @@ def topk_entmax_loss(
 
 
 def _k_hot(function, targets, ask):
-    array = jnp.asarray(targets)
+    array = checks.as_array(function, "targets", targets)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.{function}: `targets` has dtype {array.dtype}; give k integer classes a row."
@@ -97,10 +97,10 @@ def _k_hot(function, targets, ask):
             f"{ask.z.shape} need k classes a row, shape {(*rows, 'k')}."
         )
     k = array.shape[-1]
-    if not 1 <= k <= ask.classes.size(ask.z):
+    size = ask.classes.size(ask.z)
+    if k < 1 or (is_known(size) and k > size):
         raise ValueError(
-            f"jsoftmax.{function}: `targets` name {k} classes a row; there are "
-            f"{ask.classes.size(ask.z)} classes."
+            f"jsoftmax.{function}: `targets` name {k} classes a row; there are {size} classes."
         )
     known = checks.known_values(targets)
     if known is not None:

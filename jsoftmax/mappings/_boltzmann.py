@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._simplex import conjugate
+from jsoftmax.core._simplex import conjugate, is_zero, quotient
 
 
 def boltzmann(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -26,10 +26,12 @@ def boltzmann(
     It minimises the mean energy less T times the entropy; it is `softmin` under its older name.
 
     Args:
-        energies: E of shape [..., K, ...], in units of k_B × temperature. +∞ is a forbidden state.
+        energies: E of shape [..., K, ...], in units of k_B × temperature. +∞ is a forbidden state
+            (at T > 0).
         temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the ground
-            states equal shares; T < 0 is population inversion.
-        axis: the axis or axes of the states.
+            states equal shares; T < 0 is population inversion: +∞ takes the mass,
+            −∞ gets none.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`: only these states exist.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
 
@@ -52,7 +54,7 @@ def boltzmann(
 def log_partition(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -66,7 +68,7 @@ def log_partition(
         energies: E of shape [..., K, ...].
         temperature: T, a number or an array with size 1 along `axis`, of either sign. At T = 0 the
             limit: ±∞ by the sign of the ground energy, log of its degeneracy if that is 0.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
@@ -91,15 +93,15 @@ def log_partition(
 def _divided(z: Array, t: Array) -> Array:
     """z/T for T ≥ 0 with its limits: infinities stay, and at T = 0 only the sign of z is left."""
     infinite = jnp.isinf(z)
-    quotient = jnp.where(infinite, 0, z) / jnp.where(t == 0, 1, t)
-    limit = jnp.where(z > 0, jnp.inf, jnp.where(z < 0, -jnp.inf, z))
-    return jnp.where(infinite, z, jnp.where(t == 0, limit, quotient))
+    y = quotient(jnp.where(infinite, 0, z), t)
+    y = jnp.where(is_zero(t) & (z > 0), jnp.inf, jnp.where(is_zero(t) & (z < 0), -jnp.inf, y))
+    return jnp.where(infinite, z, y)
 
 
 def free_energy(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -113,7 +115,7 @@ def free_energy(
     Args:
         energies: E of shape [..., K, ...].
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
@@ -137,7 +139,7 @@ def free_energy(
 def mean_energy(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -148,7 +150,7 @@ def mean_energy(
     Args:
         energies: E of shape [..., K, ...].
         temperature: T, a number or an array with size 1 along `axis`, of either sign.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
@@ -172,7 +174,7 @@ def mean_energy(
 def heat_capacity(
     energies: ArrayLike,
     temperature: ArrayLike = 1.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
@@ -184,7 +186,7 @@ def heat_capacity(
         energies: E of shape [..., K, ...].
         temperature: T, a number or an array with size 1 along `axis`, of either sign. At T = 0 and
             T = ±∞ the heat capacity of finitely many states is 0.
-        axis: the axis or axes of the states.
+        axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the states are split.
@@ -207,7 +209,7 @@ def heat_capacity(
     e = jnp.where((p > 0) & jnp.isfinite(ask.z), ask.sign * ask.z, 0)
     from_mean = jnp.where(p == 0, 0, e - ask.classes.sum(p * e))
     if ask.temperature is not None:
-        from_mean = from_mean / jnp.where(ask.temperature == 0, jnp.inf, ask.temperature)
+        from_mean = quotient(from_mean, ask.temperature)
     return ask.squeezed(ask.classes.sum(p * from_mean * from_mean), keepdims)
 
 

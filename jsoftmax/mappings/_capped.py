@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import is_known
 from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
@@ -21,7 +22,7 @@ def topk_entmax(
     logits: ArrayLike,
     k: ArrayLike,
     alpha: ArrayLike | None = None,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
@@ -43,12 +44,13 @@ def topk_entmax(
             `axis`. Differentiable where some class is strictly between 0 and 1; elsewhere its
             derivative is 0.
         alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, which makes Ω(p) = Σ q ω(p/q);
             0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -80,7 +82,7 @@ def topk_entmax(
 def topk_sigmoid(
     logits: ArrayLike,
     k: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
@@ -98,11 +100,12 @@ def topk_sigmoid(
         logits: scores z of shape [..., K, ...], any real dtype.
         k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
             `axis`, differentiable.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, which makes Ω(p) = Σ q ω(p/q);
             0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -133,7 +136,7 @@ def capped_entmax(
     logits: ArrayLike,
     upper: ArrayLike,
     alpha: ArrayLike | None = None,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
@@ -152,12 +155,13 @@ def capped_entmax(
         upper: the caps u ≥ 0, a number or an array that broadcasts to `logits`; their sum over the
             unmasked classes must be at least 1. Differentiable.
         alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, which makes Ω(p) = Σ q ω(p/q);
             0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -183,7 +187,7 @@ def capped_entmax(
         temperature=temperature, axis_name=axis_name,
     )  # fmt: skip
     known = checks.known_values(upper)
-    if known is not None:
+    if known is not None and is_known(ask.classes.size(ask.z)):
         _check_caps(known, ask)
     upper = checks.as_array("capped_entmax", "upper", upper)
     upper = checks.aligned("capped_entmax", "upper", upper, ask.z.shape).astype(ask.z.dtype)
@@ -211,7 +215,8 @@ def mass(function: str, k: Any, ask: Problem) -> Array:
     number = checks.static_number(k)
     known = checks.known_values(k) if number is None else np.float64(number)
     classes = ask.classes.size(ask.z)
-    if known is not None and not ((known > 0) & (known <= classes)).all():
+    most = classes if is_known(classes) else np.inf
+    if known is not None and not ((known > 0) & (known <= most)).all():
         raise ValueError(
             f"jsoftmax.{function}: `k` must be above 0 and at most the number of classes, "
             f"{classes}; got {k!r}."
@@ -229,9 +234,6 @@ def solve_capped(ask: Problem, upper: Array, total: Array) -> Array:
     if ask.temperature is not None:
         # At T = 0 the classes above the anchor are at their caps, and those below it at 0.
         anchor = anchor_of(ask.z, upper, total, ask.classes)
-        limit = jnp.where(ask.z > anchor, jnp.inf, jnp.where(ask.z < anchor, -jnp.inf, 0))
-        limit = jnp.where(ask.z == ask.z, limit, ask.z)
         y = cooled(ask.z, ask.temperature, ask.classes, anchor)
-        y = jnp.where(ask.temperature == 0, limit, y)
     p = capped_probabilities(y, ask.prior, ask.regularizer, upper, total, ask.classes)
     return ask.unmasked(p, 0)

@@ -17,7 +17,7 @@ from jsoftmax.core._regularizers import Tsallis, chosen, of_order
 def entmax(
     logits: ArrayLike,
     alpha: ArrayLike = 1.5,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
@@ -36,16 +36,17 @@ def entmax(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
-            those of +∞ share all the mass.
+            those of +∞ share all the mass (at T > 0).
         alpha: α > 0, a number or an array with size 1 along `axis`. A number known while tracing
             is faster: 1, 1.5 and 2 have closed forms for the power.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
             makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
-            the limit from above, arg max with ties shared.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
+            the limit from above, arg max with ties shared. T < 0 favours the lowest scores: −∞
+            takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -74,7 +75,7 @@ def entmax(
 
 def sparsemax(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     prior: ArrayLike | None = None,
@@ -87,11 +88,12 @@ def sparsemax(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
             makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -144,7 +146,8 @@ def binary_entmax(
     """
     logits = checks.as_array("binary_entmax", "logits", logits)
     alpha, temperature = (
-        x if checks.static_number(x) is not None else _expanded(x) for x in (alpha, temperature)
+        x if checks.static_number(x) is not None else _expanded(name, x)
+        for name, x in (("alpha", alpha), ("temperature", temperature))
     )
     pairs = jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
     ask = problem(
@@ -154,16 +157,17 @@ def binary_entmax(
     return ask.probabilities()[..., 0].astype(ask.dtype)
 
 
-def _expanded(x: ArrayLike) -> Array | np.ndarray:
+def _expanded(name: str, x: ArrayLike) -> Array | np.ndarray:
     """`x` with a class axis; numbers of numpy stay numpy, so that they can be checked."""
     known = checks.known_values(x)
-    return jnp.asarray(x)[..., None] if known is None else known[..., None]
+    array = checks.as_array("binary_entmax", name, x) if known is None else known
+    return array[..., None]
 
 
 def smoothmax(
     logits: ArrayLike,
     alpha: ArrayLike | None = None,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
@@ -182,13 +186,13 @@ def smoothmax(
     Args:
         logits: scores z of shape [..., K, ...].
         alpha: α > 0, a number or an array with size 1 along `axis`; 1 where it is None.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
             makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`. A negative T gives the
-            smoothed minimum.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 gives
+            the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -218,7 +222,7 @@ def smoothmax(
 def entropy(
     probabilities: ArrayLike,
     alpha: ArrayLike | None = None,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
@@ -236,7 +240,7 @@ def entropy(
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
         alpha: α > 0, a number or an array with size 1 along `axis`; 1 where it is None.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `probabilities`.
         prior: a reference measure q ≥ 0 that broadcasts to `probabilities`, 1 where it is None,

@@ -21,7 +21,7 @@ from jsoftmax.core._simplex import cooled, probabilities
 def normmax(
     logits: ArrayLike,
     alpha: ArrayLike = 2.0,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
@@ -38,9 +38,10 @@ def normmax(
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         alpha: α > 1, a number or an array with size 1 along `axis`.
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:

@@ -13,7 +13,7 @@ from jsoftmax.core._regularizer import Regularizer
 def regularized_argmax(
     logits: ArrayLike,
     regularizer: Regularizer,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
@@ -33,7 +33,7 @@ def regularized_argmax(
             those of +∞ share all the mass.
         regularizer: ω, one of `Tsallis`, `FermiDirac`, `Elastic`, `JensenShannon`, `Laplace`, or a
             `Regularizer` of your own. Its arrays have size 1 along `axis`; they are differentiable.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None; it need

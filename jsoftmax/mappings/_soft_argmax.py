@@ -16,7 +16,7 @@ from jsoftmax.core._regularizers import of_order
 def soft_argmax(
     logits: ArrayLike,
     coordinates: ArrayLike | None = None,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     alpha: ArrayLike = 1.0,
     where: ArrayLike | None = None,
@@ -31,16 +31,17 @@ def soft_argmax(
     Args:
         logits: scores z of shape [..., K, ...], for instance a heat map.
         coordinates: x, broadcastable to `logits`; the index along the axis if None.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         alpha: α > 0 of the `entmax` that weighs, a number or an array with size 1 along `axis`.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the mean
-            coordinate of the largest entries, with zero gradient.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 gives
+            the mean coordinate of the largest entries, with zero gradient. T < 0 favours the
+            lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
-        One number a row, in float32 at least. If `axis` is a tuple and no coordinates are given,
-        one index per axis of the tuple, in a new last axis.
+        One number a row, in float32 at least. If `axis` is a tuple or None and no coordinates are
+        given, one index per axis, in the order of the tuple, in a new last axis.
 
     Raises:
         TypeError: if `logits` are not real numbers or `where` is not boolean.
@@ -64,7 +65,7 @@ def soft_argmax(
         x = checks.as_array("soft_argmax", "coordinates", coordinates)
         x = checks.aligned("soft_argmax", "coordinates", x, p.shape).astype(p.dtype)
         return ask.squeezed(ask.mean(p, x))
-    if not isinstance(axis, tuple | list):
+    if not (axis is None or isinstance(axis, tuple | list)):
         index = ask.classes.index(p).astype(p.dtype)
         return ask.squeezed(ask.classes.sum(p * index))
     if axis_name is not None:
@@ -72,5 +73,5 @@ def soft_argmax(
             "jsoftmax.soft_argmax: give `coordinates` when several axes are split by `axis_name`; "
             "which of them is split is not known here."
         )
-    iotas = [jax.lax.broadcasted_iota(p.dtype, p.shape, a % p.ndim) for a in axis]
+    iotas = [jax.lax.broadcasted_iota(p.dtype, p.shape, a % p.ndim) for a in ask.classes.axis]
     return jnp.stack([ask.squeezed(ask.classes.sum(p * iota)) for iota in iotas], axis=-1)

@@ -14,7 +14,7 @@ from jsoftmax.core._scores import difference
 
 def softmax(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     prior: ArrayLike | None = None,
@@ -33,14 +33,15 @@ def softmax(
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
-            those of +∞ share all the mass.
-        axis: the class axis, or a tuple of axes that together hold the classes.
+            those of +∞ share all the mass (at T > 0).
+        axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0, whatever their score is.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
             makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
-            the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities.
+            the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -69,7 +70,7 @@ def softmax(
 
 def log_softmax(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     prior: ArrayLike | None = None,
@@ -82,11 +83,12 @@ def log_softmax(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`; −∞ is returned where it is False.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
             makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -116,7 +118,7 @@ def log_softmax(
 
 def logsumexp(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     *,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
@@ -134,12 +136,12 @@ def logsumexp(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
             makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign. A negative T
-            gives the smooth minimum.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 gives
+            the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -189,7 +191,11 @@ class PartialLogSumExp(NamedTuple):
 
     @classmethod
     def of(
-        cls, logits: ArrayLike, axis: int | tuple[int, ...] = -1, *, where: ArrayLike | None = None
+        cls,
+        logits: ArrayLike,
+        axis: int | tuple[int, ...] | None = -1,
+        *,
+        where: ArrayLike | None = None,
     ) -> PartialLogSumExp:
         """The contribution of a block of logits [..., K, ...], without its class axis."""
         ask = problem("PartialLogSumExp.of", logits, axis, where)
@@ -219,7 +225,7 @@ class PartialLogSumExp(NamedTuple):
 
 def softmin(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     prior: ArrayLike | None = None,
@@ -232,11 +238,12 @@ def softmin(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
             makes p ∝ q exp(−z/T); 0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign; T < 0 is
+            `softmax` at −T.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -266,7 +273,7 @@ def softmin(
 
 def hardmax(
     logits: ArrayLike,
-    axis: int | tuple[int, ...] = -1,
+    axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
     *,
     prior: ArrayLike | None = None,
@@ -278,7 +285,7 @@ def hardmax(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes.
+        axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`; ties share in proportion to
             it, and 0 masks a class.

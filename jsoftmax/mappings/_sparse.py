@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import min_dim
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jsoftmax.core._axis import ClassAxis
@@ -64,7 +65,8 @@ def entmax_sparse(
             and the certificate is True only if `size` reaches the number of classes.
         axis: the class axis.
         where: boolean mask that broadcasts to `logits`.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
 
     Returns:
         A `SparseEntmax` whose class axis, the last, has min(size, K) entries; values of the dtype
@@ -99,8 +101,8 @@ def entmax_sparse(
     z = jnp.moveaxis(cooled(ask.z, ask.temperature, ask.classes), class_axis, -1)
     family = ask.regularizer.by_rows(lambda _, x: jnp.moveaxis(x, class_axis, -1))
     # One more than will be kept, to see whether it has mass too. A NaN counts as the largest.
-    kept = min(size, z.shape[-1])
-    scores, indices = jax.lax.top_k(z, min(kept + 1, z.shape[-1]))
+    kept = min_dim(size, z.shape[-1])
+    scores, indices = jax.lax.top_k(z, min_dim(kept + 1, z.shape[-1]))
     listed, following = scores[..., :kept], scores[..., kept:]
     p = probabilities(listed, None, family, _LAST)
     # z − τ = ω′(p): at the largest score that is known, and below ω′(0) there is no mass.
