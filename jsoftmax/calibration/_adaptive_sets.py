@@ -58,7 +58,7 @@ def aps_scores(
     probabilities: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     *,
-    key: Array | None = None,
+    key: ArrayLike | None = None,
     penalty: ArrayLike = 0.0,
     free: ArrayLike = 0,
     where: ArrayLike | None = None,

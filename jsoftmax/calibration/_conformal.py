@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from jsoftmax.calibration._examples import counted, read_labels, read_weights
+from jsoftmax.calibration._sums import cumulative
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._problem import problem
 
@@ -97,8 +98,9 @@ def conformal_threshold(
         rank = math.ceil(Fraction(repr(number)) * (len(w) + 1))
         place = max(rank, 1) - 1
     else:
-        mass = jnp.cumsum(w[order])
-        needed = jnp.asarray(coverage, w.dtype) * (jnp.sum(w) + 1)
+        # A new example counts 1, and comes last so that all are sums of one unit.
+        mass = cumulative(jnp.append(w[order], 1))
+        mass, needed = mass[:-1], jnp.asarray(coverage, w.dtype) * mass[-1]
         needed = needed * (1 - 4 * jnp.finfo(w.dtype).eps)  # what rounding may have added
         place = jnp.sum(jnp.where((mass < needed) | (mass == 0), 1, 0))
     return jnp.where(jnp.isnan(score).any(), jnp.nan, least[place])

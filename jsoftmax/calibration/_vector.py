@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.calibration._examples import counted, read_examples
+from jsoftmax.calibration._sums import for_rows, total
 from jsoftmax.calibration._temperature import BOUNDS, sharpness
 from jsoftmax.core import _checks as checks
 from jsoftmax.losses._fenchel_young import fenchel_young
@@ -141,15 +142,16 @@ def _fitted(x, y, w, alpha, penalty, family, classes):
     """The best scale and bias of the scores x."""
     excluded = x == -jnp.inf
     x = jnp.where(excluded, 0, x)
-    share = w / jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
+    w = w.ravel()
+    share = w / jnp.maximum(total(w), jnp.finfo(w.dtype).tiny)
     shape = [n if a in classes.axis else 1 for a, n in enumerate(x.shape, -x.ndim)]
 
     def objective(parameters):
-        scale, bias = parameters
+        scale, bias = (for_rows(parameter, x.shape) for parameter in parameters)
         scaled = jnp.where(excluded, -jnp.inf, x * scale + bias)
         losses = fenchel_young(scaled, y, alpha, family, classes)
-        distance = jnp.sum(jnp.square(scale - 1)) + jnp.sum(jnp.square(bias))
-        return jnp.sum(share * losses) + penalty / 2 * distance
+        distance = jnp.sum(jnp.square(parameters[0] - 1)) + jnp.sum(jnp.square(parameters[1]))
+        return total(share * losses.ravel()) + penalty / 2 * distance
 
     return _minimized(objective, (jnp.ones(shape, x.dtype), jnp.zeros(shape, x.dtype)))
 

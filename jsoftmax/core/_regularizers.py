@@ -38,6 +38,8 @@ class Tsallis:
     def value(self, p: Array, alpha: Array | None = None) -> Array:
         """ω(p) = p (p^a − 1)/(α a), zero at 0 and at 1; differentiable in p and α."""
         a = self.exponent(alpha)
+        if isinstance(a, float) and a == 0:
+            return _p_log_p(p)
         return jnp.where(p == 0, 0, p * _box_cox(_positive(p), a)) / (1 + a)
 
     def marginal(self, p: Array, alpha: Array | None = None) -> Array:
@@ -100,6 +102,24 @@ def q_log_from_log(log_p: Array, a: float | Array) -> Array:
         return log_p
     x = nonzero(a) * log_p
     return jnp.where((x == 0) | (jnp.asarray(a) == 0), log_p, jnp.expm1(x) / nonzero(a))
+
+
+@jax.custom_jvp
+def _p_log_p(p: Array) -> Array:
+    return p * _bounded_log(p)
+
+
+@_p_log_p.defjvp
+def _p_log_p_jvp(primals, tangents):
+    # 1/p, by which p is multiplied again in the rule for the logarithm, may overflow. At p = 0 the
+    # derivative is 0, by a factor, which is fused into sums where a choice is not.
+    (p,), (d_p,) = primals, tangents
+    some = jnp.minimum(jax.lax.stop_gradient(p) / jnp.finfo(p.dtype).tiny, 1)
+    return _p_log_p(p), some * (_bounded_log(p) + 1) * d_p
+
+
+def _bounded_log(p: Array) -> Array:
+    return jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
 
 
 @partial(jax.custom_jvp)

@@ -80,7 +80,7 @@ class AliasTable(NamedTuple):
         np.add.at(mass, np.asarray(self.aliases), _FULL - own)
         return mass / (_FULL * self.classes)
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+    def sample(self, key: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         """Independent draws of the given shape, in the default integer dtype.
 
         Args:

@@ -21,7 +21,7 @@ _LAST = ClassAxis((-1,))
 
 
 def categorical(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     *,
@@ -84,6 +84,11 @@ def categorical(
     key = one_key("categorical", key)
     ask = problem("categorical", logits, axis, where, temperature=temperature, axis_name=axis_name)
     shape = sample_shape("categorical", shape, ask.rows)
+    return drawn_from(key, ask, shape)
+
+
+def drawn_from(key: Array, ask: Problem, shape: tuple[int, ...]) -> Array:
+    """Draws from softmax of the scores of a problem, without its probabilities."""
     per_row = (ask.classes.max(ask.z),)
     if ask.temperature is not None:
         per_row = (*per_row, ask.temperature)
@@ -91,7 +96,7 @@ def categorical(
 
 
 def sample_from(
-    key: Array,
+    key: ArrayLike,
     probabilities: ArrayLike | SparseEntmax,
     axis: int | tuple[int, ...] = -1,
     *,

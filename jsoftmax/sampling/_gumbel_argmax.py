@@ -24,7 +24,7 @@ _AT_ONCE = 2**18  # numbers of noise in memory, about
 
 
 def gumbel_argmax(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     *,

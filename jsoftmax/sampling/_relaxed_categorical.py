@@ -67,7 +67,7 @@ class RelaxedCategorical(Distribution):
         self.temperature = number_or_array(temperature, self.logits.shape)
         self.where = None if where is None else spread(where, self.logits.shape)
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+    def sample(self, key: ArrayLike, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Independent draws, differentiable in the logits and the temperature.
 
         Args:
