@@ -144,7 +144,7 @@ def _ties(ordered: Array) -> tuple[Array, Array]:
 
 
 def _not_negative(function: str, name: str, x: Any, dtype: np.dtype) -> Array:
-    number = checks.static_number(x)
-    if (number is not None and not number >= 0) or jnp.ndim(x):
+    number, array = checks.static_number(x), checks.as_array(function, name, x)
+    if (number is not None and not number >= 0) or array.ndim:
         raise ValueError(f"jsoftmax.{function}: `{name}` must be one number ≥ 0, got {x!r}.")
-    return jnp.asarray(x, dtype)
+    return array.astype(dtype)

@@ -139,7 +139,7 @@ def _limbs(v: Array, exponent: Array, bits: int) -> list[Array]:
 def _sum_of_words(parts: Array) -> Words:
     """The sum of uint32 over the first axis."""
     # Of halves of a word 2¹⁶ are summed in one.
-    groups = -(-len(parts) // 2**16)
+    groups = max(1, -(-len(parts) // 2**16))
     parts = jnp.pad(parts, [(0, -len(parts) % groups), (0, 0)]).reshape(groups, -1, parts.shape[-1])
     high, low = (jnp.sum(x, 1, jnp.uint32) for x in (parts >> 16, parts & 0xFFFF))
     return from_limbs(high, low, 16).cumulative(0).map(lambda x: x[-1])

@@ -121,6 +121,9 @@ def vector_scaling(
         ICML 2017.
     """
     function = "vector_scaling"
+    ridge = checks.as_array(function, "penalty", penalty)
+    if ridge.ndim:
+        raise ValueError(f"jsoftmax.{function}: `penalty` must be one number, got {penalty!r}.")
     known = checks.known_values(penalty)
     if known is not None and not (known > 0).all():
         raise ValueError(f"jsoftmax.{function}: `penalty` must be positive, got {penalty!r}.")
@@ -128,9 +131,8 @@ def vector_scaling(
     beta = sharpness(ask, y, w, BOUNDS)
     # A score of +∞ stays the highest whatever it is multiplied by, so its row does not count.
     w = jnp.where(ask.classes.max(ask.z) == jnp.inf, 0, w)
-    penalty = jnp.asarray(penalty, ask.z.dtype)
     scale, bias = _fitted(
-        beta * counted(ask.z, w), y, w, ask.alpha, penalty, ask.family, ask.classes
+        beta * counted(ask.z, w), y, w, ask.alpha, ridge.astype(ask.z.dtype), ask.family, ask.classes
     )
     # The axes of classes and those after them, so that rows may be of any number.
     shape = scale.shape[ask.classes.axis[0] :]

@@ -142,10 +142,32 @@ def cooled(
     v = difference(z, anchor)
     # The difference of two finite scores may overflow, and is still not that of an excluded class.
     v = jnp.where(takes_part, jnp.maximum(v, -jnp.finfo(z.dtype).max), 0)
-    y = v / jnp.where(temperature == 0, 1, temperature)
-    y = jnp.where((temperature == 0) & (v < 0), -jnp.inf, y)
-    y = jnp.where(takes_part, y, jnp.where(z == z, -jnp.inf, z))
-    return jnp.where(temperature == 0, jax.lax.stop_gradient(y), y)
+    below = is_zero(temperature) & (v < 0)
+    y = jnp.where(takes_part & ~below, quotient(v, temperature), -jnp.inf)
+    return jnp.where(z == z, y, z)
+
+
+def is_zero(temperature: Array) -> Array:
+    """Where T ≥ 0 is 0, or so small that hardware may take it for 0."""
+    return temperature < jnp.finfo(temperature.dtype).tiny
+
+
+@jax.custom_jvp
+def quotient(x: Array, temperature: Array) -> Array:
+    """x/T for finite x and T ≥ 0, kept finite; 0 at T = 0, where its callers put the limit."""
+    none, finite = is_zero(temperature), float(jnp.finfo(x.dtype).max)
+    return jnp.where(none, 0, jnp.clip(x / jnp.where(none, 1, temperature), -finite, finite))
+
+
+@quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    # ẋ/T − (x/T)/T Ṫ. Of classes without mass x/T² overflows where its product with p is 0, so it
+    # is clipped, and by so much more that sums over classes stay finite.
+    (x, temperature), (d_x, d_temperature) = primals, tangents
+    value = quotient(x, temperature)
+    most = float(jnp.finfo(x.dtype).max) / 2**24
+    bend = jnp.clip(quotient(value, temperature), -most, most)
+    return value, quotient(jnp.ones_like(temperature), temperature) * d_x - bend * d_temperature
 
 
 def effective_tangent(p, d_z, alpha, d_alpha, family) -> Array | None:

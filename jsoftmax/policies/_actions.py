@@ -45,8 +45,9 @@ def sample_action(
         axis: the action axis; or axes, whose actions are numbered row-major.
         alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
-            the share ε too. So are those with a preference of −∞.
-        temperature: T, a number or an array with size 1 along `axis`.
+            the share ε too. So are those with a preference of −∞ (T < 0: of +∞).
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
+            the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
         axis_name: name of the mesh or `vmap` axis over which the actions are split. All parts are
             given the same key, and draw the same action.
@@ -107,8 +108,9 @@ def log_prob(
         axis: the action axis or axes.
         alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
-            the share ε too. So are those with a preference of −∞.
-        temperature: T, a number or an array with size 1 along `axis`.
+            the share ε too. So are those with a preference of −∞ (T < 0: of +∞).
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
+            the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
         axis_name: name of the mesh or `vmap` axis over which the actions are split.
 

@@ -31,7 +31,8 @@ class Categorical(Distribution):
     Args:
         logits: scores z of shape [..., K]; the classes are the last axis, the rest is the batch.
         alpha: α > 0, a number or an array [..., 1]: `softmax` at 1, `sparsemax` at 2.
-        temperature: T, a number or an array [..., 1], of either sign.
+        temperature: T, a number or an array [..., 1], of either sign. T < 0 takes the arg-min side:
+            −∞ is the minimum, +∞ gets 0; exclude classes by `where`.
         where: boolean mask that broadcasts to `logits`. Other classes have probability 0.
 
     Raises:
@@ -67,7 +68,7 @@ class Categorical(Distribution):
         where: ArrayLike | None = None,
     ):
         problem("Categorical", logits, -1, where, alpha=alpha, temperature=temperature)
-        self.logits = jnp.asarray(logits)
+        self.logits = checks.as_array("Categorical", "logits", logits)
         shape = self.logits.shape
         self.alpha = number_or_array(alpha, shape)
         self.temperature = number_or_array(temperature, shape)
