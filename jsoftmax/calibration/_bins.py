@@ -64,9 +64,10 @@ def binned(confidence, right, w, bins, equal_mass) -> Reliability:
         mass = cumulative(w[order])
         # The weight of all that is no more confident, ties included.
         last = jnp.searchsorted(x[order], x, side="right") - 1
-        which = jnp.ceil(bins * mass[last] / jnp.maximum(mass[-1], 1)) - 1
+        which = jnp.ceil(bins * mass[last] / jnp.max(mass, initial=1)) - 1
     else:
-        edges = jnp.arange(1, bins, dtype=x.dtype) / bins
+        # By numpy, since the compiler multiplies by a rounded 1/bins.
+        edges = jnp.asarray(np.arange(1, bins, dtype=x.dtype) / x.dtype.type(bins))
         method = "compare_all" if bins <= 64 else "scan"
         which = jnp.searchsorted(edges, x, side="left", method=method)
     which = jnp.clip(which, 0, bins - 1).astype(jnp.int32)

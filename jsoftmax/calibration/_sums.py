@@ -13,7 +13,7 @@ from jax import Array
 
 from jsoftmax.sampling._wide_integers import Words, from_limbs
 
-_KEPT = 48  # bits of every number that are summed, below the highest of the largest
+_KEPT = 48  # bits of every float32 that are summed, below the highest of the largest
 
 
 def total(x: Array) -> Array:
@@ -71,7 +71,7 @@ def cumulative(w: Array) -> Array:
     # each is right to 2⁻³⁶ of the largest.
     bits, w = min(_KEPT, 63 - _known(len(w)).bit_length()), _not_folded(w)
     exponent = _exponent(w)
-    high, low = _limbs(w, exponent - (bits - 48), 24)
+    high, low, *_ = _limbs(w, exponent - (bits - _KEPT), 24)
     return _as_float(from_limbs(high, low, 24).cumulative(0), w.dtype)
 
 
@@ -126,10 +126,10 @@ def _exponent(v: Array) -> Array:
 
 
 def _limbs(v: Array, exponent: Array, bits: int) -> list[Array]:
-    """The bits of v/2^e, so many in each uint32, from the highest; 48 in all."""
+    """The bits of v/2^e, so many in each uint32, from the highest; 48 in all, 96 of float64."""
     rest = jnp.ldexp(jnp.maximum(v, 0), bits - exponent)
     limbs = []
-    for _ in range(_KEPT // bits):
+    for _ in range((_KEPT if v.dtype.itemsize == 4 else 2 * _KEPT) // bits):
         limb = jnp.floor(rest)
         rest = (rest - limb) * 2.0**bits
         limbs.append(limb.astype(jnp.uint32))
