@@ -132,7 +132,13 @@ def vector_scaling(
     # A score of +∞ stays the highest whatever it is multiplied by, so its row does not count.
     w = jnp.where(ask.classes.max(ask.z) == jnp.inf, 0, w)
     scale, bias = _fitted(
-        beta * counted(ask.z, w), y, w, ask.alpha, ridge.astype(ask.z.dtype), ask.family, ask.classes
+        beta * counted(ask.z, w),
+        y,
+        w,
+        ask.alpha,
+        ridge.astype(ask.z.dtype),
+        ask.family,
+        ask.classes,
     )
     # The axes of classes and those after them, so that rows may be of any number.
     shape = scale.shape[ask.classes.axis[0] :]

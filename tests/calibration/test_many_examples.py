@@ -80,7 +80,9 @@ def test_what_rows_share_is_pulled_back_by_that_sum():
     pulled = jax.vjp(lambda x: for_rows(x, slopes.shape), jnp.ones((1, 2, 1), jnp.float32))[1](
         slopes
     )[0]
-    np.testing.assert_allclose(pulled[0, :, 0], np.float64(slopes[0, 0]).repeat(2) * 1_000_003, 2e-7)
+    np.testing.assert_allclose(
+        pulled[0, :, 0], np.float64(slopes[0, 0]).repeat(2) * 1_000_003, 2e-7
+    )
 
 
 def test_partial_sums_of_ones_count_beyond_the_integers_of_a_float():

@@ -521,7 +521,9 @@ def test_every_option_of_a_policy_maps():
     z, actions, epsilon = jnp.asarray(Z), jnp.asarray([0, 2, 1, 4]), jnp.full(4, 1 / 3)
     alpha, t = jnp.array([1, 1.5, 2, 3]), jnp.arange(4.0)
     rows = jax.vmap(
-        lambda z, a, alpha, t, e, m: js.log_prob(z, a, alpha=alpha, temperature=t, epsilon=e, where=m)
+        lambda z, a, alpha, t, e, m: js.log_prob(
+            z, a, alpha=alpha, temperature=t, epsilon=e, where=m
+        )
     )(z, actions, alpha, t, epsilon, MASK)
     for i, action in enumerate(actions):
         row = slice(i, i + 1)

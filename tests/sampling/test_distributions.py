@@ -73,7 +73,10 @@ def test_temperature_and_mask_are_those_of_the_mapping():
 def test_its_draws_are_those_of_the_samplers():
     for sampler, d in (
         (lambda shape: js.categorical(KEY, Z, shape=shape), js.Categorical(Z)),
-        (lambda shape: js.sample_from(KEY, js.sparsemax(Z), shape=shape), js.Categorical(Z, alpha=2)),
+        (
+            lambda shape: js.sample_from(KEY, js.sparsemax(Z), shape=shape),
+            js.Categorical(Z, alpha=2),
+        ),
     ):
         same(d.sample(KEY, (3, 5)), sampler((3, 5, 2)))
         assert d.sample(KEY).shape == d.batch_shape == (2,)
