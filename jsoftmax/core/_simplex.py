@@ -48,8 +48,8 @@ def log_probabilities(z: Array, alpha: Array | None, family: Tsallis, classes: C
         _, total, v = _softmax(z, classes)
         # A finite score below one of +∞ has no mass, however large it is. (A factor a row is fused
         # into sums, a choice an entry is not.)
-        finite = float(jnp.finfo(z.dtype).max)
-        further = jnp.where(classes.max(z) == jnp.inf, finite, 1).astype(z.dtype)
+        finite = jnp.asarray(jnp.finfo(z.dtype).max, z.dtype)
+        further = jnp.where(classes.max(z) == jnp.inf, finite, 1)
         return v * further - jnp.log(jnp.where(total == 0, 1, total))
     return _solved(z, alpha, family, classes, True)
 
@@ -128,7 +128,7 @@ def cooled(
     """(z − max z)/T for T ≥ 0, with its limits: arg max at T = 0, all ties at T = ∞.
 
     Where T is None, which stands for 1, it is z itself. Another anchor than the maximum keeps the
-    differences of finite scores where one of +∞ is above it.
+    differences of finite scores where one of +∞ is above it; at T = 0 scores above it go to +∞.
 
     −∞ stays −∞ at every T. At T = 0 and T = ∞ nothing depends on z or T any more, and the
     derivative is zero.
@@ -142,8 +142,9 @@ def cooled(
     v = difference(z, anchor)
     # The difference of two finite scores may overflow, and is still not that of an excluded class.
     v = jnp.where(takes_part, jnp.maximum(v, -jnp.finfo(z.dtype).max), 0)
-    below = is_zero(temperature) & (v < 0)
-    y = jnp.where(takes_part & ~below, quotient(v, temperature), -jnp.inf)
+    cold, y = is_zero(temperature), quotient(v, temperature)
+    y = jnp.where(takes_part & ~(cold & (v < 0)), y, -jnp.inf)
+    y = jnp.where(cold & (v > 0), jnp.inf, y)
     return jnp.where(z == z, y, z)
 
 
@@ -155,8 +156,11 @@ def is_zero(temperature: Array) -> Array:
 @jax.custom_jvp
 def quotient(x: Array, temperature: Array) -> Array:
     """x/T for finite x and T ≥ 0, kept finite; 0 at T = 0, where its callers put the limit."""
-    none, finite = is_zero(temperature), float(jnp.finfo(x.dtype).max)
-    return jnp.where(none, 0, jnp.clip(x / jnp.where(none, 1, temperature), -finite, finite))
+    dtype = jnp.finfo(x.dtype)
+    none, most = is_zero(temperature), float(dtype.max) * (1 - 4 * float(dtype.eps))
+    # Clipped first, since nothing is to overflow on the way.
+    bound = most * jnp.minimum(temperature, 1)
+    return jnp.where(none, 0, jnp.clip(x, -bound, bound) / jnp.where(none, 1, temperature))
 
 
 @quotient.defjvp
