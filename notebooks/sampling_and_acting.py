@@ -82,7 +82,7 @@ winners = []
 print("  α    T    one-hot   share of each class as the largest")
 for row, alpha in zip(axes, (1.0, 2.0), strict=True):
     for ax, t in zip(row, COLDER, strict=True):
-        x = np.asarray(js.gumbel_entmax(key, many, alpha, temperature=t))
+        x = np.asarray(js.gumbel_entmax(key, many, t, alpha=alpha))
         winners.append(x.argmax(-1))
         simplex.triangle(ax, names=("", "", ""))
         at, hues = simplex.flat(x), np.array(simplex.HUES)[winners[-1]]
@@ -335,7 +335,7 @@ left.plot(range(6), k * p6, "o", color=ORANGE, markersize=5, label="k p, with re
 left.set(xlabel="class", ylabel="mean number among the three", ylim=(0, 1.9))
 left.legend(fontsize=8.5)
 one = jax.random.key(7)
-x = jax.vmap(lambda t: js.relaxed_topk(one, z6, k, t))(cooling)
+x = jax.vmap(lambda t: js.relaxed_topk(one, z6, k, temperature=t))(cooling)
 for i, color in enumerate(style.ordered(6)):
     right.plot(cooling, x[:, i], color=color, label=f"class {i}")
 right.set(xscale="log", xlim=(3, 0.02), ylim=(-0.02, 1.03), xlabel="temperature", ylabel="x")
@@ -343,7 +343,7 @@ right.set_xticks([1, 0.1], ["1", "0.1"])
 right.minorticks_off()
 right.legend(fontsize=8.5, loc="center right")
 plt.show()
-print("relaxed_topk at T = 0:", js.relaxed_topk(one, z6, k, 0.0))
+print("relaxed_topk at T = 0:", js.relaxed_topk(one, z6, k, temperature=0.0))
 print("gumbel_topk:          ", js.gumbel_topk(one, z6, k).indices)
 
 # %% [markdown]
@@ -435,7 +435,7 @@ for (name, alpha), color in zip(
     {"softmax": 1.0, "entmax, α = 1.5": 1.5, "sparsemax": 2.0}.items(),
     (BLUE, ORANGE, GREEN), strict=True,
 ):  # fmt: skip
-    batch = js.Categorical(jnp.tile(z6, (120, 1)), alpha, temperature=warm[:, None])
+    batch = js.Categorical(jnp.tile(z6, (120, 1)), alpha=alpha, temperature=warm[:, None])
     left.plot(warm, batch.entropy(), color=color, label=name)
 left.axhline(np.log(6), color=FAINT, linestyle=":", linewidth=1)
 style.label(left, warm[0], np.log(6), "log 6", FAINT, (2, -8))
@@ -602,7 +602,7 @@ for alpha in (1.0, 1.5, 2.0):
 rows = jnp.array([[1.0, jnp.nan, 0.5], [0.3, 0.1, 0.2]])
 allowed = jnp.array([[True, False, True], [False, False, False]])
 log_p, pull = jax.vjp(
-    lambda z: js.log_prob(z, jnp.array([2, 1]), 1.5, epsilon=0.1, where=allowed), rows
+    lambda z: js.log_prob(z, jnp.array([2, 1]), alpha=1.5, epsilon=0.1, where=allowed), rows
 )
 print("log_prob", log_p)
 print("gradient", *pull(jnp.ones(2)))
@@ -689,7 +689,7 @@ print("KL(old ‖ new)  ", js.kl_divergence(before, after))
 print("to softmax(new)", js.kl_divergence(before, js.softmax(new)), "as a loss:", end=" ")
 print(js.fenchel_young_loss(new, before))
 tiled = jnp.tile(new, (3, 1)), jnp.tile(old, (3, 1))
-log_new, log_old = (js.log_prob(z, jnp.arange(3), 2.0) for z in tiled)
+log_new, log_old = (js.log_prob(z, jnp.arange(3), alpha=2.0) for z in tiled)
 print("log π, log μ   ", log_new, log_old)
 print("ratio          ", js.importance_ratio(log_new, log_old))
 print("clipped        ", js.importance_ratio(log_new, log_old, low=0.8, high=1.2))
@@ -712,7 +712,7 @@ def learn(alpha, key, bonus=0.02):
         z, state = carry
         act, noise = jax.random.split(key)
         batch = jnp.broadcast_to(z, (32, 5))
-        actions = js.sample_action(act, batch, alpha)
+        actions = js.sample_action(act, batch, alpha=alpha)
         rewards = ARMS[actions] + jax.random.normal(noise, (32,))
         advantage = rewards - rewards.mean()
 

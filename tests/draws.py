@@ -30,9 +30,7 @@ ONE_HOT = {
 }
 RELAXED = {
     "gumbel_softmax": js.gumbel_softmax,
-    "gumbel_entmax": lambda key, z, temperature=1.0, **options: js.gumbel_entmax(
-        key, z, 1.5, temperature=temperature, **options
-    ),
+    "gumbel_entmax": js.gumbel_entmax,
 }
 SAMPLERS = ONE_HOT | RELAXED
 

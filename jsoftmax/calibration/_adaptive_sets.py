@@ -58,7 +58,7 @@ def aps_scores(
     probabilities: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     *,
-    key: Array | None = None,
+    key: ArrayLike | None = None,
     penalty: ArrayLike = 0.0,
     free: ArrayLike = 0,
     where: ArrayLike | None = None,
@@ -144,7 +144,7 @@ def ties(ordered: Array) -> tuple[Array, Array]:
 
 
 def _not_negative(function: str, name: str, x: Any, dtype: np.dtype) -> Array:
-    number = checks.static_number(x)
-    if (number is not None and not number >= 0) or jnp.ndim(x):
+    number, array = checks.static_number(x), checks.as_array(function, name, x)
+    if (number is not None and not number >= 0) or array.ndim:
         raise ValueError(f"jsoftmax.{function}: `{name}` must be one number ≥ 0, got {x!r}.")
-    return jnp.asarray(x, dtype)
+    return array.astype(dtype)

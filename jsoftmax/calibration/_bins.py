@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jsoftmax.calibration._adaptive_sets import ties
 from jsoftmax.calibration._examples import counted, read_labels, read_weights
+from jsoftmax.calibration._sums import bin_sums, cumulative
 from jsoftmax.core._problem import problem
 
 
@@ -54,27 +55,27 @@ def read_predictions(function, probabilities, labels, axis, where, weights):
 @partial(jax.jit, static_argnums=(3, 4), inline=True)
 def binned(confidence, right, w, bins, equal_mass) -> Reliability:
     """Means over the examples of each bin."""
-    x = jax.lax.stop_gradient(confidence)
+    x, finite = jax.lax.stop_gradient(confidence), jnp.isfinite
+    # Where a NaN would fall nobody knows, so it is in every bin.
+    spoiled = jnp.where(finite(x) & finite(w), 0, jnp.nan).sum().astype(x.dtype)
+    x, w = jnp.where(finite(x), x, 0), jnp.where(finite(w), w, 0)
+    confidence = jnp.where(finite(confidence), confidence, 0)
     if equal_mass:
         order = jnp.argsort(x)
-        mass = jnp.cumsum(w[order])
+        mass = cumulative(w[order])
         # The weight of all that is no more confident, ties included.
         _, last = ties(x[order])
         last = jnp.zeros_like(last).at[order].set(last, unique_indices=True)
-        total = jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
-        which = jnp.ceil(bins * mass[last] / total) - 1
+        which = jnp.ceil(bins * mass[last] / jnp.max(mass, initial=1)) - 1
     else:
-        edges = jnp.arange(1, bins, dtype=x.dtype) / bins
-        which = jnp.searchsorted(edges, x, side="left")
+        # By numpy, since the compiler multiplies by a rounded 1/bins.
+        edges = jnp.asarray(np.arange(1, bins, dtype=x.dtype) / x.dtype.type(bins))
+        method = "compare_all" if bins <= 64 else "scan"
+        which = jnp.searchsorted(edges, x, side="left", method=method)
     which = jnp.clip(which, 0, bins - 1).astype(jnp.int32)
-    total = jnp.zeros(bins, w.dtype).at[which].add(w)
+    total, confidence, right = bin_sums((w, w * confidence, w * right), which, bins)
     each = jnp.where(total > 0, total, 1)
-    confidence, right = (
-        jnp.zeros(bins, w.dtype).at[which].add(w * x) / each for x in (confidence, right)
-    )
-    # Where a NaN would fall nobody knows, so it is in every bin.
-    spoiled = jnp.where(jnp.isnan(x), x, 0).sum()
-    return Reliability(confidence + spoiled, right + spoiled, total + spoiled)
+    return Reliability(confidence / each + spoiled, right / each + spoiled, total + spoiled)
 
 
 def gaps(diagram: Reliability) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from jsoftmax.calibration._examples import counted, read_labels, read_weights
+from jsoftmax.calibration._sums import cumulative
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import is_known
 from jsoftmax.core._problem import problem
@@ -76,12 +77,13 @@ def conformal_threshold(
         prediction under covariate shift", NeurIPS 2019.
     """
     function = "conformal_threshold"
+    c = checks.as_array(function, "coverage", coverage)
     known = checks.known_values(coverage)
     if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"jsoftmax.{function}: `coverage` must be from 0 to 1, got {coverage!r}.")
-    if jnp.ndim(coverage):
+    if c.ndim:
         raise ValueError(
-            f"jsoftmax.{function}: `coverage` has shape {jnp.shape(coverage)}; give one number, "
+            f"jsoftmax.{function}: `coverage` has shape {c.shape}; give one number, "
             "and use jax.vmap for several."
         )
     ask = problem(function, scores, axis, called="scores")
@@ -98,8 +100,9 @@ def conformal_threshold(
         rank = math.ceil(Fraction(repr(number)) * (w.shape[0] + 1))
         place = max(rank, 1) - 1
     else:
-        mass = jnp.cumsum(w[order])
-        needed = jnp.asarray(coverage, w.dtype) * (jnp.sum(w) + 1)
+        # A new example counts 1, and comes last so that all are sums of one unit.
+        mass = cumulative(jnp.append(w[order], 1))
+        mass, needed = mass[:-1], c.astype(w.dtype) * mass[-1]
         needed = needed * (1 - 4 * jnp.finfo(w.dtype).eps)  # what rounding may have added
         place = jnp.sum(jnp.where((mass < needed) | (mass == 0), 1, 0))
     return jnp.where(jnp.isnan(score).any(), jnp.nan, least[place])

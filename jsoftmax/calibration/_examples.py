@@ -46,7 +46,7 @@ def read_labels(
     function: str, labels: Any, ask: Problem, called: str = "probabilities"
 ) -> tuple[Array, Array]:
     """One-hot rows of the shape of `ask.z`, and whether each label is a class, axes kept."""
-    array, rows = jnp.asarray(labels), ask.rows
+    array, rows = checks.as_array(function, "labels", labels), ask.rows
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.{function}: `labels` have dtype {array.dtype}; give integers, one class a "
@@ -74,10 +74,10 @@ def read_weights(function: str, weights: Any, ask: Problem) -> Array:
     if weights is None:
         w = jnp.ones(rows, ask.z.dtype)
     else:
+        w = checks.as_array(function, "weights", weights).astype(ask.z.dtype)
         known = checks.known_values(weights)
         if known is not None and not (known >= 0).all():
             raise ValueError(f"jsoftmax.{function}: `weights` must not be negative, nor NaN.")
-        w = checks.as_array(function, "weights", weights).astype(ask.z.dtype)
         if w.ndim > len(rows) or any(
             n not in (1, m) for n, m in zip(w.shape[::-1], rows[::-1], strict=False)
         ):

@@ -69,6 +69,7 @@ def entmax_scores(
     # At T = s_k the class has 1 + (α−1)(z_k/T − τ) = 0, so p_j = [(α−1)(z_j − z_k)/T]₊^{1/(α−1)};
     # their sum is 1. A higher T lowers all of these terms and leaves mass for class k.
     function = "entmax_scores"
+    checks.as_array(function, "alpha", alpha)
     known = checks.known_values(alpha)
     if known is not None and not ((known > 1) & (known < jnp.inf)).all():
         raise ValueError(

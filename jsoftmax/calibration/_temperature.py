@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.calibration._examples import read_examples
+from jsoftmax.calibration._sums import total
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem
@@ -182,7 +183,11 @@ def _derivatives(beta, v, y, w, regularizer, classes):
     s_total = classes.sum(s)
     u = v - classes.sum(y * v)
     centre = classes.sum(s * u) / jnp.where(s_total > 0, s_total, 1)
-    share = w / jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
-    slope = jnp.sum(share * p * u)
-    bend = jnp.sum(share * s * jnp.square(u - centre))
-    return slope, bend, jnp.sum(share * p * jnp.abs(u))
+    # The classes of each row are summed first, and then the rows, of which there may be many.
+    w = w.ravel()
+    share = w / jnp.maximum(total(w), jnp.finfo(w.dtype).tiny)
+    slope, bend, terms = (
+        total(share * classes.sum(x).ravel())
+        for x in (p * u, s * jnp.square(u - centre), p * jnp.abs(u))
+    )
+    return slope, bend, terms

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.calibration._examples import counted, read_examples
+from jsoftmax.calibration._sums import for_rows, total
 from jsoftmax.calibration._temperature import BOUNDS, sharpness
 from jsoftmax.core import _checks as checks
 from jsoftmax.losses._fenchel_young import fenchel_young
@@ -119,6 +120,9 @@ def vector_scaling(
         ICML 2017.
     """
     function = "vector_scaling"
+    ridge = checks.as_array(function, "penalty", penalty)
+    if ridge.ndim:
+        raise ValueError(f"jsoftmax.{function}: `penalty` must be one number, got {penalty!r}.")
     known = checks.known_values(penalty)
     if known is not None and not (known > 0).all():
         raise ValueError(f"jsoftmax.{function}: `penalty` must be positive, got {penalty!r}.")
@@ -126,8 +130,8 @@ def vector_scaling(
     beta = sharpness(ask, y, w, BOUNDS)
     # A score of +∞ stays the highest whatever it is multiplied by, so its row does not count.
     w = jnp.where(ask.classes.max(ask.z) == jnp.inf, 0, w)
-    penalty = jnp.asarray(penalty, ask.z.dtype)
-    scale, bias = _fitted(beta * counted(ask.z, w), y, w, penalty, ask.regularizer, ask.classes)
+    ridge = ridge.astype(ask.z.dtype)
+    scale, bias = _fitted(beta * counted(ask.z, w), y, w, ridge, ask.regularizer, ask.classes)
     # The axes of classes and those after them, so that rows may be of any number.
     shape = scale.shape[min(ask.classes.axis) :]
     return VectorScaling(beta * scale.reshape(shape), bias.reshape(shape))
@@ -138,15 +142,16 @@ def _fitted(x, y, w, penalty, regularizer, classes):
     """The best scale and bias of the scores x."""
     excluded = x == -jnp.inf
     x = jnp.where(excluded, 0, x)
-    share = w / jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
+    w = w.ravel()
+    share = w / jnp.maximum(total(w), jnp.finfo(w.dtype).tiny)
     shape = [n if a in classes.axis else 1 for a, n in enumerate(x.shape, -x.ndim)]
 
     def objective(parameters):
-        scale, bias = parameters
+        scale, bias = (for_rows(parameter, x.shape) for parameter in parameters)
         scaled = jnp.where(excluded, -jnp.inf, x * scale + bias)
         losses = fenchel_young(scaled, y, None, regularizer, classes)
-        distance = jnp.sum(jnp.square(scale - 1)) + jnp.sum(jnp.square(bias))
-        return jnp.sum(share * losses) + penalty / 2 * distance
+        distance = jnp.sum(jnp.square(parameters[0] - 1)) + jnp.sum(jnp.square(parameters[1]))
+        return total(share * losses.ravel()) + penalty / 2 * distance
 
     return _minimized(objective, (jnp.ones(shape, x.dtype), jnp.zeros(shape, x.dtype)))
 

@@ -11,9 +11,13 @@ from jax import Array
 
 
 def one_key(function: str, key: Any, called: str = "key") -> Array:
-    """`key` as one typed key, also if it was made by `jax.random.PRNGKey`."""
+    """`key` as one typed key, also if it was made by `jax.random.PRNGKey`.
+
+    Its data may be a numpy array, which is what a key becomes that is saved and restored, and which
+    nobody can tell from a `jax.Array` inside of `jit`.
+    """
     remedy = "give it one key, such as jax.random.key(0)"
-    if not isinstance(key, jax.Array):
+    if not isinstance(key, jax.Array | np.ndarray):
         raise TypeError(
             f"jsoftmax.{function}: `{called}` is {_described(key)}; {remedy}."
             + (f" For the seed {key}: jax.random.key({key})." if type(key) is int else "")
@@ -30,12 +34,18 @@ def one_key(function: str, key: Any, called: str = "key") -> Array:
             f"jsoftmax.{function}: `{called}` of shape {key.shape} is not one key; {remedy}. For a "
             "batch of keys use jax.vmap, for many rows one key is enough."
         )
-    return key if typed else jax.random.wrap_key_data(key)
+    if typed:
+        return key
+    try:
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    except TypeError as error:
+        raise ValueError(
+            f"jsoftmax.{function}: `{called}` of shape {key.shape} is not a key of the default "
+            f"generator; {remedy}."
+        ) from error
 
 
 def _described(key: Any) -> str:
     if key is None:
         return "None"
-    if isinstance(key, np.ndarray):
-        return f"a numpy array of dtype {key.dtype} and shape {key.shape}"
     return f"{key!r} of type {type(key).__name__}"

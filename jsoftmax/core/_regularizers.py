@@ -12,7 +12,7 @@ from jax import Array
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._curves import Curve, Edge, Power, Scaled, Shift
-from jsoftmax.core._q_logarithm import log_expq, q_log, q_log_from_log
+from jsoftmax.core._q_logarithm import log_expq, p_log_p, q_log, q_log_from_log
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._wright_omega import wright_omega
 
@@ -61,6 +61,8 @@ class Tsallis(Regularizer):
 
     def value(self, p: Array) -> Array:
         """Return p (p^a − 1)/(α a), which is p log p at α = 1."""
+        if self.is_exponential:
+            return p_log_p(p)
         return jnp.where(p == 0, 0, p * q_log(_positive(p), self.exponent)) / self.alpha
 
     def marginal(self, p: Array) -> Array:

@@ -11,21 +11,22 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._keys import one_key
+from jsoftmax.core._labels import is_class, log_prob_at
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizers import of_order
 from jsoftmax.core._simplex import cooled
-from jsoftmax.losses._log_loss import expected_log_loss, mass_of_the_rest, refined_log
-from jsoftmax.losses._targets import one_hot
+from jsoftmax.losses._log_loss import mass_of_the_rest, refined_log
 from jsoftmax.policies._epsilon import mixed, read_epsilon
 from jsoftmax.sampling import sample_from
+from jsoftmax.sampling._categorical import drawn_from
 
 
 def sample_action(
     key: ArrayLike,
     preferences: ArrayLike,
-    alpha: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     epsilon: ArrayLike = 0.0,
@@ -42,11 +43,12 @@ def sample_action(
     Args:
         key: a `jax.random` key. One serves a whole batch.
         preferences: action values or logits z of shape [..., K, ...], any real dtype.
-        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
         axis: the action axis; or axes, whose actions are numbered row-major.
+        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
-            the share ε too. So are those with a preference of −∞.
-        temperature: T, a number or an array with size 1 along `axis`.
+            the share ε too. So are those with a preference of −∞ (T < 0: of +∞).
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
+            the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
         axis_name: name of the mesh or `vmap` axis over which the actions are split. All parts are
             given the same key, and draw the same action.
@@ -73,6 +75,8 @@ def sample_action(
     key = one_key("sample_action", key)
     ask = _policy("sample_action", preferences, alpha, axis, where, temperature, axis_name)
     share = read_epsilon("sample_action", epsilon, ask)
+    if share is None and ask.family.alpha == 1:
+        return drawn_from(key, ask, ask.rows)
     p = ask.probabilities()
     if share is not None:
         p = mixed(p, share, _allowed(ask), ask.classes)
@@ -82,9 +86,9 @@ def sample_action(
 def log_prob(
     preferences: ArrayLike,
     actions: ArrayLike,
-    alpha: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     epsilon: ArrayLike = 0.0,
@@ -102,11 +106,12 @@ def log_prob(
         preferences: action values or logits z of shape [..., K, ...], any real dtype.
         actions: integers of the shape of `preferences` without the action axis (numbered row-major
             if `axis` is a tuple).
-        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
         axis: the action axis or axes.
+        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
-            the share ε too. So are those with a preference of −∞.
-        temperature: T, a number or an array with size 1 along `axis`.
+            the share ε too. So are those with a preference of −∞ (T < 0: of +∞).
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
+            the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
         axis_name: name of the mesh or `vmap` axis over which the actions are split.
 
@@ -147,19 +152,17 @@ def log_prob(
     """
     ask = _policy("log_prob", preferences, alpha, axis, where, temperature, axis_name)
     share = read_epsilon("log_prob", epsilon, ask)
-    hit, valid = _read_actions("log_prob", actions, ask)
+    action, valid = _read_actions("log_prob", actions, ask)
     if share is not None:
         p = mixed(ask.probabilities(), share, _allowed(ask), ask.classes)
-        value = _log(ask.classes.take(p, hit > 0))
+        value = _log(ask.classes.at(p, action))
     elif ask.regularizer.is_exponential:
         z = cooled(ask.z, ask.temperature, ask.classes)
-        value = -expected_log_loss(z, hit, ask.classes)
-        never = (value == -jnp.inf) | (ask.classes.max(z) == -jnp.inf)
-        value = jnp.where(never, -jnp.inf, value)  # where nothing is to be gained by any move
+        value = log_prob_at(z, action, ask.classes)
     else:
         log_p = ask.log_probabilities()
         p = jnp.exp(log_p)
-        value = ask.classes.take(refined_log(log_p, p, mass_of_the_rest(p, ask.classes)), hit > 0)
+        value = ask.classes.at(refined_log(log_p, p, mass_of_the_rest(p, ask.classes)), action)
     return ask.squeezed(jnp.where(valid, value, jnp.nan))
 
 
@@ -182,24 +185,26 @@ def _log(p: Array) -> Array:
 
 
 def _read_actions(function: str, actions: Any, ask: Problem) -> tuple[Array, Array]:
-    """One-hot rows of the actions, and whether each is an action at all."""
-    shape, array = ask.z.shape, jnp.asarray(actions)
-    rows = tuple(n for a, n in enumerate(shape, -len(shape)) if a not in ask.classes.axis)
+    """The actions as int32 with a size-1 axis, 0 in place of what is none, and which are any."""
+    array = checks.as_array(function, "actions", actions)
+    shape, count = ask.z.shape, ask.classes.size(ask.z)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.{function}: `actions` has dtype {array.dtype}; give the integers that "
             "number the actions."
         )
-    if array.shape != rows:
+    if array.shape != ask.rows:
         raise ValueError(
             f"jsoftmax.{function}: `actions` has shape {array.shape}, but `preferences` of shape "
-            f"{shape} need one action a row, shape {rows}."
+            f"{shape} need one action a row, shape {ask.rows}."
         )
-    known, count = checks.known_values(actions), ask.classes.size(ask.z)
+    known = checks.known_values(actions)
     if known is not None and ((known < 0) | (known >= count)).any():
         wrong = known[(known < 0) | (known >= count)].flat[0]
         raise ValueError(
             f"jsoftmax.{function}: {wrong} in `actions` is no action: there are {count}, from 0 to "
             f"{count - 1}."
         )
-    return one_hot(jnp.expand_dims(array, ask.classes.axis), ask)
+    array = jnp.expand_dims(array, ask.classes.axis)
+    valid = is_class(array, count)
+    return jnp.where(valid, array, 0).astype(jnp.int32), valid

@@ -127,6 +127,8 @@ def importance_ratio(
         actor-learner architectures", 2018; J. Schulman et al., "Proximal policy optimization
         algorithms", 2017.
     """
+    for name, x in (("low", low), ("high", high)):
+        checks.as_array("importance_ratio", name, x)
     bounds = [checks.static_number(x) for x in (low, high)]
     least, most = bounds[0] or 0.0, jnp.inf if bounds[1] is None else bounds[1]
     if not 0 <= least <= most:

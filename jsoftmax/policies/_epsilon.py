@@ -77,9 +77,9 @@ def mixed(p: Array, epsilon: Array, allowed: Array, classes: ClassAxis) -> Array
 
 def read_epsilon(function: str, epsilon: Any, ask: Problem) -> Array | None:
     """ε as one number a row, NaN where it is out of range; None where it is the number 0."""
-    number = checks.static_number(epsilon)
-    known = checks.known_values(epsilon)
-    if known is not None and known.dtype.kind in "biuf" and not ((known >= 0) & (known <= 1)).all():
+    checks.as_array(function, "epsilon", epsilon)
+    number, known = checks.static_number(epsilon), checks.known_values(epsilon)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"jsoftmax.{function}: `epsilon` must be from 0 to 1, got {epsilon!r}.")
     if number == 0:
         return None

@@ -41,7 +41,8 @@ def mellowmax(
         values: x of shape [..., K, ...]. A value of −∞ is counted in n; to leave an action out,
             mask it.
         omega: ω, a number or an array with size 1 along `axis`, of either sign, differentiable.
-            Negative, it gives the smooth minimum.
+            ω < 0 takes the arg-min side, the smooth minimum: −∞ is the minimum, +∞ the farthest;
+            exclude actions by `where`.
         axis: the action axis or axes.
         where: boolean mask that broadcasts to `values`: only these n actions take part.
         keepdims: keep the axis with size 1.

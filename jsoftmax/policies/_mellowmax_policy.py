@@ -37,6 +37,7 @@ def mellowmax_temperature(
     Args:
         values: x of shape [..., K, ...].
         omega: ω, a number or an array with size 1 along `axis`, of either sign, differentiable.
+            ω < 0 takes the arg-min side: −∞ is the minimum; exclude actions by `where`.
         axis: the action axis or axes.
         where: boolean mask that broadcasts to `values`: only these actions take part.
         axis_name: name of the mesh or `vmap` axis over which the actions are split.

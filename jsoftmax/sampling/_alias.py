@@ -89,7 +89,7 @@ class AliasTable(NamedTuple):
             )
         return _mass(np.asarray(self.thresholds), np.asarray(self.aliases))
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+    def sample(self, key: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         """Independent draws of the given shape, in the default integer dtype.
 
         Args:
@@ -133,7 +133,13 @@ def checked_weights(function: str, name: str, weights: Any) -> np.ndarray:
             f"jsoftmax.{function}: `{name}` are traced, and a table is made by numpy. Make it "
             "outside of `jit`; inside, `sample_from` draws from probabilities."
         )
-    given = np.asarray(weights)
+    try:
+        given = np.asarray(weights)
+    except ValueError as error:
+        raise ValueError(
+            f"jsoftmax.{function}: `{name}` have parts of different lengths; give one number a "
+            "class."
+        ) from error
     if not (jnp.issubdtype(given.dtype, jnp.number) or given.dtype == bool) or np.iscomplexobj(
         given
     ):

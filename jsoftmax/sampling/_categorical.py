@@ -21,7 +21,7 @@ _LAST = ClassAxis((-1,))
 
 
 def categorical(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     *,
@@ -51,7 +51,8 @@ def categorical(
             one to which that broadcasts: for n draws a row (n, ...). By default one draw a row.
         where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
-            evenly among the largest scores.
+            evenly among the largest scores. T < 0 takes the arg-min side: −∞ is the minimum, +∞
+            gets 0; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
             be the same on every part, and so will be the result.
 
@@ -84,6 +85,11 @@ def categorical(
     key = one_key("categorical", key)
     ask = problem("categorical", logits, axis, where, temperature=temperature, axis_name=axis_name)
     shape = sample_shape("categorical", shape, ask.rows)
+    return drawn_from(key, ask, shape)
+
+
+def drawn_from(key: Array, ask: Problem, shape: tuple[int, ...]) -> Array:
+    """Draws from softmax of the scores of a problem, without its probabilities."""
     per_row = (ask.classes.max(ask.z),)
     if ask.temperature is not None:
         per_row = (*per_row, ask.temperature)
@@ -91,7 +97,7 @@ def categorical(
 
 
 def sample_from(
-    key: Array,
+    key: ArrayLike,
     probabilities: ArrayLike | SparseEntmax,
     axis: int | tuple[int, ...] = -1,
     *,

@@ -11,8 +11,10 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._keys import one_key
+from jsoftmax.core._labels import is_class, log_prob_at
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizers import of_order
+from jsoftmax.core._simplex import cooled
 from jsoftmax.mappings import entropy
 from jsoftmax.sampling._categorical import categorical, entries, sample_from
 from jsoftmax.sampling._distribution import Distribution, number_or_array, spread
@@ -30,7 +32,8 @@ class Categorical(Distribution):
     Args:
         logits: scores z of shape [..., K]; the classes are the last axis, the rest is the batch.
         alpha: α > 0, a number or an array [..., 1]: `softmax` at 1, `sparsemax` at 2.
-        temperature: T, a number or an array [..., 1], of either sign.
+        temperature: T, a number or an array [..., 1], of either sign. T < 0 takes the arg-min side:
+            −∞ is the minimum, +∞ gets 0; exclude classes by `where`.
         where: boolean mask that broadcasts to `logits`. Other classes have probability 0.
 
     Raises:
@@ -60,14 +63,14 @@ class Categorical(Distribution):
     def __init__(
         self,
         logits: ArrayLike,
-        alpha: ArrayLike = 1.0,
         *,
+        alpha: ArrayLike = 1.0,
         temperature: ArrayLike = 1.0,
         where: ArrayLike | None = None,
     ):
         regularizer = of_order("Categorical", alpha)
         problem("Categorical", logits, -1, where, regularizer=regularizer, temperature=temperature)
-        self.logits = jnp.asarray(logits)
+        self.logits = checks.as_array("Categorical", "logits", logits)
         shape = self.logits.shape
         self.alpha = number_or_array(alpha, shape)
         self.temperature = number_or_array(temperature, shape)
@@ -88,7 +91,7 @@ class Categorical(Distribution):
         ask = self._ask("log_probabilities")
         return ask.log_probabilities().astype(ask.log_dtype)
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+    def sample(self, key: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         """Independent draws: see `categorical` and `sample_from`.
 
         Args:
@@ -117,7 +120,7 @@ class Categorical(Distribution):
             log p of the broadcast shape, in float32 at least: −∞ for a class without mass. NaN for
             a number that is no class in a `jax.Array`; in a Python or numpy value a ValueError.
         """
-        return self._at("log_prob", value, Problem.log_probabilities)
+        return self._at("log_prob", value, Problem.log_probabilities, _log_prob)
 
     def prob(self, value: ArrayLike) -> Float[Array, "..."]:
         """The probability of classes, as `log_prob`."""
@@ -165,9 +168,12 @@ class Categorical(Distribution):
             regularizer=of_order("Categorical", self.alpha), temperature=self.temperature,
         )  # fmt: skip
 
-    def _at(self, method: str, value: ArrayLike, function: Callable) -> Array:
+    def _at(
+        self, method: str, value: ArrayLike, function: Callable, of_one: Callable | None = None
+    ) -> Array:
+        """`function` of all classes, at a value; `of_one` where α = 1 and there is one a row."""
         ask = self._ask(method)
-        index = jnp.asarray(value)
+        index = checks.as_array(f"Categorical.{method}", "value", value)
         if not jnp.issubdtype(index.dtype, jnp.integer):
             raise TypeError(
                 f"jsoftmax.Categorical.{method}: `value` has dtype {index.dtype}; give integers, "
@@ -187,9 +193,13 @@ class Categorical(Distribution):
                 f"with the batch, {self.batch_shape}."
             ) from None
         index = spread(index, shape)
-        is_class = (index >= 0) & (index < self.classes)
-        found = entries(function(ask), jnp.where(is_class, index, 0).astype(jnp.int32))
-        return jnp.where(is_class, found, jnp.nan)
+        valid = is_class(index, self.classes)
+        index = jnp.where(valid, index, 0).astype(jnp.int32)
+        if of_one is not None and ask.family.alpha == 1 and shape == self.batch_shape:
+            found = of_one(ask, index)
+        else:
+            found = entries(function(ask), index)
+        return jnp.where(valid, found, jnp.nan)
 
     def _against(self, method: str, other: Categorical, function: Callable) -> Array:
         if not isinstance(other, Categorical):
@@ -210,6 +220,12 @@ class Categorical(Distribution):
         )
         dtype = jnp.promote_types(p.dtype, log_q.dtype)
         return function(p.astype(dtype), log_p.astype(dtype), log_q.astype(dtype))
+
+
+def _log_prob(ask: Problem, index: Array) -> Array:
+    # Without the logarithms of all other classes, and right where it is almost 0.
+    z = cooled(ask.z, ask.temperature, ask.classes)
+    return ask.squeezed(log_prob_at(z, index[..., None], ask.classes))
 
 
 def _divergence(p: Array, log_p: Array, log_q: Array) -> Array:

@@ -15,7 +15,7 @@ from jsoftmax.sampling._straight_through import straight_through
 
 
 def choice(
-    key: Array | None,
+    key: ArrayLike | None,
     logits: ArrayLike,
     temperature: ArrayLike,
     alpha: ArrayLike,
@@ -33,8 +33,8 @@ def choice(
             return soft
         ask = problem("GumbelSoftmax", logits, axis, where)
         return straight_through(one_hot_max(ask.z, ask.classes), soft)
-    soft = gumbel_entmax(key, logits, alpha, axis, where=where, temperature=temperature)
+    soft = gumbel_entmax(key, logits, temperature, axis, alpha=alpha, where=where)
     if not hard:
         return soft
-    one_hot = gumbel_entmax(key, logits, alpha, axis, where=where, temperature=0.0)
+    one_hot = gumbel_entmax(key, logits, 0.0, axis, alpha=alpha, where=where)
     return straight_through(one_hot, soft)

@@ -14,7 +14,7 @@ from jsoftmax.sampling._straight_through import straight_through
 
 
 def gumbel_rao(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
@@ -88,7 +88,7 @@ def _scores_given(hard: Array, drawn: Draw, key: Array) -> Array:
 
 
 def reinmax(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,

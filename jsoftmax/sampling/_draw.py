@@ -96,6 +96,7 @@ def draw(
 
 def check_temperature(function: str, name: str, temperature: Any, zero: bool = True) -> None:
     """A temperature below 0 would turn the noise over with the scores."""
+    checks.as_array(function, name, temperature)
     known = checks.known_values(temperature)
     if known is not None and ((known < 0) if zero else (known <= 0)).any():
         least = "at least 0" if zero else "above 0"

@@ -24,7 +24,7 @@ _AT_ONCE = 2**18  # numbers of noise in memory, about
 
 
 def gumbel_argmax(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     *,
@@ -53,7 +53,8 @@ def gumbel_argmax(
             one to which that broadcasts: for n draws a row (n, ...). By default one draw a row.
         where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
-            evenly among the largest scores.
+            evenly among the largest scores. T < 0 takes the arg-min side: −∞ is the minimum, +∞
+            gets 0; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
             be the same on every part, and so will be the result.
 

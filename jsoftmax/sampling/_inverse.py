@@ -53,7 +53,14 @@ def draw_classes(
     classes = n if axis_name is None else n * jax.lax.axis_size(axis_name)
     limbs = _Limbs(min(49, 63 - (classes - 1).bit_length()))
     one_each = math.prod(shape) == math.prod(rows)
-    if one_each:  # the sums of the blocks are enough
+    if one_each and blocks == 1:
+        inner = limbs.cumulative(weigh(scores, *per_row)[..., 0, :])
+        ends = inner.map(lambda x: x[..., -1:])
+
+        def find(u):
+            return _not_above(inner, u.map(lambda x: x.reshape(rows))).reshape(shape)
+
+    elif one_each:  # the sums of the blocks are enough
         ends = _sums(scores, per_row, weigh, limbs).cumulative(-1)
 
         def find(u):

@@ -16,7 +16,7 @@ from jsoftmax.sampling._noise import gumbel_like
 
 
 def reinforce_leave_one_out(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     fn: Callable[[Array], Any],
     samples: int = 2,

@@ -13,7 +13,7 @@ from jsoftmax.sampling._draw import draw, one_hot_max
 
 
 def gumbel_softmax(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
@@ -76,7 +76,7 @@ def gumbel_softmax(
 
 
 def gumbel_log_softmax(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
@@ -125,13 +125,13 @@ def gumbel_log_softmax(
 
 
 def gumbel_entmax(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
-    alpha: ArrayLike = 1.5,
+    temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike = 1.5,
     where: ArrayLike | None = None,
-    temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
     r"""`gumbel_softmax` through any α: relaxed samples of softmax that are themselves sparse.
@@ -145,10 +145,10 @@ def gumbel_entmax(
     Args:
         key: one key of `jax.random`.
         logits: scores z of shape [..., K, ...], any real dtype.
-        alpha: α > 0, a number or an array with size 1 along `axis`.
-        axis: the class axis, or a tuple of axes that together hold the classes.
-        where: boolean mask that broadcasts to `logits`.
         temperature: T ≥ 0, a number or an array with size 1 along `axis`.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        alpha: α > 0, a number or an array with size 1 along `axis`.
+        where: boolean mask that broadcasts to `logits`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
     Returns:
@@ -165,7 +165,7 @@ def gumbel_entmax(
         >>> import jax, jax.numpy as jnp
         >>> z = jnp.array([0.0, 1.0, 2.0])
         >>> for seed in range(3):
-        ...     print(gumbel_entmax(jax.random.key(seed), z, alpha=2.0, temperature=2.0))
+        ...     print(gumbel_entmax(jax.random.key(seed), z, 2.0, alpha=2.0))
         [0.         0.3117 0.6883]
         [0.         0.7126  0.2874]
         [0. 0. 1.]

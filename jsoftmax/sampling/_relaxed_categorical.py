@@ -63,11 +63,11 @@ class RelaxedCategorical(Distribution):
             raise ValueError(
                 f"jsoftmax.RelaxedCategorical: `temperature` must be at least 0, got {temperature}."
             )
-        self.logits = jnp.asarray(logits)
+        self.logits = checks.as_array("RelaxedCategorical", "logits", logits)
         self.temperature = number_or_array(temperature, self.logits.shape)
         self.where = None if where is None else spread(where, self.logits.shape)
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+    def sample(self, key: ArrayLike, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Independent draws, differentiable in the logits and the temperature.
 
         Args:

@@ -70,7 +70,7 @@ def _value_of_one_jvp(primals, tangents):
 
 
 def straight_through_categorical(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
@@ -122,7 +122,7 @@ def straight_through_categorical(
 
 
 def decoupled_straight_through(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
@@ -179,7 +179,7 @@ def decoupled_straight_through(
 
 
 def straight_through_gumbel(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,

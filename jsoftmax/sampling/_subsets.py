@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._regularizers import FermiDirac, of_order
 from jsoftmax.mappings import PartialLogSumExp
 from jsoftmax.mappings._capped import mass, solve_capped
 from jsoftmax.sampling._corrected import check_count
+from jsoftmax.sampling._distribution import spread
 from jsoftmax.sampling._draw import draw
+from jsoftmax.sampling._shapes import sample_shape
 
 
 class GumbelTopK(NamedTuple):
@@ -37,11 +41,12 @@ class GumbelTopK(NamedTuple):
 
 
 def gumbel_topk(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     k: int,
     axis: int = -1,
     *,
+    shape: tuple[int, ...] | None = None,
     where: ArrayLike | None = None,
 ) -> GumbelTopK:
     r"""k classes drawn one after the other from softmax, without replacement, in one pass.
@@ -58,15 +63,18 @@ def gumbel_topk(
         logits: scores z of shape [..., K, ...], any real dtype. Classes of −∞ are never drawn.
         k: how many, from 1 to K; static.
         axis: the class axis, one only.
+        shape: the shape of `log_prob`, as in `categorical`: it ends in the shape of `logits`
+            without the class axis, or one to which that broadcasts. For n draws a row (n, ...).
+            By default one draw a row. Memory grows with it, since each draw has noise of its own.
         where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn.
 
     Returns:
-        A `GumbelTopK`: indices with k along `axis`, and the log-probability of each row's ordered
-        draw, in float32 at least.
+        A `GumbelTopK`: indices with k along `axis` counted from the end, and the log-probability of
+        each ordered draw, of the given shape, in float32 at least.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean, `k`
-            not an int or `axis` a tuple.
+            not an int, `axis` a tuple or `shape` no tuple of sizes.
         ValueError: if `key` is a batch of keys, shapes do not fit, `axis` is out of range, there
             are no classes, or `k` is not from 1 to K.
 
@@ -84,26 +92,37 @@ def gumbel_topk(
     if isinstance(axis, tuple | list):
         raise TypeError(f"jsoftmax.gumbel_topk: `axis` must be a single axis, got {axis!r}.")
     check_count("gumbel_topk", "k", k)
-    drawn = draw("gumbel_topk", key, logits, 1.0, axis, where, None)
-    ask = drawn.ask
-    last = ask.classes.axis[0]
-    z = jnp.moveaxis(ask.z, last, -1)
-    scores = jax.lax.stop_gradient(jnp.moveaxis(drawn.scores, last, -1))
-    if k > z.shape[-1]:
+    z = checks.as_array("gumbel_topk", "logits", logits)
+    last = checks.class_axis("gumbel_topk", z, axis, None).axis[0]
+    if k > z.shape[last]:
         raise ValueError(
-            f"jsoftmax.gumbel_topk: `k` is {k}, but `logits` of shape {ask.z.shape} have only "
-            f"{z.shape[-1]} classes along axis {axis}; without replacement no more can be drawn."
+            f"jsoftmax.gumbel_topk: `k` is {k}, but `logits` of shape {z.shape} have only "
+            f"{z.shape[last]} classes along axis {axis}; without replacement no more can be drawn."
         )
-    top, indices = jax.lax.top_k(scores, k)
-    # Who was not drawn: lower, or as high and further on, since of equals the first is taken.
-    number = jax.lax.broadcasted_iota(indices.dtype, z.shape, z.ndim - 1)
-    lowest = top[..., -1:]
-    left = (scores < lowest) | ((scores == lowest) & (number > indices[..., -1:]))
+    mask = checks.mask_like("gumbel_topk", where, z)
+    if shape is not None:
+        rows = list(z.shape)
+        classes = rows.pop(last)
+        wanted = list(sample_shape("gumbel_topk", shape, tuple(rows)))
+        wanted.insert(len(wanted) + 1 + last, classes)
+        z = spread(z, tuple(wanted))
+    drawn = draw("gumbel_topk", key, z, 1.0, last, mask, None)
+    indices, log_prob = _in_order(drawn.ask.z, drawn.noise, k, last)
+    return GumbelTopK(indices, log_prob)
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnames=("k", "last"), inline=True)
+def _in_order(z: Array, noise: Array, k: int, last: int) -> tuple[Array, Array]:
+    """The classes of the k largest z + noise, and the log-probability of drawing them so."""
+    z, noise = jnp.moveaxis(z, last, -1), jnp.moveaxis(noise, last, -1)
+    _, indices = jax.lax.top_k(jax.lax.stop_gradient(z) + noise, k)
     chosen = jnp.take_along_axis(z, indices, axis=-1)
     enough = chosen > -jnp.inf
     chosen = jnp.where(enough, chosen, 0)
     # A draw at z has log-probability −log(1 + Σ exp(z_j − z)) over who is left after it. From the
     # last draw to the first, so that small sums are not lost in large ones.
+    left = jnp.put_along_axis(jnp.ones(z.shape, bool), indices, False, axis=-1, inplace=False)
     after = PartialLogSumExp.of(jnp.where(left, z, -jnp.inf))
     log_prob = jnp.zeros_like(after.total)
     for t in reversed(range(k)):
@@ -114,17 +133,16 @@ def gumbel_topk(
         height = jax.lax.stop_gradient(drawn_then)
         after = after.merge(PartialLogSumExp(height, jnp.exp(drawn_then - height)))
     log_prob = jnp.where(enough.all(-1), log_prob, -jnp.inf)
-    indices = jnp.where(enough, indices, -1)
-    return GumbelTopK(jnp.moveaxis(indices, -1, last), log_prob)
+    return jnp.moveaxis(jnp.where(enough, indices, -1), -1, last), log_prob
 
 
 def relaxed_topk(
-    key: Array,
+    key: ArrayLike,
     logits: ArrayLike,
     k: ArrayLike,
-    temperature: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
     *,
+    temperature: ArrayLike = 1.0,
     alpha: ArrayLike | None = 1.5,
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
@@ -141,8 +159,8 @@ def relaxed_topk(
         logits: scores z of shape [..., K, ...], any real dtype.
         k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
             `axis`, differentiable; whole or not.
-        temperature: T ≥ 0, a number or an array with size 1 along `axis`.
         axis: the class axis, or a tuple of axes that together hold the classes.
+        temperature: T ≥ 0, a number or an array with size 1 along `axis`.
         alpha: α > 0, a number or an array with size 1 along `axis`; None for the logistic form
             of `topk_sigmoid`, in which no x_i is 0 or 1.
         where: boolean mask that broadcasts to `logits`.
@@ -162,7 +180,7 @@ def relaxed_topk(
         >>> import jax, jax.numpy as jnp
         >>> z = jnp.array([0.0, 1.0, 2.0, 1.0])
         >>> for t in (1.0, 0.1, 0.0):
-        ...     print(relaxed_topk(jax.random.key(0), z, 2, t))
+        ...     print(relaxed_topk(jax.random.key(0), z, 2, temperature=t))
         [0.         0.3618 0.9568 0.6814]
         [0. 0. 1. 1.]
         [0. 0. 1. 1.]

@@ -56,8 +56,8 @@ def test_twins_agree_with_each_other_and_with_the_functions(options):
         if quiet:
             soft, one_hot = js.entmax(z, alpha, axis, **ask), js.entmax(z, 1.0, axis, **hard)
         else:
-            soft = js.gumbel_entmax(KEY, z, alpha, axis, **ask)
-            one_hot = js.gumbel_entmax(KEY, z, 1.0, axis, **hard)
+            soft = js.gumbel_entmax(KEY, z, axis=axis, alpha=alpha, **ask)
+            one_hot = js.gumbel_entmax(KEY, z, axis=axis, alpha=1.0, **hard)
         return (js.straight_through(one_hot, soft) if options.get("hard") else soft,)
 
     variables = right.init(KEY, LOGITS)

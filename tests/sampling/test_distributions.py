@@ -35,13 +35,13 @@ def unchecked():
 @pytest.mark.slow
 def test_it_agrees_with_scipy(alpha):
     """Probabilities, log-probabilities, mode, entropies, divergence; one scipy object a row."""
-    d, flat = js.Categorical(Z, alpha), js.Categorical(W)
+    d, flat = js.Categorical(Z, alpha=alpha), js.Categorical(W)
     p, q = np.asarray(js.entmax(Z, alpha)), np.asarray(js.softmax(W))
     near(d.probabilities(), p)
     kl, code, shannon = d.kl_divergence(flat), d.cross_entropy(flat), d.entropy()
     for row in range(2):
         scipys = scipy.stats.rv_discrete(values=(np.arange(4), p[row]))
-        each = js.Categorical(Z[row], alpha)
+        each = js.Categorical(Z[row], alpha=alpha)
         near(each.prob(np.arange(4)), scipys.pmf(np.arange(4)))
         with np.errstate(divide="ignore"):
             near(each.log_prob(np.arange(4)), np.log(p[row]), rtol=1e-9)
@@ -57,7 +57,7 @@ def test_it_agrees_with_scipy(alpha):
 def test_temperature_and_mask_are_those_of_the_mapping():
     mask = np.array([True, True, False, True])
     t = jnp.array([[0.5], [-2.0]])
-    d = js.Categorical(Z, 1.5, temperature=t, where=mask)
+    d = js.Categorical(Z, alpha=1.5, temperature=t, where=mask)
     p = js.entmax(Z, 1.5, where=mask, temperature=t)
     near(d.probabilities(), p)
     same(d.mode(), np.asarray(p).argmax(-1))
@@ -73,7 +73,10 @@ def test_temperature_and_mask_are_those_of_the_mapping():
 def test_its_draws_are_those_of_the_samplers():
     for sampler, d in (
         (lambda shape: js.categorical(KEY, Z, shape=shape), js.Categorical(Z)),
-        (lambda shape: js.sample_from(KEY, js.sparsemax(Z), shape=shape), js.Categorical(Z, 2)),
+        (
+            lambda shape: js.sample_from(KEY, js.sparsemax(Z), shape=shape),
+            js.Categorical(Z, alpha=2),
+        ),
     ):
         same(d.sample(KEY, (3, 5)), sampler((3, 5, 2)))
         assert d.sample(KEY).shape == d.batch_shape == (2,)
@@ -82,7 +85,7 @@ def test_its_draws_are_those_of_the_samplers():
 
 @pytest.mark.slow
 def test_a_narrow_dtype_does_not_lose_small_probabilities():
-    d = js.Categorical(jnp.asarray(Z, jnp.bfloat16), 1.5)
+    d = js.Categorical(jnp.asarray(Z, jnp.bfloat16), alpha=1.5)
     assert d.probabilities().dtype == d.log_probabilities().dtype == jnp.bfloat16
     for number in (d.log_prob(0), d.prob(0), d.entropy(), d.kl_divergence(d), d.cross_entropy(d)):
         assert number.dtype == jnp.float32
@@ -92,7 +95,7 @@ def test_a_narrow_dtype_does_not_lose_small_probabilities():
 @pytest.mark.slow
 def test_zeros_count_nothing_here_and_cost_everything_there():
     """0 log 0 = 0, p log(p/0) = ∞, and every gradient is finite."""
-    sparse, dense = js.Categorical(4 * Z, 2.0), js.Categorical(W)
+    sparse, dense = js.Categorical(4 * Z, alpha=2.0), js.Categorical(W)
     holes = np.asarray(sparse.probabilities()) == 0
     assert holes.any(-1).all()
     assert np.isfinite(sparse.kl_divergence(dense)).all()
@@ -101,7 +104,7 @@ def test_zeros_count_nothing_here_and_cost_everything_there():
         assert (getattr(dense, method)(sparse) == INF).all()
 
         def total(z, w, method=method):
-            one, other = js.Categorical(z, 2.0), js.Categorical(w)
+            one, other = js.Categorical(z, alpha=2.0), js.Categorical(w)
             back = getattr(other, method)(one)
             forth = getattr(one, method)(other)
             return (forth + jnp.where(jnp.isfinite(back), 0, back)).sum()
@@ -180,7 +183,7 @@ def test_derivatives_of_sparse_ones_in_all_their_arguments():
     """α and T as arrays; at these every class has mass, so that nothing has a kink."""
 
     def everything(z, w, alpha, t):
-        d, other = js.Categorical(z, 1.5), js.Categorical(w, alpha, temperature=t)
+        d, other = js.Categorical(z, alpha=1.5), js.Categorical(w, alpha=alpha, temperature=t)
         return [method(other, d) for method in METHODS.values()]
 
     arguments = (Z / 4, W / 4, jnp.array(1.25), jnp.array(1.5))
@@ -191,7 +194,7 @@ def test_derivatives_of_sparse_ones_in_all_their_arguments():
 @pytest.mark.slow
 def test_a_distribution_is_a_pytree():
     """An argument, a result, a carry; batched by vmap, taken apart by scan and by tree.map."""
-    d = js.Categorical(Z, 1.5, temperature=jnp.array(2.0), where=np.array([1, 0, 1, 1]) > 0)
+    d = js.Categorical(Z, alpha=1.5, temperature=jnp.array(2.0), where=np.array([1, 0, 1, 1]) > 0)
     p = np.asarray(d.probabilities())
     back = jax.jit(lambda d: d)(d)
     assert isinstance(back, js.Categorical)
@@ -219,7 +222,7 @@ def test_a_distribution_is_a_pytree():
 def test_mistakes_are_answered(unchecked):
     d = js.Categorical(Z)
     with pytest.raises(ValueError, match=r"jsoftmax.Categorical: `alpha` must be positive"):
-        js.Categorical(Z, -1.0)
+        js.Categorical(Z, alpha=-1.0)
     with pytest.raises(TypeError, match=r"jsoftmax.Categorical: `where` has dtype float64"):
         js.Categorical(Z, where=np.ones(4))
     with pytest.raises(ValueError, match=r"jsoftmax.Categorical.*single number"):
@@ -326,7 +329,7 @@ def test_distributions_keep_the_rules_that_jax_can_enforce():
     w = jnp.asarray(W[:1], jnp.float32)
 
     def everything(z, w):
-        d, other = js.Categorical(z, temperature=jnp.float32(2)), js.Categorical(w, 1.5)
+        d, other = js.Categorical(z, temperature=jnp.float32(2)), js.Categorical(w, alpha=1.5)
         relaxed = js.RelaxedCategorical(z, jnp.float32(0.5))
         return (
             [d.entropy(order) for order in (1.0, 2.0, 0.5)],

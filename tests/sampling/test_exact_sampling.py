@@ -375,7 +375,7 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_no_key_is_answered_with_how_to_make_one(name, unchecked):
     call, p = CALLS[name], np.ones(3)
-    for wrong, kind in ((None, "None"), (0, "0"), (np.zeros(2, np.uint32), "a numpy array")):
+    for wrong, kind in ((None, "None"), (0, "0")):
         with pytest.raises(TypeError, match=rf"jsoftmax.{name}: `key` is {kind}.*random.key\("):
             call(wrong, p)
     with pytest.raises(TypeError, match=rf"jsoftmax.{name}: `key` is an array of dtype float"):

@@ -94,7 +94,7 @@ def test_relaxed_subsets_become_those_drawn_without_replacement(alpha):
 
     @jax.jit
     def samples(t):
-        return js.relaxed_topk(KEY, z, 2, t, alpha=alpha)
+        return js.relaxed_topk(KEY, z, 2, temperature=t, alpha=alpha)
 
     hot = jax.nn.one_hot(jax.jit(lambda z: js.gumbel_topk(KEY, z, 2).indices)(z), 6).sum(-2)
     near(samples(0.0), hot, atol=1e-7 if alpha is None else 0)
