@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -69,49 +70,54 @@ class RowState(NamedTuple):
     memory: dict[str, Array]
 
 
-def row_optimizer(
-    function: str,
-    learning_rate: Any,
-    start: Callable[[Array], dict[str, Array]],
-    descend: Callable[..., tuple[Array, dict[str, Array]]] | None = None,
-    *numbers: float,
-) -> RowOptimizer:
-    """An optimizer whose `descend` sees only rows, each once.
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A `RowOptimizer` whose `descend` sees rows alone, each once.
 
-    It takes (g, memory, *numbers) to (direction, memory), and is a function of a module, for which
-    updates are compiled. Without `descend` the direction is g, of which every summand can be added to the row by itself.
+    It takes (g, memory) to (direction, memory). Without it the direction is g, and each summand is
+    added to the row by itself. Methods of an object instead of nested functions, so that an
+    optimizer can be pickled.
     """
-    _check_rate(function, learning_rate)
 
-    def init(table: Any) -> RowState:
-        return RowState(jnp.zeros((), jnp.int32), start(_read_table(function, table)))
+    function: str
+    learning_rate: Any
+    start: Callable[[Array], dict[str, Array]]
+    descend: Callable[[Array, dict[str, Array]], tuple[Array, dict[str, Array]]] | None = None
+
+    def optimizer(self) -> RowOptimizer:
+        """Return the pair of functions that users hold."""
+        _check_rate(self.function, self.learning_rate)
+        return RowOptimizer(self.init, self.update)
+
+    def init(self, table: Any) -> RowState:
+        """Return the state before the first step."""
+        return RowState(jnp.zeros((), jnp.int32), self.start(_read_table(self.function, table)))
 
     def update(
-        table: Any, state: Any, rows: Any, gradients: Any
+        self, table: Any, state: Any, rows: Any, gradients: Any
     ) -> tuple[Float[Array, "..."], RowState]:
+        """Return table and state after a step on the rows that are named."""
+        function, learning_rate, descend = self.function, self.learning_rate, self.descend
         table = _read_table(function, table)
         dtype = checks.compute_dtype(table)
         ids, g = _read_rows(function, table, rows, gradients)
-        _check_state(function, state, jax.eval_shape(start, table))
+        _check_state(function, state, jax.eval_shape(self.start, table))
         rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
         rate, g = jnp.asarray(rate, dtype), g.astype(dtype)
         if descend is None and table.dtype == dtype:
             return table.at[ids].add(-rate * g, mode="drop"), state._replace(step=state.step + 1)
-        table, memory = _moved(table, state.memory, ids, g, rate, descend, numbers)
+        table, memory = _moved(descend, table, state.memory, ids, g, rate)
         return table, RowState(state.step + 1, memory)
-
-    return RowOptimizer(init, update)
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(5, 6), inline=True)
-def _moved(table, memory, ids, g, rate, descend, numbers) -> tuple[Array, dict[str, Array]]:
+@partial(jax.jit, static_argnums=0, inline=True)
+def _moved(descend, table, memory, ids, g, rate) -> tuple[Array, dict[str, Array]]:
     def move(tables, ids, g):
         table, memory = tables
         direction, moved = g, {}
         if descend is not None:
-            rows = jax.tree.map(lambda x: _rows_of(x, ids), memory)
-            direction, moved = descend(g, rows, *numbers)
+            direction, moved = descend(g, jax.tree.map(lambda x: _rows_of(x, ids), memory))
         new = _rows_of(table, ids).astype(g.dtype) - rate * direction
         memory = jax.tree.map(lambda x, rows: _with_rows(x, ids, rows), memory, moved)
         return _with_rows(table, ids, new), memory

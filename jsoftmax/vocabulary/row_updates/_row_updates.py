@@ -6,6 +6,7 @@ Where a loss reads a few rows, differentiate with respect to those rows, and upd
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.vocabulary.row_updates._row_optimizer import RowOptimizer, Schedule, row_optimizer
+from jsoftmax.vocabulary.row_updates._row_optimizer import RowOptimizer, Rule, Schedule
 
 
 def row_sgd(learning_rate: ArrayLike | Schedule) -> RowOptimizer:
@@ -42,7 +43,7 @@ def row_sgd(learning_rate: ArrayLike | Schedule) -> RowOptimizer:
         >>> print(table)
         [1.  0.7 1. ]
     """
-    return row_optimizer("row_sgd", learning_rate, lambda table: {})
+    return Rule("row_sgd", learning_rate, _no_memory).optimizer()
 
 
 def row_adagrad(
@@ -86,18 +87,9 @@ def row_adagrad(
     """
     function = "row_adagrad"
     _check_number(function, "initial_accumulator_value", initial_accumulator_value, least=0.0)
-    eps = _check_number(function, "eps", eps, above=0.0)
-
-    def start(table):
-        dtype = checks.compute_dtype(table)
-        return {"sum_of_squares": jnp.full(table.shape[:1], initial_accumulator_value, dtype)}
-
-    return row_optimizer(function, learning_rate, start, _adagrad, eps)
-
-
-def _adagrad(g, memory, eps):
-    a = memory["sum_of_squares"] + _mean_square(g)
-    return g * _per_row(jax.lax.rsqrt(a + eps), g), {"sum_of_squares": a}
+    _check_number(function, "eps", eps, above=0.0)
+    rule = _Adagrad(initial_accumulator_value, eps)
+    return Rule(function, learning_rate, rule.start, rule.descend).optimizer()
 
 
 def row_adam(
@@ -146,13 +138,39 @@ def row_adam(
     Diederik P. Kingma and Jimmy Ba, "Adam: A Method for Stochastic Optimization", 2015.
     """
     function = "row_adam"
-    b1, b2 = (
+    for name, b in (("b1", b1), ("b2", b2)):
         _check_number(function, name, b, least=0.0, below=1.0)
-        for name, b in (("b1", b1), ("b2", b2))
-    )
-    eps = _check_number(function, "eps", eps, above=0.0)
+    _check_number(function, "eps", eps, above=0.0)
+    rule = _Adam(b1, b2, eps)
+    return Rule(function, learning_rate, rule.start, rule.descend).optimizer()
 
-    def start(table):
+
+def _no_memory(table: Array) -> dict[str, Array]:
+    del table
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adagrad:
+    initial: float
+    eps: float
+
+    def start(self, table: Array) -> dict[str, Array]:
+        dtype = checks.compute_dtype(table)
+        return {"sum_of_squares": jnp.full(table.shape[:1], self.initial, dtype)}
+
+    def descend(self, g: Array, memory: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        a = memory["sum_of_squares"] + _mean_square(g)
+        return g * _per_row(jax.lax.rsqrt(a + self.eps), g), {"sum_of_squares": a}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adam:
+    b1: float
+    b2: float
+    eps: float
+
+    def start(self, table: Array) -> dict[str, Array]:
         dtype = checks.compute_dtype(table)
         return {
             "mean": jnp.zeros(table.shape, dtype),
@@ -160,16 +178,14 @@ def row_adam(
             "steps": jnp.zeros(table.shape[:1], jnp.int32),
         }
 
-    return row_optimizer(function, learning_rate, start, _adam, b1, b2, eps)
-
-
-def _adam(g, memory, b1, b2, eps):
-    steps = memory["steps"] + 1
-    m = b1 * memory["mean"] + (1 - b1) * g
-    v = b2 * memory["mean_square"] + (1 - b2) * _mean_square(g)
-    t = steps.astype(v.dtype)
-    size = _per_row(1 / (jnp.sqrt(v / (1 - b2**t)) + eps) / (1 - b1**t), g)
-    return m * size, {"mean": m, "mean_square": v, "steps": steps}
+    def descend(self, g: Array, memory: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        b1, b2 = self.b1, self.b2
+        steps = memory["steps"] + 1
+        m = b1 * memory["mean"] + (1 - b1) * g
+        v = b2 * memory["mean_square"] + (1 - b2) * _mean_square(g)
+        t = steps.astype(v.dtype)
+        size = _per_row(1 / (jnp.sqrt(v / (1 - b2**t)) + self.eps) / (1 - b1**t), g)
+        return m * size, {"mean": m, "mean_square": v, "steps": steps}
 
 
 def _mean_square(g: Array) -> Array:
@@ -188,7 +204,7 @@ def _check_number(
     least: float = -np.inf,
     above: float = -np.inf,
     below: float = np.inf,
-) -> float:
+) -> None:
     known = checks.static_number(x)
     if known is None or not (known >= least and above < known < below):
         raise ValueError(
@@ -197,4 +213,3 @@ def _check_number(
             + (f" and below {below:g}" if below < np.inf else "")
             + f", got {x!r}."
         )
-    return known
