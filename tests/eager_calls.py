@@ -136,14 +136,12 @@ CALLS: list[Call] = []
 def _call(name: str, *makes: Make, note: str = "", smooth=True, slow=False, run=None, **options):
     """Add a call of a public function, by `run` or with its operands first."""
 
-    def plain(*operands):
-        return public(name)(*operands, **options)
-
-    def given(*operands):
-        return run(public(name), *operands)
+    def function(*operands):
+        found = public(name)
+        return found(*operands, **options) if run is None else run(found, *operands)
 
     title = f"{name}, {note}" if note else name
-    CALLS.append(Call(title, given if run else plain, makes, smooth, slow))
+    CALLS.append(Call(title, function, makes, smooth, slow))
 
 
 # Mappings.

@@ -79,8 +79,8 @@ def _samplers(rng: np.random.Generator) -> Any:
 
 
 X = floats(2, 4, 8)
-BANDED = {"features": 6, "classes": 12, "cutoffs": (4, 8)}
-SAMPLED = {"classes": 12, "draws": 5}
+BANDED: dict[str, Any] = {"features": 6, "classes": 12, "cutoffs": (4, 8)}
+SAMPLED: dict[str, Any] = {"classes": 12, "draws": 5}
 
 _nnx("Entmax", Z, learn_temperature=True)
 _nnx("GumbelSoftmax", Z)

@@ -29,7 +29,7 @@ def leading_shape(function: str, shape: Any) -> tuple[int, ...]:
 
 
 def _sizes(function: str, shape: Any) -> tuple[int, ...]:
-    sizes = tuple(shape) if isinstance(shape, tuple | list) else None
+    sizes: Any = tuple(shape) if isinstance(shape, tuple | list) else None
     if sizes is None or any(
         isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0
         for n in sizes
