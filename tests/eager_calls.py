@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -135,14 +136,12 @@ CALLS: list[Call] = []
 def _call(name: str, *makes: Make, note: str = "", smooth=True, slow=False, run=None, **options):
     """Add a call of a public function, by `run` or with its operands first."""
 
-    def plain(*operands):
-        return public(name)(*operands, **options)
-
-    def given(*operands):
-        return run(public(name), *operands)
+    def function(*operands):
+        found = public(name)
+        return found(*operands, **options) if run is None else run(found, *operands)
 
     title = f"{name}, {note}" if note else name
-    CALLS.append(Call(title, given if run else plain, makes, smooth, slow))
+    CALLS.append(Call(title, function, makes, smooth, slow))
 
 
 # Mappings.
@@ -313,10 +312,12 @@ for _replacement in (True, False):
         )  # fmt: skip
 
 # Updates of rows.
+_optimizer = functools.cache(lambda name: public(name)(0.1))
 for _name in ("row_sgd", "row_adagrad", "row_adam"):
     for _rows in (4, 5000):
         _call(
             _name, floats(12, 2), labels(12, _rows), floats(_rows, 2), smooth=False,
-            note=f"{_rows} rows",
-            run=lambda f, table, rows, g: f(0.1).update(table, f(0.1).init(table), rows, g),
+            note=f"{_rows} rows", run=lambda _, table, rows, g, made=_name: _optimizer(
+                made
+            ).update(table, _optimizer(made).init(table), rows, g),
         )  # fmt: skip

@@ -15,6 +15,7 @@ import jsoftmax.nnx
 from tests.eager_calls import T12, Call, H, Make, Y, Z, floats, key, public
 
 MODULE_CALLS: list[Call] = []
+SLOW = {"AdaptivelySparseAttention"}  # whose gradient compiles for many seconds
 
 
 def _nnx(name: str, *makes: Make, method: str = "__call__", note: str = "", smooth=True, **options):
@@ -36,19 +37,16 @@ def _nnx(name: str, *makes: Make, method: str = "__call__", note: str = "", smoo
         return getattr(module, method)(*operands)
 
     title = ", ".join(filter(None, (f"nnx.{name}", method.strip("_"), note)))
-    MODULE_CALLS.append(Call(title, call, (state, *makes), smooth))
+    MODULE_CALLS.append(Call(title, call, (state, *makes), smooth, name in SLOW))
 
 
 def _rngs(name: str, seed: int) -> dict[str, Any]:
     return {} if name == "Entmax" else {"rngs": nnx.Rngs(seed)}
 
 
-def _linen(name: str, *makes: Make, method: str = "__call__", note: str = "", smooth=True, first=1,
-           streams: str = "", **options):  # fmt: skip
-    """Add a method of a Linen module; its variables are the first operand.
-
-    `first` is how many of the operands its initialisation takes.
-    """
+def _linen(name: str, *makes: Make, method: str = "__call__", note: str = "", streams: str = "",
+           **options):  # fmt: skip
+    """Add a method of a Linen module that is initialised with its first operand."""
 
     @functools.cache
     def module():
@@ -57,14 +55,14 @@ def _linen(name: str, *makes: Make, method: str = "__call__", note: str = "", sm
 
     def variables(rng: np.random.Generator) -> Any:
         keys = {stream: key(rng) for stream in ("params", *streams.split())}
-        return module().init(keys, *(make(rng) for make in makes[:first]))
+        return module().init(keys, makes[0](rng))
 
     def call(variables, key, *operands):
         rngs = {stream: key for stream in streams.split()}
         return module().apply(variables, *operands, rngs=rngs, method=method)
 
     title = ", ".join(filter(None, (f"linen.{name}", method.strip("_"), note)))
-    MODULE_CALLS.append(Call(title, call, (variables, key, *makes), smooth))
+    MODULE_CALLS.append(Call(title, call, (variables, key, *makes), is_slow=name in SLOW))
 
 
 def _tree():
@@ -81,8 +79,8 @@ def _samplers(rng: np.random.Generator) -> Any:
 
 
 X = floats(2, 4, 8)
-BANDED = {"features": 6, "classes": 12, "cutoffs": (4, 8)}
-SAMPLED = {"classes": 12, "draws": 5}
+BANDED: dict[str, Any] = {"features": 6, "classes": 12, "cutoffs": (4, 8)}
+SAMPLED: dict[str, Any] = {"classes": 12, "draws": 5}
 
 _nnx("Entmax", Z, learn_temperature=True)
 _nnx("GumbelSoftmax", Z)

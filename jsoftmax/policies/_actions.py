@@ -75,7 +75,7 @@ def sample_action(
     key = one_key("sample_action", key)
     ask = _policy("sample_action", preferences, alpha, axis, where, temperature, axis_name)
     share = read_epsilon("sample_action", epsilon, ask)
-    if share is None and ask.family.alpha == 1:
+    if share is None and ask.regularizer.is_exponential:
         return drawn_from(key, ask, ask.rows)
     p = ask.probabilities()
     if share is not None:

@@ -195,7 +195,7 @@ class Categorical(Distribution):
         index = spread(index, shape)
         valid = is_class(index, self.classes)
         index = jnp.where(valid, index, 0).astype(jnp.int32)
-        if of_one is not None and ask.family.alpha == 1 and shape == self.batch_shape:
+        if of_one is not None and ask.regularizer.is_exponential and shape == self.batch_shape:
             found = of_one(ask, index)
         else:
             found = entries(function(ask), index)

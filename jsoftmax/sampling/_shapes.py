@@ -29,7 +29,7 @@ def leading_shape(function: str, shape: Any) -> tuple[int, ...]:
 
 
 def _sizes(function: str, shape: Any) -> tuple[int, ...]:
-    sizes = tuple(shape) if isinstance(shape, tuple | list) else None
+    sizes: Any = tuple(shape) if isinstance(shape, tuple | list) else None
     if sizes is None or any(
         isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0
         for n in sizes
@@ -39,4 +39,5 @@ def _sizes(function: str, shape: Any) -> tuple[int, ...]:
             f"jsoftmax.{function}: `shape` must be a tuple of sizes, got {shape!r}."
             + (f" Did you mean ({shape},)?" if isinstance(shape, int) else "")
         )
-    return tuple(n if jax.export.is_symbolic_dim(n) else int(n) for n in sizes)
+    known: Any = (n if jax.export.is_symbolic_dim(n) else int(n) for n in sizes)
+    return tuple(known)

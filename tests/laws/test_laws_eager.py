@@ -17,7 +17,9 @@ WITHIN_SHARD_MAP = {"ring_attention"}  # which is compiled with the program arou
 
 COMPILED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: COMPILED.append(event) if "backend_compile" in event else None
+    lambda event, duration_secs, **kwargs: (
+        COMPILED.append(event) if "backend_compile" in event else None
+    )
 )
 
 

@@ -157,7 +157,16 @@ def _of_categorical(d):
     return d.sample(KEY), d.entropy(), d.log_prob(d.mode()), d.kl_divergence(d)
 
 
-@pytest.mark.parametrize("name", CALLS)
+# What compiles for many seconds.
+SLOW = {
+    "temperature_scaling", "temperature_scaling, α", "vector_scaling", "Categorical",
+    "differentiated_cross_entropy", "hierarchical_cross_entropy, wide", "aps_scores",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CALLS]
+)
 def test_an_exported_function_serves_every_size(name):
     function, operands = CALLS[name]
     scope = jax.export.SymbolicScope()
