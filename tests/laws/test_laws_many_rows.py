@@ -89,13 +89,15 @@ def certify(p, z, total, upper, eps, marginal, **numbers):
 
 
 def compare_slopes(slope, right, p, exact, order, cotangent, upper, eps, /, **numbers):
-    """Slopes against the closed form, where both have the same classes at 0 and at their caps.
+    """Slopes against the closed form, in rows without a class that is all but at 0 or at its cap.
 
-    1/ω″ = p^(2−α) changes (2 − α)/p times as fast as p does.
+    There either one-sided derivative is right. 1/ω″ = p^(2−α) changes (2 − α)/p times as fast as p.
     """
-    inside, expected = ((x > 0) & (x < upper) for x in (p, exact))
-    same = (inside == expected).all(-1, keepdims=True)
-    assert same.mean() > 0.995, f"another support in {(~same).sum()} rows"
+    inside, expected = ((x > eps**4) & (x < upper) for x in (p, exact))
+    at_cap = np.isfinite(upper) & (np.abs(exact - upper) <= 16 * eps * upper) & (exact > 0)
+    sure = (inside == expected) & ~(at_cap & (inside | expected))
+    same = sure.all(-1, keepdims=True)
+    assert same.mean() > 0.8, f"another support in {(~same).sum()} rows"
     s = np.where(expected, np.where(expected, exact, 1) ** (2 - order), 0)
     bend = (np.abs(2 - order) * eps / np.where(expected, exact, 1)).max(-1, keepdims=True)
     scale = (s * np.abs(cotangent)).sum(-1, keepdims=True) + s * np.abs(cotangent).max()
@@ -148,6 +150,7 @@ def check_capped(alpha, dtype, kind, **of_table):
     numbers = dict(alpha=order)
     certify(p, z, total, upper, eps, box_cox(order), **numbers)
     exact = oracles.capped(z, order, total, upper)
+    exact = np.where(exact > upper * (1 - 1e-14), upper, exact)  # a bisection ends next to it
     allowed = 64 * eps * np.maximum(total, 1)
     every_row(np.abs(p - exact), allowed, "values", p=p, exact=exact, z=z, **numbers)
     right = oracles.pulled_back(exact, order, cotangent.astype(float), upper)
