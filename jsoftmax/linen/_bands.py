@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.vocabulary import (
     AdaptiveTables,
     Band,
-    TopKClasses,
+    TopK,
     adaptive_cross_entropy,
     adaptive_log_softmax,
     adaptive_topk,
@@ -110,7 +110,7 @@ class AdaptiveSoftmax(nn.Module):
         """Features [..., d] → log-probabilities [..., K], of every class."""
         return adaptive_log_softmax(as_dtype(features, self.dtype), self.tables)
 
-    def topk(self, features: ArrayLike, k: int) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
         return adaptive_topk(as_dtype(features, self.dtype), self.tables, k)
 
@@ -219,7 +219,7 @@ class DifferentiatedSoftmax(nn.Module):
         """Features [..., d] → log-probabilities [..., K], of every class."""
         return differentiated_log_softmax(as_dtype(features, self.dtype), self.bands)
 
-    def topk(self, features: ArrayLike, k: int) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
         return differentiated_topk(as_dtype(features, self.dtype), self.bands, k)
 

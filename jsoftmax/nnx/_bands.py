@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float
 from jsoftmax.vocabulary import (
     AdaptiveTables,
     Band,
-    TopKClasses,
+    TopK,
     adaptive_cross_entropy,
     adaptive_log_softmax,
     adaptive_topk,
@@ -106,7 +106,7 @@ class AdaptiveSoftmax(nnx.Module):
         """Features [..., d] → log-probabilities [..., K], of every class."""
         return adaptive_log_softmax(as_dtype(features, self.dtype), self.tables)
 
-    def topk(self, features: ArrayLike, k: int) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
         return adaptive_topk(as_dtype(features, self.dtype), self.tables, k)
 
@@ -211,7 +211,7 @@ class DifferentiatedSoftmax(nnx.Module):
         """Features [..., d] → log-probabilities [..., K], of every class."""
         return differentiated_log_softmax(as_dtype(features, self.dtype), self.bands)
 
-    def topk(self, features: ArrayLike, k: int) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
         return differentiated_topk(as_dtype(features, self.dtype), self.bands, k)
 

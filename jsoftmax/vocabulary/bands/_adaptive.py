@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.mappings import log_softmax
-from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._adaptive_tables import AdaptiveTables, read_adaptive
 from jsoftmax.vocabulary.bands._band_topk import by_blocks, merged, read_k, top_of
 from jsoftmax.vocabulary.bands._bands import (
@@ -151,7 +151,7 @@ def adaptive_log_softmax(
     return banded.shaped(jnp.concatenate(parts, axis=1))
 
 
-def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKClasses:
+def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopK:
     r"""The k most probable classes under an adaptive softmax, exactly.
 
     .. math:: p(y) = p_\text{head}(c)\, p_c(y) ≤ p_\text{head}(c)
@@ -167,7 +167,7 @@ def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKCl
         k: how many, from 1 to K.
 
     Returns:
-        `log_probs` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
+        `values` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
         highest first, and int32. Equal ones are in the order of their classes.
 
     Raises:
@@ -197,7 +197,7 @@ def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKCl
                 within = log_softmax(band_scores(projected(h, band), band))
                 return merged(found, top_of(gate[:, None] + within, start, k), k)
 
-            needed = jnp.any(~(gate <= found.log_probs[:, -1]))
+            needed = jnp.any(~(gate <= found.values[:, -1]))
             found = jax.lax.cond(needed, look, lambda found: found, found)
         return found
 

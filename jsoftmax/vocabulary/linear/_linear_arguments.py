@@ -63,7 +63,7 @@ class Rule:
     classes: ClassAxis
     family: Tsallis
     kernel_axis: int  # of the classes in the kernel
-    soft_cap: float | None
+    logits_soft_cap: float | None
     block_tokens: int  # rows that lie in memory together,
     block_classes: int  # and classes that are taken together for many tokens
     is_hard: bool = False
@@ -118,7 +118,7 @@ def read_rows(
     where: Any,
     class_axis: int,
     temperature: Any,
-    soft_cap: float | None,
+    logits_soft_cap: float | None,
     axis_name: Hashable | None,
     block_tokens: int | None = None,
     block_classes: int | None = None,
@@ -145,18 +145,23 @@ def read_rows(
     numbers = jnp.arange(classes, dtype=jnp.int32)[None]
     if axis_name is not None:
         numbers = numbers + jax.lax.axis_index(axis_name) * classes
-    if soft_cap is not None:
-        cap = checks.static_number(soft_cap)
+    if logits_soft_cap is not None:
+        cap = checks.static_number(logits_soft_cap)
         if cap is None or not cap > 0:
             raise ValueError(
-                f"jsoftmax.{function}: `soft_cap` must be a positive number known while tracing, "
-                f"got {soft_cap!r}."
+                f"jsoftmax.{function}: `logits_soft_cap` must be a positive number known while "
+                f"tracing, got {logits_soft_cap!r}."
             )
-        soft_cap = cap
+        logits_soft_cap = cap
     tokens = math.prod(lead)
     block_tokens, block_classes = _sizes(function, tokens, classes, block_tokens, block_classes)
     rule = Rule(
-        ClassAxis((-1,), axis_name), Tsallis(1.0), axis, soft_cap, block_tokens, block_classes
+        ClassAxis((-1,), axis_name),
+        Tsallis(1.0),
+        axis,
+        logits_soft_cap,
+        block_tokens,
+        block_classes,
     )
     rows = Rows(moving, Fixed(numbers, None), rule, lead, function)
     mask = checks.mask_like(function, where, rows.scores, "features @ kernel")

@@ -25,7 +25,7 @@ def linear_categorical(
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_classes: int | None = None,
@@ -45,7 +45,7 @@ def linear_categorical(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]. Other classes are never drawn.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
-        soft_cap: c > 0, a number; None for none.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes are split. The key must be
             the same on every part, and so will be the result.
@@ -72,7 +72,7 @@ def linear_categorical(
     key = one_key("linear_categorical", key)
     rows = read_rows(
         "linear_categorical", features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
         block_classes=block_classes,
     )  # fmt: skip
     best, drawn = _streamed(key, rows)

@@ -49,7 +49,7 @@ def linear_cross_entropy(
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
@@ -86,7 +86,7 @@ def linear_cross_entropy(
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ, which pulls the log-partition to 0.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
-        soft_cap: c > 0, a number; None for none.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d], the layout of an
             embedding table, which so serves here as it is.
         axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
@@ -116,7 +116,7 @@ def linear_cross_entropy(
     """
     return _terms(
         "linear_cross_entropy", features, kernel, targets, False, bias, where, ignore_index,
-        label_smoothing, class_weights, z_loss, temperature, soft_cap, class_axis, axis_name,
+        label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes,
     ).loss  # fmt: skip
 
@@ -133,7 +133,7 @@ def linear_cross_entropy_terms(
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
@@ -158,7 +158,7 @@ def linear_cross_entropy_terms(
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ.
         temperature: T > 0, a number or an array of size 1 along the classes.
-        soft_cap: c > 0, a number; None for none.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes are split.
         block_tokens: how many rows are in memory together; None for the rule.
@@ -180,7 +180,7 @@ def linear_cross_entropy_terms(
     """
     terms = _terms(
         "linear_cross_entropy_terms", features, kernel, targets, True, bias, where, ignore_index,
-        label_smoothing, class_weights, z_loss, temperature, soft_cap, class_axis, axis_name,
+        label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes,
     )  # fmt: skip
     assert terms.log_partition is not None and terms.entropy is not None
@@ -189,12 +189,12 @@ def linear_cross_entropy_terms(
 
 def _terms(
     function, features, kernel, targets, statistics, bias, where, ignore_index, label_smoothing,
-    class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+    class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
     block_classes,
 ) -> Outcome:  # fmt: skip
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
-        class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+        class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
         block_classes,
     )  # fmt: skip
     rule = dataclasses.replace(rows.rule, statistics=statistics)
@@ -206,13 +206,13 @@ def _terms(
 def read_problem(
     function: str, features: Any, kernel: Any, targets: Any, bias: Any, where: Any,
     ignore_index: int | None, label_smoothing: Any, class_weights: Any, z_loss: Any,
-    temperature: Any, soft_cap: float | None, class_axis: int, axis_name: Hashable | None,
+    temperature: Any, logits_soft_cap: float | None, class_axis: int, axis_name: Hashable | None,
     block_tokens: int | None, block_classes: int | None,
 ) -> tuple[Rows, Fate]:  # fmt: skip
     """The arguments of a cross-entropy, checked and in one form."""
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
         block_tokens=block_tokens, block_classes=block_classes,
     )  # fmt: skip
     rows, fate = with_targets(rows, targets, ignore_index, label_smoothing)

@@ -41,7 +41,7 @@ def linear_cross_entropy_sum(
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
@@ -71,7 +71,7 @@ def linear_cross_entropy_sum(
         class_weights: one number a class, of shape [K].
         z_loss: λ.
         temperature: T > 0, a number or an array of size 1 along the classes.
-        soft_cap: c > 0, a number; None for none.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
             `check_vma=True`, as it is by default: without it, and in `vmap`, gradients are wrong.
@@ -100,7 +100,7 @@ def linear_cross_entropy_sum(
     function = "linear_cross_entropy_sum"
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
-        class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+        class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
         block_classes,
     )  # fmt: skip
     if block_tokens is None:

@@ -25,7 +25,7 @@ def linear_entmax_loss(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
@@ -54,7 +54,7 @@ def linear_entmax_loss(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K]; the loss of a token is multiplied by ⟨w, y⟩.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
-        soft_cap: c > 0, a number; None for none.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
             `class_weights` and `where` are split. Targets are numbered over all parts.
@@ -80,7 +80,7 @@ def linear_entmax_loss(
     function = "linear_entmax_loss"
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
         block_tokens=block_tokens, block_classes=block_classes,
     )  # fmt: skip
     rows, fate = with_targets(with_alpha(rows, alpha), targets, ignore_index, label_smoothing)

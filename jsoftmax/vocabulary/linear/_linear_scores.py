@@ -24,8 +24,8 @@ def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
     """Scores from products."""
     if moving.bias is not None:
         z = z + moving.bias
-    if rule.soft_cap is not None:
-        z = rule.soft_cap * jnp.tanh(z / rule.soft_cap)
+    if rule.logits_soft_cap is not None:
+        z = rule.logits_soft_cap * jnp.tanh(z / rule.logits_soft_cap)
     if moving.temperature is not None:
         z = z / moving.temperature
     if fixed.mask is not None:

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import ArrayLike
 
+from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.linear._linear_arguments import read_rows
 from jsoftmax.vocabulary.linear._linear_scores import scores
 from jsoftmax.vocabulary.linear._token_blocks import by_tokens
-
-
-class LinearTopK(NamedTuple):
-    """The highest scores of every token, the highest first, and their classes.
-
-    Args:
-        values: of shape [..., k], the scores.
-        classes: of shape [..., k], int32.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> print(linear_topk(jnp.array([1.0, 2.0]), jnp.eye(2), 1).classes)
-        [1]
-    """
-
-    values: Float[Array, "... k"]
-    classes: Int[Array, "... k"]
 
 
 def linear_topk(
@@ -40,11 +23,11 @@ def linear_topk(
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
-) -> LinearTopK:
+) -> TopK:
     r"""`jax.lax.top_k` of the logits h W + b, which are never held for all tokens at once.
 
     .. math:: z = c \tanh((h W + b)/c)/T
@@ -60,7 +43,7 @@ def linear_topk(
         where: boolean mask that broadcasts to [..., K]. Other classes have the score −∞ and come
             last, where there are fewer than k classes.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
-        soft_cap: c > 0, a number; None for none.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes are split, each part with
             at least k of them.
@@ -79,12 +62,13 @@ def linear_topk(
         >>> import jax.numpy as jnp
         >>> h, W = jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
         >>> print(linear_topk(h, W, 2))
-        LinearTopK(values=Array([8., 2.], dtype=float32), classes=Array([2, 1], dtype=int32))
+        TopK(values=Array([8., 2.], dtype=float32), classes=Array([2, 1], dtype=int32))
     """
     function = "linear_topk"
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name, block_tokens=block_tokens,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
+        block_tokens=block_tokens,
     )  # fmt: skip
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"jsoftmax.{function}: `k` must be a whole number, got {k!r}.")
@@ -105,4 +89,4 @@ def linear_topk(
         )
         values, places = jax.lax.top_k(values, k)
         classes = jnp.take_along_axis(classes, places, axis=1)
-    return LinearTopK(rows.shaped(values), rows.shaped(classes).astype(jnp.int32))
+    return TopK(rows.shaped(values), rows.shaped(classes).astype(jnp.int32))

@@ -66,13 +66,13 @@ def read_sampled(
     where: Any,
     ignore_index: int | None,
     temperature: Any,
-    soft_cap: float | None,
+    logits_soft_cap: float | None,
     class_axis: int,
 ) -> SampledScores:
     """Check the arguments of `function`, gather the rows they name, and multiply."""
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=None,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=None,
     )  # fmt: skip
     mask = rows.fixed.mask
     if mask is not None and mask.shape[-1] > 1:
@@ -117,8 +117,8 @@ def _scores(moving: Moving, rule: Rule, ids: Array) -> Array:
         z = jnp.einsum("td,tnd->tn" if axis == 0 else "td,dtn->tn", h, rows)
     if moving.bias is not None:
         z = z + jnp.take(moving.bias[0], ids, mode="clip")
-    if rule.soft_cap is not None:
-        z = rule.soft_cap * jnp.tanh(z / rule.soft_cap)
+    if rule.logits_soft_cap is not None:
+        z = rule.logits_soft_cap * jnp.tanh(z / rule.logits_soft_cap)
     return z if moving.temperature is None else z / moving.temperature
 
 

@@ -110,7 +110,7 @@ def target_sampling_loss(
     where: ArrayLike | None = None,
     ignore_index: int | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
     r"""Cross-entropy over the vocabulary V of a partition of the corpus, as if there were no other.
@@ -134,7 +134,7 @@ def target_sampling_loss(
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         temperature: T > 0 by which scores are divided, a number or an array [..., 1].
-        soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
@@ -171,6 +171,6 @@ def target_sampling_loss(
     ids = partition if known is None else known
     return sampled_softmax_loss(
         features, kernel, targets, Candidates(ids, 0.0), bias=bias, where=where,
-        ignore_index=ignore_index, temperature=temperature, soft_cap=soft_cap,
+        ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip

@@ -60,7 +60,11 @@ MISTAKES = {
         ValueError,
         "`temperature`",
     ),
-    "cap": (lambda: LOSS(FEATURES, KERNEL, LABELS, soft_cap=-1.0), ValueError, "`soft_cap`"),
+    "cap": (
+        lambda: LOSS(FEATURES, KERNEL, LABELS, logits_soft_cap=-1.0),
+        ValueError,
+        "`logits_soft_cap`",
+    ),
     "block": (lambda: LOSS(FEATURES, KERNEL, LABELS, block_tokens=0), ValueError, "`block_tokens`"),
     "α": (lambda: linear_entmax_loss(FEATURES, KERNEL, LABELS, -1.0), ValueError, "`alpha`"),
     "weights": (
