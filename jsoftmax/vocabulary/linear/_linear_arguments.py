@@ -122,8 +122,12 @@ def read_rows(
     axis_name: Hashable | None,
     block_tokens: int | None = None,
     block_classes: int | None = None,
+    has_limit: bool = False,
 ) -> Rows:
     """Check features and table and bring them into one form.
+
+    `has_limit` says that the function has a limit at T = 0. A temperature in an array that is
+    beyond what the function has is NaN.
 
     Raises:
         TypeError: for arrays that are not real numbers, a mask that is not boolean, and sizes of
@@ -168,15 +172,23 @@ def read_rows(
     if mask is not None:
         mask = rows.flat(mask)
         moving = _without_masked(moving, mask, axis)
-    number = checks.static_number(temperature)
-    if number is not None and not number > 0:
-        raise ValueError(
-            f"jsoftmax.{function}: `temperature` must be positive, got {temperature!r}."
-        )
-    if number != 1:
-        t = jnp.full((1, 1), number, dtype) if number else rows.per_row("temperature", temperature)
-        moving = moving._replace(temperature=t)
+    moving = moving._replace(temperature=_temperature(rows, temperature, has_limit))
     return dataclasses.replace(rows, moving=moving, fixed=Fixed(numbers, mask))
+
+
+def _temperature(rows, temperature, has_limit):
+    """T of shape (token | 1, 1), None where it is the number 1."""
+    number = checks.static_number(temperature)
+    dtype = rows.scores.dtype
+    if number is None:
+        t = rows.per_row("temperature", temperature)
+        return jnp.where(t >= 0 if has_limit else t > 0, t, jnp.nan)
+    if not (number >= 0 if has_limit else number > 0):
+        least = "at least 0" if has_limit else "positive"
+        raise ValueError(
+            f"jsoftmax.{rows.function}: `temperature` must be {least}, got {temperature!r}."
+        )
+    return None if number == 1 else jnp.full((1, 1), number, dtype)
 
 
 def with_alpha(rows: Rows, alpha: Any) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,14 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.linear._found import Outcome
-from jsoftmax.vocabulary.linear._linear_arguments import Rows, class_weights_of, read_rows
+from jsoftmax.vocabulary.linear._linear_arguments import (
+    Fixed,
+    Moving,
+    Rows,
+    Rule,
+    class_weights_of,
+    read_rows,
+)
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 
@@ -85,7 +93,8 @@ def linear_cross_entropy(
             classes.
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ, which pulls the log-partition to 0.
-        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
+        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
+            array another number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d], the layout of an
             embedding table, which so serves here as it is.
@@ -157,7 +166,8 @@ def linear_cross_entropy_terms(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ.
-        temperature: T > 0, a number or an array of size 1 along the classes.
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
+            number makes what is returned NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes are split.
@@ -198,9 +208,17 @@ def _terms(
         block_classes,
     )  # fmt: skip
     rule = dataclasses.replace(rows.rule, statistics=statistics)
-    outcome, _ = outcomes(rule, rows.moving, rows.fixed)
-    outcome = outcome._replace(loss=fate.settle(outcome.loss))
+    outcome = _settled(rule, rows.moving, rows.fixed, fate)
     return jax.tree.map(lambda x: rows.shaped(x)[..., 0], outcome)
+
+
+# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# transpose is compiled once too.
+@partial(jax.jit, static_argnums=0)
+def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
+    outcome, _ = outcomes(rule, moving, fixed)
+    statistics = jax.tree.map(fate.settle_statistic, outcome._replace(loss=None))
+    return statistics._replace(loss=fate.settle(outcome.loss))
 
 
 def read_problem(

@@ -70,7 +70,8 @@ def linear_cross_entropy_sum(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: one number a class, of shape [K].
         z_loss: λ.
-        temperature: T > 0, a number or an array of size 1 along the classes.
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
+            number makes what is returned NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
@@ -116,6 +117,8 @@ def linear_cross_entropy_sum(
     return _sum(rows.rule, rows.moving, w.reshape(-1, 1), rows.fixed, fate)
 
 
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=0, inline=True)
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
     outcome, _ = outcomes(rule, moving, fixed)
@@ -234,7 +237,7 @@ def _backward(rule, known, d_sum):
     return jax.tree.map(lambda g: d_sum * g, gradient), d_sum * losses, None, None
 
 
-_sum.defvjp(_forward, _backward)
+_sum.__wrapped__.defvjp(_forward, _backward)
 
 
 class _Weights(NamedTuple):

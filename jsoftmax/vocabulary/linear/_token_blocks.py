@@ -23,7 +23,7 @@ from jsoftmax.vocabulary.linear._linear_scores import scores
 _TOKENS = (
     "features", "temperature", "mask", "rows", "ids", "shares", "room", "alpha", "hard", "floor",
     "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
-    "valid", "counted", "weights",
+    "valid", "counted", "tempered", "weights",
 )  # fmt: skip
 _CLASSES = ("bias", "mask", "numbers", "class_weights")
 

@@ -21,19 +21,27 @@ from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rows
 class Fate(NamedTuple):
     """What becomes of the losses of tokens: (token, 1) arrays; None stands for True everywhere."""
 
-    valid: Array  # False: NaN, since a label is no class
+    valid: Array  # False: NaN, since a label is no class, or T no temperature
     counted: Array | None  # False: 0, since the token is ignored
+    tempered: Array | None  # False: NaN of all that is asked of the scores
 
     def settle(self, loss: Array) -> Array:
         """The losses with ignored tokens 0 and invalid ones NaN."""
         loss = jnp.where(self.valid, loss, jnp.nan)
         return loss if self.counted is None else jnp.where(self.counted, loss, 0)
 
+    def settle_statistic(self, x: Array) -> Array:
+        """What is asked of scores, NaN where there is no temperature for them."""
+        return x if self.tempered is None else jnp.where(self.tempered, x, jnp.nan)
+
 
 def with_targets(
     rows: Rows, targets: Any, ignore_index: int | None, label_smoothing: Any
 ) -> tuple[Rows, Fate]:
-    """Rows with their targets, and what becomes of each loss. Ignored tokens have scores of 0."""
+    """Rows with their targets, and what becomes of each loss. Ignored tokens have scores of 0.
+
+    Where there is no loss, T is 1: neither the loss nor a gradient of the others is spoiled.
+    """
     function, lead = rows.function, rows.lead
     smoothing = checks.static_number(label_smoothing)
     if smoothing is not None and not 0 <= smoothing <= 1:
@@ -53,6 +61,15 @@ def with_targets(
         valid = valid | ~counted
         moving = moving._replace(features=jnp.where(counted, moving.features, 0))
     valid = jnp.all(valid, axis=-1, keepdims=True)
+    tempered, t = None, moving.temperature
+    if t is not None:
+        tempered = t > 0
+        moving = moving._replace(temperature=jnp.where(tempered, t, 1))
+        if fixed.mask is not None and fixed.mask.shape[-1] == 1:
+            tempered = tempered | ~fixed.mask
+        if counted is not None:
+            tempered = tempered | ~counted
+        valid = valid & tempered
     if smoothing != 0:
         mask = fixed.mask
         if mask is None or mask.shape[-1] == 1:
@@ -62,7 +79,7 @@ def with_targets(
         s = jax.lax.stop_gradient(jnp.asarray(label_smoothing, moving.features.dtype))
         fixed = fixed._replace(smoothing=s, room=jnp.maximum(room, 1))
     fixed = fixed._replace(ids=ids, shares=shares, rows=counted)
-    return dataclasses.replace(rows, moving=moving, fixed=fixed), Fate(valid, counted)
+    return dataclasses.replace(rows, moving=moving, fixed=fixed), Fate(valid, counted, tempered)
 
 
 def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]:

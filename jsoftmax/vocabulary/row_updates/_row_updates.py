@@ -6,6 +6,7 @@ Where a loss reads a few rows, differentiate with respect to those rows, and upd
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ def row_sgd(learning_rate: ArrayLike | Schedule) -> RowOptimizer:
         >>> print(table)
         [1.  0.7 1. ]
     """
-    return row_optimizer("row_sgd", learning_rate, lambda table: {})
+    return row_optimizer("row_sgd", learning_rate, _Plain())
 
 
 def row_adagrad(
@@ -88,15 +89,7 @@ def row_adagrad(
     _check_number(function, "initial_accumulator_value", initial_accumulator_value, least=0.0)
     _check_number(function, "eps", eps, above=0.0)
 
-    def start(table):
-        dtype = checks.compute_dtype(table)
-        return {"sum_of_squares": jnp.full(table.shape[:1], initial_accumulator_value, dtype)}
-
-    def descend(g, memory):
-        a = memory["sum_of_squares"] + _mean_square(g)
-        return g * _per_row(jax.lax.rsqrt(a + eps), g), {"sum_of_squares": a}
-
-    return row_optimizer(function, learning_rate, start, descend)
+    return row_optimizer(function, learning_rate, _Adagrad(initial_accumulator_value, eps))
 
 
 def row_adam(
@@ -149,7 +142,39 @@ def row_adam(
         _check_number(function, name, b, least=0.0, below=1.0)
     _check_number(function, "eps", eps, above=0.0)
 
-    def start(table):
+    return row_optimizer(function, learning_rate, _Adam(b1, b2, eps))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plain:
+    def start(self, table):
+        return {}
+
+    def direction(self, g, memory):
+        return g, memory
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adagrad:
+    initial: float
+    eps: float
+
+    def start(self, table):
+        dtype = checks.compute_dtype(table)
+        return {"sum_of_squares": jnp.full(table.shape[:1], self.initial, dtype)}
+
+    def direction(self, g, memory):
+        a = memory["sum_of_squares"] + _mean_square(g)
+        return g * _per_row(jax.lax.rsqrt(a + self.eps), g), {"sum_of_squares": a}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adam:
+    b1: float
+    b2: float
+    eps: float
+
+    def start(self, table):
         dtype = checks.compute_dtype(table)
         return {
             "mean": jnp.zeros(table.shape, dtype),
@@ -157,15 +182,13 @@ def row_adam(
             "steps": jnp.zeros(table.shape[:1], jnp.int32),
         }
 
-    def descend(g, memory):
-        steps = memory["steps"] + 1
+    def direction(self, g, memory):
+        b1, b2, steps = self.b1, self.b2, memory["steps"] + 1
         m = b1 * memory["mean"] + (1 - b1) * g
         v = b2 * memory["mean_square"] + (1 - b2) * _mean_square(g)
         t = steps.astype(v.dtype)
-        size = _per_row(1 / (jnp.sqrt(v / (1 - b2**t)) + eps) / (1 - b1**t), g)
+        size = _per_row(1 / (jnp.sqrt(v / (1 - b2**t)) + self.eps) / (1 - b1**t), g)
         return m * size, {"mean": m, "mean_square": v, "steps": steps}
-
-    return row_optimizer(function, learning_rate, start, descend)
 
 
 def _mean_square(g: Array) -> Array:

@@ -47,7 +47,8 @@ def nce_loss(
         log_partition: c, a number or an array [..., 1]. Differentiable.
         remove_hits: whether draws that are the target are left out. The theory leaves them in,
             but targets of a batch that are candidates for one another should be left out.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
+            another number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
@@ -115,7 +116,8 @@ def negative_sampling_loss(
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         remove_hits: whether draws that are the target are left out.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
+            another number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 

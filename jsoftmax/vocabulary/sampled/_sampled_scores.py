@@ -12,6 +12,7 @@ from jax import Array
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.linear._linear_arguments import Moving, Rows, Rule, read_rows
+from jsoftmax.vocabulary.linear._linear_scores import capped, tempered
 from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 from jsoftmax.vocabulary.sampled._candidates import Candidates, read_ids
 
@@ -48,7 +49,8 @@ class SampledScores:
         return self.target_log_count
 
     def _nothing(self, remove_hits: bool) -> Array:
-        return self.empty | self.hits if remove_hits else self.empty
+        nothing = self.empty | (self.others == -jnp.inf)
+        return nothing | self.hits if remove_hits else nothing
 
     def settle(self, loss: Array) -> Array:
         """Losses of shape (token, 1) in the shape of the targets."""
@@ -117,9 +119,7 @@ def _scores(moving: Moving, rule: Rule, ids: Array) -> Array:
         z = jnp.einsum("td,tnd->tn" if axis == 0 else "td,dtn->tn", h, rows)
     if moving.bias is not None:
         z = z + jnp.take(moving.bias[0], ids, mode="clip")
-    if rule.logits_soft_cap is not None:
-        z = rule.logits_soft_cap * jnp.tanh(z / rule.logits_soft_cap)
-    return z if moving.temperature is None else z / moving.temperature
+    return tempered(capped(z, rule.logits_soft_cap), moving.temperature)
 
 
 def _read(

@@ -133,7 +133,8 @@ def target_sampling_loss(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
+            another number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
