@@ -96,7 +96,9 @@ def read_targets(
     return Targets(_smoothed(y, label_smoothing, ask), valid, counted)
 
 
-def differs(labels: Array, number: int) -> Array:
+def differs(labels: Array, number: Any) -> Array:
+    if isinstance(number, Array):
+        return labels != number
     # In the dtype of the labels a number that they cannot hold would wrap into one of them.
     limits = jnp.iinfo(labels.dtype)
     within = limits.min <= number <= limits.max

@@ -76,6 +76,11 @@ class Rule:
         return self.classes.axis_name
 
 
+def is_one(size: int) -> bool:
+    """Whether an axis is shared. One whose size is not known while tracing is not."""
+    return isinstance(size, int) and size == 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """Features and a class table, ready to be multiplied, and the shape of what comes of it."""
@@ -99,7 +104,7 @@ class Rows:
 
     def flat(self, x: Array) -> Array:
         """(*lead | 1, last) → (token | 1, last)."""
-        if math.prod(x.shape[:-1]) == 1:
+        if is_one(math.prod(x.shape[:-1])):
             return x.reshape(1, x.shape[-1])
         x = jnp.broadcast_to(x, (*self.lead, x.shape[-1]))
         return x.reshape(math.prod(self.lead), x.shape[-1])
@@ -220,7 +225,7 @@ def _kernel_axis(function, features, kernel, class_axis):
             f"{kernel.shape} do not fit: with class_axis={class_axis} they need the shapes [..., d]"
             f" and {wanted}. For the other layout give class_axis={axis - 1}."
         )
-    if kernel.shape[axis] == 0:
+    if isinstance(kernel.shape[axis], int) and kernel.shape[axis] == 0:
         raise ValueError(
             f"jsoftmax.{function}: `kernel` of shape {kernel.shape} has no classes. A distribution "
             "needs at least one."
@@ -252,9 +257,9 @@ def class_weights_of(rows: Rows, class_weights: Any) -> Array | None:
 def _without_masked(moving, mask, axis):
     """Zeros where classes or tokens take no part at all: 0 × NaN would reach a gradient."""
     tokens, classes = mask.shape
-    if classes == 1:
+    if is_one(classes):
         return moving._replace(features=jnp.where(mask, moving.features, 0))
-    if tokens == 1:
+    if is_one(tokens):
         kernel = jnp.where(mask if axis else mask.T, moving.kernel, 0)
         bias = None if moving.bias is None else jnp.where(mask, moving.bias, 0)
         return moving._replace(kernel=kernel, bias=bias)
@@ -270,8 +275,13 @@ def _sizes(function, tokens, classes, block_tokens, block_classes):
             raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
         if size < 1:
             raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
+    # Of sizes that are not known while tracing: as many tokens as of very many classes, and as many
+    # classes as for so many tokens.
     if block_tokens is None:
-        block_tokens = max(64, 2**22 // classes)
+        block_tokens = max(64, 2**22 // classes) if isinstance(classes, int) else 64
+    if not isinstance(classes, int):
+        return int(block_tokens), classes
     if block_classes is None:
-        block_classes = max(512, 2**22 // max(tokens, 1))
+        together = max(tokens, 1) if isinstance(tokens, int) else block_tokens
+        block_classes = max(512, 2**22 // together)
     return int(block_tokens), int(min(block_classes, classes))

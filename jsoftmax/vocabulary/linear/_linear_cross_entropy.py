@@ -52,7 +52,7 @@ def linear_cross_entropy(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
@@ -137,7 +137,7 @@ def linear_cross_entropy_terms(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
@@ -223,7 +223,7 @@ def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
 
 def read_problem(
     function: str, features: Any, kernel: Any, targets: Any, bias: Any, where: Any,
-    ignore_index: int | None, label_smoothing: Any, class_weights: Any, z_loss: Any,
+    ignore_index: Any, label_smoothing: Any, class_weights: Any, z_loss: Any,
     temperature: Any, logits_soft_cap: float | None, class_axis: int, axis_name: Hashable | None,
     block_tokens: int | None, block_classes: int | None,
 ) -> tuple[Rows, Fate]:  # fmt: skip
@@ -236,6 +236,6 @@ def read_problem(
     rows, fate = with_targets(rows, targets, ignore_index, label_smoothing)
     fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
     if checks.static_number(z_loss) != 0:
-        strength = jnp.asarray(z_loss, rows.moving.features.dtype)
+        strength = checks.as_array(function, "z_loss", z_loss).astype(rows.moving.features.dtype)
         fixed = fixed._replace(z_loss=jax.lax.stop_gradient(strength))
     return dataclasses.replace(rows, fixed=fixed), fate

@@ -13,13 +13,15 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._filled import filled
-from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_blocks import (
     Trees,
+    block_count,
     even_size,
+    fits,
     joined,
     merged_tokens,
     split_tokens,
@@ -36,7 +38,7 @@ def linear_cross_entropy_sum(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
@@ -105,7 +107,8 @@ def linear_cross_entropy_sum(
         block_classes,
     )  # fmt: skip
     if block_tokens is None:
-        most = max(64, 3 * 2**21 // rows.scores.shape[-1])
+        classes = rows.scores.shape[-1]
+        most = max(64, 3 * 2**21 // classes) if isinstance(classes, int) else 64
         rows = dataclasses.replace(rows, rule=dataclasses.replace(rows.rule, block_tokens=most))
     w = checks.as_array(function, "weights", 1 if weights is None else weights)
     if not checks.broadcasts(w, rows.lead):
@@ -135,16 +138,16 @@ def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
     """The losses of all tokens, and the gradient of their weighted sum in what moves."""
     trees: Trees = (moving, fixed, fate, _Weights(weights))
     tokens = moving.features.shape[0]
-    count = -(-tokens // rule.block_tokens)
-    if count <= 1:
+    if fits(tokens, rule.block_tokens):
         nothing = jax.tree.map(lambda _: None, moving)
         return _block(rule, *trees, total=nothing)
-    parts, rest = split_tokens(trees, count)
+    parts, rest = split_tokens(trees, rule.block_tokens)
     # The last token fills up the blocks, and counts once.
     w = parts[-1].weights
+    count = block_count(tokens, rule.block_tokens)
     places = jnp.arange(w.size).reshape(-1, count).T[..., None]
     parts = (*parts[:-1], _Weights(jnp.where(places < tokens, w, 0)))
-    per_token = moving.temperature is not None and moving.temperature.shape[0] > 1
+    per_token = moving.temperature is not None and not is_one(moving.temperature.shape[0])
 
     def step(total, part):
         trees = joined(part, rest)

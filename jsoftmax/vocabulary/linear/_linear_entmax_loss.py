@@ -30,7 +30,7 @@ def linear_entmax_loss(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,

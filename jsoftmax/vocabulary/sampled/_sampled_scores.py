@@ -66,7 +66,7 @@ def read_sampled(
     *,
     bias: Any,
     where: Any,
-    ignore_index: int | None,
+    ignore_index: Any,
     temperature: Any,
     logits_soft_cap: float | None,
     class_axis: int,

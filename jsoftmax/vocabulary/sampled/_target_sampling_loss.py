@@ -62,7 +62,8 @@ def target_partitions(targets: ArrayLike, size: int) -> TargetPartitions:
         ACL 2015.
     """
     name = "target_partitions"
-    y = np.asarray(targets)
+    known = isinstance(targets, np.ndarray)
+    y = targets if known else np.asarray(checks.as_array(name, "targets", targets))
     if not np.issubdtype(y.dtype, np.integer) and y.size:
         raise TypeError(
             f"jsoftmax.{name}: `targets` have dtype {y.dtype}; give integers, the numbers of "
@@ -108,7 +109,7 @@ def target_sampling_loss(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
@@ -160,6 +161,7 @@ def target_sampling_loss(
         S. Jean et al., "On using very large target vocabulary for neural machine translation",
         ACL 2015.
     """
+    checks.as_array("target_sampling_loss", "partition", partition)
     known = checks.known_values(partition)
     if known is not None and known.ndim:
         ordered = np.sort(known, axis=-1)
