@@ -159,10 +159,14 @@ class ClassAxis:
         return reduction(x, axis=self.axis, keepdims=True)
 
     def _whole_axis(self, x: Array) -> int | None:
-        """The one class axis of `x`, if it may be viewed in blocks: an Explicit mesh forbids it."""
+        """The one class axis of `x`, if it may be viewed in blocks.
+
+        An Explicit mesh forbids it, and a length that is not known while tracing.
+        """
         if len(self.axis) != 1 or jax.typeof(x).sharding.spec[self.axis[0]] is not None:
             return None
-        return x.ndim + self.axis[0]
+        axis = x.ndim + self.axis[0]
+        return axis if isinstance(x.shape[axis], int) else None
 
 
 def is_known(size: int) -> bool:

@@ -15,7 +15,7 @@ from jsoftmax.core._initializers import lecun_columns, lecun_rows
 from jsoftmax.vocabulary import (
     AdaptiveTables,
     Band,
-    TopKClasses,
+    TopK,
     adaptive_cross_entropy,
     adaptive_log_softmax,
     adaptive_topk,
@@ -111,7 +111,7 @@ class AdaptiveSoftmax(nn.Module):
         """Features [..., d] → log-probabilities [..., K], of every class."""
         return adaptive_log_softmax(as_dtype(features, self.dtype), self.tables)
 
-    def topk(self, features: ArrayLike, k: int) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
         return adaptive_topk(as_dtype(features, self.dtype), self.tables, k)
 
@@ -217,7 +217,7 @@ class DifferentiatedSoftmax(nn.Module):
         """Features [..., d] → log-probabilities [..., K], of every class."""
         return differentiated_log_softmax(as_dtype(features, self.dtype), self.bands)
 
-    def topk(self, features: ArrayLike, k: int) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
         return differentiated_topk(as_dtype(features, self.dtype), self.bands, k)
 

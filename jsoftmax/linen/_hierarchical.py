@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jsoftmax.core._contents import Held
 from jsoftmax.vocabulary import (
     ClassTree,
-    TopKClasses,
+    TopK,
     hierarchical_categorical,
     hierarchical_cross_entropy,
     hierarchical_log_softmax,
@@ -107,7 +107,7 @@ class HierarchicalSoftmax(nn.Module):
             ignore_index=ignore_index,
         )
 
-    def topk(self, features: ArrayLike, k: int, *, beam: int | None = None) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int, *, beam: int | None = None) -> TopK:
         """Features [..., d] → the k likeliest classes and their log-probabilities, exactly."""
         return hierarchical_topk(
             features, self.table, self.arrays.value, k, bias=self.bias, beam=beam

@@ -13,7 +13,7 @@ from jsoftmax.core._initializers import lecun_columns, lecun_rows
 from jsoftmax.vocabulary import (
     AdaptiveTables,
     Band,
-    TopKClasses,
+    TopK,
     adaptive_cross_entropy,
     adaptive_log_softmax,
     adaptive_topk,
@@ -105,7 +105,7 @@ class AdaptiveSoftmax(nnx.Module):
         """Features [..., d] → log-probabilities [..., K], of every class."""
         return adaptive_log_softmax(as_dtype(features, self.dtype), self.tables)
 
-    def topk(self, features: ArrayLike, k: int) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
         return adaptive_topk(as_dtype(features, self.dtype), self.tables, k)
 
@@ -210,7 +210,7 @@ class DifferentiatedSoftmax(nnx.Module):
         """Features [..., d] → log-probabilities [..., K], of every class."""
         return differentiated_log_softmax(as_dtype(features, self.dtype), self.bands)
 
-    def topk(self, features: ArrayLike, k: int) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
         return differentiated_topk(as_dtype(features, self.dtype), self.bands, k)
 

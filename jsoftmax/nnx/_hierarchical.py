@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
 
 from jsoftmax.vocabulary import (
     ClassTree,
-    TopKClasses,
+    TopK,
     hierarchical_categorical,
     hierarchical_cross_entropy,
     hierarchical_log_softmax,
@@ -102,7 +102,7 @@ class HierarchicalSoftmax(nnx.Module):
             ignore_index=ignore_index,
         )
 
-    def topk(self, features: ArrayLike, k: int, *, beam: int | None = None) -> TopKClasses:
+    def topk(self, features: ArrayLike, k: int, *, beam: int | None = None) -> TopK:
         """Features [..., d] → the k likeliest classes and their log-probabilities, exactly."""
         return hierarchical_topk(features, *self._table(), k, bias=self._bias(), beam=beam)
 

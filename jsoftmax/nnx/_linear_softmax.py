@@ -13,7 +13,7 @@ from jsoftmax.core._initializers import lecun_rows
 from jsoftmax.mappings import softmax
 from jsoftmax.vocabulary import (
     Band,
-    LinearTopK,
+    TopK,
     band_embedding,
     linear_categorical,
     linear_cross_entropy,
@@ -86,7 +86,7 @@ class LinearSoftmax(nnx.Module):
         h, kernel, bias = self._promoted(features)
         return linear_cross_entropy(h, kernel, targets, bias=bias, class_axis=0, **options)
 
-    def topk(self, features: ArrayLike, k: int, **options: Any) -> LinearTopK:
+    def topk(self, features: ArrayLike, k: int, **options: Any) -> TopK:
         """Features [..., d] → the k likeliest classes and their logits, by `linear_topk`."""
         h, kernel, bias = self._promoted(features)
         return linear_topk(h, kernel, k, bias=bias, class_axis=0, **options)

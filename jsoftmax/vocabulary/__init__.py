@@ -1,6 +1,6 @@
 """Features, class table → losses, classes and draws without the full row."""
 
-from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._adaptive import (
     adaptive_cross_entropy,
     adaptive_log_softmax,
@@ -24,7 +24,7 @@ from jsoftmax.vocabulary.linear._linear_cross_entropy import (
 )
 from jsoftmax.vocabulary.linear._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary.linear._linear_entmax_loss import linear_entmax_loss
-from jsoftmax.vocabulary.linear._linear_topk import LinearTopK, linear_topk
+from jsoftmax.vocabulary.linear._linear_topk import linear_topk
 from jsoftmax.vocabulary.row_updates._row_optimizer import RowOptimizer, RowState
 from jsoftmax.vocabulary.row_updates._row_updates import row_adagrad, row_adam, row_sgd
 from jsoftmax.vocabulary.sampled._candidates import Candidates, in_batch_candidates
@@ -69,11 +69,10 @@ __all__ = [
     "ClassTree",
     "CrossEntropyTerms",
     "GatheredClasses",
-    "LinearTopK",
     "RowOptimizer",
     "RowState",
     "TargetPartitions",
-    "TopKClasses",
+    "TopK",
     "adaptive_cross_entropy",
     "adaptive_cutoffs",
     "adaptive_log_softmax",

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._axis import is_known
 from jsoftmax.mappings import log_softmax
-from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._adaptive_tables import AdaptiveTables, read_adaptive
 from jsoftmax.vocabulary.bands._band_topk import by_blocks, merged, read_k, top_of
 from jsoftmax.vocabulary.bands._bands import (
@@ -165,7 +165,7 @@ def adaptive_log_softmax(
     return banded.shaped(jnp.concatenate(parts, axis=1))
 
 
-def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKClasses:
+def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopK:
     r"""The k most probable classes under an adaptive softmax, exactly.
 
     .. math:: p(y) = p_\text{head}(c)\, p_c(y) ≤ p_\text{head}(c)
@@ -181,7 +181,7 @@ def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKCl
         k: how many, from 1 to K.
 
     Returns:
-        `log_probs` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
+        `values` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
         highest first, and int32. Equal ones are in the order of their classes.
 
     Raises:
@@ -203,7 +203,7 @@ def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopKCl
 # Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
 # tangent is one program too, which is transposed and compiled once.
 @partial(jax.jit, static_argnums=2)
-def _likeliest(banded: Banded, head: Band, k: int) -> TopKClasses:
+def _likeliest(banded: Banded, head: Band, k: int) -> TopK:
     shortlist, *tails = banded.bands
     size = shortlist.table.shape[0]
 
@@ -217,7 +217,7 @@ def _likeliest(banded: Banded, head: Band, k: int) -> TopKClasses:
                 within = log_softmax(band_scores(projected(h, band), band))
                 return merged(found, top_of(gate[:, None] + within, start, k), k)
 
-            needed = jnp.any(~(gate <= found.log_probs[:, -1]))
+            needed = jnp.any(~(gate <= found.values[:, -1]))
             found = jax.lax.cond(needed, look, lambda found: found, found)
         return found
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.core._axis import is_known
-from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._bands import Banded
 
 _SCORES = 2**21  # that lie in memory together
@@ -26,23 +26,23 @@ def read_k(function: str, k: Any, classes: int) -> int:
     return int(k)
 
 
-def top_of(log_p: Array, start: int, k: int) -> TopKClasses:
+def top_of(log_p: Array, start: int, k: int) -> TopK:
     """The best k of one band, −∞ where it has fewer classes."""
     missing = k - log_p.shape[1]
     if missing > 0:
         log_p = jnp.pad(log_p, ((0, 0), (0, missing)), constant_values=-jnp.inf)
     values, places = jax.lax.top_k(log_p, k)
-    return TopKClasses(values, (places + start).astype(jnp.int32))
+    return TopK(values, (places + start).astype(jnp.int32))
 
 
-def merged(a: TopKClasses, b: TopKClasses, k: int) -> TopKClasses:
+def merged(a: TopK, b: TopK, k: int) -> TopK:
     """The best k of both; of equal ones those of `a` first."""
-    values, places = jax.lax.top_k(jnp.concatenate([a.log_probs, b.log_probs], axis=1), k)
+    values, places = jax.lax.top_k(jnp.concatenate([a.values, b.values], axis=1), k)
     classes = jnp.concatenate([a.classes, b.classes], axis=1)
-    return TopKClasses(values, jnp.take_along_axis(classes, places, axis=1))
+    return TopK(values, jnp.take_along_axis(classes, places, axis=1))
 
 
-def by_blocks(function: Callable[[Array], TopKClasses], banded: Banded) -> TopKClasses:
+def by_blocks(function: Callable[[Array], TopK], banded: Banded) -> TopK:
     """function(features) for blocks of tokens one after another."""
     h = banded.features
     tokens, block = h.shape[0], max(16, _SCORES // banded.starts[-1])
@@ -57,4 +57,4 @@ def by_blocks(function: Callable[[Array], TopKClasses], banded: Banded) -> TopKC
         blocks = blocks.reshape(count, block, h.shape[1])
         found = jax.lax.map(jax.checkpoint(function, prevent_cse=False), blocks)
         found = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:tokens], found)
-    return TopKClasses(*(banded.shaped(x) for x in found))
+    return TopK(*(banded.shaped(x) for x in found))

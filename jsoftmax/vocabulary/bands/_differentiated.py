@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float
 from jsoftmax.core._keys import one_key
 from jsoftmax.losses import cross_entropy
 from jsoftmax.mappings import log_softmax
-from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._band_topk import by_blocks, read_k, top_of
 from jsoftmax.vocabulary.bands._bands import Band, Banded, band_scores, read_banded, read_labels
 from jsoftmax.vocabulary.bands._widths import new_bands, slices_or_widths
@@ -167,7 +167,7 @@ def differentiated_log_softmax(
     return banded.shaped(log_softmax(_scores(banded, banded.features)))
 
 
-def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> TopKClasses:
+def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> TopK:
     r"""The k most probable classes under a softmax over bands of different width.
 
     .. math:: \operatorname{top}_k \log p
@@ -181,7 +181,7 @@ def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> T
         k: how many, from 1 to K.
 
     Returns:
-        `log_probs` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
+        `values` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
         highest first, and int32. Equal ones are in the order of their classes.
 
     Raises:
@@ -202,7 +202,7 @@ def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> T
 # Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
 # tangent is one program too, which is transposed and compiled once.
 @partial(jax.jit, static_argnums=1)
-def _likeliest(banded: Banded, k: int) -> TopKClasses:
+def _likeliest(banded: Banded, k: int) -> TopK:
     return by_blocks(lambda h: top_of(log_softmax(_scores(banded, h)), 0, k), banded)
 
 

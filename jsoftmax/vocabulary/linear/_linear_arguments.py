@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._axis import ClassAxis, is_known
+from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import Regularizer, joined, parted
 from jsoftmax.core._regularizers import SHANNON
@@ -64,7 +64,7 @@ class Rule:
     classes: ClassAxis
     structure: Any  # of the regularizer
     kernel_axis: int  # of the classes in the kernel
-    soft_cap: float | None
+    logits_soft_cap: float | None
     block_tokens: int  # rows that lie in memory together,
     block_classes: int  # and classes that are taken together for many tokens
     is_hard: bool = False
@@ -79,6 +79,11 @@ class Rule:
     def axis_name(self) -> Hashable | None:
         """The mesh axis over which classes are split."""
         return self.classes.axis_name
+
+
+def is_one(size: int) -> bool:
+    """Whether an axis is shared. One whose size is not known while tracing is not."""
+    return isinstance(size, int) and size == 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Rows:
 
     def flat(self, x: Array) -> Array:
         """(*lead | 1, last) → (token | 1, last)."""
-        if math.prod(x.shape[:-1]) == 1:
+        if is_one(math.prod(x.shape[:-1])):
             return x.reshape(1, x.shape[-1])
         x = jnp.broadcast_to(x, (*self.lead, x.shape[-1]))
         return x.reshape(math.prod(self.lead), x.shape[-1])
@@ -123,12 +128,16 @@ def read_rows(
     where: Any,
     class_axis: int,
     temperature: Any,
-    soft_cap: float | None,
+    logits_soft_cap: float | None,
     axis_name: Hashable | None,
     block_tokens: int | None = None,
     block_classes: int | None = None,
+    has_limit: bool = False,
 ) -> Rows:
     """Check features and table and bring them into one form.
+
+    `has_limit` says that the function has a limit at T = 0. A temperature in an array that is
+    beyond what the function has is NaN.
 
     Raises:
         TypeError: for arrays that are not real numbers, a mask that is not boolean, and sizes of
@@ -150,33 +159,46 @@ def read_rows(
     numbers = jnp.arange(classes, dtype=jnp.int32)[None]
     if axis_name is not None:
         numbers = numbers + jax.lax.axis_index(axis_name) * classes
-    if soft_cap is not None:
-        cap = checks.static_number(soft_cap)
+    if logits_soft_cap is not None:
+        cap = checks.static_number(logits_soft_cap)
         if cap is None or not cap > 0:
             raise ValueError(
-                f"jsoftmax.{function}: `soft_cap` must be a positive number known while tracing, "
-                f"got {soft_cap!r}."
+                f"jsoftmax.{function}: `logits_soft_cap` must be a positive number known while "
+                f"tracing, got {logits_soft_cap!r}."
             )
-        soft_cap = cap
+        logits_soft_cap = cap
     tokens = math.prod(lead)
     block_tokens, block_classes = _sizes(function, tokens, classes, block_tokens, block_classes)
     rule = Rule(
-        ClassAxis((-1,), axis_name), parted(SHANNON)[1], axis, soft_cap, block_tokens, block_classes
+        ClassAxis((-1,), axis_name),
+        parted(SHANNON)[1],
+        axis,
+        logits_soft_cap,
+        block_tokens,
+        block_classes,
     )
     rows = Rows(moving, Fixed(numbers, None), rule, lead, function)
     mask = checks.mask_like(function, where, rows.scores, "features @ kernel")
     if mask is not None:
         mask = rows.flat(mask)
         moving = _without_masked(moving, mask, axis)
-    number = checks.static_number(temperature)
-    if number is not None and not number > 0:
-        raise ValueError(
-            f"jsoftmax.{function}: `temperature` must be positive, got {temperature!r}."
-        )
-    if number != 1:
-        t = jnp.full((1, 1), number, dtype) if number else rows.per_row("temperature", temperature)
-        moving = moving._replace(temperature=t)
+    moving = moving._replace(temperature=_temperature(rows, temperature, has_limit))
     return dataclasses.replace(rows, moving=moving, fixed=Fixed(numbers, mask))
+
+
+def _temperature(rows, temperature, has_limit):
+    """T of shape (token | 1, 1), None where it is the number 1."""
+    number = checks.static_number(temperature)
+    dtype = rows.scores.dtype
+    if number is None:
+        t = rows.per_row("temperature", temperature)
+        return jnp.where(t >= 0 if has_limit else t > 0, t, jnp.nan)
+    if not (number >= 0 if has_limit else number > 0):
+        least = "at least 0" if has_limit else "positive"
+        raise ValueError(
+            f"jsoftmax.{rows.function}: `temperature` must be {least}, got {temperature!r}."
+        )
+    return None if number == 1 else jnp.full((1, 1), number, dtype)
 
 
 def with_regularizer(rows: Rows, regularizer: Regularizer) -> Rows:
@@ -209,7 +231,7 @@ def _kernel_axis(function, features, kernel, class_axis):
             f"{kernel.shape} do not fit: with class_axis={class_axis} they need the shapes [..., d]"
             f" and {wanted}. For the other layout give class_axis={axis - 1}."
         )
-    if kernel.shape[axis] == 0:
+    if isinstance(kernel.shape[axis], int) and kernel.shape[axis] == 0:
         raise ValueError(
             f"jsoftmax.{function}: `kernel` of shape {kernel.shape} has no classes. A distribution "
             "needs at least one."
@@ -241,9 +263,9 @@ def class_weights_of(rows: Rows, class_weights: Any) -> Array | None:
 def _without_masked(moving, mask, axis):
     """Zeros where classes or tokens take no part at all: 0 × NaN would reach a gradient."""
     tokens, classes = mask.shape
-    if classes == 1:
+    if is_one(classes):
         return moving._replace(features=jnp.where(mask, moving.features, 0))
-    if tokens == 1:
+    if is_one(tokens):
         kernel = jnp.where(mask if axis else mask.T, moving.kernel, 0)
         bias = None if moving.bias is None else jnp.where(mask, moving.bias, 0)
         return moving._replace(kernel=kernel, bias=bias)
@@ -259,8 +281,13 @@ def _sizes(function, tokens, classes, block_tokens, block_classes):
             raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
         if size < 1:
             raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
+    # Of sizes that are not known while tracing: as many tokens as of very many classes, and as many
+    # classes as for so many tokens.
     if block_tokens is None:
-        block_tokens = max(64, 2**22 // classes)
+        block_tokens = max(64, 2**22 // classes) if isinstance(classes, int) else 64
+    if not isinstance(classes, int):
+        return int(block_tokens), classes
     if block_classes is None:
-        block_classes = max(512, 2**22 // max(tokens, 1)) if is_known(tokens) else 512
+        together = max(tokens, 1) if isinstance(tokens, int) else block_tokens
+        block_classes = max(512, 2**22 // together)
     return int(block_tokens), int(min(block_classes, classes))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from jsoftmax.core._filled import filled
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._scores import difference
 from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks
-from jsoftmax.vocabulary.linear._linear_arguments import Rows, read_rows
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, read_rows
 from jsoftmax.vocabulary.linear._linear_scores import scores
 from jsoftmax.vocabulary.linear._token_blocks import classes_at
 
@@ -25,14 +27,14 @@ def linear_categorical(
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_classes: int | None = None,
 ) -> Int[Array, "..."]:
     r"""One exact draw a token from `softmax` of the logits h W + b, in one pass over the classes.
 
-    .. math:: y = \arg\max_i z_i + g_i, \qquad z = c \tanh((h W + b)/c)/T
+    .. math:: y = \arg\max_i z_i/T + g_i, \qquad z = c \tanh((h W + b)/c)
 
     with independent Gumbel noise g, which depends on the key and the number of the class alone, not
     on blocks or on how the classes are split: the draws are those of `gumbel_argmax` with this key
@@ -44,8 +46,9 @@ def linear_categorical(
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]. Other classes are never drawn.
-        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
-        soft_cap: c > 0, a number; None for none.
+        temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. T = 0
+            draws evenly among the largest logits.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes are split. The key must be
             the same on every part, and so will be the result.
@@ -54,7 +57,8 @@ def linear_categorical(
 
     Returns:
         Class numbers from 0 to K − 1 of shape [...], in the default integer dtype. −1 where there
-        is nothing to draw: a token without any class, or with NaN in its scores.
+        is nothing to draw: a token without any class, with NaN in its scores, or with a number
+        below 0 in an array of temperatures.
 
     Raises:
         TypeError: if `key` is no key, `features` or `kernel` are not real numbers, or `where` is
@@ -72,24 +76,44 @@ def linear_categorical(
     key = one_key("linear_categorical", key)
     rows = read_rows(
         "linear_categorical", features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
-        block_classes=block_classes,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
+        block_classes=block_classes, has_limit=True,
     )  # fmt: skip
-    best, drawn = _streamed(key, rows)
-    if axis_name is not None:
-        highest = jax.lax.pmax(best, axis_name)
+    drawn = _drawn(rows.rule, key, rows.moving, rows.fixed)
+    return rows.shaped(drawn.astype(jnp.zeros((), int).dtype))[..., 0]
+
+
+class _Best(NamedTuple):
+    """The best class of every token among those seen so far."""
+
+    rank: Array  # what comes before all else: see `_perturbed`
+    value: Array  # of those of the highest rank the highest perturbed score, −∞ for none
+    drawn: Array  # and its class
+
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=0, inline=True)
+def _drawn(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> Array:
+    """A class a token, −1 for none."""
+    best = _streamed(rule, key, moving, fixed)
+    value, drawn = best.value, best.drawn
+    if rule.axis_name is not None:
+        spoiled = jax.lax.psum((value != value).astype(jnp.int32), rule.axis_name) > 0
+        value = jnp.where(
+            spoiled | (best.rank < jax.lax.pmax(best.rank, rule.axis_name)), -jnp.inf, value
+        )
+        highest = jax.lax.pmax(value, rule.axis_name)
         most = jnp.iinfo(jnp.int32).max
-        drawn = jax.lax.pmin(jnp.where(best == highest, drawn, most), axis_name)
-        best = highest
-    drawn = jnp.where(best > -jnp.inf, drawn, -1).astype(jnp.zeros((), int).dtype)
-    return rows.shaped(drawn)[..., 0]
+        drawn = jax.lax.pmin(jnp.where(value == highest, drawn, most), rule.axis_name)
+        value = highest
+    return jnp.where(value > -jnp.inf, drawn, -1)
 
 
-def _streamed(key: Array, rows: Rows) -> tuple[Array, Array]:
-    """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
-    rule, moving, fixed = rows.rule, rows.moving, rows.fixed
+def _streamed(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> _Best:
+    """The best of the classes of this part."""
+    t, moving = moving.temperature, moving._replace(temperature=None)
     tokens, here = moving.features.shape[0], fixed.numbers.shape[-1]
-    size = block_size(rule.classes.size(rows.scores))
+    size = block_size(here if rule.axis_name is None else here * jax.lax.axis_size(rule.axis_name))
     first, offset, _ = covering(here, size, rule.axis_name)
     more = 0 if isinstance(offset, int) else 1  # block of noise, where classes begin within one
     together = max(1, rule.block_classes // size)
@@ -100,36 +124,48 @@ def _streamed(key: Array, rows: Rows) -> tuple[Array, Array]:
     anchor = rule.classes.max(z)
     anchor = jnp.where(jnp.isfinite(anchor), anchor, 0)
 
-    def advance(state, start, wide):
-        best, drawn, infinite = state
+    def advance(best, start, wide):
         z = scores(*classes_at(rule, (moving, fixed), start, wide), rule=rule)
         blocks = -(-wide // size) + more
         noise = gumbel_blocks(key, (tokens,), first + start // size, blocks, size, z.dtype)
         noise = jax.lax.dynamic_slice_in_dim(noise, offset, wide, axis=-1)
-        # Scores of +∞ share all the mass: where there is one, only they count.
-        highest = jnp.max(z, axis=-1, keepdims=True)
-        only = infinite | (highest == jnp.inf)
-        best = jnp.where(only & ~infinite, -jnp.inf, best)
-        v = jnp.where(only, jnp.where(z == jnp.inf, 0, -jnp.inf), difference(z, anchor))
-        v = jnp.where(z == z, v, z) + noise
+        rank, v = _perturbed(z, anchor, noise, t)
+        top = jnp.maximum(best.rank, jnp.max(rank, axis=-1, keepdims=True))
+        value = jnp.where(best.rank < top, -jnp.inf, best.value)
+        v = jnp.where((rank < top) & (v == v), -jnp.inf, v)
         highest = jnp.max(v, axis=-1, keepdims=True)
         place = jnp.argmax(v, axis=-1, keepdims=True).astype(jnp.int32)
         # NaN spoils its row: nothing is above it, and it is taken over.
-        above = (highest > best) | (highest != highest)
+        above = (highest > value) | (highest != highest)
         number = fixed.numbers[0, 0] + start + place
-        return jnp.where(above, highest, best), jnp.where(above, number, drawn), only
+        value, drawn = jnp.where(above, highest, value), jnp.where(above, number, best.drawn)
+        return _Best(top, value, drawn)
 
-    nothing = jnp.where(z[:, :1] == z[:, :1], fixed.numbers[0, 0], fixed.numbers[0, 0])
-    state = (filled(z[:, :1], -jnp.inf), nothing, nothing < 0)
+    lowest = filled(z[:, :1], -jnp.inf)
+    nothing = jnp.where(lowest == lowest, fixed.numbers[0, 0], fixed.numbers[0, 0])
+    best = _Best(lowest, lowest, nothing)
     count, left = divmod(here, width)
     if count:
         starts = jnp.arange(count, dtype=jnp.int32) * width
-        state, _ = jax.lax.scan(lambda s, start: (advance(s, start, width), None), state, starts)
-    if left:
-        state = advance(state, count * width, left)
-    best, drawn, infinite = state
-    if rule.axis_name is not None:
-        spoiled = jax.lax.psum((best != best).astype(jnp.int32), rule.axis_name) > 0
-        some = jax.lax.psum(infinite.astype(jnp.int32), rule.axis_name) > 0
-        best = jnp.where(spoiled | (some & ~infinite), -jnp.inf, best)
-    return best, drawn
+        best, _ = jax.lax.scan(lambda s, start: (advance(s, start, width), None), best, starts)
+    return advance(best, count * width, left) if left else best
+
+
+def _perturbed(z: Array, anchor: Array, noise: Array, t: Array | None) -> tuple[Array, Array]:
+    """The rank of every class, and its perturbed score, which is compared where ranks are equal.
+
+    Scores of +∞ share all the mass: where there is one, only they count. At T = 0 only the largest
+    count, whose noise then decides. Neither NaN nor −∞ is of any rank. Above T = 0 all is
+    multiplied by min(T, 1), so that no small T makes scores infinite.
+    """
+    infinite = z == jnp.inf
+    if t is None:
+        rank = jnp.where(infinite, jnp.inf, -jnp.inf)
+        v = jnp.where(infinite, 0, difference(z, anchor))
+        return rank, jnp.where(z == z, v, z) + noise
+    is_hard, is_even = t == 0, t == jnp.inf
+    rank = jnp.where(infinite & ~is_even, jnp.inf, jnp.where(is_hard & (z == z), z, -jnp.inf))
+    fixed = infinite | is_hard | is_even
+    v = jnp.where(fixed, 0, difference(z, anchor)) / jnp.where(is_even, 1, jnp.maximum(t, 1))
+    v = jnp.where((z == z) & (z > -jnp.inf), v, z)
+    return rank, v + noise * jnp.where(is_hard, 1, jnp.minimum(t, 1))

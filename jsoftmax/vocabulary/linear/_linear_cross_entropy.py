@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.linear._found import Outcome
-from jsoftmax.vocabulary.linear._linear_arguments import Rows, class_weights_of, read_rows
+from jsoftmax.vocabulary.linear._linear_arguments import (
+    Fixed,
+    Moving,
+    Rows,
+    Rule,
+    class_weights_of,
+    read_rows,
+)
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 
@@ -44,12 +51,12 @@ def linear_cross_entropy(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
@@ -85,8 +92,9 @@ def linear_cross_entropy(
             classes.
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ, which pulls the log-partition to 0.
-        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
-        soft_cap: c > 0, a number; None for none.
+        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
+            array another number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d], the layout of an
             embedding table, which so serves here as it is.
         axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
@@ -116,7 +124,7 @@ def linear_cross_entropy(
     """
     return _terms(
         "linear_cross_entropy", features, kernel, targets, False, bias, where, ignore_index,
-        label_smoothing, class_weights, z_loss, temperature, soft_cap, class_axis, axis_name,
+        label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes,
     ).loss  # fmt: skip
 
@@ -128,12 +136,12 @@ def linear_cross_entropy_terms(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
@@ -157,8 +165,9 @@ def linear_cross_entropy_terms(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ.
-        temperature: T > 0, a number or an array of size 1 along the classes.
-        soft_cap: c > 0, a number; None for none.
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
+            number makes what is returned NaN, and the gradient of its token 0.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes are split.
         block_tokens: how many rows are in memory together; None for the rule.
@@ -180,7 +189,7 @@ def linear_cross_entropy_terms(
     """
     terms = _terms(
         "linear_cross_entropy_terms", features, kernel, targets, True, bias, where, ignore_index,
-        label_smoothing, class_weights, z_loss, temperature, soft_cap, class_axis, axis_name,
+        label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes,
     )  # fmt: skip
     assert terms.log_partition is not None and terms.entropy is not None
@@ -189,35 +198,43 @@ def linear_cross_entropy_terms(
 
 def _terms(
     function, features, kernel, targets, statistics, bias, where, ignore_index, label_smoothing,
-    class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+    class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
     block_classes,
 ) -> Outcome:  # fmt: skip
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
-        class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+        class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
         block_classes,
     )  # fmt: skip
     rule = dataclasses.replace(rows.rule, statistics=statistics)
-    outcome, _ = outcomes(rule, rows.moving, rows.fixed)
-    outcome = outcome._replace(loss=fate.settle(outcome.loss))
+    outcome = _settled(rule, rows.moving, rows.fixed, fate)
     return jax.tree.map(lambda x: rows.shaped(x)[..., 0], outcome)
+
+
+# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# transpose is compiled once too.
+@partial(jax.jit, static_argnums=0)
+def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
+    outcome, _ = outcomes(rule, moving, fixed)
+    statistics = jax.tree.map(fate.settle_statistic, outcome._replace(loss=None))
+    return statistics._replace(loss=fate.settle(outcome.loss))
 
 
 def read_problem(
     function: str, features: Any, kernel: Any, targets: Any, bias: Any, where: Any,
-    ignore_index: int | None, label_smoothing: Any, class_weights: Any, z_loss: Any,
-    temperature: Any, soft_cap: float | None, class_axis: int, axis_name: Hashable | None,
+    ignore_index: Any, label_smoothing: Any, class_weights: Any, z_loss: Any,
+    temperature: Any, logits_soft_cap: float | None, class_axis: int, axis_name: Hashable | None,
     block_tokens: int | None, block_classes: int | None,
 ) -> tuple[Rows, Fate]:  # fmt: skip
     """The arguments of a cross-entropy, checked and in one form."""
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
         block_tokens=block_tokens, block_classes=block_classes,
     )  # fmt: skip
     rows, fate = with_targets(rows, targets, ignore_index, label_smoothing)
     fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
     if checks.static_number(z_loss) != 0:
-        strength = jnp.asarray(z_loss, rows.moving.features.dtype)
+        strength = checks.as_array(function, "z_loss", z_loss).astype(rows.moving.features.dtype)
         fixed = fixed._replace(z_loss=jax.lax.stop_gradient(strength))
     return dataclasses.replace(rows, fixed=fixed), fate

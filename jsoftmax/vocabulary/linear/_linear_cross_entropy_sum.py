@@ -14,11 +14,17 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Trees, overlaid
-from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
 from jsoftmax.vocabulary.linear._outcomes import outcomes
-from jsoftmax.vocabulary.linear._token_blocks import even_size, merged_tokens, split_tokens
+from jsoftmax.vocabulary.linear._token_blocks import (
+    block_count,
+    even_size,
+    fits,
+    merged_tokens,
+    split_tokens,
+)
 from jsoftmax.vocabulary.linear._token_rows import probabilities_at, pull, solved_row
 from jsoftmax.vocabulary.linear._token_targets import Fate
 
@@ -31,12 +37,12 @@ def linear_cross_entropy_sum(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
@@ -65,8 +71,9 @@ def linear_cross_entropy_sum(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: one number a class, of shape [K].
         z_loss: λ.
-        temperature: T > 0, a number or an array of size 1 along the classes.
-        soft_cap: c > 0, a number; None for none.
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
+            number makes what is returned NaN, and the gradient of its token 0.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
             `check_vma=True`, as it is by default: without it, and in `vmap`, gradients are wrong.
@@ -95,11 +102,12 @@ def linear_cross_entropy_sum(
     function = "linear_cross_entropy_sum"
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
-        class_weights, z_loss, temperature, soft_cap, class_axis, axis_name, block_tokens,
+        class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
         block_classes,
     )  # fmt: skip
     if block_tokens is None:
-        most = max(64, 3 * 2**21 // rows.scores.shape[-1])
+        classes = rows.scores.shape[-1]
+        most = max(64, 3 * 2**21 // classes) if isinstance(classes, int) else 64
         rows = dataclasses.replace(rows, rule=dataclasses.replace(rows.rule, block_tokens=most))
     w = checks.as_array(function, "weights", 1 if weights is None else weights)
     if not checks.broadcasts(w, rows.lead):
@@ -111,6 +119,8 @@ def linear_cross_entropy_sum(
     return _sum(rows.rule, rows.moving, w.reshape(-1, 1), rows.fixed, fate)
 
 
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=0, inline=True)
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
     outcome, _ = outcomes(rule, moving, fixed)
@@ -127,16 +137,16 @@ def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
     """The losses of all tokens, and the gradient of their weighted sum in what moves."""
     trees: Trees = (moving, fixed, fate, _Weights(weights))
     tokens = moving.features.shape[0]
-    count = -(-tokens // rule.block_tokens)
-    if count <= 1:
+    if fits(tokens, rule.block_tokens):
         nothing = jax.tree.map(lambda _: None, moving)
         return _block(rule, *trees, total=nothing)
-    parts, rest = split_tokens(trees, count)
+    parts, rest = split_tokens(trees, rule.block_tokens)
     # The last token fills up the blocks, and counts once.
     w = parts[-1].weights
+    count = block_count(tokens, rule.block_tokens)
     places = jnp.arange(w.size).reshape(-1, count).T[..., None]
     parts = (*parts[:-1], _Weights(jnp.where(places < tokens, w, 0)))
-    per_token = moving.temperature is not None and moving.temperature.shape[0] > 1
+    per_token = moving.temperature is not None and not is_one(moving.temperature.shape[0])
 
     def step(total, part):
         trees = overlaid(part, rest)
@@ -229,7 +239,7 @@ def _backward(rule, known, d_sum):
     return jax.tree.map(lambda g: d_sum * g, gradient), d_sum * losses, None, None
 
 
-_sum.defvjp(_forward, _backward)
+_sum.__wrapped__.defvjp(_forward, _backward)
 
 
 class _Weights(NamedTuple):

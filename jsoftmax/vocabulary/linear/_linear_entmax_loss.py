@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._regularizers import of_order
 from jsoftmax.vocabulary.linear._linear_arguments import (
+    Fixed,
+    Moving,
+    Rule,
     class_weights_of,
     read_rows,
     with_regularizer,
 )
 from jsoftmax.vocabulary.linear._outcomes import outcomes
-from jsoftmax.vocabulary.linear._token_targets import with_targets
+from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 
 
 def linear_entmax_loss(
@@ -26,11 +31,11 @@ def linear_entmax_loss(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
@@ -58,8 +63,9 @@ def linear_entmax_loss(
         ignore_index: tokens with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K]; the loss of a token is multiplied by ⟨w, y⟩.
-        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
-        soft_cap: c > 0, a number; None for none.
+        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
+            array another number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
             `class_weights` and `where` are split. Targets are numbered over all parts.
@@ -85,7 +91,7 @@ def linear_entmax_loss(
     function = "linear_entmax_loss"
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
         block_tokens=block_tokens, block_classes=block_classes,
     )  # fmt: skip
     rows, fate = with_targets(
@@ -96,9 +102,17 @@ def linear_entmax_loss(
     )
     fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
     rows = dataclasses.replace(rows, fixed=fixed)
-    outcome, found = outcomes(rows.rule, rows.moving, rows.fixed)
+    loss = _settled(rows.rule, rows.moving, rows.fixed, fate)
+    return rows.shaped(loss)[..., 0]
+
+
+# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# transpose is compiled once too.
+@partial(jax.jit, static_argnums=0)
+def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Array:
+    outcome, found = outcomes(rule, moving, fixed)
     loss = outcome.loss
     if fixed.class_weights is not None:
         # A weight of 0 outweighs an infinite loss.
         loss = found.weight * jnp.where((found.weight == 0) & (loss == jnp.inf), 0, loss)
-    return rows.shaped(fate.settle(loss))[..., 0]
+    return fate.settle(loss)

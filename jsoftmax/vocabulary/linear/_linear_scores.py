@@ -24,13 +24,27 @@ def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
     """Scores from products."""
     if moving.bias is not None:
         z = z + moving.bias
-    if rule.soft_cap is not None:
-        z = rule.soft_cap * jnp.tanh(z / rule.soft_cap)
-    if moving.temperature is not None:
-        z = z / moving.temperature
     if fixed.mask is not None:
         z = jnp.where(fixed.mask, z, -jnp.inf)
+    z = tempered(capped(z, rule.logits_soft_cap), moving.temperature)
     return z if fixed.rows is None else jnp.where(fixed.rows, z, 0)
+
+
+def capped(z: Array, cap: float | None) -> Array:
+    """c tanh(z/c), but −∞ for −∞: a class that takes no part has not the score −c."""
+    if cap is None:
+        return z
+    return jnp.where(z == -jnp.inf, z, cap * jnp.tanh(z / cap))
+
+
+def tempered(z: Array, temperature: Array | None) -> Array:
+    """z/T for T > 0. At T = ∞ all scores are 0 but those of −∞, which stay."""
+    if temperature is None:
+        return z
+    # What does not depend on T is kept out of the quotient, of whose slopes it would make NaN.
+    stays = (z == -jnp.inf) | (z != z)
+    quotient = jnp.where(stays | (temperature == jnp.inf), 0, z) / temperature
+    return jnp.where(stays, z, quotient)
 
 
 def moved_scores(moving: Moving, fixed: Fixed, changes: Changes, rule: Rule) -> tuple[Array, Array]:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike
 
-from jsoftmax.vocabulary.linear._linear_arguments import read_rows
-from jsoftmax.vocabulary.linear._linear_scores import scores
+from jsoftmax.vocabulary._topk import TopK
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, read_rows
+from jsoftmax.vocabulary.linear._linear_scores import scores, tempered
 from jsoftmax.vocabulary.linear._token_blocks import by_tokens
-
-
-class LinearTopK(NamedTuple):
-    """The highest scores of every token, the highest first, and their classes.
-
-    Args:
-        values: of shape [..., k], the scores.
-        classes: of shape [..., k], int32.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> print(linear_topk(jnp.array([1.0, 2.0]), jnp.eye(2), 1).classes)
-        [1]
-    """
-
-    values: Float[Array, "... k"]
-    classes: Int[Array, "... k"]
 
 
 def linear_topk(
@@ -40,17 +24,18 @@ def linear_topk(
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
-) -> LinearTopK:
+) -> TopK:
     r"""`jax.lax.top_k` of the logits h W + b, which are never held for all tokens at once.
 
     .. math:: z = c \tanh((h W + b)/c)/T
 
-    The values are differentiable in features, kernel, bias and temperature. Equal scores are in the
-    order of their classes.
+    The order is that of the logits before they are divided by T, so that no T hides it; equal ones
+    are in the order of their classes. The values are differentiable in features, kernel, bias and
+    temperature.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -59,8 +44,9 @@ def linear_topk(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]. Other classes have the score −∞ and come
             last, where there are fewer than k classes.
-        temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1].
-        soft_cap: c > 0, a number; None for none.
+        temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. Where it
+            is 0, values are those before division; NaN where an array holds less.
+        logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes are split, each part with
             at least k of them.
@@ -79,12 +65,13 @@ def linear_topk(
         >>> import jax.numpy as jnp
         >>> h, W = jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
         >>> print(linear_topk(h, W, 2))
-        LinearTopK(values=Array([8., 2.], dtype=float32), classes=Array([2, 1], dtype=int32))
+        TopK(values=Array([8., 2.], dtype=float32), classes=Array([2, 1], dtype=int32))
     """
     function = "linear_topk"
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=axis_name, block_tokens=block_tokens,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
+        block_tokens=block_tokens, has_limit=True,
     )  # fmt: skip
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"jsoftmax.{function}: `k` must be a whole number, got {k!r}.")
@@ -92,17 +79,28 @@ def linear_topk(
     if not 1 <= k <= classes:
         raise ValueError(f"jsoftmax.{function}: `k` must be from 1 to {classes}, got {k}.")
 
+    values, classes = _highest(rows.rule, k, rows.moving, rows.fixed)
+    return TopK(rows.shaped(values), rows.shaped(classes).astype(jnp.int32))
+
+
+# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# transpose is compiled once too.
+@partial(jax.jit, static_argnums=(0, 1))
+def _highest(rule: Rule, k: int, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+    """Scores and numbers of the k highest classes of every token."""
+    t, moving = moving.temperature, moving._replace(temperature=None)
+
     def of_block(trees):
-        values, places = jax.lax.top_k(scores(*trees, rule=rows.rule), k)
+        values, places = jax.lax.top_k(scores(*trees, rule=rule), k)
         return values, places + trees[1].numbers[0, 0]
 
     again = jax.checkpoint(of_block, prevent_cse=False)
-    values, classes = by_tokens(again, rows.rule.block_tokens, (rows.moving, rows.fixed))
-    if axis_name is not None:
+    values, classes = by_tokens(again, rule.block_tokens, (moving, fixed))
+    if rule.axis_name is not None:
         # Parts are in the order of their classes, so equal scores are too.
         values, classes = (
-            jax.lax.all_gather(x, axis_name, axis=1, tiled=True) for x in (values, classes)
+            jax.lax.all_gather(x, rule.axis_name, axis=1, tiled=True) for x in (values, classes)
         )
         values, places = jax.lax.top_k(values, k)
         classes = jnp.take_along_axis(classes, places, axis=1)
-    return LinearTopK(rows.shaped(values), rows.shaped(classes).astype(jnp.int32))
+    return (values if t is None else tempered(values, jnp.where(t == 0, 1, t))), classes

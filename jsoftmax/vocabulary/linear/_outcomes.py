@@ -24,7 +24,7 @@ from jsoftmax.losses._log_loss import ALONE
 from jsoftmax.vocabulary.linear._found import Found, Outcome
 from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import moved_scores
-from jsoftmax.vocabulary.linear._token_blocks import by_tokens, groups, sum_by_classes
+from jsoftmax.vocabulary.linear._token_blocks import by_tokens, fits, groups, sum_by_classes
 from jsoftmax.vocabulary.linear._token_rows import movable, probabilities_at, pull, solved
 
 
@@ -103,7 +103,7 @@ def _over_classes(rule: Rule, sums: Any, trees: tuple) -> Any:
         return sum_by_classes(rule, sums, moving, fixed, (known, outcome), changes)
 
     block = groups(rule, trees[1].numbers.shape[-1])
-    if trees[0].features.shape[0] > block:
+    if not fits(trees[0].features.shape[0], block):
         of_group = jax.checkpoint(of_group, prevent_cse=False)
     return by_tokens(of_group, block, trees)
 

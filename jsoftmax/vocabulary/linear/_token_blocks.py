@@ -15,17 +15,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._axis import is_known
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Trees, by_name, overlaid
-from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_scores import scores
 
 # What has tokens along its first axis, and what has classes along its last.
 _TOKENS = (
     "features", "temperature", "mask", "rows", "ids", "shares", "room", "parameters", "hard",
     "floor", "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
-    "valid", "counted", "weights",
+    "valid", "counted", "tempered", "weights",
 )  # fmt: skip
 _CLASSES = ("bias", "mask", "numbers", "class_weights")
 
@@ -37,21 +36,33 @@ def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any
     be moved.
     """
     tokens = trees[0].features.shape[0]
-    count = -(-tokens // block)
-    if not is_known(tokens) or count <= 1:
+    if fits(tokens, block):
         return function(trees)
-    parts, rest = split_tokens(trees, count)
+    parts, rest = split_tokens(trees, block)
     results = jax.lax.map(lambda part: function(overlaid(part, rest)), parts)
     return jax.tree.map(lambda x: merged_tokens(x, tokens), results)
 
 
-def split_tokens(trees: Trees, count: int) -> tuple[Trees, Trees]:
+def fits(tokens: int, block: int) -> bool:
+    """Whether one block has all tokens; a number of them that is not known while tracing never."""
+    return isinstance(tokens, int) and tokens <= block
+
+
+def block_count(tokens: int, block: int) -> int:
+    """How many blocks of at most `block` tokens there are."""
+    return -(-tokens // block)
+
+
+def split_tokens(trees: Trees, block: int) -> tuple[Trees, Trees]:
     """What tokens have, in blocks along a new first axis, and the rest. The last token fills up."""
 
     def stacked(x):
-        size = -(-x.shape[0] // count)
-        missing = size * count - x.shape[0]
-        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge") if missing else x
+        tokens = x.shape[0]
+        count = block_count(tokens, block)
+        size = -(-tokens // count) if isinstance(tokens, int) else block
+        missing = size * count - tokens
+        if not isinstance(missing, int) or missing:
+            x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge")
         return jnp.moveaxis(x.reshape(size, count, *x.shape[1:]), 1, 0)
 
     return (
@@ -154,11 +165,11 @@ def _first(rule, changes):
 def _class_axis(rule, name, x):
     if name == "kernel":
         return rule.kernel_axis
-    return x.ndim - 1 if name in _CLASSES and x.shape[-1] > 1 else None
+    return x.ndim - 1 if name in _CLASSES and not is_one(x.shape[-1]) else None
 
 
 def _is_per_token(name: str, x: Array) -> bool:
-    return name in _TOKENS and x.shape[0] > 1
+    return name in _TOKENS and not is_one(x.shape[0])
 
 
 def groups(rule: Rule, classes: int) -> int:

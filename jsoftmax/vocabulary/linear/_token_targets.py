@@ -21,25 +21,34 @@ from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rows
 class Fate(NamedTuple):
     """What becomes of the losses of tokens: (token, 1) arrays; None stands for True everywhere."""
 
-    valid: Array  # False: NaN, since a label is no class
+    valid: Array  # False: NaN, since a label is no class, or T no temperature
     counted: Array | None  # False: 0, since the token is ignored
+    tempered: Array | None  # False: NaN of all that is asked of the scores
 
     def settle(self, loss: Array) -> Array:
         """The losses with ignored tokens 0 and invalid ones NaN."""
         loss = jnp.where(self.valid, loss, jnp.nan)
         return loss if self.counted is None else jnp.where(self.counted, loss, 0)
 
+    def settle_statistic(self, x: Array) -> Array:
+        """What is asked of scores, NaN where there is no temperature for them."""
+        return x if self.tempered is None else jnp.where(self.tempered, x, jnp.nan)
+
 
 def with_targets(
-    rows: Rows, targets: Any, ignore_index: int | None, label_smoothing: Any
+    rows: Rows, targets: Any, ignore_index: Any, label_smoothing: Any
 ) -> tuple[Rows, Fate]:
-    """Rows with their targets, and what becomes of each loss. Ignored tokens have scores of 0."""
+    """Rows with their targets, and what becomes of each loss. Ignored tokens have scores of 0.
+
+    Where there is no loss, T is 1: neither the loss nor a gradient of the others is spoiled.
+    """
     function, lead = rows.function, rows.lead
     smoothing = checks.static_number(label_smoothing)
     if smoothing is not None and not 0 <= smoothing <= 1:
         raise ValueError(
             f"jsoftmax.{function}: `label_smoothing` must be from 0 to 1, got {label_smoothing!r}."
         )
+    _check_number(function, ignore_index)
     ids, shares = _read(function, targets, lead, ignore_index, rows.moving.features.dtype)
     classes = rows.rule.classes.size(rows.scores)
     valid = (ids >= 0) & (ids < classes)
@@ -53,16 +62,26 @@ def with_targets(
         valid = valid | ~counted
         moving = moving._replace(features=jnp.where(counted, moving.features, 0))
     valid = jnp.all(valid, axis=-1, keepdims=True)
+    tempered, t = None, moving.temperature
+    if t is not None:
+        tempered = t > 0
+        moving = moving._replace(temperature=jnp.where(tempered, t, 1))
+        if fixed.mask is not None and fixed.mask.shape[-1] == 1:
+            tempered = tempered | ~fixed.mask
+        if counted is not None:
+            tempered = tempered | ~counted
+        valid = valid & tempered
     if smoothing != 0:
         mask = fixed.mask
         if mask is None or mask.shape[-1] == 1:
             room = jnp.full((1, 1), classes, moving.features.dtype)
         else:
             room = rows.rule.classes.sum(mask.astype(moving.features.dtype))
-        s = jax.lax.stop_gradient(jnp.asarray(label_smoothing, moving.features.dtype))
+        s = checks.as_array(function, "label_smoothing", label_smoothing)
+        s = jax.lax.stop_gradient(s.astype(moving.features.dtype))
         fixed = fixed._replace(smoothing=s, room=jnp.maximum(room, 1))
     fixed = fixed._replace(ids=ids, shares=shares, rows=counted)
-    return dataclasses.replace(rows, moving=moving, fixed=fixed), Fate(valid, counted)
+    return dataclasses.replace(rows, moving=moving, fixed=fixed), Fate(valid, counted, tempered)
 
 
 def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]:
@@ -104,7 +123,7 @@ def _read(function, targets, lead, ignore_index, dtype):
                 f"jsoftmax.{function}: `ignore_index` needs one class a token; here the `targets` "
                 "are pairs. Leave tokens out by `where` of shape [..., 1]."
             )
-        ids, shares = jnp.asarray(targets[0]), checks.as_array(function, "targets", targets[1])
+        ids, shares = (checks.as_array(function, "targets", x) for x in targets)
         if ids.shape != shares.shape or ids.shape[:-1] != lead or ids.ndim == 0:
             raise ValueError(
                 f"jsoftmax.{function}: `targets` are pairs of shapes {ids.shape} and "
@@ -114,7 +133,7 @@ def _read(function, targets, lead, ignore_index, dtype):
         ids = ids.reshape(math.prod(lead), ids.shape[-1])
         shares = shares.reshape(ids.shape)
     else:
-        ids = jnp.asarray(targets)
+        ids = checks.as_array(function, "targets", targets)
         if ids.shape != lead:
             raise ValueError(
                 f"jsoftmax.{function}: `targets` have shape {ids.shape}; give one class for each "
@@ -135,7 +154,7 @@ def _read(function, targets, lead, ignore_index, dtype):
 def _check_known(function, targets, are_pairs, classes, ignore_index):
     """Labels given as Python or numpy values are checked while tracing."""
     ids = checks.known_values(targets[0] if are_pairs else targets)
-    if ids is None:
+    if ids is None or isinstance(ignore_index, Array):
         return
     bad = (ids < 0) | (ids >= classes)
     if are_pairs:
@@ -149,4 +168,14 @@ def _check_known(function, targets, are_pairs, classes, ignore_index):
         raise ValueError(
             f"jsoftmax.{function}: label {ids[bad].flat[0]} is no class: there are {classes}, "
             f"from 0 to {classes - 1}. To leave tokens out, name their label as `ignore_index`."
+        )
+
+
+def _check_number(function, ignore_index):
+    if ignore_index is None:
+        return
+    number = checks.as_array(function, "ignore_index", ignore_index)
+    if number.ndim or not jnp.issubdtype(number.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `ignore_index` must be a whole number, got {ignore_index!r}."
         )

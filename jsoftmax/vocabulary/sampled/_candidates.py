@@ -76,7 +76,7 @@ def in_batch_candidates(targets: ArrayLike, log_probabilities: ArrayLike) -> Can
     """
     log_q = checks.as_array("in_batch_candidates", "log_probabilities", log_probabilities)
     log_q = log_q.astype(checks.compute_dtype(log_q))
-    y = jnp.asarray(targets)
+    y = checks.as_array("in_batch_candidates", "targets", targets)
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.in_batch_candidates: `targets` have dtype {y.dtype}; give integers, the "
@@ -99,7 +99,7 @@ def read_ids(function: str, candidates: Any) -> Array:
             f"jsoftmax.{function}: `candidates` are of type {type(candidates).__name__}; give what "
             "a sampler's `sample` returns, or Candidates(ids, log_expected_count)."
         )
-    ids = jnp.asarray(candidates.ids)
+    ids = checks.as_array(function, "candidates.ids", candidates.ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.{function}: the ids of `candidates` have dtype {ids.dtype}; give integers, "

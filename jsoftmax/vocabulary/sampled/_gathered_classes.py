@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.sampled._candidates import Candidates, read_ids
 from jsoftmax.vocabulary.sampled._class_sampler import number_of_classes
 
@@ -69,7 +70,7 @@ def gathered_classes(targets: ArrayLike, candidates: Candidates, classes: int) -
     """
     name = "gathered_classes"
     classes = number_of_classes(name, classes)
-    y = jnp.asarray(targets)
+    y = checks.as_array("gathered_classes", "targets", targets)
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.{name}: `targets` have dtype {y.dtype}; give integers, the numbers of "

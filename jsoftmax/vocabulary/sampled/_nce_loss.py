@@ -18,11 +18,11 @@ def nce_loss(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     log_partition: ArrayLike = 0.0,
     remove_hits: bool = False,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
     r"""Noise-contrastive estimation: is this class from the data, or one of the draws?
@@ -47,8 +47,9 @@ def nce_loss(
         log_partition: c, a number or an array [..., 1]. Differentiable.
         remove_hits: whether draws that are the target are left out. The theory leaves them in,
             but targets of a batch that are candidates for one another should be left out.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
-        soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
+            another number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
@@ -74,7 +75,7 @@ def nce_loss(
     """
     scores = read_sampled(
         "nce_loss", features, kernel, targets, candidates, bias=bias, where=where,
-        ignore_index=ignore_index, temperature=temperature, soft_cap=soft_cap,
+        ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip
     c = scores.rows.per_row("log_partition", log_partition)
@@ -90,10 +91,10 @@ def negative_sampling_loss(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     remove_hits: bool = True,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
     r"""word2vec's loss: `nce_loss` without the counts.
@@ -115,8 +116,9 @@ def negative_sampling_loss(
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         remove_hits: whether draws that are the target are left out.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
-        soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
+            another number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
@@ -141,7 +143,7 @@ def negative_sampling_loss(
     """
     scores = read_sampled(
         "negative_sampling_loss", features, kernel, targets, candidates, bias=bias, where=where,
-        ignore_index=ignore_index, temperature=temperature, soft_cap=soft_cap,
+        ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip
     return scores.settle(_told_apart(scores.target, scores.uncorrected(remove_hits)))

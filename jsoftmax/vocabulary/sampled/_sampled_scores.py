@@ -13,6 +13,7 @@ from jax import Array
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.linear._linear_arguments import Moving, Rows, Rule, read_rows
+from jsoftmax.vocabulary.linear._linear_scores import capped, tempered
 from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 from jsoftmax.vocabulary.sampled._candidates import Candidates, read_ids
 
@@ -49,7 +50,8 @@ class SampledScores:
         return self.target_log_count
 
     def _nothing(self, remove_hits: bool) -> Array:
-        return self.empty | self.hits if remove_hits else self.empty
+        nothing = self.empty | (self.others == -jnp.inf)
+        return nothing | self.hits if remove_hits else nothing
 
     def settle(self, loss: Array) -> Array:
         """Losses of shape (token, 1) in the shape of the targets."""
@@ -65,15 +67,15 @@ def read_sampled(
     *,
     bias: Any,
     where: Any,
-    ignore_index: int | None,
+    ignore_index: Any,
     temperature: Any,
-    soft_cap: float | None,
+    logits_soft_cap: float | None,
     class_axis: int,
 ) -> SampledScores:
     """Check the arguments of `function`, gather the rows they name, and multiply."""
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, soft_cap=soft_cap, axis_name=None,
+        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=None,
     )  # fmt: skip
     mask = rows.fixed.mask
     if mask is not None and mask.shape[-1] > 1:
@@ -121,9 +123,7 @@ def _scores(moving: Moving, rule: Rule, ids: Array) -> Array:
         z = jnp.einsum("td,tnd->tn" if axis == 0 else "td,dtn->tn", h, rows)
     if moving.bias is not None:
         z = z + jnp.take(moving.bias[0], ids, mode="clip")
-    if rule.soft_cap is not None:
-        z = rule.soft_cap * jnp.tanh(z / rule.soft_cap)
-    return z if moving.temperature is None else z / moving.temperature
+    return tempered(capped(z, rule.logits_soft_cap), moving.temperature)
 
 
 def _read(

@@ -19,11 +19,11 @@ def sampled_softmax_loss(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     remove_hits: bool = True,
     correct_targets: bool = False,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
     r"""`linear_cross_entropy` with the sum over all classes estimated: O(draws) instead of O(K).
@@ -56,8 +56,9 @@ def sampled_softmax_loss(
         remove_hits: whether candidates that are the target are left out.
         correct_targets: whether z_y is corrected by log n_y, for which the candidates must have
             been drawn with `targets`.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
-        soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
+            another number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are. 0, the layout of an embedding table, is the
             faster one here, since a class is then a row.
 
@@ -93,7 +94,7 @@ def sampled_softmax_loss(
     name = "sampled_softmax_loss"
     scores = read_sampled(
         name, features, kernel, targets, candidates, bias=bias, where=where,
-        ignore_index=ignore_index, temperature=temperature, soft_cap=soft_cap,
+        ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip
     target = scores.target
@@ -112,9 +113,9 @@ def importance_sampling_loss(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
     r"""Cross-entropy with its partition function, target included, estimated by the candidates.
@@ -138,8 +139,9 @@ def importance_sampling_loss(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
-        soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
+            another number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
@@ -164,7 +166,7 @@ def importance_sampling_loss(
     """
     scores = read_sampled(
         "importance_sampling_loss", features, kernel, targets, candidates, bias=bias, where=where,
-        ignore_index=ignore_index, temperature=temperature, soft_cap=soft_cap,
+        ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip
     z = scores.corrected(remove_hits=False)

@@ -62,7 +62,8 @@ def target_partitions(targets: ArrayLike, size: int) -> TargetPartitions:
         ACL 2015.
     """
     name = "target_partitions"
-    y = np.asarray(targets)
+    known = isinstance(targets, np.ndarray)
+    y = targets if known else np.asarray(checks.as_array(name, "targets", targets))
     if not np.issubdtype(y.dtype, np.integer) and y.size:
         raise TypeError(
             f"jsoftmax.{name}: `targets` have dtype {y.dtype}; give integers, the numbers of "
@@ -108,9 +109,9 @@ def target_sampling_loss(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    ignore_index: int | None = None,
+    ignore_index: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    soft_cap: float | None = None,
+    logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
     r"""Cross-entropy over the vocabulary V of a partition of the corpus, as if there were no other.
@@ -133,8 +134,9 @@ def target_sampling_loss(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1].
-        soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
+            another number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
@@ -159,6 +161,7 @@ def target_sampling_loss(
         S. Jean et al., "On using very large target vocabulary for neural machine translation",
         ACL 2015.
     """
+    checks.as_array("target_sampling_loss", "partition", partition)
     known = checks.known_values(partition)
     if known is not None and known.ndim:
         ordered = np.sort(known, axis=-1)
@@ -171,6 +174,6 @@ def target_sampling_loss(
     ids = partition if known is None else known
     return sampled_softmax_loss(
         features, kernel, targets, Candidates(ids, 0.0), bias=bias, where=where,
-        ignore_index=ignore_index, temperature=temperature, soft_cap=soft_cap,
+        ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from jsoftmax.mappings import log_softmax
-from jsoftmax.vocabulary._topk_classes import TopKClasses
+from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.trees._class_tree import ClassTree
 from jsoftmax.vocabulary.trees._hierarchical_log_prob import log_prob_of
 from jsoftmax.vocabulary.trees._hierarchical_log_softmax import log_probabilities
@@ -28,7 +28,7 @@ def hierarchical_topk(
     *,
     bias: ArrayLike | None = None,
     beam: int | None = None,
-) -> TopKClasses:
+) -> TopK:
     r"""The k likeliest classes at the leaves of a tree, exactly.
 
     .. math:: P(y|h) ≤ P(n|h) \qquad \text{for every node } n \text{ above } y
@@ -50,7 +50,7 @@ def hierarchical_topk(
         beam: how many nodes of a level are kept; None for 4k, but at least 64.
 
     Returns:
-        `log_probs` and `classes`, of shape [..., k]: in float32 at least, and int32. Of classes
+        `values` and `classes`, of shape [..., k]: in float32 at least, and int32. Of classes
         that are equally likely, to rounding, any may come first. The log-probabilities are
         differentiable.
 
@@ -77,14 +77,14 @@ def hierarchical_topk(
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
 @partial(jax.jit, static_argnums=(1, 2), inline=True)
-def _likeliest(choices: Choices, k: int, beam: int) -> TopKClasses:
+def _likeliest(choices: Choices, k: int, beam: int) -> TopK:
     classes, is_exact = _searched(choices.still(), k, beam)
     classes = _computed_where(~is_exact, choices.still(), k, classes)
     # Computed once more, which is differentiable whatever the search was.
     log_p = log_prob_of(choices, classes)
     log_p, places = jax.lax.top_k(log_p, k)
     classes = jnp.take_along_axis(classes, places, axis=-1)
-    return TopKClasses(choices.shaped(log_p), choices.shaped(classes))
+    return TopK(choices.shaped(log_p), choices.shaped(classes))
 
 
 class _Search(NamedTuple):

@@ -20,7 +20,7 @@ from tests.vocabulary.linear.linear_helpers import (
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = {"bias": BIAS, "soft_cap": SOFT_CAP, "temperature": TEMPERATURE}
+OPTIONS = {"bias": BIAS, "logits_soft_cap": SOFT_CAP, "temperature": TEMPERATURE}
 
 
 @pytest.mark.parametrize("block", [1, 3, 7])

@@ -59,7 +59,7 @@ ALPHAS = {
 def linear(alpha, blocks="ragged", **options):
     """(features, kernel, bias) → one loss a token, without the logits."""
     tokens, classes = BLOCKS[blocks]
-    options |= {"soft_cap": SOFT_CAP, "temperature": TEMPERATURE}
+    options |= {"logits_soft_cap": SOFT_CAP, "temperature": TEMPERATURE}
     options |= {"block_tokens": tokens, "block_classes": classes}
 
     def losses(features, kernel, bias):
@@ -138,7 +138,7 @@ def test_the_scalar_form_is_the_weighted_sum_with_its_gradients():
 
     def ours(features, kernel, bias, counts):
         return linear_cross_entropy_sum(
-            features, kernel, LABELS, counts, bias=bias, soft_cap=SOFT_CAP,
+            features, kernel, LABELS, counts, bias=bias, logits_soft_cap=SOFT_CAP,
             temperature=TEMPERATURE, block_tokens=3, **options,
         )  # fmt: skip
 

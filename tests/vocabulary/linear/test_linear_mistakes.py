@@ -60,7 +60,18 @@ MISTAKES = {
         ValueError,
         "`temperature`",
     ),
-    "cap": (lambda: LOSS(FEATURES, KERNEL, LABELS, soft_cap=-1.0), ValueError, "`soft_cap`"),
+    "cap": (
+        lambda: LOSS(FEATURES, KERNEL, LABELS, logits_soft_cap=-1.0),
+        ValueError,
+        "`logits_soft_cap`",
+    ),
+    "text for labels": (lambda: LOSS(FEATURES, KERNEL, ["a"] * TOKENS), TypeError, "`targets`"),
+    "no labels": (lambda: LOSS(FEATURES, KERNEL, None), TypeError, "`targets`"),
+    "a fraction to ignore": (
+        lambda: LOSS(FEATURES, KERNEL, LABELS, ignore_index=0.5),
+        TypeError,
+        "`ignore_index`",
+    ),
     "block": (lambda: LOSS(FEATURES, KERNEL, LABELS, block_tokens=0), ValueError, "`block_tokens`"),
     "α": (lambda: linear_entmax_loss(FEATURES, KERNEL, LABELS, -1.0), ValueError, "`alpha`"),
     "weights": (
@@ -82,6 +93,14 @@ def test_a_mistake_is_named(name):
     call, error, message = MISTAKES[name]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("loss", [LOSS, linear_entmax_loss])
+def test_the_label_to_ignore_may_be_traced(loss):
+    known = loss(FEATURES, KERNEL, LABELS, ignore_index=int(LABELS[0]))
+    traced = jax.jit(lambda i: loss(FEATURES, KERNEL, LABELS, ignore_index=i))(LABELS[0])
+    np.testing.assert_allclose(traced, known, rtol=1e-12)
+    assert traced[0] == 0 and jnp.count_nonzero(traced) == (LABELS[0] != LABELS).sum()
 
 
 def test_labels_in_an_array_are_not_checked():

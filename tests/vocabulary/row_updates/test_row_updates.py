@@ -141,6 +141,39 @@ def test_tables_keep_their_dtype_and_are_rounded_once(dtype, ids):
     assert (table[100] == jnp.asarray(1 - 200 / 256, dtype)).all() and (table[99] == 1).all()
 
 
+@pytest.mark.parametrize("count", [200_000, 5_000_000])
+@pytest.mark.parametrize("rows", ["one", "few"])
+def test_gradients_of_very_many_equal_rows_are_summed_to_the_last_digits(count, rows):
+    """One after another in float32, 200,000 of them lose a thousandth."""
+    ids = np.full(count, 1) if rows == "one" else np.random.default_rng(0).integers(0, 3, count)
+    optimizer, table = row_sgd(1.0), jnp.zeros(3, jnp.float32)
+    moved, _ = optimizer.update(
+        table, optimizer.init(table), ids, jnp.full(count, 1e-4, jnp.float32)
+    )
+    right = -np.bincount(ids, minlength=3) * np.float64(np.float32(1e-4))
+    np.testing.assert_allclose(moved, right, rtol=5e-7)
+
+
+def test_a_second_eager_step_compiles_nothing():
+    """Also of another optimizer of the same numbers, and where rows are moved in blocks."""
+    table, g = jnp.zeros((7, 2)), jnp.ones((10_001, 2))
+
+    def step(value):
+        optimizer = row_adagrad(value)
+        return optimizer.update(table, optimizer.init(table), jnp.arange(10_001) % 7, value * g)
+
+    step(0.1)
+    compiled = []
+
+    def listen(event, *_, **__):
+        compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    step(0.1)
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert not [event for event in compiled if "backend_compile" in event]
+
+
 def test_a_batch_of_tables_is_updated_table_by_table():
     optimizer = OPTIMIZERS["adagrad"]
     tables = jnp.stack([TABLE, 2 * TABLE])

@@ -47,7 +47,7 @@ def test_losses_are_their_formulas(name):
     """For candidates that all tokens share, and for each token its own; either layout."""
     ours, oracle = LOSSES[name]
     plain = {"bias": BIAS}
-    capped = {"class_axis": 0, "soft_cap": 2.0, "temperature": 1.3}
+    capped = {"class_axis": 0, "logits_soft_cap": 2.0, "temperature": 1.3}
 
     @jax.jit
     def losses():
@@ -414,9 +414,9 @@ MISTAKES = {
     ),
     "layout": (lambda: LOSS(FEATURES, KERNEL.T, LABELS, SHARED), ValueError, "class_axis=0"),
     "cap": (
-        lambda: LOSS(FEATURES, KERNEL, LABELS, SHARED, soft_cap=-1.0),
+        lambda: LOSS(FEATURES, KERNEL, LABELS, SHARED, logits_soft_cap=-1.0),
         ValueError,
-        "`soft_cap`",
+        "`logits_soft_cap`",
     ),
     "a class twice": (
         lambda: js.target_sampling_loss(FEATURES, KERNEL, LABELS, np.array([1, 2, 1])),

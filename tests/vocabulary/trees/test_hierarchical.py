@@ -58,7 +58,7 @@ def test_everything_is_that_of_products_along_paths(tree):
     order = np.argsort(-p, axis=-1)
     for name, k in (("topk", 5), ("narrow", 5), ("all", tree.classes)):
         np.testing.assert_array_equal(found[name].classes, order[:, :k])
-        near(found[name].log_probs, np.log(np.take_along_axis(p, order[:, :k], 1)))
+        near(found[name].values, np.log(np.take_along_axis(p, order[:, :k], 1)))
 
 
 def test_the_likeliest_class_need_not_be_below_the_likeliest_nodes():
@@ -67,7 +67,7 @@ def test_the_likeliest_class_need_not_be_below_the_likeliest_nodes():
     table = np.log([[0.6], [0.4], [1.0], [1.0], [1.0], [1.0]])
     found = js.hierarchical_topk(np.ones(1), table, tree, 1, beam=1)
     assert found.classes == 4
-    near(found.log_probs, np.log([0.4]))
+    near(found.values, np.log([0.4]))
     # And one that left out what is better has to compute all.
     deep = js.class_tree([[0, 1, 2, 3], [4, [5, 6]]])
     table = np.log([[0.6], [0.4], *[[1.0]] * 4, [0.1], [0.9], [0.9], [0.1]])
@@ -276,7 +276,7 @@ def test_ranks_and_dtypes_are_never_promoted_silently(tree):
             loss, of_rows, entropy, drawn, topk = trace(tokens, dtype)
             assert loss.dtype == of_rows.dtype == entropy.dtype == jnp.float32
             assert loss.shape == of_rows.shape == entropy.shape == drawn.shape == (2, tokens)
-            assert topk.classes.shape == topk.log_probs.shape == (2, tokens, 2)
+            assert topk.classes.shape == topk.values.shape == (2, tokens, 2)
 
 
 def test_nan_stays_with_its_token():
@@ -289,7 +289,7 @@ def test_nan_stays_with_its_token():
     )
     np.testing.assert_array_equal(jnp.isnan(js.hierarchical_entropy(h, table, tree)), only)
     topk = js.hierarchical_topk(h, table, tree, 2)
-    np.testing.assert_array_equal(jnp.isnan(topk.log_probs).any(-1), only)
+    np.testing.assert_array_equal(jnp.isnan(topk.values).any(-1), only)
     np.testing.assert_array_equal(js.hierarchical_categorical(KEY, h, table, tree) == -1, only)
 
 
