@@ -22,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.attention._attention_problem import Changes, Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
+from jsoftmax.attention._clean import clean
 from jsoftmax.attention._folds import mixed_values, recomputed, row_sum, summed
 from jsoftmax.attention._key_blocks import looped
 from jsoftmax.attention._solve import Found, solved
@@ -46,6 +47,15 @@ def _mixture_jvp(rule, primals, tangents):
     moving, fixed = primals
     changes = Changes(*(None if _is_zero(d) else d for d in tangents[0]))
     out, found = mixture(rule, moving, fixed)
+    if not rule.is_clean:
+        changes = changes._replace(
+            **{
+                name: jnp.where(jnp.isfinite(getattr(moving, name)), getattr(changes, name), 0)
+                for name in ("k", "v")
+                if getattr(changes, name) is not None
+            }
+        )
+        rule, moving, fixed = clean(rule, moving, fixed)
     if rule.is_softmax:
         known = found._replace(mean=out)
     else:
@@ -114,7 +124,7 @@ def _block_escort(rule, moving, fixed, found):
 
 def _along(function: Callable, moving: Moving, changes: Changes) -> tuple[Array, Array | None]:
     """A function of what scores are made of, and its tangent; None where it does not change."""
-    names = [n for n in ("q", "k", "bias", "scale") if getattr(changes, n) is not None]
+    names = [n for n in ("q", "k", "bias", "scale", "soft_cap") if getattr(changes, n) is not None]
     if not names:
         return function(moving), None
     return jax.jvp(
