@@ -71,8 +71,8 @@ def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: An
     return Sizes(int(block_q), int(block_k), scores if is_one_cpu else None)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
+# Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def computed(
     given: Given, rule: Rule, sizes: Sizes, return_residual: bool
 ) -> Array | tuple[Array, Array]:

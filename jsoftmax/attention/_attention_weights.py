@@ -84,8 +84,8 @@ def attention_weights(
     return _computed(given, rule)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=1, inline=True)
+# Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
+@partial(jax.jit, static_argnums=1)
 def _computed(given: Given, rule: Rule) -> Array:
     arguments = prepared(given, rule)
     p = weights(rule, arguments.moving, arguments.fixed)

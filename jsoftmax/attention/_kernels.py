@@ -72,7 +72,7 @@ def _tokamax(**given):
 _KERNELS = {"cudnn": _cudnn, "tokamax": _tokamax}
 
 
-@partial(jax.jit, static_argnums=2, inline=True)
+@partial(jax.jit, static_argnums=2)
 def _without_empty_rows(out: Array, given: Given, rule: Rule) -> Array:
     """Zeros for queries that see no key, for which kernels give a mean of all values."""
     arguments = prepared(given, rule)

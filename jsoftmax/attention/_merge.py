@@ -69,8 +69,8 @@ def merge_attention(
     return _merged(mixtures, residuals, axis)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=2, inline=True)
+# Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
+@partial(jax.jit, static_argnums=2)
 def _merged(mixtures: Array, residuals: Array, axis: int) -> tuple[Array, Array]:
     dtype = checks.compute_dtype(residuals)
     shares = softmax(residuals.astype(dtype), axis)[..., None]

@@ -39,7 +39,7 @@ def mixture(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, Found]:
 def weights(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
     """p of every query and key, as one array."""
     _, found = mixture(rule, moving, fixed)
-    return Weights(rule, moving, fixed, found).of(scores(moving, fixed, rule))
+    return Weights(rule, moving, fixed, found.kept()).of(scores(moving, fixed, rule))
 
 
 @partial(mixture.defjvp, symbolic_zeros=True)
@@ -56,10 +56,11 @@ def _mixture_jvp(rule, primals, tangents):
             }
         )
         rule, moving, fixed = clean(rule, moving, fixed)
+    known = found.kept()
     if rule.is_softmax:
-        known = found._replace(mean=out)
+        known = known._replace(mean=out)
     else:
-        known = _with_escort(rule, moving, fixed, found)
+        known = _with_escort(rule, moving, fixed, known)
     d_out, d_tau = looped(recomputed(_block_jvp, (0,)), rule, (moving, fixed, known, changes))
     still = jax.tree.map(jnp.zeros_like, found)
     return (out, found), (d_out, still._replace(tau=d_tau))

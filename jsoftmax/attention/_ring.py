@@ -120,8 +120,8 @@ def ring_attention(
     return (out, tau) if return_residual else out
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
+# Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def _around(given: Given, rule: Rule, sizes: Sizes, axis_name: Hashable) -> tuple[Array, Array]:
     """The mixtures and τ, after all keys have come by."""
     devices = jax.lax.axis_size(axis_name)

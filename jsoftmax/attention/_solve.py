@@ -30,6 +30,12 @@ class Found(NamedTuple):
     total: Array  # Σ s
     mean: Array  # Σ s v/Σ s
 
+    def kept(self) -> Found:
+        """The same without −∞, which is no less in a row that sees no key, and troubles nobody."""
+        lowest = float(jnp.finfo(self.tau.dtype).min)
+        names = ("tau", "floor", "anchor")
+        return self._replace(**{name: jnp.maximum(getattr(self, name), lowest) for name in names})
+
 
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, Found]:
     """Σ p v of every query of the block, and what is known of its row."""

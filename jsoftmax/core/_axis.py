@@ -140,6 +140,8 @@ class ClassAxis:
         """The one class axis of `x`, if it may be viewed in blocks: an Explicit mesh forbids it."""
         if len(self.axis) != 1 or jax.typeof(x).sharding.spec[self.axis[0]] is not None:
             return None
+        if not isinstance(x.shape[self.axis[0]], int):  # a symbol of `jax.export`
+            return None
         return x.ndim + self.axis[0]
 
 
