@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import chex
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax.attention._attention_arguments import Arguments, cleaned, spoiled_columns
+from jsoftmax.attention._attention_arguments import Arguments, Given, prepared
 from jsoftmax.attention._attention_problem import Rule, Stripe
 from jsoftmax.attention._key_blocks import KEYS, QUERIES, padded, resized, windows
 from jsoftmax.attention._mixture import mixture
@@ -28,9 +29,10 @@ class Sizes:
     block_q: int
     block_k: int
     scores: int | None
+    are_known: bool = True  # else they may be symbols, of which none is cut
 
 
-def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -> Sizes:
+def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: Any) -> Sizes:
     """The sizes that are given, and for the others such as suit the hardware.
 
     On a CPU (measured on two cores) a block should fit the caches and still be large enough for a
@@ -38,7 +40,8 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
     computed together: that keeps a large device busy, and a loop over an axis that the compiler
     has split over devices would gather it. Softmax goes through its keys once. Other mappings go
     through them again for every step towards τ, so their scores are kept in memory, for fewer
-    queries at once. A step of decoding has so few scores that nothing is cut.
+    queries at once. A step of decoding has so few scores that nothing is cut, and neither is an
+    array of unknown size, for `jax.export`.
 
     Raises:
         TypeError: for a size that is not a whole number.
@@ -51,11 +54,10 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
             raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
         if size < 1:
             raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
-    groups, queries = arguments.moving.q.shape[-3:-1]
-    keys = arguments.fixed.column_places.shape[-1]
-    if arguments.rule.are_few:
-        return Sizes(queries, keys, None)
-    in_memory = not arguments.rule.is_softmax and keys <= _IN_MEMORY
+    groups, queries, keys = given.groups, given.query.shape[-3], given.key.shape[-3]
+    if rule.are_few or not given.sizes_are_known:
+        return Sizes(queries, keys, None, given.sizes_are_known)
+    in_memory = not rule.is_softmax and keys <= _IN_MEMORY
     is_one_block = queries <= 512 and keys <= 1024
     scores = 2**20 if in_memory or is_one_block else 2**19
     if block_k is None:
@@ -71,6 +73,18 @@ def sizes_for(function: str, arguments: Arguments, block_q: Any, block_k: Any) -
     return Sizes(int(block_q), int(block_k), scores if is_one_cpu else None)
 
 
+# Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def computed(
+    given: Given, rule: Rule, sizes: Sizes, return_residual: bool
+) -> Array | tuple[Array, Array]:
+    """The mixtures and, if they are asked for, τ, in the dtype and with the axes of results."""
+    arguments = prepared(given, rule)
+    out, tau = attend(arguments, sizes)
+    out = arguments.output(out)
+    return (out, arguments.output(tau)[..., 0]) if return_residual else out
+
+
 def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
     """Σ p v and τ, of shapes (*batch, head, group, query, width) and (*batch, head, group, query).
 
@@ -79,9 +93,7 @@ def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
     trees, rule = (arguments.moving, arguments.fixed), arguments.rule
     queries, keys = trees[1].row_places.shape[-2], trees[1].column_places.shape[-1]
     before, after = rule.window
-    if rule.are_few:
-        return _few_attended(rule, trees, sizes)
-    if rule.is_part or (before is None and after is None):
+    if rule.are_few or not sizes.are_known or rule.is_part or (before is None and after is None):
         return _attended(rule, trees, sizes)
     if before is not None and after is not None:
         length = sizes.block_q * max(1, -(-max(before, after) // sizes.block_q))
@@ -108,24 +120,14 @@ def _in_windows(rule, trees, sizes, length, before, after):
     return jax.tree.map(merged, results)
 
 
-def _few_attended(rule, trees, sizes):
-    """Keys and values are cleaned of NaN, which would cost a copy, only if there is any."""
-    moving, fixed = trees
-
-    def clean():
-        (k, k_spoiled), (v, v_spoiled) = cleaned(moving.k), cleaned(moving.v)
-        spoiled = spoiled_columns(k_spoiled + v_spoiled)
-        trees = moving._replace(k=k, v=v), fixed._replace(column_spoiled=spoiled)
-        return _attended(rule, trees, sizes)
-
-    squares = sum(jnp.sum(jax.lax.stop_gradient(x * x)) for x in (moving.k, moving.v))
-    return jax.lax.cond(jnp.isfinite(squares), lambda: _attended(rule, trees, sizes), clean)
-
-
 def _attended(
     rule: Rule, trees: Trees, sizes: Sizes, window: tuple[int | None, int | None] = (None, None)
 ) -> tuple[Array, Array]:
     """All queries of `trees`, with all keys but those that a window is known to hide."""
+    if not sizes.are_known:
+        rule = dataclasses.replace(rule, block_q=sizes.block_q, block_k=sizes.block_k)
+        out, found = mixture(rule, *trees)
+        return out, found.tau
     queries, keys = trees[1].row_places.shape[-2], trees[1].column_places.shape[-1]
     block_q, block_k = _even(queries, sizes.block_q), _even(keys, sizes.block_k)
     hides_nothing = window == (None, None)

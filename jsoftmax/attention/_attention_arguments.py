@@ -5,23 +5,75 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
-from jsoftmax.attention._sight import in_length, places_of, segments_of, window_of
+from jsoftmax.attention._clean import cleaned, cleaned_pair
+from jsoftmax.attention._sight import in_length, lengths_of, places_of, segments_of, window_of
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import parted
 
-_FEW = 8  # queries that share a head's keys, groups counted
+_FEW = 64  # queries that share a head's keys, groups counted
+
+
+class Given(NamedTuple):
+    """The arrays that a function was given, once they are checked; None for what was not."""
+
+    query: Array
+    key: Array
+    value: Array
+    bias: Array | None
+    mask: Array | None
+    numbers: tuple[Array, ...]  # of the regularizer
+    hard: Array | None  # whether the regularizer vanishes, as at α = ∞
+    scale: Array | None
+    soft_cap: Array | None
+    sinks: Array | None
+    query_seq_lengths: Array | None
+    key_value_seq_lengths: Array | None
+    query_segment_ids: Array | None
+    key_value_segment_ids: Array | None
+    before: Array | None  # keys seen before the place of a query, where tracing does not tell
+    after: Array | None
+    dropout_rng: Array | None
+    query_part: Array | None  # the number of the part that the queries are of longer ones
+    key_part: Array | None
+
+    @property
+    def groups(self) -> int:
+        """How many heads of queries share one of keys."""
+        return self.query.shape[-2] // self.key.shape[-2]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of results."""
+        arrays = self.query, self.key, self.value
+        return np.dtype(jnp.result_type(*(checks.result_dtype(x) for x in arrays)))
+
+    @property
+    def computing(self) -> np.dtype:
+        """The dtype of computations."""
+        return self.dtype if self.dtype.itemsize >= 4 else np.dtype(np.float32)
+
+    def by_head(self, x: Array) -> Array:
+        """One number, or one for each head, with the axes of scores."""
+        heads, key_heads = self.query.shape[-2], self.key.shape[-2]
+        split = (key_heads, heads // key_heads) if x.size == heads else (1, 1)
+        lead = (1,) * (self.query.ndim - 3)
+        return x.reshape(*lead, *split, 1, 1).astype(self.computing)
+
+    @property
+    def sizes_are_known(self) -> bool:
+        """Whether all sizes are numbers, and none a symbol of `jax.export`."""
+        return all(isinstance(n, int) for x in (self.query, self.key) for n in x.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,20 +105,20 @@ def read_arguments(
     is_causal: bool,
     query_seq_lengths: Any,
     key_value_seq_lengths: Any,
-    local_window_size: int | tuple[int, int] | None,
+    local_window_size: Any,
     query_segment_ids: Any,
     key_value_segment_ids: Any,
-    logits_soft_cap: float | None,
+    logits_soft_cap: Any,
     sinks: Any,
     dropout_rng: Any,
     dropout_rate: float,
     broadcast_dropout: bool,
     axis_name: Hashable | None,
-    query_part: ArrayLike | None = None,
-    key_part: ArrayLike | None = None,
+    query_part: Array | None = None,
+    key_part: Array | None = None,
     in_one_block: bool = False,
-) -> Arguments:
-    """Check the arguments of `function` and bring them into one form.
+) -> tuple[Given, Rule]:
+    """Check the arguments of `function`: its arrays, and all that is known while tracing.
 
     Queries and keys may be the parts of these numbers of longer sequences, cut into equal parts.
     `in_one_block` allows the computation to be uncut.
@@ -81,106 +133,139 @@ def read_arguments(
         for name, x in (("query", query), ("key", key), ("value", value))
     )
     _check_shapes(function, query, key, value)
-    dtype = jnp.result_type(*(checks.result_dtype(x) for x in (query, key, value)))
-    computing = dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
-    *batch, queries, heads, width = query.shape
+    *batch, queries, heads, _ = query.shape
     batch = tuple(batch)
-    keys, key_heads = key.shape[-3], key.shape[-2]
-    groups = heads // key_heads
+    keys = key.shape[-3]
     whole = (*batch, heads, queries, keys)
 
-    def grouped(x):  # (*batch | 1, heads | 1, ...) → the same with heads split into groups
-        *lead, n, t, s = x.shape
-        split = (key_heads, groups) if n == heads else (1, 1)
-        return x.reshape(*lead, *split, t, s)
-
     def per_head(name, x):
+        if x is None:
+            return None
         x = checks.as_array(function, name, x)
         if x.shape not in ((), (1,), (heads,)):
             raise ValueError(
                 f"jsoftmax.{function}: `{name}` has shape {x.shape}; give one number, or one for "
                 f"each of the {heads} heads of `query`."
             )
-        x = x.reshape((1,) * len(batch) + (-1, 1, 1)).astype(computing)
-        return grouped(x)
-
-    q = jnp.swapaxes(query, -2, -3).reshape(*batch, key_heads, groups, queries, width)
-    q, k, v = (x.astype(computing) for x in (q, key, value))
-    q, row_spoiled = cleaned(q)
-    are_few = in_one_block and axis_name is None and 0 < groups * queries <= _FEW
-    if are_few:
-        column_spoiled = jnp.zeros((1,) * (len(batch) + 4), computing)
-    else:
-        (k, k_spoiled), (v, v_spoiled) = cleaned(k), cleaned(v)
-        column_spoiled = spoiled_columns(k_spoiled + v_spoiled)
-        k, v = (jnp.moveaxis(x, -3, -1)[..., None, :, :] for x in (k, v))
+        return x
 
     if bias is not None:
-        bias = _aligned(function, "bias", checks.as_array(function, "bias", bias), whole)
-        bias = grouped(bias.astype(computing))
+        bias = checks.as_array(function, "bias", bias)
+        if bias.dtype == jnp.bool_:
+            raise TypeError(
+                f"jsoftmax.{function}: `bias` is boolean and would be added to the scores as 0 and "
+                "1; pass a mask, True where a key takes part, as `mask`."
+            )
+        bias = _aligned(function, "bias", bias, whole)
     if mask is not None:
-        mask = jnp.asarray(mask)
+        mask = checks.as_array(function, "mask", mask)
         if mask.dtype != jnp.bool_:
             raise TypeError(
                 f"jsoftmax.{function}: `mask` has dtype {mask.dtype}; give it a boolean mask, True "
                 "where a key takes part, or add numbers to the scores as `bias`."
             )
-        mask = grouped(_aligned(function, "mask", mask, whole))
-
-    if axis_name is not None:
-        key_part = jax.lax.axis_index(axis_name)
-    row_places, column_places = places_of(queries, query_part), places_of(keys, key_part)
-    rows = in_length(function, "query_seq_lengths", query_seq_lengths, batch, row_places)
-    columns = in_length(
-        function, "key_value_seq_lengths", key_value_seq_lengths, batch, column_places
-    )
-    row_segments, column_segments = segments_of(
+        mask = _aligned(function, "mask", mask, whole)
+    query_segment_ids, key_value_segment_ids = segments_of(
         function, query_segment_ids, key_value_segment_ids, batch, queries, keys
     )
-    regularizer, limit = read_regularizer(function, regularizer, per_head)
-    numbers, structure = parted(regularizer)
-    soft_cap = None
-    if logits_soft_cap is not None:
-        soft_cap = checks.static_number(logits_soft_cap)
-        if soft_cap is None or not soft_cap > 0:
-            raise ValueError(
-                f"jsoftmax.{function}: `logits_soft_cap` must be a positive number known while "
-                f"tracing, got {logits_soft_cap!r}."
-            )
+    soft_cap = per_head("logits_soft_cap", logits_soft_cap)
+    known = None if soft_cap is None else checks.known_values(logits_soft_cap)
+    if known is not None and not (known > 0).all():
+        raise ValueError(
+            f"jsoftmax.{function}: `logits_soft_cap` must be a positive number, got "
+            f"{logits_soft_cap!r}."
+        )
     if is_causal not in (True, False):
         raise TypeError(f"jsoftmax.{function}: `is_causal` must be True or False.")
-    places = (1,) * len(batch) + (1, 1)
+    window, before, after = window_of(function, local_window_size, is_causal, batch)
     rate, dropout_rng = _dropout(function, dropout_rate, dropout_rng)
+    given = Given(
+        query, key, value, bias, mask, (), None,
+        per_head("scale", scale), soft_cap, per_head("sinks", sinks),
+        lengths_of(function, "query_seq_lengths", query_seq_lengths, batch),
+        lengths_of(function, "key_value_seq_lengths", key_value_seq_lengths, batch),
+        query_segment_ids, key_value_segment_ids, before, after, dropout_rng, query_part, key_part,
+    )  # fmt: skip
+    regularizer, limit = read_regularizer(
+        function, regularizer, lambda name, x: given.by_head(per_head(name, x))
+    )
+    numbers, structure = parted(regularizer)
+    given = given._replace(numbers=numbers, hard=limit if isinstance(limit, Array) else None)
+    are_few = in_one_block and axis_name is None and given.sizes_are_known
+    are_few = are_few and 0 < given.groups * queries <= _FEW
+    return given, Rule(
+        structure, limit is True, window, rate, bool(broadcast_dropout),
+        ClassAxis((-1,), axis_name),
+        query_part is not None or key_part is not None,
+        are_few, not are_few, queries, keys, None, (),
+        jax.default_matmul_precision.value,
+    )  # fmt: skip
+
+
+def prepared(given: Given, rule: Rule) -> Arguments:
+    """The arrays promoted, grouped by head, and in one form for all masks."""
+    query, key, value = given.query, given.key, given.value
+    computing = given.computing
+    *batch, queries, heads, width = query.shape
+    keys, key_heads = key.shape[-3], key.shape[-2]
+    groups = given.groups
+
+    def grouped(x):  # (*batch | 1, heads | 1, ...) → the same with heads split into groups
+        *lead, n, t, s = x.shape
+        split = (key_heads, groups) if n == heads else (1, 1)
+        return x.reshape(*lead, *split, t, s)
+
+    def per_head(x):
+        return None if x is None else given.by_head(x)
+
+    def per_entry(x):  # (*batch, ...) → with the axes of heads and groups
+        return jnp.expand_dims(x, (len(batch), len(batch) + 1))
+
+    q = jnp.swapaxes(query, -2, -3).reshape(*batch, key_heads, groups, queries, width)
+    q, k, v = (x.astype(computing) for x in (q, key, value))
+    q, row_spoiled = cleaned(q)
+    if rule.are_few:  # these are cleaned where they are used
+        column_spoiled = jnp.zeros((1,) * (len(batch) + 4), computing)
+    else:
+        k, v, column_spoiled = cleaned_pair(k, v)
+        k, v = (jnp.moveaxis(x, -3, -1)[..., None, :, :] for x in (k, v))
+    bias, mask = given.bias, given.mask
+    key_part = given.key_part if rule.axis_name is None else jax.lax.axis_index(rule.axis_name)
+    row_places = places_of(queries, given.query_part)
+    column_places = places_of(keys, key_part)
+    rows = in_length(given.query_seq_lengths, row_places)
+    columns = in_length(given.key_value_seq_lengths, column_places)
+    row_segments, column_segments = given.query_segment_ids, given.key_value_segment_ids
+    before, after = (
+        None if x is None else per_entry(x[..., None, None]) for x in (given.before, given.after)
+    )
     streams = None
-    if rate:
-        shared = (1,) * (len(batch) + 2) if broadcast_dropout else (*batch, key_heads, groups)
-        numbers = jnp.arange(math.prod(shared), dtype=jnp.uint32)
-        streams = jax.vmap(jax.random.fold_in, (None, 0))(dropout_rng, numbers)
-        streams = streams.reshape(*shared, 1, 1)
-    if not isinstance(scale, jax.Array) and scale is None:
-        scale = 1 / np.sqrt(width)
+    if rule.dropout_rate:
+        lead = (1,) * (len(batch) + 2) if rule.is_dropout_shared else (*batch, key_heads, groups)
+        numbers = jnp.arange(math.prod(lead), dtype=jnp.uint32)
+        streams = jax.vmap(jax.random.fold_in, (None, 0))(given.dropout_rng, numbers)
+        streams = streams.reshape(*lead, 1, 1)
+    places = (1,) * len(batch) + (1, 1)
+    scale = 1 / np.sqrt(width) if given.scale is None else given.scale
     return Arguments(
         Moving(
-            q, k, v, bias, per_head("scale", scale), numbers,
-            None if sinks is None else per_head("sinks", sinks),
+            q, k, v,
+            None if bias is None else grouped(bias.astype(computing)),
+            per_head(jnp.asarray(scale)), given.numbers, per_head(given.soft_cap),
+            per_head(given.sinks),
         ),
         Fixed(
-            mask,
-            None if rows is None else rows[..., None, None, :, None],
-            None if columns is None else columns[..., None, None, None, :],
-            None if row_segments is None else row_segments[..., None, None, :, None],
-            None if column_segments is None else column_segments[..., None, None, None, :],
+            None if mask is None else grouped(mask),
+            None if rows is None else per_entry(rows[..., None]),
+            None if columns is None else per_entry(columns[..., None, :]),
+            None if row_segments is None else per_entry(row_segments[..., None]),
+            None if column_segments is None else per_entry(column_segments[..., None, :]),
             row_places.reshape(*places, -1, 1),
             column_places.reshape(*places, 1, -1),
-            row_spoiled, column_spoiled, streams, limit if isinstance(limit, Array) else None,
+            before, after, row_spoiled, column_spoiled, streams, given.hard,
         ),
-        Rule(
-            structure, limit is True, soft_cap, window_of(function, local_window_size, is_causal),
-            rate, ClassAxis((-1,), axis_name),
-            query_part is not None or key_part is not None, are_few, queries, keys, None, (),
-            jax.default_matmul_precision.value,
-        ),
-        np.dtype(dtype),
+        rule,
+        given.dtype,
     )  # fmt: skip
 
 
@@ -224,18 +309,6 @@ def _aligned(function, name, x, whole):
             "it should be shared, also for heads."
         )
     return x.reshape((1,) * (len(whole) - x.ndim) + x.shape)
-
-
-def cleaned(x: Array) -> tuple[Array, Array]:
-    """`x` with 0 for what is not finite, and for every vector of it NaN if it was not, else 0."""
-    finite = jnp.isfinite(x)
-    spoiled = jnp.where(jnp.all(finite, axis=-1, keepdims=True), 0, jnp.nan)
-    return jnp.where(finite, x, 0), spoiled.astype(x.dtype)
-
-
-def spoiled_columns(spoiled: Array) -> Array:
-    """(*batch, key, head, 1) → (*batch, head, 1, 1, key)."""
-    return jnp.moveaxis(spoiled, -3, -1)[..., None, :, :]
 
 
 def _dropout(function, rate, rng):

@@ -18,8 +18,9 @@ class Moving(NamedTuple):
     Every array here and in `Fixed` has the axes (*batch, head, group, query, key), of size 1 where
     it is shared. In `q` the width stands in the place of the keys; in `k` and `v` in that of the
     queries, since a product whose left side is transposed, of which their gradients are made, takes
-    XLA on CPU three times as long as the others. Where queries are few, `k` and `v` have the axes
-    (*batch, key, head, width), as they were given: there moving them would cost more than all else.
+    XLA on CPU three times as long as the others. Where queries are few, `k` and `v` are as they
+    were given, NaN included, and have the axes (*batch, key, head, width): there moving them would
+    cost more than all else.
     """
 
     q: Array
@@ -28,6 +29,7 @@ class Moving(NamedTuple):
     bias: Array | None
     scale: Array
     numbers: tuple[Array, ...]  # of the regularizer
+    soft_cap: Array | None
     sinks: Array | None
 
 
@@ -40,6 +42,7 @@ class Changes(NamedTuple):
     bias: Array | None
     scale: Array | None
     numbers: tuple[Array | None, ...]
+    soft_cap: Array | None
     sinks: Array | None
 
 
@@ -53,6 +56,8 @@ class Fixed(NamedTuple):
     column_segments: Array | None
     row_places: Array  # places in the sequence
     column_places: Array
+    before: Array | None  # keys seen before the place of a query, where tracing does not tell
+    after: Array | None
     row_spoiled: Array  # NaN where a query holds one, else 0
     column_spoiled: Array  # NaN where a key or a value holds one, else 0
     streams: Array | None  # random keys for dropout, one for each batch entry and head
@@ -73,12 +78,13 @@ class Rule:
 
     structure: Any  # of the regularizer
     is_hard: bool
-    soft_cap: float | None
-    window: tuple[int | None, int | None]  # keys before, keys after; None: all
+    window: tuple[int | None, int | None]  # keys before, keys after; None: all, or `Fixed` tells
     dropout_rate: float
+    is_dropout_shared: bool  # whether all batch entries and heads drop the same weights
     classes: ClassAxis
     is_part: bool  # whether queries or keys are parts of longer sequences
     are_few: bool  # whether so few queries share their keys that these are read but not moved
+    is_clean: bool  # whether keys and values are finite
     block_q: int  # how many queries are computed together,
     block_k: int  # with how many keys,
     scores: int | None  # and at most so many scores, if the batch has them

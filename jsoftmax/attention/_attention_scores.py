@@ -16,10 +16,14 @@ def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
     the rows that see it, and no others, also in derivatives.
     """
     z = queries_by_keys(moving.q, moving.k, rule) * moving.scale
+    if not rule.is_clean:  # an infinite score tells of a key that is not finite, as NaN does
+        z = jnp.where(jnp.isfinite(z), z, jnp.nan)
     if moving.bias is not None:
         z = z + moving.bias
-    if rule.soft_cap is not None:
-        z = rule.soft_cap * jnp.tanh(z / rule.soft_cap)
+    if moving.soft_cap is not None:
+        cap, excluded = moving.soft_cap, z == -jnp.inf
+        capped = cap * jnp.tanh(jnp.where(excluded, 0, z) / cap)
+        z = jnp.where(excluded, -jnp.inf, jnp.where(cap > 0, capped, jnp.nan))
     z = z + (fixed.row_spoiled + fixed.column_spoiled)
     seen = visible(fixed, rule)
     return z if seen is None else jnp.where(seen, z, -jnp.inf)
@@ -30,11 +34,12 @@ def visible(fixed: Fixed, rule: Rule) -> Array | None:
     conditions = [x for x in (fixed.mask, fixed.rows, fixed.columns) if x is not None]
     if fixed.row_segments is not None:
         conditions.append(fixed.row_segments == fixed.column_segments)
-    before, after = rule.window
-    if before is not None:
-        conditions.append(fixed.column_places >= fixed.row_places - before)
-    if after is not None:
-        conditions.append(fixed.column_places <= fixed.row_places + after)
+    for before in (rule.window[0], fixed.before):
+        if before is not None:
+            conditions.append(fixed.column_places >= fixed.row_places - before)
+    for after in (rule.window[1], fixed.after):
+        if after is not None:
+            conditions.append(fixed.column_places <= fixed.row_places + after)
     seen = None
     for condition in conditions:
         seen = condition if seen is None else seen & condition

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
 
-import jax.numpy as jnp
+import jax
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jsoftmax.attention._attention_arguments import read_arguments
+from jsoftmax.attention._attention_arguments import Given, prepared, read_arguments
+from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._mixture import weights
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._regularizers import chosen
 
@@ -27,10 +30,10 @@ def attention_weights(
     is_causal: bool = False,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
-    local_window_size: int | tuple[int, int] | None = None,
+    local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
     query_segment_ids: ArrayLike | None = None,
     key_value_segment_ids: ArrayLike | None = None,
-    logits_soft_cap: float | None = None,
+    logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "*batch heads queries keys"]:
@@ -73,8 +76,8 @@ def attention_weights(
         >>> jsoftmax.attention_weights(query, key, alpha=2.0)[0].round(2).tolist()
         [[1.0, 0.0, 0.0], [0.33, 0.33, 0.33]]
     """
-    key = jnp.asarray(key)
-    arguments = read_arguments(
+    key = checks.as_array("attention_weights", "key", key)
+    given, rule = read_arguments(
         "attention_weights", query, key, key[..., :1], bias, mask,
         regularizer=chosen("attention_weights", alpha, regularizer, 1.0, False), scale=scale,
         is_causal=is_causal, query_seq_lengths=query_seq_lengths,
@@ -83,6 +86,13 @@ def attention_weights(
         logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=None, dropout_rate=0.0,
         broadcast_dropout=False, axis_name=axis_name,
     )  # fmt: skip
-    p = weights(arguments.rule, arguments.moving, arguments.fixed)
+    return _computed(given, rule)
+
+
+# Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
+@partial(jax.jit, static_argnums=1)
+def _computed(given: Given, rule: Rule) -> Array:
+    arguments = prepared(given, rule)
+    p = weights(rule, arguments.moving, arguments.fixed)
     *batch, heads, groups, queries, keys = p.shape
     return p.reshape(*batch, heads * groups, queries, keys).astype(arguments.dtype)

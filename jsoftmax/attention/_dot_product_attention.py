@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jsoftmax.attention._attend import attend, sizes_for
+from jsoftmax.attention._attend import computed, sizes_for
 from jsoftmax.attention._attention_arguments import read_arguments
 from jsoftmax.attention._kernels import by_kernel
 from jsoftmax.core._regularizer import Regularizer
@@ -28,10 +28,10 @@ def dot_product_attention(
     is_causal: bool = False,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
-    local_window_size: int | tuple[int, int] | None = None,
+    local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
     query_segment_ids: ArrayLike | None = None,
     key_value_segment_ids: ArrayLike | None = None,
-    logits_soft_cap: float | None = None,
+    logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
     dropout_rng: Array | None = None,
     dropout_rate: float = 0.0,
@@ -74,14 +74,16 @@ def dot_product_attention(
         scale: the factor of q kᵀ, 1/√width where it is None; a number or of shape (heads,), an
             inverse temperature. Differentiable.
         is_causal: whether a query sees no key after its own place.
-        query_seq_lengths: integers of shape (*batch,): queries beyond give zeros.
-        key_value_seq_lengths: integers of shape (*batch,): keys beyond are not seen.
+        query_seq_lengths: integers ≥ 0 of shape (*batch,): queries beyond give zeros.
+        key_value_seq_lengths: integers ≥ 0 of shape (*batch,): keys beyond are not seen.
         local_window_size: how many keys before and after its own place a query sees, a whole number
-            or a pair of them.
+            or a pair of them, where None stands for all. A number may be traced, then also one for
+            each batch entry, of shape (*batch,); what it hides is computed all the same.
         query_segment_ids: integers of shape (*batch, queries): a query sees keys of its segment.
         key_value_segment_ids: the same of keys, of shape (*batch, keys); those of the queries where
             it is None.
-        logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z, before masks.
+        logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z, before masks; a bias of −∞ stays
+            −∞. A number or of shape (heads,). Differentiable.
         sinks: the score of one more class, which has no value, a number or of shape (heads,): what
             it takes of the mass is lost to the mixture. At 0 it is the off-by-one softmax.
             Differentiable.
@@ -107,8 +109,8 @@ def dot_product_attention(
         where α = 1. Unlike those of `jax.nn` they are differentiable.
 
     Raises:
-        TypeError: for arrays that are not real numbers, masks that are not boolean, lengths and
-            segments that are not integers, and a key that is none.
+        TypeError: for arrays that are not real numbers, masks that are not boolean, a bias that is,
+            lengths and segments that are not integers, and a key that is none.
         ValueError: for shapes that do not fit, numbers out of their range, and unknown names.
         NotImplementedError: for an argument that the named kernel does not take.
 
@@ -131,7 +133,7 @@ def dot_product_attention(
         Martins, "Sparse sequence-to-sequence models", 2019 (α-entmax attention). Correia, Niculae &
         Martins, "Adaptively sparse transformers", 2019 (α learned for each head).
     """
-    arguments = read_arguments(
+    given, rule = read_arguments(
         "dot_product_attention", query, key, value, bias, mask,
         regularizer=chosen("dot_product_attention", alpha, regularizer, 1.0, False), scale=scale,
         is_causal=is_causal, query_seq_lengths=query_seq_lengths,
@@ -149,15 +151,13 @@ def dot_product_attention(
             logits_soft_cap=logits_soft_cap,
         )  # fmt: skip
         refused = dict(
-            alpha=not arguments.rule.is_softmax and regularizer is None,
-            regularizer=not arguments.rule.is_softmax and regularizer is not None,
+            alpha=not rule.is_softmax and regularizer is None,
+            regularizer=not rule.is_softmax and regularizer is not None,
             sinks=sinks is not None,
             query_segment_ids=query_segment_ids is not None, dropout_rate=dropout_rate > 0,
             return_residual=return_residual, block_q=block_q is not None,
             block_k=block_k is not None, axis_name=axis_name is not None,
         )  # fmt: skip
-        return by_kernel(implementation, arguments, arrays, taken, refused)
-    sizes = sizes_for("dot_product_attention", arguments, block_q, block_k)
-    out, tau = attend(arguments, sizes)
-    out = arguments.output(out)
-    return (out, arguments.output(tau)[..., 0]) if return_residual else out
+        return by_kernel(implementation, given, rule, arrays, taken, refused)
+    sizes = sizes_for("dot_product_attention", given, rule, block_q, block_k)
+    return computed(given, rule, sizes, return_residual)

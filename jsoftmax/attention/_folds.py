@@ -59,7 +59,8 @@ def recomputed(function: Callable, static_argnums: tuple[int, ...] = ()) -> Call
 
 
 def key_blocks(rule: Rule, fixed: Fixed) -> int:
-    return -(-fixed.column_places.shape[-1] // rule.block_k)
+    keys = fixed.column_places.shape[-1]
+    return 1 if keys == rule.block_k else -(-keys // rule.block_k)
 
 
 def like_rows(moving: Moving, fixed: Fixed, value: float) -> Array:

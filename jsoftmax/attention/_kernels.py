@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.attention._attention_arguments import Arguments
+from jsoftmax.attention._attention_arguments import Given, prepared
+from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._attention_scores import visible
 from jsoftmax.core import _checks as checks
 
 
 def by_kernel(
-    name: str, arguments: Arguments, arrays: dict[str, Any], taken: dict[str, Any],
+    name: str, given: Given, rule: Rule, arrays: dict[str, Any], taken: dict[str, Any],
     refused: dict[str, bool],
 ) -> Array:  # fmt: skip
     """The mixtures as the kernel of that name computes them.
@@ -31,11 +33,16 @@ def by_kernel(
             "jsoftmax.dot_product_attention: `implementation` must be None, 'xla', "
             f"{' or '.join(map(repr, _KERNELS))}, got {name!r}."
         )
+    window = taken["local_window_size"]
     refused |= {
-        "a traced `scale`, or one for each head": taken["scale"] is not None
-        and checks.static_number(taken["scale"]) is None,
         "logits_soft_cap": name == "cudnn" and taken["logits_soft_cap"] is not None,
+        "a traced `local_window_size`": (given.before, given.after) != (None, None),
+        "one side of a `local_window_size`": isinstance(window, tuple | list)
+        and any(n is None for n in window),
     }
+    for each in ("scale", "logits_soft_cap"):
+        is_array = taken[each] is not None and checks.static_number(taken[each]) is None
+        refused[f"a traced `{each}`, or one for each head"] = is_array
     for argument, is_given in refused.items():
         if is_given:
             raise NotImplementedError(
@@ -43,8 +50,8 @@ def by_kernel(
                 f"{argument if ' ' in argument else f'`{argument}`'}. Leave it out, or let "
                 "implementation='xla' compute it."
             )
-    given = {argument: x for argument, x in (arrays | taken).items() if x is not None}
-    return _without_empty_rows(_KERNELS[name](**given), arguments)
+    passed = {argument: x for argument, x in (arrays | taken).items() if x is not None}
+    return _without_empty_rows(_KERNELS[name](**passed), given, rule)
 
 
 def _cudnn(**given):
@@ -65,8 +72,10 @@ def _tokamax(**given):
 _KERNELS = {"cudnn": _cudnn, "tokamax": _tokamax}
 
 
-def _without_empty_rows(out: Array, arguments: Arguments) -> Array:
+@partial(jax.jit, static_argnums=2)
+def _without_empty_rows(out: Array, given: Given, rule: Rule) -> Array:
     """Zeros for queries that see no key, for which kernels give a mean of all values."""
+    arguments = prepared(given, rule)
     seen = visible(arguments.fixed, arguments.rule)
     if seen is None:
         return out

@@ -34,13 +34,10 @@ KEYS = {
 
 def looped(function: Callable, rule: Rule, trees: Trees) -> Any:
     """function(rule, *trees), on parts of the batch and blocks of queries."""
-    if rule.are_few:
-        return function(rule, *trees)
-    *lead, groups, _, _ = trees[0].q.shape
     if rule.scores is None:
-        together = math.prod(lead)
-    else:
-        together = rule.scores // (groups * rule.block_q * rule.block_k)
+        return _striped(function, rule, trees)
+    *lead, groups, _, _ = trees[0].q.shape
+    together = rule.scores // (groups * rule.block_q * rule.block_k)
 
     def over(trees, axes):
         if not axes:
@@ -99,7 +96,7 @@ def mapped(function: Callable, trees: Trees, axes: dict[str, int] | int, block: 
     The results have the axis where queries have theirs, or, for an int, at that place.
     """
     size = _size(trees, axes)
-    if size <= block:
+    if size == block or size < block:  # in this order, since a symbol can be equal only
         return function(trees)
     assert size % block == 0
     axis = axes if isinstance(axes, int) else -2
@@ -187,12 +184,17 @@ def _size(trees: Trees, axes: dict[str, int] | int) -> int:
             axis = axes if isinstance(axes, int) else axes.get(name)
             if axis is not None:
                 sizes += [y.shape[axis] for y in jax.tree.leaves(x)]
-    return max(sizes)
+    return next((n for n in sizes if _is_long(n)), max(sizes))
 
 
 def _has(name: str, x: Array, axes: dict[str, int] | int) -> bool:
     axis = axes if isinstance(axes, int) else axes.get(name)
-    return axis is not None and x.shape[axis] > 1
+    return axis is not None and _is_long(x.shape[axis])
+
+
+def _is_long(size: int) -> bool:
+    """Whether an array of this size has the axis; a symbol, which has no number yet, says so."""
+    return not isinstance(size, int) or size > 1
 
 
 def _each(trees: Trees, axes, function: Callable[[Array, int], Array], *otherwise) -> Trees:

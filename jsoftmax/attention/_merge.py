@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -63,6 +66,12 @@ def merge_attention(
             "axis, so that mixtures have one axis more, the last."
         )
     (axis,) = checks.class_axis(function, residuals, axis, None, "residuals").axis
+    return _merged(mixtures, residuals, axis)
+
+
+# Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
+@partial(jax.jit, static_argnums=2)
+def _merged(mixtures: Array, residuals: Array, axis: int) -> tuple[Array, Array]:
     dtype = checks.compute_dtype(residuals)
     shares = softmax(residuals.astype(dtype), axis)[..., None]
     # A part without keys, whose share is 0, has the mixture 0.

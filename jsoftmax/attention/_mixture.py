@@ -22,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.attention._attention_problem import Changes, Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
+from jsoftmax.attention._clean import clean
 from jsoftmax.attention._folds import mixed_values, recomputed, row_sum, summed
 from jsoftmax.attention._key_blocks import looped
 from jsoftmax.attention._solve import Found, solved
@@ -38,7 +39,7 @@ def mixture(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, Found]:
 def weights(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
     """p of every query and key, as one array."""
     _, found = mixture(rule, moving, fixed)
-    return Weights(rule, moving, fixed, found).of(scores(moving, fixed, rule))
+    return Weights(rule, moving, fixed, found.kept()).of(scores(moving, fixed, rule))
 
 
 @partial(mixture.defjvp, symbolic_zeros=True)
@@ -46,10 +47,20 @@ def _mixture_jvp(rule, primals, tangents):
     moving, fixed = primals
     changes = Changes(*(_change(d) for d in tangents[0]))
     out, found = mixture(rule, moving, fixed)
+    if not rule.is_clean:
+        changes = changes._replace(
+            **{
+                name: jnp.where(jnp.isfinite(getattr(moving, name)), getattr(changes, name), 0)
+                for name in ("k", "v")
+                if getattr(changes, name) is not None
+            }
+        )
+        rule, moving, fixed = clean(rule, moving, fixed)
+    known = found.kept()
     if rule.is_softmax:
-        known = found._replace(mean=out)
+        known = known._replace(mean=out)
     else:
-        known = _with_escort(rule, moving, fixed, found)
+        known = _with_escort(rule, moving, fixed, known)
     d_out, d_tau = looped(recomputed(_block_jvp, (0,)), rule, (moving, fixed, known, changes))
     still = jax.tree.map(jnp.zeros_like, found)
     return (out, found), (d_out, still._replace(tau=d_tau))
@@ -114,7 +125,7 @@ def _block_escort(rule, moving, fixed, found):
 
 def _along(function: Callable, moving: Moving, changes: Changes) -> tuple[Array, Array | None]:
     """A function of what scores are made of, and its tangent; None where it does not change."""
-    names = [n for n in ("q", "k", "bias", "scale") if getattr(changes, n) is not None]
+    names = [n for n in ("q", "k", "bias", "scale", "soft_cap") if getattr(changes, n) is not None]
     if not names:
         return function(moving), None
     return jax.jvp(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jsoftmax.attention._attend import Sizes, attend, sizes_for
-from jsoftmax.attention._attention_arguments import Arguments, read_arguments
+from jsoftmax.attention._attention_arguments import Arguments, Given, prepared, read_arguments
+from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._folds import like_rows
 from jsoftmax.attention._merge import merge_attention
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._regularizers import SHANNON
 
 
@@ -28,10 +30,10 @@ def ring_attention(
     is_causal: bool = False,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
-    local_window_size: int | tuple[int, int] | None = None,
+    local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
     query_segment_ids: ArrayLike | None = None,
     key_value_segment_ids: ArrayLike | None = None,
-    logits_soft_cap: float | None = None,
+    logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
     dropout_rng: Array | None = None,
     dropout_rate: float = 0.0,
@@ -101,37 +103,46 @@ def ring_attention(
         Liu, Zaharia & Abbeel, "Ring attention with blockwise transformers for near-infinite
         context", 2023.
     """
-    devices, index = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+    function = "ring_attention"
+    key, value = (checks.as_array(function, *x) for x in (("key", key), ("value", value)))
     if key_value_segment_ids is None:
         key_value_segment_ids = query_segment_ids
-    going = (jnp.asarray(key), jnp.asarray(value), key_value_segment_ids)
+    index = jax.lax.axis_index(axis_name)
+    given, rule = read_arguments(
+        function, query, key, value, None, None, regularizer=SHANNON, scale=scale,
+        is_causal=is_causal,
+        query_seq_lengths=query_seq_lengths, key_value_seq_lengths=key_value_seq_lengths,
+        local_window_size=local_window_size, query_segment_ids=query_segment_ids,
+        key_value_segment_ids=key_value_segment_ids, logits_soft_cap=logits_soft_cap, sinks=sinks,
+        dropout_rng=dropout_rng, dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout,
+        axis_name=None, query_part=index, key_part=index,
+    )  # fmt: skip
+    sizes = sizes_for(function, given, rule, block_q, block_k)
+    out, tau = _around(given, rule, sizes, axis_name)
+    return (out, tau) if return_residual else out
 
-    def read(owner: Array, going: Any, sinks: Any = None) -> Arguments:
-        key, value, segments = going
-        return read_arguments(
-            "ring_attention", query, key, value, None, None, regularizer=SHANNON, scale=scale,
-            is_causal=is_causal, query_seq_lengths=query_seq_lengths,
-            key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
-            query_segment_ids=query_segment_ids, key_value_segment_ids=segments,
-            logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=dropout_rng,
-            dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout, axis_name=None,
-            query_part=index, key_part=owner,
-        )  # fmt: skip
+
+# Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _around(given: Given, rule: Rule, sizes: Sizes, axis_name: Hashable) -> tuple[Array, Array]:
+    """The mixtures and τ, after all keys have come by."""
+    devices = jax.lax.axis_size(axis_name)
+    others = given._replace(sinks=None)  # these count once
 
     def turn(state, _):
         owner, going, out, tau = state
         going = jax.lax.ppermute(going, axis_name, [(i, (i + 1) % devices) for i in range(devices)])
         owner = (owner - 1) % devices
-        out_here, tau_here = _unless_hidden(read(owner, going), sizes)
+        here = prepared(others._replace(**going, key_part=owner), rule)
+        out_here, tau_here = _unless_hidden(here, sizes)
         out, tau = merge_attention(jnp.stack([out, out_here]), jnp.stack([tau, tau_here]))
         return (owner, going, out, tau), None
 
-    own = read(index, going, sinks)
-    sizes = sizes_for("ring_attention", own, block_q, block_k)
-    start = (index, going, *_unless_hidden(own, sizes))
+    own = prepared(given, rule)
+    going = {name: getattr(given, name) for name in ("key", "value", "key_value_segment_ids")}
+    start = (given.key_part, going, *_unless_hidden(own, sizes))
     (_, _, out, tau), _ = jax.lax.scan(turn, start, length=devices - 1)
-    out = own.output(out)
-    return (out, own.output(tau[..., None])[..., 0]) if return_residual else out
+    return own.output(out), own.output(tau[..., None])[..., 0]
 
 
 def _unless_hidden(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:

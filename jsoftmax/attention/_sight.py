@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -9,9 +12,11 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core import _checks as checks
 
+_ALL = 2**30  # more places than there are, which added to one of them is still an int32
+
 
 def _integers(function, name, x):
-    x = jnp.asarray(x)
+    x = checks.as_array(function, name, x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"jsoftmax.{function}: `{name}` has dtype {x.dtype}; give it integers.")
     return x
@@ -22,18 +27,30 @@ def places_of(size: int, part: ArrayLike | None) -> Array:
     return places if part is None else places + jnp.asarray(part, jnp.int32) * size
 
 
-def in_length(function, name, lengths, batch, places):
-    """(*batch, places): whether a place lies within the length of its batch entry."""
+def lengths_of(function: str, name: str, lengths: Any, batch: tuple[int, ...]) -> Array | None:
+    """One length for each batch entry."""
     if lengths is None:
         return None
+    known = checks.known_values(lengths)
     lengths = _integers(function, name, lengths)
     if lengths.shape not in ((), batch):
         raise ValueError(
             f"jsoftmax.{function}: `{name}` has shape {lengths.shape}; give one length for each "
             f"batch entry, of shape {batch}."
         )
-    lengths = jnp.broadcast_to(lengths, batch)
-    return places.reshape((1,) * len(batch) + (-1,)) < lengths[..., None].astype(places.dtype)
+    if known is not None and (known < 0).any():
+        raise ValueError(
+            f"jsoftmax.{function}: `{name}` must not be negative, got {known.tolist()}; a length "
+            "of 0 leaves nothing to be seen."
+        )
+    return jnp.broadcast_to(lengths, batch)
+
+
+def in_length(lengths: Array | None, places: Array) -> Array | None:
+    """(*batch, places): whether a place lies within the length of its batch entry."""
+    if lengths is None:
+        return None
+    return places.reshape((1,) * lengths.ndim + (-1,)) < lengths[..., None].astype(places.dtype)
 
 
 def segments_of(function, of_queries, of_keys, batch, queries, keys):
@@ -62,17 +79,47 @@ def segments_of(function, of_queries, of_keys, batch, queries, keys):
     return tuple(found)
 
 
-def window_of(function, size, is_causal):
-    """Keys seen before and after the place of a query; None for all of them."""
-    if size is None:
-        return None, (0 if is_causal else None)
+def window_of(
+    function: str, size: Any, is_causal: bool, batch: tuple[int, ...]
+) -> tuple[tuple[int | None, int | None], Array | None, Array | None]:
+    """Keys seen before and after the place of a query: those known while tracing, then arrays.
+
+    None stands for all of them, or for what is given in the other form.
+    """
     sizes = size if isinstance(size, tuple | list) else (size, size)
-    if len(sizes) != 2 or not all(
-        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in sizes
-    ):
-        raise ValueError(
-            f"jsoftmax.{function}: `local_window_size` must be a whole number of keys ≥ 0, or a "
-            f"pair (before, after), got {size!r}."
-        )
-    before, after = map(int, sizes)
-    return before, (0 if is_causal else after)
+    if len(sizes) != 2:
+        raise _window_mistake(function, size)
+    known, traced = zip(*(_one_side(function, n, size, batch) for n in sizes), strict=True)
+    # No place comes after its own where it is causal, however far a window that is traced reaches.
+    before, after = known
+    return (before, 0 if is_causal else after), *traced
+
+
+def _one_side(function, n, size, batch):
+    if n is None:
+        return None, None
+    if isinstance(n, jax.Array):
+        n = _integers(function, "local_window_size", n)
+        if n.shape not in ((), batch):
+            raise ValueError(
+                f"jsoftmax.{function}: `local_window_size` has shape {n.shape}; give one number, "
+                f"or one for each batch entry, of shape {batch}."
+            )
+        n = n.astype(jnp.promote_types(n.dtype, jnp.int32))
+        return None, jnp.broadcast_to(jnp.minimum(n, _ALL).astype(jnp.int32), batch)
+    try:
+        values = np.asarray(n)
+    except ValueError as error:
+        raise _window_mistake(function, size) from error
+    if not np.issubdtype(values.dtype, np.integer) or (values < 0).any():
+        raise _window_mistake(function, size)
+    if values.ndim == 0:
+        return min(int(values), _ALL), None
+    return _one_side(function, jnp.asarray(values), size, batch)
+
+
+def _window_mistake(function, size):
+    return ValueError(
+        f"jsoftmax.{function}: `local_window_size` must be a whole number of keys ≥ 0, or a pair "
+        f"(before, after), each a number, integers for each batch entry, or None; got {size!r}."
+    )

@@ -10,6 +10,7 @@ from jax import Array
 
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
+from jsoftmax.attention._clean import clean
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
 from jsoftmax.attention._score_rows import WithSink, ground, hardened, is_hard, rows_of, where_hard
 from jsoftmax.core._filled import filled
@@ -27,10 +28,23 @@ class Found(NamedTuple):
     total: Array  # Σ s
     mean: Array  # Σ s v/Σ s
 
+    def kept(self) -> Found:
+        """The same without −∞, which is no less in a row that sees no key, and troubles nobody."""
+        lowest = float(jnp.finfo(self.tau.dtype).min)
+        names = ("tau", "floor", "anchor")
+        return self._replace(**{name: jnp.maximum(getattr(self, name), lowest) for name in names})
+
 
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, Found]:
     """Σ p v of every query of the block, and what is known of its row."""
-    return (_online if rule.is_softmax else _by_threshold)(rule, moving, fixed)
+    by = _online if rule.is_softmax else _by_threshold
+    found = by(rule, moving, fixed)
+    if rule.is_clean:
+        return found
+    # Cleaning few queries' keys would cost more than all else. What is not finite and is seen, or
+    # is of a value, reaches the mixtures, and only then is it done.
+    is_finite = jnp.all(jnp.isfinite(found[0]))
+    return jax.lax.cond(is_finite, lambda: found, lambda: by(*clean(rule, moving, fixed)))
 
 
 def _online(rule, moving, fixed):

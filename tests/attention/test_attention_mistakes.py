@@ -61,20 +61,29 @@ VALUES = {
     ],
     "scale": [(np.ones(2), ["(2,)", "one for each of the 4 heads of `query`"])],
     "sinks": [(np.ones((4, 1)), ["(4, 1)", "one for each of the 4 heads of `query`"])],
-    "query_seq_lengths": [(np.ones(3, int), ["(3,)", "one length for each batch entry", "(2,)"])],
+    "query_seq_lengths": [
+        (np.ones(3, int), ["(3,)", "one length for each batch entry", "(2,)"]),
+        (np.array([4, -1]), ["must not be negative", "[4, -1]"]),
+    ],
     "key_value_seq_lengths": [
-        (np.ones((2, 1), int), ["(2, 1)", "one length for each batch entry"])
+        (np.ones((2, 1), int), ["(2, 1)", "one length for each batch entry"]),
+        (-2, ["must not be negative", "-2"]),
     ],
     "local_window_size": [
         (-1, ["whole number of keys ≥ 0", "-1"]),
         (1.5, ["whole number of keys ≥ 0", "1.5"]),
         ((1, 2, 3), ["pair (before, after)", "(1, 2, 3)"]),
         (True, ["whole number of keys ≥ 0", "True"]),
+        ((None, -1), ["whole number of keys ≥ 0", "(None, -1)"]),
+        ("wide", ["whole number of keys ≥ 0", "'wide'"]),
+        (np.array([1, -1]), ["whole number of keys ≥ 0"]),
+        (jnp.ones(3, int), ["(3,)", "one for each batch entry", "(2,)"]),
     ],
     "logits_soft_cap": [
         (0.0, ["a positive number", "0.0"]),
         (-2, ["a positive number", "-2"]),
-        (jnp.ones(()), ["known while tracing"]),
+        (np.array([1.0, 2.0, 0.0, 1.0]), ["a positive number"]),
+        (jnp.ones(3), ["(3,)", "one for each of the 4 heads of `query`"]),
     ],
     "dropout_rate": [
         (1.0, ["from 0 to below 1", "1.0"]),
@@ -98,7 +107,10 @@ KINDS = {
     "query": [(Q * 1j, ["complex", "real numbers"])],
     "key": [(KEY * 1j, ["complex", "real numbers"])],
     "value": [(V * 1j, ["complex", "real numbers"])],
-    "bias": [(np.ones(S) * 1j, ["complex", "real numbers"])],
+    "bias": [
+        (np.ones(S) * 1j, ["complex", "real numbers"]),
+        (np.ones((T, S), bool), ["is boolean", "as `mask`"]),
+    ],
     "mask": [(np.ones((T, S)), ["float64", "boolean", "`bias`"])],
     "alpha": [(np.ones(4) * 1j, ["complex", "real numbers"])],
     "scale": [(np.ones(4) * 1j, ["complex", "real numbers"])],
@@ -106,6 +118,7 @@ KINDS = {
     "is_causal": [("yes", ["True or False"])],
     "query_seq_lengths": [(np.ones(2), ["float64", "integers"])],
     "key_value_seq_lengths": [(np.ones(2), ["float64", "integers"])],
+    "local_window_size": [(jnp.ones(2), ["float64", "integers"])],
     "block_q": [(2.0, ["whole number", "2.0"]), (True, ["whole number", "True"])],
     "block_k": [("4", ["whole number", "'4'"])],
 }
@@ -177,6 +190,7 @@ REFUSED = {
     "axis_name": "keys",
     "scale": jnp.ones(N),
     "logits_soft_cap": 2.0,
+    "local_window_size": (None, 2),
 }
 
 
