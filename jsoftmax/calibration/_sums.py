@@ -49,9 +49,13 @@ def _total_jvp(primals, tangents):
     return _total(*primals), jnp.sum(tangents[0], 0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def for_rows(x: Array, shape: tuple[int, ...]) -> Array:
     """`x`, of size 1 along rows, for each of them; its gradient is the `total` of theirs."""
+    return jnp.asarray(_for_rows(x, shape))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _for_rows(x: Array, shape: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(x, shape)
 
 
@@ -62,7 +66,7 @@ def _for_rows_back(shape, sizes, slopes):
     return (total(slopes).reshape(sizes),)
 
 
-for_rows.defvjp(lambda x, shape: (for_rows(x, shape), x.shape), _for_rows_back)
+_for_rows.defvjp(lambda x, shape: (jnp.broadcast_to(x, shape), x.shape), _for_rows_back)
 
 
 def cumulative(w: Array) -> Array:

@@ -35,7 +35,7 @@ def one_key(function: str, key: Any, called: str = "key") -> Array:
             "batch of keys use jax.vmap, for many rows one key is enough."
         )
     if typed:
-        return key
+        return jnp.asarray(key)
     try:
         return jax.random.wrap_key_data(jnp.asarray(key))
     except TypeError as error:

@@ -95,7 +95,9 @@ def gumbel_argmax(
         most = jnp.iinfo(jnp.int32).max
         index = jax.lax.pmin(jnp.where(best == highest, index, most), axis_name)
         best = highest
-    return jnp.where(best > -jnp.inf, index, -1).astype(jnp.zeros((), int).dtype)
+    # A NaN may lie in another chunk, or on another part, than the highest score.
+    drawn = (best > -jnp.inf) & ~jnp.isnan(_leading(top[..., 0], best.ndim))
+    return jnp.where(drawn, index, -1).astype(jnp.zeros((), int).dtype)
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.

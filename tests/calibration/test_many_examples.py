@@ -132,6 +132,6 @@ def test_a_threshold_of_many_has_the_rank_asked_for():
     n = 1_000_003
     scores = np.random.default_rng(0).permutation(n).astype(np.float32)[:, None]
     labels = np.zeros(n, np.int32)
-    for options in ({}, {"weights": np.ones(n, np.float32)}):
-        found = float(js.conformal_threshold(scores, labels, 0.9, **options))
+    for weights in (None, np.ones(n, np.float32)):
+        found = float(js.conformal_threshold(scores, labels, 0.9, weights=weights))
         assert abs(found + 1 - np.ceil(0.9 * (n + 1))) <= 1e-6 * n
