@@ -12,19 +12,19 @@ import pytest
 
 import jsoftmax as js
 
-KEY = jax.random.key(0)
+KEY, TARGETS = jax.random.key(0), np.array([0, 1])
 OBJECTS = {
     "ClassTree": (lambda n: js.huffman_tree(np.arange(1, n)), lambda t: t.rows([0, 2])),
     "a wide ClassTree": (lambda n: js.kary_tree(n, 3), lambda t: t.rows([0, 2])),
     "AliasTable": (lambda n: js.AliasTable.of([n, 2.0, 1.0]), lambda t: t.sample(KEY, (20,))),
-    "uniform_sampler": (js.uniform_sampler, lambda s: s.sample(KEY, (4,), [0, 1])),
-    "log_uniform_sampler": (js.log_uniform_sampler, lambda s: s.sample(KEY, (4,), [0, 1])),
+    "uniform_sampler": (js.uniform_sampler, lambda s: s.sample(KEY, (4,), TARGETS)),
+    "log_uniform_sampler": (js.log_uniform_sampler, lambda s: s.sample(KEY, (4,), TARGETS)),
     "log_uniform_sampler without replacement": (
         lambda n: js.log_uniform_sampler(n, replacement=False),
-        lambda s: s.sample(KEY, (4,), [0, 1]),
+        lambda s: s.sample(KEY, (4,), TARGETS),
     ),
     "unigram_sampler": (
-        lambda n: js.unigram_sampler([n, 2.0, 1.0]), lambda s: s.sample(KEY, (4,), [0, 1]),
+        lambda n: js.unigram_sampler([n, 2.0, 1.0]), lambda s: s.sample(KEY, (4,), TARGETS),
     ),
 }  # fmt: skip
 every_object = pytest.mark.parametrize(("make", "use"), OBJECTS.values(), ids=OBJECTS.keys())
