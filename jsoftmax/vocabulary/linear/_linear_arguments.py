@@ -66,7 +66,7 @@ class Rule:
     kernel_axis: int  # of the classes in the kernel
     logits_soft_cap: float | None
     block_tokens: int  # rows that lie in memory together,
-    block_classes: int  # and classes that are taken together for many tokens
+    block_classes: Any  # and classes that are taken together for many tokens
     is_hard: bool = False
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
     statistics: bool = False  # the log-partition and the entropy too
@@ -81,7 +81,7 @@ class Rule:
         return self.classes.axis_name
 
 
-def is_one(size: int) -> bool:
+def is_one(size: Any) -> bool:
     """Whether an axis is shared. One whose size is not known while tracing is not."""
     return isinstance(size, int) and size == 1
 
@@ -93,7 +93,7 @@ class Rows:
     moving: Moving
     fixed: Fixed
     rule: Rule
-    lead: tuple[int, ...]  # of the features, before their width
+    lead: tuple[Any, ...]  # of the features, before their width
     function: str
 
     @property

@@ -116,11 +116,9 @@ def linear_cross_entropy_sum(
             f"shape {rows.lead}."
         )
     w = jnp.broadcast_to(w.astype(rows.moving.features.dtype), rows.lead)
-    return _sum(rows.rule, rows.moving, w.reshape(-1, 1), rows.fixed, fate)
+    return _summed(rows.rule, rows.moving, w.reshape(-1, 1), rows.fixed, fate)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=0, inline=True)
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
     outcome, _ = outcomes(rule, moving, fixed)
@@ -239,7 +237,10 @@ def _backward(rule, known, d_sum):
     return jax.tree.map(lambda g: d_sum * g, gradient), d_sum * losses, None, None
 
 
-_sum.__wrapped__.defvjp(_forward, _backward)
+_sum.defvjp(_forward, _backward)
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+_summed = jax.jit(_sum, static_argnums=0, inline=True)
 
 
 class _Weights(NamedTuple):

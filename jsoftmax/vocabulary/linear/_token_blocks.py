@@ -29,7 +29,7 @@ _TOKENS = (
 _CLASSES = ("bias", "mask", "numbers", "class_weights")
 
 
-def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any:
+def by_tokens(function: Callable[[Trees], Any], block: Any, trees: Trees) -> Any:
     """function(trees) for blocks of tokens, one after another; results are put side by side.
 
     Of n blocks each has every n-th token: tokens that the compiler has split over devices need not
@@ -43,17 +43,17 @@ def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any
     return jax.tree.map(lambda x: merged_tokens(x, tokens), results)
 
 
-def fits(tokens: int, block: int) -> bool:
+def fits(tokens: Any, block: Any) -> bool:
     """Whether one block has all tokens; a number of them that is not known while tracing never."""
     return isinstance(tokens, int) and tokens <= block
 
 
-def block_count(tokens: int, block: int) -> int:
+def block_count(tokens: Any, block: int) -> Any:
     """How many blocks of at most `block` tokens there are."""
     return -(-tokens // block)
 
 
-def split_tokens(trees: Trees, block: int) -> tuple[Trees, Trees]:
+def split_tokens(trees: Trees, block: Any) -> tuple[Trees, Trees]:
     """What tokens have, in blocks along a new first axis, and the rest. The last token fills up."""
 
     def stacked(x):
@@ -71,7 +71,7 @@ def split_tokens(trees: Trees, block: int) -> tuple[Trees, Trees]:
     )
 
 
-def merged_tokens(x: Array, tokens: int) -> Array:
+def merged_tokens(x: Array, tokens: Any) -> Array:
     """Blocks along the first axis put back in the order of the tokens."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(-1, *x.shape[2:])[:tokens]
@@ -119,7 +119,7 @@ def sum_by_classes(
     return total if rule.axis_name is None else jax.lax.psum(total, rule.axis_name)
 
 
-def classes_at(rule: Rule, trees: Trees, start: int | Array, size: int) -> Trees:
+def classes_at(rule: Rule, trees: Trees, start: int | Array, size: Any) -> Trees:
     """The classes from `start` on."""
 
     def cut(name, x):
@@ -129,7 +129,7 @@ def classes_at(rule: Rule, trees: Trees, start: int | Array, size: int) -> Trees
     return by_name(trees, cut)
 
 
-def even_size(n: int, size: int) -> int:
+def even_size(n: Any, size: Any) -> Any:
     """The size of blocks of at most `size` that go into n evenly, if some not much smaller do."""
     count = -(-n // size)
     for more in range(count, min(2 * count, n) + 1):
@@ -172,6 +172,6 @@ def _is_per_token(name: str, x: Array) -> bool:
     return name in _TOKENS and not is_one(x.shape[0])
 
 
-def groups(rule: Rule, classes: int) -> int:
+def groups(rule: Rule, classes: Any) -> Any:
     """For how many tokens a block of classes is taken, so that forward holds no fewer scores."""
     return max(1, (rule.block_tokens + 1) * classes // rule.block_classes)

@@ -17,7 +17,7 @@ Schedule = Callable[[Array], ArrayLike]
 
 _BLOCK = 4096  # fewer rows than these are moved in one go
 _RUN = 8  # summands that become one
-_RISING = {"indices_are_sorted": True, "unique_indices": True}
+_RISING: dict[str, Any] = {"indices_are_sorted": True, "unique_indices": True}
 
 
 class RowOptimizer(NamedTuple):
