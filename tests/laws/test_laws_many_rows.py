@@ -20,7 +20,8 @@ SIZES = (10, 24)
 SPREADS = (1e-3, 0.1, 0.5, 1.0, 3.0, 10.0, 100.0, 1000.0)
 ALPHAS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0, 10.0)
 DTYPES = (np.float32, np.float64)
-CASES = [(a, np.float32) for a in (1.5, 2.0)] + [("by row", dtype) for dtype in DTYPES]
+CASES = [(1.5, np.float32), (2.0, np.float32), (2.0, np.float64), ("by row", np.float32)]
+CASES.append(pytest.param("by row", np.float64, marks=pytest.mark.slow))
 WIDE = [(alpha, dtype) for alpha in ALPHAS for dtype in DTYPES]
 
 
