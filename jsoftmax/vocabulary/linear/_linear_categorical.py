@@ -158,13 +158,13 @@ def _perturbed(z: Array, anchor: Array, noise: Array, t: Array | None) -> tuple[
     count, whose noise then decides. Neither NaN nor −∞ is of any rank. Above T = 0 all is
     multiplied by min(T, 1), so that no small T makes scores infinite.
     """
-    infinite = z == jnp.inf
+    infinite, lowest = z == jnp.inf, jnp.asarray(-jnp.inf, z.dtype)
     if t is None:
-        rank = jnp.where(infinite, jnp.inf, -jnp.inf)
+        rank = jnp.where(infinite, z, lowest)
         v = jnp.where(infinite, 0, difference(z, anchor))
         return rank, jnp.where(z == z, v, z) + noise
     is_hard, is_even = t == 0, t == jnp.inf
-    rank = jnp.where(infinite & ~is_even, jnp.inf, jnp.where(is_hard & (z == z), z, -jnp.inf))
+    rank = jnp.where((infinite & ~is_even) | (is_hard & (z == z)), z, lowest)
     fixed = infinite | is_hard | is_even
     v = jnp.where(fixed, 0, difference(z, anchor)) / jnp.where(is_even, 1, jnp.maximum(t, 1))
     v = jnp.where((z == z) & (z > -jnp.inf), v, z)

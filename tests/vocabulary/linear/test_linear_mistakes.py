@@ -65,8 +65,6 @@ MISTAKES = {
         ValueError,
         "`logits_soft_cap`",
     ),
-    "text for labels": (lambda: LOSS(FEATURES, KERNEL, ["a"] * TOKENS), TypeError, "`targets`"),
-    "no labels": (lambda: LOSS(FEATURES, KERNEL, None), TypeError, "`targets`"),
     "a fraction to ignore": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, ignore_index=0.5),
         TypeError,
