@@ -129,7 +129,7 @@ def aligned(
     return x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
 
 
-def broadcasts(x: Array, shape: tuple[int, ...]) -> bool:
+def broadcasts(x: Array, shape: tuple[Any, ...]) -> bool:
     """Whether `x` is broadcastable to `shape`."""
     return x.ndim <= len(shape) and all(
         a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)

@@ -1,4 +1,4 @@
-"""Attention called outside of `jit`: compiled once for a shape, and without an infinity in sight."""
+"""Attention called outside of `jit`: compiled once for a shape, and no infinity in sight."""
 
 import functools
 
