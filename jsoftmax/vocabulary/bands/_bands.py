@@ -193,7 +193,7 @@ def read_labels(
 ) -> tuple[Banded, Labels]:
     """One class a token; features of tokens that are left out are 0, whatever stands there."""
     function, lead = banded.function, banded.lead
-    ids = jnp.asarray(targets)
+    ids = checks.as_array(function, "targets", targets)
     if ids.shape != lead:
         raise ValueError(
             f"jsoftmax.{function}: `targets` have shape {ids.shape}; give one class for each "
@@ -221,7 +221,7 @@ def read_labels(
     valid = (wide >= 0) & (wide < classes)
     counted = None if ignore_index is None else differs(wide, ignore_index)
     if where is not None:
-        mask = jnp.asarray(where)
+        mask = checks.as_array(function, "where", where)
         if mask.dtype != jnp.bool_:
             raise TypeError(
                 f"jsoftmax.{function}: `where` has dtype {mask.dtype}; give it a boolean mask, "
