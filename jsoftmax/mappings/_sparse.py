@@ -68,8 +68,8 @@ def entmax_sparse(
             every class has mass, and the certificate is True only if `size` reaches the number of
             classes.
         axis: the class axis.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`. It is sparse if its `marginal`
-            is finite at 0.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`. Its map is sparse if its
+            `marginal` is finite at 0.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.

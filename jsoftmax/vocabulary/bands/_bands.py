@@ -221,7 +221,7 @@ def read_labels(
     valid = (wide >= 0) & (wide < classes)
     counted = None if ignore_index is None else differs(wide, ignore_index)
     if where is not None:
-        mask = checks.as_array(function, "where", where)
+        mask = jnp.asarray(where)
         if mask.dtype != jnp.bool_:
             raise TypeError(
                 f"jsoftmax.{function}: `where` has dtype {mask.dtype}; give it a boolean mask, "
