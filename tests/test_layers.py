@@ -167,6 +167,8 @@ def asks_which_regularizer(node: ast.AST) -> bool:
         return asks and bool(parts & REGULARIZERS)
     if isinstance(node, ast.Compare):
         sides = [node.left, *node.comparators]
+        if any(isinstance(side, ast.Constant) and side.value is None for side in sides):
+            return False  # whether a user gave it
         return bool(parts & REGULARIZERS) or any(
             isinstance(side, ast.Attribute) and side.attr in NUMBERS for side in sides
         )
@@ -182,7 +184,7 @@ def asks_which_regularizer(node: ast.AST) -> bool:
         ("0 < x.exponent", True),
         ("match x:\n    case Elastic(): pass", True),
         ("isinstance(x, Regularizer) and ask.regularizer.is_exponential", False),
-        ("entmax(z, self.alpha)", False),
+        ("entmax(z, self.alpha) if self.alpha is None else 0", False),
     ],
 )
 def test_a_question_for_the_kind_of_regularizer_is_seen(text, asks):

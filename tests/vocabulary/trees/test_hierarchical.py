@@ -1,6 +1,7 @@
 """Hierarchical softmax: what it is of explicit products along paths, in value and derivatives."""
 
 import functools
+import inspect
 
 import chex
 import jax
