@@ -77,6 +77,8 @@ def sample_action(
         >>> only = jnp.array([False, False, True])
         >>> print(sample_action(jax.random.key(0), q, epsilon=0.5, where=only))
         [2 2]
+        >>> print(sample_action(jax.random.key(0), q, prior=jnp.array([0.0, 1.0, 0.0])))
+        [1 1]
     """
     key = one_key("sample_action", key)
     ask = _policy(
@@ -145,6 +147,13 @@ def log_prob(
         >>> z = jnp.array([1.0, 2.0, 8.0])
         >>> print(log_prob(z, 0), log_prob(z, 0, alpha=2.0), log_prob(z, 0, epsilon=0.1))
         -7.003 -inf -3.376
+
+        The best policy whose KL from another is penalised is π ∝ π₀ exp(z/T):
+
+        >>> before = jnp.array([0.5, 0.25, 0.25])
+        >>> after = before * jnp.exp(z)
+        >>> print(log_prob(z, 1, prior=before), jnp.log(after / after.sum())[1])
+        -6.004285 -6.004285
 
         One step of REINFORCE with an entropy bonus, by optax:
 

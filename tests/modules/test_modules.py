@@ -16,6 +16,7 @@ import jsoftmax.nnx
 from jsoftmax import entmax
 from jsoftmax.losses import entmax_loss
 from jsoftmax.mappings._constraints import Interval
+from tests.a_regularizer_of_a_stranger import Blend
 
 KEY = jax.random.key(0)
 LOGITS = 2 * jax.random.normal(KEY, (2, 3, 4, 5))  # [batch, heads, queries, keys]
