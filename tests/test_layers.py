@@ -154,6 +154,56 @@ def test_flax_stays_in_the_modules_and_pallas_in_the_kernels(file):
     assert not strayed, f"{here} must not import {', '.join(strayed)}"
 
 
+REGULARIZERS = {"Tsallis", "FermiDirac", "Elastic", "JensenShannon", "Laplace"}
+NUMBERS = {"alpha", "exponent", "strength"}  # fields and properties of theirs
+
+
+def asks_which_regularizer(node: ast.AST) -> bool:
+    """`isinstance(x, Tsallis)`, `type(x) is Tsallis`, `case Tsallis()`, `x.alpha == 1`."""
+    parts = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    parts |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+    if isinstance(node, ast.Call):
+        asks = isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass")
+        return asks and bool(parts & REGULARIZERS)
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        if any(isinstance(side, ast.Constant) and side.value is None for side in sides):
+            return False  # whether a user gave it
+        return bool(parts & REGULARIZERS) or any(
+            isinstance(side, ast.Attribute) and side.attr in NUMBERS for side in sides
+        )
+    return isinstance(node, ast.MatchClass) and bool(parts & REGULARIZERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("isinstance(x, core.Tsallis | FermiDirac)", True),
+        ("type(x) is Laplace", True),
+        ("ask.regularizer.alpha == 2", True),
+        ("0 < x.exponent", True),
+        ("match x:\n    case Elastic(): pass", True),
+        ("isinstance(x, Regularizer) and ask.regularizer.is_exponential", False),
+        ("entmax(z, self.alpha) if self.alpha is None else 0", False),
+    ],
+)
+def test_a_question_for_the_kind_of_regularizer_is_seen(text, asks):
+    assert any(map(asks_which_regularizer, ast.walk(ast.parse(text)))) == asks
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.parent.name != "core"], ids=lambda file: file.name
+)
+def test_no_function_asks_which_regularizer_it_has(file):
+    """Outside of core/ they use its methods, so that anybody's regularizer is as good as ours."""
+    asked = [
+        f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if asks_which_regularizer(node)
+    ]
+    assert not asked
+
+
 def run(script: str) -> subprocess.CompletedProcess:
     """A script in a fresh interpreter."""
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

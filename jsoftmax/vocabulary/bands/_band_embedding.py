@@ -48,7 +48,7 @@ def band_embedding(ids: ArrayLike | Sequence[int], bands: Sequence[Band]) -> Flo
     function = "band_embedding"
     bands = read_bands(function, bands, None, slices=True)
     classes = starts_of(bands)[-1]
-    given = jnp.asarray(ids)
+    given = checks.as_array(function, "ids", ids)
     if given.size == 0 and isinstance(ids, list | tuple):
         given = given.astype(jnp.int32)
     if not jnp.issubdtype(given.dtype, jnp.integer):

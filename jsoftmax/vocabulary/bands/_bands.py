@@ -193,7 +193,7 @@ def read_labels(
 ) -> tuple[Banded, Labels]:
     """One class a token; features of tokens that are left out are 0, whatever stands there."""
     function, lead = banded.function, banded.lead
-    ids = jnp.asarray(targets)
+    ids = checks.as_array(function, "targets", targets)
     if ids.shape != lead:
         raise ValueError(
             f"jsoftmax.{function}: `targets` have shape {ids.shape}; give one class for each "

@@ -22,7 +22,7 @@ class Fate(NamedTuple):
     """What becomes of the losses of tokens: (token, 1) arrays; None stands for True everywhere."""
 
     valid: Array  # False: NaN, since a label is no class, or T no temperature
-    counted: Array | None  # False: 0, since the token is ignored
+    counted: Array | None  # False: 0, since the token is ignored or has no target mass
     tempered: Array | None  # False: NaN of all that is asked of the scores
 
     def settle(self, loss: Array) -> Array:
@@ -57,9 +57,11 @@ def with_targets(
     fixed, moving = rows.fixed, rows.moving
     if shares is not None:
         valid = valid | (shares == 0)
+        counted = jnp.sum(shares, axis=-1, keepdims=True) != 0
     if ignore_index is not None:
         counted = differs(ids, ignore_index)
         valid = valid | ~counted
+    if counted is not None:
         moving = moving._replace(features=jnp.where(counted, moving.features, 0))
     valid = jnp.all(valid, axis=-1, keepdims=True)
     tempered, t = None, moving.temperature

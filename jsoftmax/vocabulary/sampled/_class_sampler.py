@@ -130,7 +130,7 @@ class ClassSampler(abc.ABC):
 
     def _log_counts(self, function: str, name: str, ids: Any, draws: int) -> Array:
         known = checks.known_values(ids)
-        ids = jnp.asarray(ids)
+        ids = checks.as_array(function, name, ids)
         if not jnp.issubdtype(ids.dtype, jnp.integer):
             raise TypeError(
                 f"jsoftmax.{function}: `{name}` have dtype {ids.dtype}; give integers, the numbers "

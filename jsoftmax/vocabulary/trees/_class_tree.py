@@ -174,7 +174,7 @@ class ClassTree(NamedTuple):
 
 def checked_targets(function: str, targets: Any) -> Array:
     """Classes as an array in which labels of a narrow dtype cannot wrap."""
-    targets = jnp.asarray(targets)
+    targets = checks.as_array(function, "targets", targets)
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise TypeError(
             f"jsoftmax.{function}: `targets` have dtype {targets.dtype}; give integers for classes."

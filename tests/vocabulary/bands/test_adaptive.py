@@ -418,6 +418,11 @@ MISTAKES = {
     "a number": (lambda: adaptive_log_softmax(1.0, TABLES), ValueError, "single number"),
     "one target": (lambda: adaptive_cross_entropy(H, TABLES, 1), ValueError, "`targets`"),
     "float targets": (lambda: adaptive_cross_entropy(H, TABLES, Y * 1.0), TypeError, "integers"),
+    "text for targets": (
+        lambda: unwrap(adaptive_cross_entropy)(H, TABLES, "cat"),
+        TypeError,
+        "adaptive_cross_entropy: `targets` is 'cat'",
+    ),
     "no class": (lambda: adaptive_cross_entropy(H, TABLES, Y + 1), ValueError, "label 10 is no"),
     "mask": (lambda: adaptive_cross_entropy(H, TABLES, Y, where=Y), TypeError, "`where`"),
     "mask of classes": (
@@ -439,6 +444,11 @@ MISTAKES = {
     ),
     "id": (lambda: band_embedding(np.array([10]), BANDS), ValueError, "id 10 is no class"),
     "float id": (lambda: band_embedding(np.ones(2), BANDS), TypeError, "`ids`"),
+    "text for an id": (
+        lambda: unwrap(band_embedding)("cat", BANDS),
+        TypeError,
+        "band_embedding: `ids` is 'cat'",
+    ),
     "rising counts": (lambda: adaptive_cutoffs(np.arange(5), 4), ValueError, "falling count"),
     "negative counts": (lambda: adaptive_cutoffs(-np.ones(5), 4), ValueError, "negative or NaN"),
     "infinite counts": (lambda: adaptive_cutoffs(np.full(5, np.inf), 4), ValueError, "infinite"),

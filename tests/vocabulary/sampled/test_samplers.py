@@ -223,6 +223,11 @@ MISTAKES = {
     "no target": (lambda: UNIGRAM.sample(KEY, (3,), [23]), ValueError, "from 0 to 22"),
     "no class": (lambda: UNIGRAM.log_expected_count(-1, 3), ValueError, "`ids` is no class"),
     "draws": (lambda: UNIGRAM.log_expected_count(1, 0), ValueError, "at least 1"),
+    "text": (
+        lambda: UNIGRAM.log_expected_count("cat", 1),
+        TypeError,
+        r"log_expected_count: `ids` is 'cat'",
+    ),
     "half a draw": (lambda: UNIGRAM.log_expected_count(1, 0.5), TypeError, "whole number"),
     "classes": (lambda: js.uniform_sampler(0), ValueError, "uniform_sampler: `classes`"),
     "a float": (lambda: js.log_uniform_sampler(3.0), TypeError, "log_uniform_sampler: `classes`"),

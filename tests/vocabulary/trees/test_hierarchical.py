@@ -1,6 +1,7 @@
 """Hierarchical softmax: what it is of explicit products along paths, in value and derivatives."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -308,6 +309,11 @@ MISTAKES = {
     "float targets": (lambda: LOSS(H, TABLE, TREE, Y * 1.0), TypeError, "integers"),
     "no class": (lambda: LOSS(H, TABLE, TREE, Y + 9), ValueError, "label 11 is no class"),
     "negative": (lambda: LOSS(H[0], TABLE, TREE, -1), ValueError, "label -1 is no class"),
+    "text": (
+        lambda: inspect.unwrap(LOSS)(H, TABLE, TREE, "cat"),
+        TypeError,
+        "hierarchical_log_prob: `targets` is 'cat'",
+    ),
     "bias": (lambda: LOSS(H, TABLE, TREE, Y, bias=np.ones(3)), ValueError, "`bias`"),
     "mask": (lambda: LOSS(H, TABLE, TREE, Y, where=np.ones(4)), TypeError, "boolean"),
     "size of mask": (
