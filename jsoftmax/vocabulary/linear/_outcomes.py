@@ -103,10 +103,11 @@ def _following_jvp(rule, primals, tangents):
         s = times_prior(moving.prior, regularizer.slope(r)) * movable(rule, fixed, known)
         d_regularizer = rule.regularizer(changes.parameters)
         d = effective_tangent(r, d_z, regularizer, d_regularizer, s, changes.prior)
+        assert d is not None  # something moves
         others = jnp.where(p > ALONE, 0, s)
         return tuple(_row_sum(x) for x in (s * d, s, others * d, others))
 
-    nothing = Outcome(None, None, None)
+    nothing = Changes(None, None, None, None, None, None, ())
     moved, slopes, others_moved, others = _over_classes(
         rule, sums, (moving, fixed, known, nothing, changes)
     )
@@ -134,7 +135,7 @@ def _row_sum(x: Array) -> Array:
 def _changes(tangents: Moving) -> Changes:
     """The tangents, None where something does not move."""
 
-    def change(tangent):
+    def change(tangent: Any) -> Any:
         if isinstance(tangent, tuple):
             return tuple(change(d) for d in tangent)
         return None if isinstance(tangent, SymbolicZero) else tangent
