@@ -263,6 +263,7 @@ _call("merge_attention", floats(2, 1, 4, 2, 4), floats(2, 1, 4, 2))
 for _name in ("linear_cross_entropy", "linear_cross_entropy_sum", "linear_cross_entropy_terms"):
     _call(_name, H, KERNEL, T12)
 _call("linear_entmax_loss", H, KERNEL, T12, slow=True)
+_call("linear_fenchel_young_loss", H, KERNEL, T12, slow=True)
 _call("linear_topk", H, KERNEL, k=3)
 _call("linear_categorical", key, H, KERNEL, smooth=False)
 

@@ -309,6 +309,32 @@ def test_attention_is_that_of_its_weights_with_all_gradients(case, blocks):
 
 
 @EACH
+def test_linear_losses_are_those_of_the_logits_with_all_gradients(case):
+    """Streamed in blocks, with a prior, in features, table, prior and parameters."""
+    h, kernel = rng.standard_normal((5, 3)), rng.standard_normal((3, 6))
+    labels, w = np.array([0, 5, 2, 2, 1]), rng.standard_normal(5)
+    q = rng.uniform(0.5, 2, 6)
+    numbers, structure = jax.tree.flatten(case.regularizer)
+
+    def streamed(h, kernel, q, r):
+        options = dict(prior=q, label_smoothing=0.1, block_tokens=2, block_classes=4)
+        return js.linear_fenchel_young_loss(h, kernel, labels, r, **options)
+
+    def whole(h, kernel, q, r):
+        return js.fenchel_young_loss(h @ kernel, labels, r, prior=q, label_smoothing=0.1)
+
+    def with_slopes(losses):
+        def total(h, kernel, q, numbers):
+            out = losses(h, kernel, q, jax.tree.unflatten(structure, numbers))
+            return (w * out).sum(), out
+
+        return jax.jit(jax.grad(total, (0, 1, 2, 3), has_aux=True))(h, kernel, q, numbers)
+
+    for ours, right in zip(*map(jax.tree.leaves, map(with_slopes, (streamed, whole))), strict=True):
+        near(ours, right)
+
+
+@EACH
 @pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_split_classes_change_nothing(case, axes):
     """Rows over `data`, classes over `model`, on 2 × 2 devices, in shard_map."""

@@ -22,11 +22,11 @@ from jsoftmax.vocabulary.linear._linear_scores import scores
 
 # What has tokens along its first axis, and what has classes along its last.
 _TOKENS = (
-    "features", "temperature", "mask", "rows", "ids", "shares", "room", "parameters", "hard",
-    "floor", "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
-    "valid", "counted", "tempered", "weights",
+    "features", "temperature", "log_prior", "prior", "parameters", "mask", "present", "rows", "ids",
+    "shares", "room", "hard", "floor", "tau", "anchor", "level", "rest", "weight", "loss",
+    "log_partition", "entropy", "valid", "counted", "tempered", "weights",
 )  # fmt: skip
-_CLASSES = ("bias", "mask", "numbers", "class_weights")
+_CLASSES = ("bias", "log_prior", "prior", "mask", "present", "numbers", "class_weights")
 
 
 def by_tokens(function: Callable[[Trees], Any], block: Any, trees: Trees) -> Any:
@@ -98,12 +98,11 @@ def sum_by_classes(
             return sums(moving, fixed, known, changes)
 
         again = jax.checkpoint(at, prevent_cse=False, static_argnums=(1,))
-        whole, tail = _cut_changes(rule, changes, count, size)
-        blocks = whole._replace(features=None, temperature=None)
+        blocks, shared, tail = _cut_changes(rule, changes, count, size)
 
         def step(total, part):
             start, block = part
-            block = block._replace(features=changes.features, temperature=changes.temperature)
+            (block,) = overlaid((block,), (shared,))
             return jax.tree.map(
                 jnp.add, total, again(start, size, moving, fixed, known, block)
             ), None
@@ -139,22 +138,28 @@ def even_size(n: Any, size: Any) -> Any:
 
 
 def _cut_changes(rule, changes, count, size):
-    """Tangents of the class table in blocks along a new first axis, and of what is left over.
+    """Tangents of the class table in blocks along a new first axis, the others, and the last ones.
 
     The table itself is cut in the loop. Its tangents are not, since the transpose of that would add
     to all of it at each turn.
     """
-    whole, tail = {}, {}
-    for name in ("kernel", "bias"):
-        x = getattr(changes, name)
-        if x is None:
-            continue
-        axis = rule.kernel_axis if name == "kernel" else x.ndim - 1
+
+    def block(name, x):
+        if (axis := _class_axis(rule, name, x)) is None:
+            return None
         body = jax.lax.slice_in_dim(x, 0, count * size, axis=axis)
         shape = (*x.shape[:axis], count, size, *x.shape[axis + 1 :])
-        whole[name] = jnp.moveaxis(body.reshape(shape), axis, 0)
-        tail[name] = jax.lax.slice_in_dim(x, count * size, x.shape[axis], axis=axis)
-    return changes._replace(**whole), changes._replace(**tail)
+        return jnp.moveaxis(body.reshape(shape), axis, 0)
+
+    def last(name, x):
+        if (axis := _class_axis(rule, name, x)) is None:
+            return x
+        return jax.lax.slice_in_dim(x, count * size, x.shape[axis], axis=axis)
+
+    (blocks,) = by_name((changes,), block)
+    (shared,) = by_name((changes,), lambda n, x: x if _class_axis(rule, n, x) is None else None)
+    (tail,) = by_name((changes,), last)
+    return blocks, shared, tail
 
 
 def _first(rule, changes):

@@ -74,11 +74,13 @@ def with_targets(
             tempered = tempered | ~counted
         valid = valid & tempered
     if smoothing != 0:
-        mask = fixed.mask
-        if mask is None or mask.shape[-1] == 1:
+        # A token that takes no part at all has no use for its room.
+        whole = fixed.mask is not None and fixed.mask.shape[-1] == 1
+        part = fixed.present if whole else fixed.partakers
+        if part is None or part.shape[-1] == 1:
             room = jnp.full((1, 1), classes, moving.features.dtype)
         else:
-            room = rows.rule.classes.sum(mask.astype(moving.features.dtype))
+            room = rows.rule.classes.sum(part.astype(moving.features.dtype))
         s = checks.as_array(function, "label_smoothing", label_smoothing)
         s = jax.lax.stop_gradient(s.astype(moving.features.dtype))
         fixed = fixed._replace(smoothing=s, room=jnp.maximum(room, 1))
@@ -100,7 +102,8 @@ def spread(fixed: Fixed) -> Array:
     """What smoothing gives to each class."""
     assert fixed.smoothing is not None and fixed.room is not None
     evenly = fixed.smoothing / fixed.room
-    return evenly if fixed.mask is None else jnp.where(fixed.mask, evenly, 0)
+    part = fixed.partakers
+    return evenly if part is None else jnp.where(part, evenly, 0)
 
 
 def target_block(fixed: Fixed, z: Array) -> Array:
