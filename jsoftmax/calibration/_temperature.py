@@ -31,9 +31,9 @@ _STEPS = 100  # each halves the bracket in log β, or the step of the one before
 def temperature_scaling(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     ignore_index: int | None = None,

@@ -64,9 +64,9 @@ class VectorScaling(NamedTuple):
 def vector_scaling(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     ignore_index: int | None = None,

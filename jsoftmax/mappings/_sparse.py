@@ -46,9 +46,9 @@ class SparseEntmax(NamedTuple):
 def entmax_sparse(
     logits: ArrayLike,
     size: int,
-    alpha: ArrayLike = 1.5,
     axis: int = -1,
     *,
+    alpha: ArrayLike = 1.5,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
 ) -> SparseEntmax:

@@ -61,8 +61,8 @@ class Entmax(nnx.Module):
     def __init__(
         self,
         alpha: ArrayLike = 1.5,
-        temperature: ArrayLike = 1.0,
         *,
+        temperature: ArrayLike = 1.0,
         axis: int | tuple[int, ...] = -1,
         learn_alpha: bool = True,
         learn_temperature: bool = False,

@@ -111,7 +111,7 @@ class EntmaxReadout(nnx.Module):
         return entmax_loss(
             self.logits(features),
             targets,
-            self.alpha,
+            alpha=self.alpha,
             where=where,
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
