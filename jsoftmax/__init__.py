@@ -1,10 +1,13 @@
 """jsoftmax: everything that descends from softmax, in JAX.
 
 Mappings turn scores into probabilities; losses compare scores with targets; samplers draw classes
-and relax them; policies act; calibration says how far probabilities can be trusted, and mends them.
-All are pure functions that work under `jit`, `vmap` and `grad`. Flax modules around them are in
-`jsoftmax.nnx` and `jsoftmax.linen`, an estimator for scikit-learn in `jsoftmax.estimators`,
-assertions for tests in `jsoftmax.testing`; these are imported only when asked for.
+and relax them; attention mixes values by any mapping. Their names are flat: `jsoftmax.entmax`.
+Losses over large vocabularies are in `jsoftmax.vocabulary`, policies in `jsoftmax.policies`,
+measures of trust in probabilities, and their repair, in `jsoftmax.calibration`; the names of these
+three that are not too general are flat too. All are pure functions that work under `jit`, `vmap`
+and `grad`. Flax modules around them are in `jsoftmax.nnx` and `jsoftmax.linen`, an estimator for
+scikit-learn in `jsoftmax.estimators`, assertions for tests in `jsoftmax.testing`; these four are
+imported when they are first named.
 """
 
 import importlib

@@ -414,7 +414,7 @@ MISTAKES = {
     ),
     "complex": (lambda: adaptive_log_softmax(H * 1j, TABLES), TypeError, "`features`"),
     "a number": (lambda: adaptive_log_softmax(1.0, TABLES), ValueError, "single number"),
-    "one target": (lambda: adaptive_cross_entropy(H, TABLES, 1), ValueError, "`targets`"),
+    "one target": (lambda: adaptive_cross_entropy(H, TABLES, 1), ValueError, "`labels`"),
     "float targets": (lambda: adaptive_cross_entropy(H, TABLES, Y * 1.0), TypeError, "integers"),
     "no class": (lambda: adaptive_cross_entropy(H, TABLES, Y + 1), ValueError, "label 10 is no"),
     "mask": (lambda: adaptive_cross_entropy(H, TABLES, Y, where=Y), TypeError, "`where`"),

@@ -409,7 +409,7 @@ MISTAKES = {
     "pairs": (
         lambda: LOSS(FEATURES, KERNEL, (LABELS, LABELS), SHARED),
         ValueError,
-        "`targets` are a tuple",
+        "`labels` are a tuple",
     ),
     "labels": (
         lambda: LOSS(FEATURES, KERNEL, LABELS[:2], SHARED),
@@ -435,7 +435,7 @@ MISTAKES = {
     "gathered": (
         lambda: js.vocabulary.gathered_classes(LABELS * 1.0, SHARED, CLASSES),
         TypeError,
-        "gathered_classes: `targets`",
+        "gathered_classes: `labels`",
     ),
     "gathered classes": (
         lambda: js.vocabulary.gathered_classes(LABELS, SHARED, 0),

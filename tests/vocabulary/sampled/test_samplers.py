@@ -228,7 +228,7 @@ MISTAKES = {
         ValueError,
         "5 different classes",
     ),
-    "targets": (lambda: UNIGRAM.sample(KEY, (3,), [0.5]), TypeError, "`targets`.*integers"),
+    "targets": (lambda: UNIGRAM.sample(KEY, (3,), [0.5]), TypeError, "`labels`.*integers"),
     "no target": (lambda: UNIGRAM.sample(KEY, (3,), [23]), ValueError, "from 0 to 22"),
     "no class": (lambda: UNIGRAM.log_expected_count(-1, 3), ValueError, "`ids` is no class"),
     "draws": (lambda: UNIGRAM.log_expected_count(1, 0), ValueError, "at least 1"),
@@ -263,7 +263,7 @@ MISTAKES = {
     "batch": (
         lambda: js.vocabulary.in_batch_candidates([1.0], [0.0]),
         TypeError,
-        "`targets`.*integers",
+        "`labels`.*integers",
     ),
     "batch of another shape": (
         lambda: js.vocabulary.in_batch_candidates([1, 2], [0.0]),
