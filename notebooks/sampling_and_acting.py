@@ -488,8 +488,8 @@ policies = {
     "softmax": js.softmax(q, where=legal, temperature=T),
     "entmax, α = 1.5": js.entmax(q, where=legal, temperature=T),
     "sparsemax": js.sparsemax(q, where=legal, temperature=T),
-    "ε-greedy, ε = 0.2": js.epsilon_mixture(js.hardmax(q, where=legal), 0.2, where=legal),
-    "ε-sparsemax": js.epsilon_mixture(
+    "ε-greedy, ε = 0.2": js.policies.epsilon_mixture(js.hardmax(q, where=legal), 0.2, where=legal),
+    "ε-sparsemax": js.policies.epsilon_mixture(
         js.sparsemax(q, where=legal, temperature=T), 0.2, where=legal
     ),
 }
@@ -514,7 +514,7 @@ plt.show()
 # %%
 options = {"alpha": 2.0, "temperature": T, "epsilon": 0.2, "where": legal}
 drawn = js.sample_action(jax.random.key(0), jnp.broadcast_to(q, (100_000, 6)), **options)
-log_p = js.log_prob(jnp.broadcast_to(q, (6, 6)), jnp.arange(6), **options)
+log_p = js.policies.log_prob(jnp.broadcast_to(q, (6, 6)), jnp.arange(6), **options)
 print("drawn   ", np.bincount(drawn, minlength=6) / 100_000)
 print("policy  ", np.exp(log_p))
 print("log_prob", log_p)
@@ -602,7 +602,8 @@ for alpha in (1.0, 1.5, 2.0):
 rows = jnp.array([[1.0, jnp.nan, 0.5], [0.3, 0.1, 0.2]])
 allowed = jnp.array([[True, False, True], [False, False, False]])
 log_p, pull = jax.vjp(
-    lambda z: js.log_prob(z, jnp.array([2, 1]), alpha=1.5, epsilon=0.1, where=allowed), rows
+    lambda z: js.policies.log_prob(z, jnp.array([2, 1]), alpha=1.5, epsilon=0.1, where=allowed),
+    rows,
 )
 print("log_prob", log_p)
 print("gradient", *pull(jnp.ones(2)))
@@ -685,15 +686,15 @@ plt.show()
 old, new = jnp.array([1.0, 0.2, -1.0]), jnp.array([0.2, 1.0, -3.0])
 before, after = js.sparsemax(old), js.sparsemax(new)
 print("old, new       ", before, after)
-print("KL(old ‖ new)  ", js.kl_divergence(before, after))
-print("to softmax(new)", js.kl_divergence(before, js.softmax(new)), "as a loss:", end=" ")
+print("KL(old ‖ new)  ", js.policies.kl_divergence(before, after))
+print("to softmax(new)", js.policies.kl_divergence(before, js.softmax(new)), "as a loss:", end=" ")
 print(js.fenchel_young_loss(new, before))
 tiled = jnp.tile(new, (3, 1)), jnp.tile(old, (3, 1))
-log_new, log_old = (js.log_prob(z, jnp.arange(3), alpha=2.0) for z in tiled)
+log_new, log_old = (js.policies.log_prob(z, jnp.arange(3), alpha=2.0) for z in tiled)
 print("log π, log μ   ", log_new, log_old)
-print("ratio          ", js.importance_ratio(log_new, log_old))
-print("clipped        ", js.importance_ratio(log_new, log_old, low=0.8, high=1.2))
-print("gradient of −∞ ", jax.grad(js.log_prob)(new, 2, 2.0))
+print("ratio          ", js.policies.importance_ratio(log_new, log_old))
+print("clipped        ", js.policies.importance_ratio(log_new, log_old, low=0.8, high=1.2))
+print("gradient of −∞ ", jax.grad(js.policies.log_prob)(new, 2, 2.0))
 
 # %% [markdown]
 # A policy gradient by optax: five arms, their mean rewards unknown to the learner, 32 draws a step,
@@ -717,7 +718,7 @@ def learn(alpha, key, bonus=0.02):
         advantage = rewards - rewards.mean()
 
         def loss(z):
-            log_p = js.log_prob(jnp.broadcast_to(z, (32, 5)), actions, alpha)
+            log_p = js.policies.log_prob(jnp.broadcast_to(z, (32, 5)), actions, alpha)
             return -(advantage * log_p).mean() - bonus * js.entropy(js.entmax(z, alpha), alpha)
 
         updates, state = optimizer.update(jax.grad(loss)(z), state)

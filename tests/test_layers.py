@@ -10,6 +10,8 @@ import sys
 import pytest
 
 LAZY = ("estimators", "linen", "nnx", "testing")
+FLAT = ("mappings", "losses", "sampling", "attention")  # whose names are jsoftmax's
+NAMESPACES = ("vocabulary", "policies", "calibration")  # that keep the names that are too general
 PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
 
 # A folder may import from itself and from the folders of lower rank. Kernels import core only, and
@@ -226,9 +228,9 @@ def test_importing_the_package_imports_no_heavy_package():
 
 
 def public_names() -> list[tuple[str, str]]:
-    """(module, name) of what jsoftmax and its lazy attributes offer, read from __all__."""
+    """(module, name) of all that jsoftmax and its attributes offer, read from __all__."""
     found = []
-    folders = ("", *LAZY)
+    folders = ("", *NAMESPACES, *LAZY)
     for file in (PACKAGE / folder / "__init__.py" for folder in folders):
         if file.exists():
             module = module_of(file)
@@ -250,6 +252,22 @@ def test_public_names_are_documented(module, name):
         assert "Args:" in text, f"{name} does not describe its arguments"
     if inspect.isroutine(inspect.unwrap(thing)):
         assert "Returns:" in text, f"{name} does not describe what it returns"
+
+
+def test_a_public_name_is_flat_or_in_its_namespace():
+    """Flat are four folders, the linear functions, and names that say where they belong."""
+    root = importlib.import_module("jsoftmax")
+    flat, homes = set(root.__all__), {}
+    for folder in (*FLAT, *NAMESPACES):
+        module = getattr(root, folder)
+        assert not set(homes) & set(module.__all__), f"{folder} repeats a name"
+        homes |= dict.fromkeys(module.__all__, folder)
+    needed = {n for n, folder in homes.items() if folder in FLAT or n.startswith("linear_")}
+    assert needed <= flat
+    for name in flat & set(homes):
+        assert getattr(root, name) is getattr(getattr(root, homes[name]), name)
+    rest = {name for name in flat - set(homes) if not name.startswith("__")}
+    assert all(issubclass(getattr(root, name), root.Regularizer) for name in rest)
 
 
 def test_no_module_shares_its_name_with_a_function():

@@ -31,9 +31,9 @@ _STEPS = 100  # each halves the bracket in log β, or the step of the one before
 def temperature_scaling(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike | None = None,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike | None = None,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,

@@ -65,9 +65,9 @@ class VectorScaling(NamedTuple):
 def vector_scaling(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike | None = None,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike | None = None,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,

@@ -64,8 +64,8 @@ class Entmax(nn.Module):
     """
 
     alpha: Any = None
-    temperature: Any = 1.0
     _: dataclasses.KW_ONLY
+    temperature: Any = 1.0
     axis: int | tuple[int, ...] = -1
     learn_alpha: bool = True
     learn_temperature: bool = False

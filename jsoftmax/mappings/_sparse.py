@@ -48,9 +48,9 @@ class SparseEntmax(NamedTuple):
 def entmax_sparse(
     logits: ArrayLike,
     size: int,
-    alpha: ArrayLike | None = None,
     axis: int = -1,
     *,
+    alpha: ArrayLike | None = None,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,

@@ -65,8 +65,8 @@ class Entmax(nnx.Module):
     def __init__(
         self,
         alpha: ArrayLike | None = None,
-        temperature: ArrayLike = 1.0,
         *,
+        temperature: ArrayLike = 1.0,
         axis: int | tuple[int, ...] = -1,
         learn_alpha: bool = True,
         learn_temperature: bool = False,

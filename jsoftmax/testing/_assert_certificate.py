@@ -18,9 +18,9 @@ from jsoftmax.testing._worst import assert_worst
 def assert_certificate(
     p: ArrayLike,
     logits: ArrayLike,
-    alpha: ArrayLike = 1.5,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike = 1.5,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     atol: float | None = None,

@@ -45,7 +45,7 @@ def test_the_temperature_is_the_root_that_scipy_finds(alpha):
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
 def test_a_known_order_gives_what_a_traced_one_gives(alpha):
-    near(js.temperature_scaling(Z, LABELS, alpha), temperature(Z, LABELS, alpha))
+    near(js.temperature_scaling(Z, LABELS, alpha=alpha), temperature(Z, LABELS, alpha))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.25, 2.0, 4.0])
@@ -78,8 +78,8 @@ def test_scaled_logits_have_the_temperature_one():
 def test_certainty_and_error_lead_to_the_bounds(alpha):
     near(temperature(Z, Z.argmax(-1), alpha), 1e-3)
     near(temperature(Z, Z.argmin(-1), alpha), 1e3)
-    near(js.temperature_scaling(Z, Z.argmax(-1), alpha, bounds=(0.5, 2)), 0.5)
-    near(js.temperature_scaling(Z, Z.argmin(-1), alpha, bounds=(0.5, 2)), 2)
+    near(js.temperature_scaling(Z, Z.argmax(-1), alpha=alpha, bounds=(0.5, 2)), 0.5)
+    near(js.temperature_scaling(Z, Z.argmin(-1), alpha=alpha, bounds=(0.5, 2)), 2)
 
 
 def test_where_nothing_depends_on_the_temperature_it_is_one():
@@ -215,7 +215,7 @@ def test_scales_and_biases_are_what_scipy_finds(alpha):
     @jax.jit
     def objective(x):
         scale, bias = x[:CLASSES], x[CLASSES:]
-        loss = js.entmax_loss(Z / t * scale + bias, LABELS, alpha).mean()
+        loss = js.entmax_loss(Z / t * scale + bias, LABELS, alpha=alpha).mean()
         return loss + penalty / 2 * (jnp.sum((scale - 1) ** 2) + jnp.sum(bias**2))
 
     start = np.repeat([1.0, 0.0], CLASSES)
@@ -248,7 +248,7 @@ def test_float32_scales_are_near_those_of_float64():
 
 
 def test_applying_keeps_excluded_classes_and_dtypes():
-    found = js.VectorScaling(jnp.array([-1.0, 0.0, 2.0]), jnp.array([1.0, 0.0, -1.0]))
+    found = js.calibration.VectorScaling(jnp.array([-1.0, 0.0, 2.0]), jnp.array([1.0, 0.0, -1.0]))
     z = np.array([[-INF, -INF, 3.0], [1.0, 7.0, -INF]], np.float32)
     np.testing.assert_array_equal(found.apply(z), [[-INF, -INF, 5], [0, 0, -INF]])
     assert found.apply(z).dtype == np.float32
@@ -298,13 +298,14 @@ def test_the_penalty_must_be_positive(penalty):
 
 
 CALLS = {
-    "temperature_scaling": lambda z, y: js.temperature_scaling(z, y, 1.5),
+    "temperature_scaling": lambda z, y: js.temperature_scaling(z, y, alpha=1.5),
     "vector_scaling": js.vector_scaling,
     "reliability_diagram": lambda z, y: js.reliability_diagram(js.sparsemax(z), y, 5),
     "equal mass": lambda z, y: js.reliability_diagram(js.sparsemax(z), y, 5, equal_mass=True),
     "classwise": lambda z, y: js.classwise_calibration_error(js.sparsemax(z), y, 5),
     "conformal": lambda z, y: js.conformal_sets(
-        js.entmax_scores(z), js.conformal_threshold(js.aps_scores(js.softmax(z)), y)
+        js.calibration.entmax_scores(z),
+        js.conformal_threshold(js.calibration.aps_scores(js.softmax(z)), y),
     ),
 }
 

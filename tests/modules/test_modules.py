@@ -233,8 +233,8 @@ def test_readouts_are_linear_then_a_mapping_or_its_loss(alpha):
         return (
             z,
             entmax(z, float(alpha), where=KEEP),
-            entmax_loss(z, LABELS, float(alpha), **options),
-            entmax_loss(z, uniform, float(alpha)),
+            entmax_loss(z, LABELS, alpha=float(alpha), **options),
+            entmax_loss(z, uniform, alpha=float(alpha)),
         )
 
     chex.assert_trees_all_close(answers(), expected(), atol=1e-6)

@@ -108,12 +108,12 @@ def test_right_answers_pass(alpha, options, dtype):
     z = (3 * Z).at[0, 0, 0].set(-jnp.inf).at[1].set(-jnp.inf).at[2, 1, 1:3].set(jnp.inf)
     z = z.astype(dtype)
     p = js.entmax(z, alpha, **options)
-    assert_certificate(p, z, alpha, **options)
+    assert_certificate(p, z, alpha=alpha, **options)
     wrong = p.astype(jnp.float32) * (1 + 0.05)
     if options.get("where") is not None and not options["where"].any():
         wrong = p + 0.05
     with pytest.raises(AssertionError, match="assert_certificate"):
-        assert_certificate(wrong, z, alpha, **options)
+        assert_certificate(wrong, z, alpha=alpha, **options)
 
 
 def test_distributions_pass():
@@ -143,7 +143,7 @@ def test_mistakes_are_explained():
     with pytest.raises(ValueError, match=r"testing.assert_certificate: `p` has shape \(5,\)"):
         assert_certificate(jnp.ones(5), Z)
     with pytest.raises(ValueError, match="`alpha` must be positive and finite, got inf"):
-        assert_certificate(P, Z, np.inf)
+        assert_certificate(P, Z, alpha=np.inf)
     with pytest.raises(ValueError, match="`temperature` must be positive and finite, got 0"):
         assert_certificate(P, Z, temperature=0.0)
     with pytest.raises(TypeError, match="`where` has dtype"):

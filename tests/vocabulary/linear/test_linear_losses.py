@@ -65,7 +65,7 @@ def linear(alpha, blocks="ragged", **options):
     def losses(features, kernel, bias):
         if alpha is None:
             return linear_cross_entropy(features, kernel, LABELS, bias=bias, **options)
-        return linear_entmax_loss(features, kernel, LABELS, alpha, bias=bias, **options)
+        return linear_entmax_loss(features, kernel, LABELS, alpha=alpha, bias=bias, **options)
 
     return losses
 

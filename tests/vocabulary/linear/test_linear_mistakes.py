@@ -71,7 +71,7 @@ MISTAKES = {
         "`ignore_index`",
     ),
     "block": (lambda: LOSS(FEATURES, KERNEL, LABELS, block_tokens=0), ValueError, "`block_tokens`"),
-    "α": (lambda: linear_entmax_loss(FEATURES, KERNEL, LABELS, -1.0), ValueError, "`alpha`"),
+    "α": (lambda: linear_entmax_loss(FEATURES, KERNEL, LABELS, alpha=-1.0), ValueError, "`alpha`"),
     "weights": (
         lambda: linear_cross_entropy_sum(FEATURES, KERNEL, LABELS, jnp.ones(3)),
         ValueError,
