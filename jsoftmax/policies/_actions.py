@@ -153,7 +153,7 @@ def log_prob(
         >>> before = jnp.array([0.5, 0.25, 0.25])
         >>> after = before * jnp.exp(z)
         >>> print(log_prob(z, 1, prior=before), jnp.log(after / after.sum())[1])
-        -6.004285 -6.004285
+        -6.0043 -6.0043
 
         One step of REINFORCE with an entropy bonus, by optax:
 
