@@ -189,7 +189,7 @@ class FermiDirac(Regularizer):
     Example:
         >>> import jax.numpy as jnp, jsoftmax
         >>> print(jsoftmax.regularized_argmax(jnp.array([2.0, 1.0, 0.0]), jsoftmax.FermiDirac()))
-        [0.54911 0.30940 0.14149]
+        [0.54911 0.3094  0.14149]
 
     Reference:
         M. Blondel, A. F. T. Martins and V. Niculae, "Learning with Fenchel–Young losses", JMLR

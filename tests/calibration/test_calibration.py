@@ -24,8 +24,16 @@ WEIGHTS = rng.integers(0, 3, size=ROWS)
 Y = np.eye(CLASSES)[LABELS]
 SCALINGS = [js.temperature_scaling, js.vector_scaling]
 
-temperature = jax.jit(js.temperature_scaling)  # one program for every α
-scaling = jax.jit(js.vector_scaling, static_argnums=2)
+
+@jax.jit
+def temperature(z, y, alpha=1.0):
+    """`temperature_scaling` as one program for every α."""
+    return js.temperature_scaling(z, y, alpha=alpha)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def scaling(z, y, alpha=1.0, **options):
+    return js.vector_scaling(z, y, alpha=alpha, **options)
 
 
 def best_temperature(z, y, alpha, weights=1.0):
@@ -144,7 +152,7 @@ def test_derivatives_of_the_temperature_are_those_of_the_root():
 
 
 def test_the_temperature_moves_with_the_order_but_not_off_a_bound():
-    slope = jax.jit(jax.grad(js.temperature_scaling, (0, 2)))
+    slope = jax.jit(jax.grad(temperature, (0, 2)))
     along_z, along_alpha = slope(Z, LABELS, 1.25)
     step = 1e-5
     moved = [temperature(Z, LABELS, 1.25 + d) for d in (-step, step)]
@@ -202,7 +210,7 @@ def test_the_temperature_can_be_mapped():
     found = jax.vmap(js.temperature_scaling)(problems, labels)
     near(found, [js.temperature_scaling(*pair) for pair in zip(problems, labels, strict=True)])
     orders = jnp.array([0.5, 1.0, 2.0])
-    found = jax.jit(jax.vmap(js.temperature_scaling, (None, None, 0)))(Z, LABELS, orders)
+    found = jax.jit(jax.vmap(temperature, (None, None, 0)))(Z, LABELS, orders)
     near(found, [temperature(Z, LABELS, alpha) for alpha in orders])
 
 

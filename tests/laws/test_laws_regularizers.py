@@ -103,8 +103,8 @@ EACH = pytest.mark.parametrize(
 
 def oracle(case, z, q=None):
     """p by two bisections: of ω′ for the link, of Σ p for the threshold; float64."""
-    q = np.ones_like(z) if q is None else np.where(np.isfinite(z), q, 0)
-    z = np.where(np.isfinite(z), z, -1e3)
+    q = np.where(np.isfinite(z), 1.0 if q is None else q, 0)
+    z = np.where(np.isfinite(z), z, 0)
 
     def link(t):
         low, high = np.full_like(t, -740.0), np.full_like(t, np.log(1e3))

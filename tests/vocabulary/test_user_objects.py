@@ -24,7 +24,8 @@ OBJECTS = {
         lambda s: s.sample(KEY, (4,), TARGETS),
     ),
     "unigram_sampler": (
-        lambda n: js.vocabulary.unigram_sampler([n, 2.0, 1.0]), lambda s: s.sample(KEY, (4,), TARGETS),
+        lambda n: js.vocabulary.unigram_sampler([n, 2.0, 1.0]),
+        lambda s: s.sample(KEY, (4,), TARGETS),
     ),
 }  # fmt: skip
 every_object = pytest.mark.parametrize(("make", "use"), OBJECTS.values(), ids=OBJECTS.keys())

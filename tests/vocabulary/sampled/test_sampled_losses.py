@@ -394,7 +394,7 @@ MISTAKES = {
     "uncounted": (
         lambda: js.nce_loss(FEATURES, KERNEL, LABELS, UNCOUNTED),
         ValueError,
-        r"nce_loss: .*sample\(key, shape, targets\)",
+        r"nce_loss: .*sample\(key, shape, labels\)",
     ),
     "uncounted targets": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, UNCOUNTED, correct_targets=True),
