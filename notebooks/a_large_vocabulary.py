@@ -235,7 +235,7 @@ for name, found in MEASURED.items():
 
 # %%
 WIDTH, TOKENS, DRAWS, RATE = 32, 128, 256, 0.1
-rows = js.row_sgd(RATE)
+rows = js.vocabulary.row_sgd(RATE)
 
 
 def moved(tree, gradient):
@@ -389,7 +389,7 @@ def gradients(loss, ids, log_count, log_count_of_targets):
 
     def once(drawn):
         def mean_loss(z):
-            candidates = js.Candidates(*drawn, log_count_of_targets)
+            candidates = js.vocabulary.Candidates(*drawn, log_count_of_targets)
             return (p * loss(nothing, nothing.T, y, candidates, bias=z)).sum()
 
         return jax.grad(mean_loss)(jnp.log(p))

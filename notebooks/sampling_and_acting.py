@@ -34,9 +34,10 @@
 # 3. [Values](#The-value-that-belongs-to-a-policy): the smooth maximum whose gradient is the policy
 # 4. [Masks](#Masks): what is not allowed does not happen
 # 5. [Mellowmax](#Mellowmax), a smooth maximum that contracts
-# 6. [Learning a policy](#Learning-a-policy): log-probabilities, ratios, divergences
-# 7. [A bandit](#A-bandit): regret against temperature
-# 8. [A gridworld](#A-gridworld): soft, sparse and greedy value iteration
+# 6. [Near a reference](#Near-a-reference): the best policy that stays close to a given one
+# 7. [Learning a policy](#Learning-a-policy): log-probabilities, ratios, divergences
+# 8. [A bandit](#A-bandit): regret against temperature
+# 9. [A gridworld](#A-gridworld): soft, sparse and greedy value iteration
 
 # %%
 import itertools
@@ -488,8 +489,8 @@ policies = {
     "softmax": js.softmax(q, where=legal, temperature=T),
     "entmax, α = 1.5": js.entmax(q, where=legal, temperature=T),
     "sparsemax": js.sparsemax(q, where=legal, temperature=T),
-    "ε-greedy, ε = 0.2": js.epsilon_mixture(js.hardmax(q, where=legal), 0.2, where=legal),
-    "ε-sparsemax": js.epsilon_mixture(
+    "ε-greedy, ε = 0.2": js.policies.epsilon_mixture(js.hardmax(q, where=legal), 0.2, where=legal),
+    "ε-sparsemax": js.policies.epsilon_mixture(
         js.sparsemax(q, where=legal, temperature=T), 0.2, where=legal
     ),
 }
@@ -514,7 +515,7 @@ plt.show()
 # %%
 options = {"alpha": 2.0, "temperature": T, "epsilon": 0.2, "where": legal}
 drawn = js.sample_action(jax.random.key(0), jnp.broadcast_to(q, (100_000, 6)), **options)
-log_p = js.log_prob(jnp.broadcast_to(q, (6, 6)), jnp.arange(6), **options)
+log_p = js.policies.log_prob(jnp.broadcast_to(q, (6, 6)), jnp.arange(6), **options)
 print("drawn   ", np.bincount(drawn, minlength=6) / 100_000)
 print("policy  ", np.exp(log_p))
 print("log_prob", log_p)
@@ -602,7 +603,8 @@ for alpha in (1.0, 1.5, 2.0):
 rows = jnp.array([[1.0, jnp.nan, 0.5], [0.3, 0.1, 0.2]])
 allowed = jnp.array([[True, False, True], [False, False, False]])
 log_p, pull = jax.vjp(
-    lambda z: js.log_prob(z, jnp.array([2, 1]), alpha=1.5, epsilon=0.1, where=allowed), rows
+    lambda z: js.policies.log_prob(z, jnp.array([2, 1]), alpha=1.5, epsilon=0.1, where=allowed),
+    rows,
 )
 print("log_prob", log_p)
 print("gradient", *pull(jnp.ones(2)))
@@ -675,6 +677,53 @@ ax.set(xscale="log", ylim=(0, 0.6), xlabel="factor on the five values", ylabel="
 plt.show()
 
 # %% [markdown]
+# ### Near a reference
+#
+# Improve on a policy μ, the old one or a pretrained one, without leaving it far behind:
+#
+# $$\max_π ⟨π, q⟩ - T\,\mathrm{KL}(π‖μ), \qquad π_a = \frac{μ_a e^{q_a/T}}{Z}, \qquad
+# \text{value } T \log Z = T\log\sum_a μ_a e^{q_a/T}.$$
+#
+# That is `softmax` with `prior=μ`, and its value is `smoothmax`. At T = ∞ it is μ, at T = 0 greedy
+# among the actions that μ takes; one that μ never takes it never takes.
+
+# %%
+reference = jnp.array([0.02, 0.1, 0.4, 0.3, 0.18])
+heats = jnp.geomspace(0.03, 30, 200)
+nearest = js.softmax(jnp.tile(values, (200, 1)), prior=reference, temperature=heats[:, None])
+figure, (left, right) = style.card(
+    "Between the reference and greed, and no policy is better at its distance", 1, 2, size=(10, 3.7)
+)
+for action, color in enumerate(style.ordered(5)):
+    left.plot(heats, nearest[:, action], color=color, label=f"{values[action]:g}".replace("-", "−"))
+left.set(xscale="log", xlabel="temperature", ylabel="probability")
+left.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
+left.minorticks_off()
+left.legend(title="value", fontsize=8.5, loc="upper right", bbox_to_anchor=(1, 1.02))
+others = js.softmax(2 * jax.random.normal(jax.random.key(4), (4000, 5)))
+for p, style_of in (
+    (others, {"marker": ".", "ls": "", "color": FAINT, "ms": 3, "label": "random policies"}),
+    (nearest, {"color": BLUE, "label": "softmax, prior = reference"}),
+    (js.softmax(jnp.tile(values, (200, 1)), temperature=heats[:, None]),
+     {"color": ORANGE, "ls": "--", "label": "softmax without a prior"}),
+):  # fmt: skip
+    right.plot(js.policies.kl_divergence(p, reference[None]), p @ values, **style_of)
+right.set(xlabel="KL from the reference (nats)", ylabel="expected value", xlim=(-0.05, 4.1))
+right.legend(fontsize=8.5, loc="lower right")
+plt.show()
+
+p = js.softmax(values, prior=reference, temperature=0.5)
+value = p @ values - 0.5 * js.policies.kl_divergence(p, reference)
+best = js.smoothmax(values, prior=reference, temperature=0.5)
+print(f"T = 0.5: ⟨π, q⟩ − T KL = {value:.6f}, smoothmax = {best:.6f}, π =", p)
+for _ in range(3):
+    p = js.softmax(values, prior=p, temperature=0.5)
+print("three improvements more, each near the last:", p)
+print("one at T/4:                                 ", js.softmax(
+    values, prior=reference, temperature=0.5 / 4))  # fmt: skip
+print("sparse, α = 1.5, near the reference at T = 1:", js.entmax(values, 1.5, prior=reference))
+
+# %% [markdown]
 # ### Learning a policy
 #
 # What an actor-critic loss needs: the log-probability of what was done, an entropy bonus, a
@@ -685,15 +734,15 @@ plt.show()
 old, new = jnp.array([1.0, 0.2, -1.0]), jnp.array([0.2, 1.0, -3.0])
 before, after = js.sparsemax(old), js.sparsemax(new)
 print("old, new       ", before, after)
-print("KL(old ‖ new)  ", js.kl_divergence(before, after))
-print("to softmax(new)", js.kl_divergence(before, js.softmax(new)), "as a loss:", end=" ")
+print("KL(old ‖ new)  ", js.policies.kl_divergence(before, after))
+print("to softmax(new)", js.policies.kl_divergence(before, js.softmax(new)), "as a loss:", end=" ")
 print(js.fenchel_young_loss(new, before))
 tiled = jnp.tile(new, (3, 1)), jnp.tile(old, (3, 1))
-log_new, log_old = (js.log_prob(z, jnp.arange(3), alpha=2.0) for z in tiled)
+log_new, log_old = (js.policies.log_prob(z, jnp.arange(3), alpha=2.0) for z in tiled)
 print("log π, log μ   ", log_new, log_old)
-print("ratio          ", js.importance_ratio(log_new, log_old))
-print("clipped        ", js.importance_ratio(log_new, log_old, low=0.8, high=1.2))
-print("gradient of −∞ ", jax.grad(js.log_prob)(new, 2, 2.0))
+print("ratio          ", js.policies.importance_ratio(log_new, log_old))
+print("clipped        ", js.policies.importance_ratio(log_new, log_old, low=0.8, high=1.2))
+print("gradient of −∞ ", jax.grad(js.policies.log_prob)(new, 2, alpha=2.0))
 
 # %% [markdown]
 # A policy gradient by optax: five arms, their mean rewards unknown to the learner, 32 draws a step,
@@ -717,7 +766,7 @@ def learn(alpha, key, bonus=0.02):
         advantage = rewards - rewards.mean()
 
         def loss(z):
-            log_p = js.log_prob(jnp.broadcast_to(z, (32, 5)), actions, alpha)
+            log_p = js.policies.log_prob(jnp.broadcast_to(z, (32, 5)), actions, alpha=alpha)
             return -(advantage * log_p).mean() - bonus * js.entropy(js.entmax(z, alpha), alpha)
 
         updates, state = optimizer.update(jax.grad(loss)(z), state)
