@@ -606,9 +606,9 @@ plt.show()
 #
 # With `entmax_loss` the prior works in the same two places, though there it multiplies
 # $[1 + (α-1)(z_i - τ)]_+^{1/(α-1)}$ and is not a shift of the scores. Its scale counts as well, for
-# α ≠ 1 as a temperature, so the prior above has mean 1: equal counts would change nothing. A class
-# that the sparse map has left out stays out, whatever its prior; the adjustment chooses among
-# those in the support.
+# α ≠ 1 as a temperature, so the prior above has mean 1: equal counts would change nothing. Here the
+# adjustment after training takes too much from the most frequent digit; to train with the prior is
+# the better of the two.
 #
 # J. Ren et al., "Balanced meta-softmax for long-tailed visual recognition", NeurIPS 2020.
 # A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
