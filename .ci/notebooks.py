@@ -38,6 +38,7 @@ def _fault(source: pathlib.Path, check: bool) -> list[str]:
             timeout=SECONDS_PER_CELL,
             kernel_name="python3",
             record_timing=False,
+            coalesce_streams=True,  # else what a cell prints is cut wherever the kernel was slow
             resources={"metadata": {"path": str(FOLDER)}},
         ).execute()
     except CellExecutionError as error:

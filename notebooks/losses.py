@@ -28,6 +28,7 @@
 # 5. [Targets and rows](#Targets,-rows-and-weights): distributions, smoothing, masks, weights
 # 6. [Other predictions](#Normmax,-and-k-classes-at-once): normmax, k classes at once
 # 7. [Training](#Training): four losses on one problem
+# 8. [Rare classes](#Rare-classes): balanced softmax, and logit adjustment
 
 # %%
 from decimal import Decimal, localcontext
@@ -40,6 +41,7 @@ import numpy as np
 import optax
 from drawing import simplex, style
 from drawing.style import BLUE, FAINT, INK, ORANGE
+from sklearn.datasets import load_digits
 
 import jsoftmax as js
 
@@ -47,7 +49,7 @@ style.use()
 np.set_printoptions(precision=4, suppress=True, linewidth=100)
 
 # α is traced: one program for the whole family.
-loss = jax.jit(js.fenchel_young_loss)
+loss = jax.jit(js.entmax_loss)
 
 # %% [markdown]
 # ## Along a margin
@@ -495,3 +497,120 @@ ax.set_ylim(0.03, 1.5)
 ax.set_xlabel("step (whole training set)")
 ax.set_ylabel("mean training loss")
 plt.show()
+
+# %% [markdown]
+# ## Rare classes
+#
+# A classifier that is trained on unbalanced data learns the frequencies of the classes too, and
+# decides for the frequent ones when in doubt. Both remedies below are a `prior`, which makes
+# softmax $p_i \propto q_i e^{z_i}$. **Balanced softmax** (Ren et al. 2020) trains with the class
+# counts as q: the prior explains the frequencies, so the scores need not learn them, and at test
+# time it is left out. **Logit adjustment** after training (Menon et al. 2021) trains as usual and
+# divides the frequencies out at test time, with q = 1/frequency. (Their second form, an adjusted
+# loss, is balanced softmax.)
+#
+# Below, scikit-learn's digits with a long tail: 100 training images of one digit, 2 of the rarest,
+# and 70 test images of each. Ten seeds choose the images and the order of the digits; the model is
+# linear.
+
+# %%
+images, digits = load_digits(return_X_y=True)
+images = (images / 16).astype(np.float32)
+COUNTS = np.round(100 * 50.0 ** (-np.arange(10) / 9)).astype(int)
+GROUPS = {"many": slice(0, 4), "medium": slice(4, 7), "few": slice(7, 10)}
+SEEDS, TESTED = 10, 70
+
+
+def long_tailed(seed):
+    """Images and classes, numbered from the most frequent to the rarest; for training and test."""
+    rng = np.random.default_rng(seed)
+    mine = [rng.permutation(np.flatnonzero(digits == d)) for d in rng.permutation(10)]
+    train = np.concatenate([i[:n] for i, n in zip(mine, COUNTS, strict=True)])
+    test = np.concatenate([i[100 : 100 + TESTED] for i in mine])
+    return images[train], np.repeat(np.arange(10), COUNTS), images[test]
+
+
+x, y, x_test = map(np.stack, zip(*map(long_tailed, range(SEEDS)), strict=True))
+prior = (COUNTS / COUNTS.mean()).astype(np.float32)
+
+
+@partial(jax.jit, static_argnums=0)
+def scores_after_training(loss):
+    """The scores of the test images, [seeds, images, classes]."""
+    optimizer = optax.adamw(0.02, weight_decay=0.1)
+
+    def of(linear, x):
+        return x @ linear["kernel"] + linear["bias"]
+
+    def train(x, y):
+        def step(carry, _):
+            linear, state = carry
+            gradient = jax.grad(lambda linear: loss(of(linear, x), y).mean())(linear)
+            updates, state = optimizer.update(gradient, state, linear)
+            return (optax.apply_updates(linear, updates), state), None
+
+        start = {"kernel": jnp.zeros((64, 10)), "bias": jnp.zeros(10)}
+        return jax.lax.scan(step, (start, optimizer.init(start)), None, 200)[0][0]
+
+    return jax.vmap(lambda x, y, x_test: of(train(x, y), x_test))(x, y, x_test)
+
+
+plain = scores_after_training(js.cross_entropy)
+balanced = scores_after_training(partial(js.cross_entropy, prior=prior))
+sparse = scores_after_training(partial(js.entmax_loss, alpha=1.5))
+sparse_balanced = scores_after_training(partial(js.entmax_loss, alpha=1.5, prior=prior))
+WAYS = {
+    "cross-entropy": js.softmax(plain),
+    "adjusted after training": js.softmax(plain, prior=1 / prior),
+    "balanced softmax": js.softmax(balanced),
+    "entmax_loss, α = 1.5": js.entmax(sparse, 1.5),
+    "… adjusted": js.entmax(sparse, 1.5, prior=1 / prior),
+    "… with a prior": js.entmax(sparse_balanced, 1.5),
+}
+print("training images", COUNTS)
+print("accuracy                " + "".join(f"{name:>8s}" for name in GROUPS) + "    all (balanced)")
+recall = {}
+for name, p in WAYS.items():
+    hit = np.asarray(p).argmax(-1).reshape(SEEDS, 10, TESTED) == np.arange(10)[:, None]
+    recall[name] = hit.mean((0, 2))
+    groups = "".join(f"{recall[name][group].mean():8.3f}" for group in GROUPS.values())
+    error = hit.mean((1, 2)).std(ddof=1) / np.sqrt(SEEDS)
+    print(f"{name:24s}{groups}    {hit.mean():.3f} ± {error:.3f}")
+
+# %%
+figure, axes = style.card(
+    "A prior gives the rare classes back what their frequency took", 1, 2, size=(10.3, 3.9),
+    sharey=True,
+)  # fmt: skip
+names = list(WAYS)
+for ax, title, shown in zip(axes, ("softmax", "entmax, α = 1.5"), (names[:3], names[3:]),
+                            strict=True):  # fmt: skip
+    for name, color, mark in zip(shown, (INK, ORANGE, BLUE), "os^", strict=True):
+        ax.plot(recall[name], marker=mark, markersize=4.5, color=color, label=name)
+    for group in list(GROUPS.values())[:-1]:
+        ax.axvline(group.stop - 0.5, color=FAINT, linestyle=":", linewidth=1)
+    for name, group in GROUPS.items():
+        ax.text((group.start + group.stop - 1) / 2, 1.06, name, ha="center", fontsize=9)
+    ax.set_title(title, pad=10)
+    ax.set_xticks(range(10), COUNTS)
+    ax.set_xlabel("training images of the class")
+    ax.set_ylim(0, 1.12)
+    ax.legend(fontsize=8.5, loc="lower left")
+axes[0].set_ylabel("recall (mean of 10 seeds)")
+plt.show()
+
+# %% [markdown]
+# Cross-entropy finds nearly all of the frequent digits and one in four of the rarest. Both
+# remedies give up a few of the frequent ones and win far more of the rare. They ask for the same
+# thing, scores of the digit without its frequency, and differ in when: balanced softmax changes
+# what is learned, the adjustment needs no second training and can be turned to any frequencies that
+# are expected at test time.
+#
+# With `entmax_loss` the prior works in the same two places, though there it multiplies
+# $[1 + (α-1)(z_i - τ)]_+^{1/(α-1)}$ and is not a shift of the scores. Its scale counts as well, for
+# α ≠ 1 as a temperature, so the prior above has mean 1: equal counts would change nothing. Here the
+# adjustment after training takes too much from the most frequent digit; to train with the prior is
+# the better of the two.
+#
+# J. Ren et al., "Balanced meta-softmax for long-tailed visual recognition", NeurIPS 2020.
+# A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.

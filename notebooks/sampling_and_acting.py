@@ -34,9 +34,10 @@
 # 3. [Values](#The-value-that-belongs-to-a-policy): the smooth maximum whose gradient is the policy
 # 4. [Masks](#Masks): what is not allowed does not happen
 # 5. [Mellowmax](#Mellowmax), a smooth maximum that contracts
-# 6. [Learning a policy](#Learning-a-policy): log-probabilities, ratios, divergences
-# 7. [A bandit](#A-bandit): regret against temperature
-# 8. [A gridworld](#A-gridworld): soft, sparse and greedy value iteration
+# 6. [Near a reference](#Near-a-reference): the best policy that stays close to a given one
+# 7. [Learning a policy](#Learning-a-policy): log-probabilities, ratios, divergences
+# 8. [A bandit](#A-bandit): regret against temperature
+# 9. [A gridworld](#A-gridworld): soft, sparse and greedy value iteration
 
 # %%
 import itertools
@@ -676,6 +677,53 @@ ax.set(xscale="log", ylim=(0, 0.6), xlabel="factor on the five values", ylabel="
 plt.show()
 
 # %% [markdown]
+# ### Near a reference
+#
+# Improve on a policy μ, the old one or a pretrained one, without leaving it far behind:
+#
+# $$\max_π ⟨π, q⟩ - T\,\mathrm{KL}(π‖μ), \qquad π_a = \frac{μ_a e^{q_a/T}}{Z}, \qquad
+# \text{value } T \log Z = T\log\sum_a μ_a e^{q_a/T}.$$
+#
+# That is `softmax` with `prior=μ`, and its value is `smoothmax`. At T = ∞ it is μ, at T = 0 greedy
+# among the actions that μ takes; one that μ never takes it never takes.
+
+# %%
+reference = jnp.array([0.02, 0.1, 0.4, 0.3, 0.18])
+heats = jnp.geomspace(0.03, 30, 200)
+nearest = js.softmax(jnp.tile(values, (200, 1)), prior=reference, temperature=heats[:, None])
+figure, (left, right) = style.card(
+    "Between the reference and greed, and no policy is better at its distance", 1, 2, size=(10, 3.7)
+)
+for action, color in enumerate(style.ordered(5)):
+    left.plot(heats, nearest[:, action], color=color, label=f"{values[action]:g}".replace("-", "−"))
+left.set(xscale="log", xlabel="temperature", ylabel="probability")
+left.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
+left.minorticks_off()
+left.legend(title="value", fontsize=8.5, loc="upper right", bbox_to_anchor=(1, 1.02))
+others = js.softmax(2 * jax.random.normal(jax.random.key(4), (4000, 5)))
+for p, style_of in (
+    (others, {"marker": ".", "ls": "", "color": FAINT, "ms": 3, "label": "random policies"}),
+    (nearest, {"color": BLUE, "label": "softmax, prior = reference"}),
+    (js.softmax(jnp.tile(values, (200, 1)), temperature=heats[:, None]),
+     {"color": ORANGE, "ls": "--", "label": "softmax without a prior"}),
+):  # fmt: skip
+    right.plot(js.policies.kl_divergence(p, reference[None]), p @ values, **style_of)
+right.set(xlabel="KL from the reference (nats)", ylabel="expected value", xlim=(-0.05, 4.1))
+right.legend(fontsize=8.5, loc="lower right")
+plt.show()
+
+p = js.softmax(values, prior=reference, temperature=0.5)
+value = p @ values - 0.5 * js.policies.kl_divergence(p, reference)
+best = js.smoothmax(values, prior=reference, temperature=0.5)
+print(f"T = 0.5: ⟨π, q⟩ − T KL = {value:.6f}, smoothmax = {best:.6f}, π =", p)
+for _ in range(3):
+    p = js.softmax(values, prior=p, temperature=0.5)
+print("three improvements more, each near the last:", p)
+print("one at T/4:                                 ", js.softmax(
+    values, prior=reference, temperature=0.5 / 4))  # fmt: skip
+print("sparse, α = 1.5, near the reference at T = 1:", js.entmax(values, 1.5, prior=reference))
+
+# %% [markdown]
 # ### Learning a policy
 #
 # What an actor-critic loss needs: the log-probability of what was done, an entropy bonus, a
@@ -694,7 +742,7 @@ log_new, log_old = (js.policies.log_prob(z, jnp.arange(3), alpha=2.0) for z in t
 print("log π, log μ   ", log_new, log_old)
 print("ratio          ", js.policies.importance_ratio(log_new, log_old))
 print("clipped        ", js.policies.importance_ratio(log_new, log_old, low=0.8, high=1.2))
-print("gradient of −∞ ", jax.grad(js.policies.log_prob)(new, 2, 2.0))
+print("gradient of −∞ ", jax.grad(js.policies.log_prob)(new, 2, alpha=2.0))
 
 # %% [markdown]
 # A policy gradient by optax: five arms, their mean rewards unknown to the learner, 32 draws a step,
@@ -718,7 +766,7 @@ def learn(alpha, key, bonus=0.02):
         advantage = rewards - rewards.mean()
 
         def loss(z):
-            log_p = js.policies.log_prob(jnp.broadcast_to(z, (32, 5)), actions, alpha)
+            log_p = js.policies.log_prob(jnp.broadcast_to(z, (32, 5)), actions, alpha=alpha)
             return -(advantage * log_p).mean() - bonus * js.entropy(js.entmax(z, alpha), alpha)
 
         updates, state = optimizer.update(jax.grad(loss)(z), state)

@@ -22,11 +22,13 @@
 # 4. [Energies](#Energies-at-a-temperature) and [choice](#Luce's-choice-axiom): the same function in
 #    two older sciences
 # 5. [Two classes](#Two-classes), and [laws](#Laws,-checked): what holds for whom
-# 6. [Evaluation](#Safe-and-online-evaluation): overflow, one pass, other bases
-# 7. [The peak of a heat map](#Where-is-the-peak?), and
+# 6. [Any regularizer](#Any-regularizer), one of your own too, and [a prior](#A-prior)
+# 7. [Evaluation](#Safe-and-online-evaluation): overflow, one pass, other bases
+# 8. [The peak of a heat map](#Where-is-the-peak?), and
 #    [a large row as a few classes](#A-large-row-as-a-few-classes)
 
 # %%
+import dataclasses
 import math
 from functools import partial
 
@@ -640,6 +642,148 @@ gradients = jax.jit(jax.grad(lambda z, alpha: js.smoothmax(z, alpha).sum()))
 for alpha in (0.5, 1.0, 1.5, 2.0):
     difference = jnp.abs(gradients(z, alpha) - apply(js.entmax, z, alpha)).max()
     print(f"∇smoothmax = entmax, α = {alpha}: {difference:.1e}" + " (∇LSE = σ)" * (alpha == 1))
+
+# %% [markdown]
+# ## Any regularizer
+#
+# α is one way to choose a convex function ω. Every other makes a map too,
+#
+# $$p = \arg\max_{p \in Δ} ⟨p, z⟩ - \sum_i ω(p_i),$$
+#
+# with its smooth maximum, its loss and their derivatives. Three methods write one down: ω, ω′ and
+# 1/ω″. The one below is sparsemax's parabola with waves, so that p lingers at the multiples of 1/n.
+# How to invert ω′ the library finds out by itself.
+
+
+# %%
+@dataclasses.dataclass(frozen=True)
+class Terraces(js.Regularizer):
+    steps: float | jax.Array = 3.0
+    depth: float | jax.Array = 0.9  # below 1, so that ω is convex
+
+    def value(self, p):
+        turn = 2 * math.pi * self.steps
+        return p * (p - 1) / 2 + self.depth * (1 - jnp.cos(turn * p)) / turn**2
+
+    def marginal(self, p):
+        turn = 2 * math.pi * self.steps
+        return p + self.depth * jnp.sin(turn * p) / turn
+
+    def slope(self, p):
+        waves = 1 + self.depth * jnp.cos(2 * math.pi * self.steps * p)
+        return jnp.where(p > 0, 1 / waves, 0)
+
+
+REGULARIZERS = {
+    "Tsallis(1.5)": js.Tsallis(1.5),
+    "FermiDirac": js.FermiDirac(),
+    "Elastic(4)": js.Elastic(4.0),
+    "JensenShannon": js.JensenShannon(),
+    "Laplace": js.Laplace(),
+    "Terraces, ours": Terraces(),
+}
+z = jnp.linspace(-5, 5, 801)
+curve = jax.jit(
+    jax.vmap(
+        jax.value_and_grad(lambda z, r: js.regularized_argmax(jnp.stack([z, 0 * z]), r)[0]),
+        (0, None),
+    )
+)
+logistic = jax.nn.sigmoid(z)
+figure, axes = style.card(
+    "Six regularizers between two classes, on the logistic function (grey)", 2, 3, size=(9.8, 4.9),
+    sharex=True, sharey=True,
+)  # fmt: skip
+for ax, (name, regularizer) in zip(axes.flat, REGULARIZERS.items(), strict=True):
+    p, derivative = curve(z, regularizer)
+    ax.plot(z, logistic, color=FAINT, linewidth=4, alpha=0.35)
+    ax.plot(z, derivative, color=ORANGE, linewidth=1.1)
+    ax.plot(z, p, color=BLUE)
+    ax.set_title(name)
+    ax.set_ylim(-0.04, 1.04)
+    print(
+        f"{name:15s} p(1, 0) = {p[480]:.4f}, p(4, 0) = {p[720]:.6f},"
+        f" steepest {derivative.max():.3f}"
+    )
+figure.supxlabel("score z of the first class; the other has 0", fontsize=10)
+figure.supylabel("p (blue), ∂p/∂z (orange)", fontsize=10)
+plt.show()
+
+# %%
+figure, axes = style.card("The same six on three classes", 2, 3, size=(9, 6.2))
+print("                Σp = 1    ∇smoothmax = p   ∇loss = p − y   loss at y = p   zeros")
+rows = 2 * jax.random.normal(jax.random.key(4), (500, 7))
+y = js.sparsemax(jax.random.normal(jax.random.key(5), (500, 7)))
+
+
+@jax.jit
+def certificate(regularizer):
+    p = js.regularized_argmax(rows, regularizer)
+    gradient = jax.grad(lambda z: js.smoothmax(z, regularizer=regularizer).sum())(rows)
+    slope = jax.grad(lambda z: js.fenchel_young_loss(z, y, regularizer).sum())(rows)
+    at_p = js.fenchel_young_loss(rows, p, regularizer)
+    off = (p.sum(-1) - 1, gradient - p, slope - (p - y), at_p)
+    return [jnp.abs(x).max() for x in off], (p == 0).mean()
+
+
+for ax, (name, regularizer) in zip(axes.flat, REGULARIZERS.items(), strict=True):
+    draw_plane(ax, js.regularized_argmax, regularizer)
+    ax.set_title(name)
+    off, zeros = certificate(regularizer)
+    print(f"{name:15s} {off[0]:.1e} {off[1]:12.1e} {off[2]:15.1e} {off[3]:15.1e} {zeros:11.1%}")
+figure.supxlabel("score plane, 4.4 units wide; black: a class leaves the support", fontsize=9)
+plt.show()
+
+# %% [markdown]
+# ### A prior
+#
+# A `prior` q says where the map stands before there is a score: it makes Ω(p) = Σ q ω(p/q), and at
+# equal scores p is q itself. Under softmax it is the shift z + log q of the scores. Others are not
+# shifted but bent, since p/q takes the place of p. A whole number q counts as q equal classes.
+
+# %%
+figure, axes = style.card(
+    "A prior shifts the logistic function, and bends the others", 1, 3, size=(10.3, 3.5),
+    sharey=True,
+)  # fmt: skip
+with_prior = jax.jit(lambda z, r, q: js.regularized_argmax(z, r, prior=q))
+z = jnp.linspace(-6, 6, 601)
+two = jnp.stack([z, jnp.zeros_like(z)], -1)
+BENT = {
+    "softmax": js.Tsallis(1.0),
+    "entmax, α = 1.5": js.Tsallis(1.5),
+    "sparsemax": js.Tsallis(2.0),
+}
+for ax, (name, regularizer) in zip(axes, BENT.items(), strict=True):
+    for q, color in zip((0.05, 0.2, 0.5, 0.8), style.ordered(4), strict=True):
+        ax.plot(z, with_prior(two, regularizer, jnp.array([q, 1 - q]))[:, 0], color=color,
+                label=f"q = {q:g}")  # fmt: skip
+        ax.plot(0, q, "o", color=color, markersize=4.5)
+    ax.set_title(name)
+    ax.set_xlabel("score z; the other class has 0")
+axes[0].set_ylabel("p of the class with prior q")
+axes[0].legend(fontsize=8.5, loc="upper left")
+plt.show()
+
+figure, axes = style.card(
+    "Circles of scores about the prior (0.6, 0.3, 0.1), the dot", 1, 4, size=(11, 3.1)
+)
+q = jnp.array([0.6, 0.3, 0.1])
+for ax, (name, regularizer) in zip(
+    axes, {**BENT, "Terraces, ours": Terraces()}.items(), strict=True
+):
+    draw_image(ax, with_prior, regularizer, q, radii=(0.25, 0.5, 1.0, 2.0))
+    ax.plot(*simplex.flat(q), "o", color=INK, markersize=5, zorder=4)
+    ax.set_title(name)
+plt.show()
+
+z, twice = jnp.array([0.4, 1.0, 0.7]), jnp.array([2.0, 1.0, 1.0])
+print("softmax, prior q         ", js.softmax(z, prior=q))
+print("softmax(z + log q)       ", js.softmax(z + jnp.log(q)))
+for name, regularizer in REGULARIZERS.items():
+    p = js.regularized_argmax(z, regularizer, prior=twice)
+    each = js.regularized_argmax(z[jnp.array([0, 0, 1, 2])], regularizer)
+    print(f"{name:15s} prior 2: {p}, class 1 twice: {jnp.array([each[0] + each[1], *each[2:]])}")
 
 # %% [markdown]
 # ## Safe and online evaluation
