@@ -16,11 +16,8 @@ from jsoftmax.attention._attention_arguments import Arguments, Given, prepared
 from jsoftmax.attention._attention_problem import Rule, Stripe
 from jsoftmax.attention._key_blocks import KEYS, QUERIES, padded, resized, windows
 from jsoftmax.attention._mixture import mixture
-<<<<<<< HEAD
-from jsoftmax.core._named_trees import Trees
-=======
 from jsoftmax.attention._products import is_one_cpu
->>>>>>> attention
+from jsoftmax.core._named_trees import Trees
 
 _GROUPS = 8  # into which queries are parted, where later ones see more keys
 _IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory

@@ -188,13 +188,8 @@ def read_arguments(
         lengths_of(function, "key_value_seq_lengths", key_value_seq_lengths, batch),
         query_segment_ids, key_value_segment_ids, before, after, dropout_rng, query_part, key_part,
     )  # fmt: skip
-<<<<<<< HEAD
     regularizer, limit = read_regularizer(
-        function, regularizer, lambda name, x: given.by_head(per_head(name, x))
-=======
-    family, alpha, limit = regularizer(
-        function, alpha, lambda x: given.by_head(array_by_head("alpha", x)), beside_axis=False
->>>>>>> attention
+        function, regularizer, lambda name, x: given.by_head(array_by_head(name, x))
     )
     numbers, structure = parted(regularizer)
     given = given._replace(numbers=numbers, hard=limit if isinstance(limit, Array) else None)
@@ -258,11 +253,7 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         Moving(
             q, k, v,
             None if bias is None else grouped(bias.astype(computing)),
-<<<<<<< HEAD
-            per_head(jnp.asarray(scale)), given.numbers, per_head(given.soft_cap),
-=======
-            given.by_head(scale), given.alpha, per_head(given.soft_cap),
->>>>>>> attention
+            given.by_head(scale), given.numbers, per_head(given.soft_cap),
             per_head(given.sinks),
         ),
         Fixed(
