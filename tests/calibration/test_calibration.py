@@ -264,7 +264,7 @@ def test_applying_keeps_excluded_classes_and_dtypes():
         ({"logits": np.zeros((ROWS, 0))}, "has no classes"),
         ({"logits": Z + 0j}, "dtype complex"),
         ({"targets": LABELS[1:]}, "integer `targets` have shape"),
-        ({"targets": np.full(ROWS, "cat")}, "`targets` is array(['cat', "),
+        ({"targets": np.full(ROWS, "cat")}, "`targets` is array(['cat',"),
         ({"targets": LABELS.astype(bool)}, "`targets` has dtype bool"),
         ({"targets": np.full(ROWS, CLASSES)}, f"label {CLASSES} is no class"),
         ({"alpha": 0.0}, "`alpha` must be positive"),

@@ -255,7 +255,7 @@ def test_a_row_without_an_action_gives_minus_one_and_its_neighbours_do_not_notic
 def test_draws_are_reproducible_under_jit_and_vmap():
     z = jnp.asarray(Z)
     eager = js.sample_action(KEY, z, alpha=1.5, epsilon=0.1)
-    np.testing.assert_array_equal(eager, jax.jit(js.sample_action)(KEY, z, 1.5, epsilon=0.1))
+    np.testing.assert_array_equal(eager, jax.jit(js.sample_action)(KEY, z, alpha=1.5, epsilon=0.1))
     keys = jax.random.split(KEY, 6)
     rows = jax.vmap(lambda key: js.sample_action(key, z))(keys)
     np.testing.assert_array_equal(rows, [js.sample_action(key, z) for key in keys])
