@@ -20,7 +20,10 @@ from benchmarks.tables import Table, console
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 OURS, TORCH = "jsoftmax.adaptive_cross_entropy", "torch AdaptiveLogSoftmaxWithLoss"
-DIFFERENTIATED, FULL = "jsoftmax.differentiated_cross_entropy", "jsoftmax.linear_cross_entropy"
+DIFFERENTIATED, FULL = (
+    "jsoftmax.vocabulary.differentiated_cross_entropy",
+    "jsoftmax.linear_cross_entropy",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Problem:
         self.labels = rng.choice(case.classes, case.tokens, p=share)
         key = jax.random.key(0)
         shape = case.width, case.classes, case.cutoffs
-        self.tables = jsoftmax.adaptive_tables(key, *shape)
-        self.bands = jsoftmax.differentiated_tables(key, *shape)
+        self.tables = jsoftmax.vocabulary.adaptive_table(key, *shape)
+        self.bands = jsoftmax.vocabulary.differentiated_table(key, *shape)
         self.kernel = jax.random.normal(key, (case.classes, case.width)) * case.width**-0.5
 
     def ours(self) -> dict[str, tuple[Any, Any]]:
@@ -88,7 +91,7 @@ class Problem:
 
         return {
             OURS: of(jsoftmax.adaptive_cross_entropy, self.tables),
-            DIFFERENTIATED: of(jsoftmax.differentiated_cross_entropy, self.bands),
+            DIFFERENTIATED: of(jsoftmax.vocabulary.differentiated_cross_entropy, self.bands),
             FULL: of(jsoftmax.linear_cross_entropy, self.kernel, class_axis=0),
         }
 

@@ -82,7 +82,7 @@ def contestants(labels: jax.Array) -> dict[str, Callable]:
         DENSE: of(dense),
         PER_TOKEN: of(lambda h, w: jsoftmax.linear_cross_entropy(h, w, labels).mean()),
         SUM: of(lambda h, w: jsoftmax.linear_cross_entropy_sum(h, w, labels, 1 / n)),
-        ENTMAX: of(lambda h, w: jsoftmax.linear_entmax_loss(h, w, labels, 1.5).mean()),
+        ENTMAX: of(lambda h, w: jsoftmax.linear_entmax_loss(h, w, labels, alpha=1.5).mean()),
     }
     if (tokamax := optional("tokamax")) is not None:
         theirs = tokamax.linear_softmax_cross_entropy_loss

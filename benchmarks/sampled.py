@@ -66,7 +66,7 @@ def zipf(classes: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-Sampler = jsoftmax.ClassSampler
+Sampler = jsoftmax.vocabulary.ClassSampler
 Loss = Callable[..., jax.Array]
 
 
@@ -102,11 +102,13 @@ CONTESTANTS = (
 
 def samplers(frequencies: np.ndarray) -> dict[str, Sampler]:
     """All of them; targets are drawn with these frequencies."""
-    unigram = functools.partial(jsoftmax.unigram_sampler, frequencies)
+    unigram = functools.partial(jsoftmax.vocabulary.unigram_sampler, frequencies)
     return {
-        "uniform": jsoftmax.uniform_sampler(frequencies.size),
-        "uniform, no repeats": jsoftmax.uniform_sampler(frequencies.size, replacement=False),
-        "log-uniform": jsoftmax.log_uniform_sampler(frequencies.size),
+        "uniform": jsoftmax.vocabulary.uniform_sampler(frequencies.size),
+        "uniform, no repeats": jsoftmax.vocabulary.uniform_sampler(
+            frequencies.size, replacement=False
+        ),
+        "log-uniform": jsoftmax.vocabulary.log_uniform_sampler(frequencies.size),
         POWER: unigram(power=0.75),
         UNIGRAM: unigram(power=1),
         DISTINCT: unigram(power=1, replacement=False),
@@ -118,14 +120,14 @@ def losses(log_partition: jax.Array) -> dict[str, Loss]:
     """(features, table, targets, candidates, bias, class_axis) → one loss a token."""
 
     def of_vocabulary(h, table, y, candidates, **options):
-        return jsoftmax.target_sampling_loss(h, table, y, candidates.ids, **options)
+        return jsoftmax.vocabulary.target_sampling_loss(h, table, y, candidates.ids, **options)
 
     return {
         SAMPLED: jsoftmax.sampled_softmax_loss,
         "with corrected targets": functools.partial(
             jsoftmax.sampled_softmax_loss, correct_targets=True
         ),
-        "importance sampling": jsoftmax.importance_sampling_loss,
+        "importance sampling": jsoftmax.vocabulary.importance_sampling_loss,
         "target sampling": of_vocabulary,
         "NCE, c = log Z": functools.partial(jsoftmax.nce_loss, log_partition=log_partition),
         "negative sampling": jsoftmax.negative_sampling_loss,
@@ -261,7 +263,7 @@ DENSE_SAMPLED, FEW_ROWS = "sampled_softmax_loss", "sampled_softmax_loss, few row
 
 def steps(draws: int, y: jax.Array, classes: int) -> dict[str, Callable]:
     """Whole training steps (table, state, features, sampler, key) → (table, state), by Adagrad."""
-    n, optimizer, rows = y.size, optax.adagrad(0.1), jsoftmax.row_adagrad(0.1)
+    n, optimizer, rows = y.size, optax.adagrad(0.1), jsoftmax.vocabulary.row_adagrad(0.1)
 
     def dense(loss):
         def step(table, state, h, sampler, key):
@@ -285,11 +287,11 @@ def steps(draws: int, y: jax.Array, classes: int) -> dict[str, Callable]:
         return jsoftmax.sampled_softmax_loss(h, table, y, candidates, class_axis=0).mean()
 
     def few_rows(table, state, h, sampler, key):
-        few = jsoftmax.gathered_classes(y, sampler.sample(key, (draws,)), classes)
+        few = jsoftmax.vocabulary.gathered_classes(y, sampler.sample(key, (draws,)), classes)
 
         def loss(rows):
             return jsoftmax.sampled_softmax_loss(
-                h, rows, few.targets, few.candidates, class_axis=0
+                h, rows, few.labels, few.candidates, class_axis=0
             ).mean()
 
         return rows.update(table, state, few.ids, jax.grad(loss)(table[few.ids]))
@@ -310,7 +312,7 @@ def timed(sizes: dict, rounds: int) -> list[dict]:
     h = jnp.asarray(rng.normal(size=(sizes["tokens"], width)), jnp.float32)
     first = jnp.asarray(rng.normal(0, 2 / width**0.5, (classes, width)), jnp.float32)
     y = jnp.asarray(rng.choice(classes, sizes["tokens"], p=zipf(classes)))
-    rest = (h, jsoftmax.unigram_sampler(zipf(classes)), jax.random.key(0))
+    rest = (h, jsoftmax.vocabulary.unigram_sampler(zipf(classes)), jax.random.key(0))
     calls, memory = {}, {}
     for name, (step, init) in steps(sizes["draws"], y, classes).items():
         table = first + 0

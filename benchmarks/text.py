@@ -163,29 +163,31 @@ def heads(text: Text) -> dict[str, Head]:
 
         return Head(zeros(tree.table_rows), loss, evaluate)
 
-    sampler = js.unigram_sampler(np.maximum(text.counts, 1))
+    sampler = js.vocabulary.unigram_sampler(np.maximum(text.counts, 1))
 
     def sampled(of_candidates, **options):
         def loss(key, batch):
             drawn = sampler.sample(key, (DRAWS,), batch.targets)
-            few = js.gathered_classes(batch.targets, drawn, classes)
+            few = js.vocabulary.gathered_classes(batch.targets, drawn, classes)
             return few.ids, lambda h, w: of_candidates(
-                h, w, few.targets, few.candidates, class_axis=0, **options
+                h, w, few.labels, few.candidates, class_axis=0, **options
             ).sum()
 
         return over_table(loss)
 
-    vocabularies = js.target_partitions(text.learned.targets, PARTITION)
+    vocabularies = js.vocabulary.target_partitions(text.learned.targets, PARTITION)
     of_batch = jnp.searchsorted(vocabularies.ends, text.learned.number, side="right")
 
     def of_partition(key, batch):
-        mine = js.Candidates(jnp.asarray(vocabularies.classes)[of_batch[batch.number]], 0.0)
-        few = js.gathered_classes(batch.targets, mine, classes)
-        return few.ids, lambda h, w: js.target_sampling_loss(
-            h, w, few.targets, few.candidates.ids, class_axis=0
+        mine = js.vocabulary.Candidates(
+            jnp.asarray(vocabularies.classes)[of_batch[batch.number]], 0.0
+        )
+        few = js.vocabulary.gathered_classes(batch.targets, mine, classes)
+        return few.ids, lambda h, w: js.vocabulary.target_sampling_loss(
+            h, w, few.labels, few.candidates.ids, class_axis=0
         ).sum()
 
-    cutoffs = js.adaptive_cutoffs(text.counts, WIDTH + 1, tokens=BATCH)
+    cutoffs = js.vocabulary.adaptive_cutoffs(text.counts, WIDTH + 1, tokens=BATCH)
 
     def banded(make, loss):
         return Head(
@@ -200,13 +202,15 @@ def heads(text: Text) -> dict[str, Head]:
             whole(lambda h, w, y: js.linear_cross_entropy_sum(h, w, y, class_axis=0))
         ),
         "Huffman": tree_head(js.huffman_tree(text.counts)),
-        "two-level": tree_head(js.two_level_tree(text.counts)),
+        "two-level": tree_head(js.vocabulary.two_level_tree(text.counts)),
         "sampled": sampled(js.sampled_softmax_loss),
-        "importance": sampled(js.importance_sampling_loss),
+        "importance": sampled(js.vocabulary.importance_sampling_loss),
         "target": over_table(of_partition),
         "NCE": sampled(js.nce_loss, log_partition=float(np.log(classes))),
-        "adaptive": banded(js.adaptive_tables, js.adaptive_cross_entropy),
-        "differentiated": banded(js.differentiated_tables, js.differentiated_cross_entropy),
+        "adaptive": banded(js.vocabulary.adaptive_table, js.adaptive_cross_entropy),
+        "differentiated": banded(
+            js.vocabulary.differentiated_table, js.vocabulary.differentiated_cross_entropy
+        ),
     }
 
 
@@ -217,7 +221,7 @@ class Learner(NamedTuple):
     """Parameters with what Adagrad remembers of them; `layer` and most heads change as a whole."""
 
     embedding: jax.Array
-    embedding_state: js.RowState
+    embedding_state: js.vocabulary.RowState
     layer: Any
     layer_sums: Any
     head: Any
@@ -226,7 +230,7 @@ class Learner(NamedTuple):
 
 def train(head: Head, text: Text, epochs: int) -> dict:
     """The record of one head. Nothing below asks which head it is."""
-    rows = js.row_adagrad(RATE, initial_accumulator_value=START)
+    rows = js.vocabulary.row_adagrad(RATE, initial_accumulator_value=START)
     key = jax.random.key(0)
 
     def step(learner, inputs):
@@ -310,7 +314,7 @@ def descend(parameters: Any, sums: Any, gradients: Any) -> tuple[Any, Any]:
     )
 
 
-def _start(head: Head, rows: js.RowOptimizer, key: jax.Array, classes: int) -> Learner:
+def _start(head: Head, rows: js.vocabulary.RowOptimizer, key: jax.Array, classes: int) -> Learner:
     one, two, three = jax.random.split(key, 3)
     embedding = 0.5 * jax.random.normal(one, (classes, EMBEDDED))
     inputs = CONTEXT * EMBEDDED

@@ -19,7 +19,10 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 WIDTH, BATCH, RATE = 128, 1024, 0.1
 SIZES, QUICK = (10_000, 1_000_000), (1_000, 20_000)
 FULL_ROUNDS, ROUNDS = 1, 20
-OPTIMIZERS = {"SGD": js.row_sgd(RATE), "row-wise Adagrad": js.row_adagrad(RATE)}
+OPTIMIZERS = {
+    "SGD": js.vocabulary.row_sgd(RATE),
+    "row-wise Adagrad": js.vocabulary.row_adagrad(RATE),
+}
 FULL = "full softmax, SGD"
 
 

@@ -153,9 +153,9 @@ class Model(NamedTuple):
     """Two tables, with what Adagrad remembers of their rows."""
 
     vectors: jax.Array
-    vector_state: js.RowState
+    vector_state: js.vocabulary.RowState
     nodes: jax.Array
-    node_state: js.RowState
+    node_state: js.vocabulary.RowState
 
 
 class Skipgram:
@@ -213,7 +213,7 @@ OFFSETS = np.array([*range(-WINDOW, 0), *range(1, WINDOW + 1)], np.int32)
 
 
 def _optimizer(rate):
-    return js.row_adagrad(rate, initial_accumulator_value=START)
+    return js.vocabulary.row_adagrad(rate, initial_accumulator_value=START)
 
 
 def _epoch(model, key, rate, tree, numbers, line_of, places):

@@ -68,8 +68,8 @@ words, counts = [word for word, _ in ranked[:24]], np.array([n for _, n in ranke
 
 TREES = {
     "huffman_tree(counts)": js.huffman_tree(counts),
-    "balanced_tree(24)": js.balanced_tree(24),
-    "two_level_tree(counts)": js.two_level_tree(counts),
+    "balanced_tree(24)": js.vocabulary.balanced_tree(24),
+    "two_level_tree(counts)": js.vocabulary.two_level_tree(counts),
 }
 marked = 20
 named = [f"{word}  {n:,}" for word, n in zip(words, counts, strict=True)]
@@ -110,7 +110,7 @@ figure, ax = style.card("A code as long as the word is rare", size=(8, 3.7))
 rank = np.arange(1, every.size + 1)
 ax.plot(rank, np.asarray(huffman.lengths), ".", color=BLUE, markersize=3)
 ax.plot(rank, -np.log2(share), color=ORANGE, linewidth=1.2)
-depth = js.balanced_tree(every.size).depth
+depth = js.vocabulary.balanced_tree(every.size).depth
 ax.axhline(depth, color=FAINT, linewidth=1.2)
 style.label(ax, 1, depth, f"balanced: {depth}", FAINT, (0, 8))
 style.label(ax, 20, huffman.lengths[19], "Huffman", BLUE, (8, -12))
@@ -118,7 +118,7 @@ style.label(ax, 40, -np.log2(share[39]), "log₂ 1/share", ORANGE, (-8, 10), ha=
 ax.set(xscale="log", xlabel="rank of the word", ylabel="choices")
 ax.xaxis.set_major_formatter("{x:,.0f}")
 plt.show()
-two = js.two_level_tree(every)
+two = js.vocabulary.two_level_tree(every)
 print(f"{every.size:,} words. Choices a word: {huffman.expected_length(every):.3f} by Huffman,"
       f" {bits:.3f} bits of entropy, {depth} at most if balanced.")  # fmt: skip
 print(f"Two levels: 2 choices, among up to {two.width} each: {2 * two.width} rows a word.")
@@ -273,10 +273,10 @@ def hierarchical(table, h, y, tree):
 
 
 def sampled(table, h, y, sampler, key):
-    few = js.gathered_classes(y, sampler.sample(key, (DRAWS,)), table.shape[0])
+    few = js.vocabulary.gathered_classes(y, sampler.sample(key, (DRAWS,)), table.shape[0])
 
     def loss(rows):
-        return js.sampled_softmax_loss(h, rows, few.targets, few.candidates, class_axis=0).mean()
+        return js.sampled_softmax_loss(h, rows, few.labels, few.candidates, class_axis=0).mean()
 
     return rows.update(table, rows.init(table), few.ids, jax.grad(loss)(table[few.ids]))[0]
 
@@ -291,15 +291,15 @@ def sampled(table, h, y, sampler, key):
 def contestants(classes):
     """(step, table, what it takes besides) by name."""
     counts, random = 1e9 / np.arange(1, classes + 1), np.random.default_rng(0)
-    key, sampler = jax.random.key(1), js.log_uniform_sampler(classes)
+    key, sampler = jax.random.key(1), js.vocabulary.log_uniform_sampler(classes)
     h = random.standard_normal((TOKENS, WIDTH), np.float32)
     table = random.standard_normal((classes, WIDTH), np.float32) / np.sqrt(WIDTH)
     y = sampler.sample(key, (TOKENS,)).ids
     if classes <= 100_000:
         yield "full, dense", full, table, (h, y)
     yield "full, streamed", full_streamed, table, (h, y)
-    cutoffs = js.adaptive_cutoffs(counts, WIDTH, tokens=TOKENS)
-    yield "adaptive", adaptive, js.adaptive_tables(key, WIDTH, classes, cutoffs), (h, y)
+    cutoffs = js.vocabulary.adaptive_cutoffs(counts, WIDTH, tokens=TOKENS)
+    yield "adaptive", adaptive, js.vocabulary.adaptive_table(key, WIDTH, classes, cutoffs), (h, y)
     tree = js.huffman_tree(counts)
     yield "hierarchical, rows", hierarchical, table[: tree.table_rows], (h, y, tree)
     yield "sampled, rows", sampled, table, (h, y, sampler, key)
@@ -359,9 +359,9 @@ for name, found in STEPS.items():
 K, KEYS, DRAWN = 200, 1000, (4, 16, 64)
 zipf = 1 / np.arange(1.0, K + 1)
 p = js.softmax(np.log(zipf) + np.random.default_rng(3).normal(0, 1.5, K).astype(np.float32))
-UNIFORM = js.uniform_sampler(K)
-UNIGRAM = js.unigram_sampler(zipf, power=1)
-DISTINCT = js.unigram_sampler(zipf, power=1, replacement=False)
+UNIFORM = js.vocabulary.uniform_sampler(K)
+UNIGRAM = js.vocabulary.unigram_sampler(zipf, power=1)
+DISTINCT = js.vocabulary.unigram_sampler(zipf, power=1, replacement=False)
 
 
 def without_counts(*arguments, **options):

@@ -72,7 +72,7 @@ def train(alpha):
 
     def loss(weights):
         z = forward(weights, images[LEARNED])
-        return js.entmax_loss(z, labels[LEARNED], alpha).mean()
+        return js.entmax_loss(z, labels[LEARNED], alpha=alpha).mean()
 
     def step(state, _):
         weights, memory = state
@@ -161,13 +161,18 @@ plt.show()
 # So there is one best T, and Newton's steps find it.
 
 # %%
-T = {name: js.temperature_scaling(z[SCALED], labels[SCALED], ALPHAS[name]) for name, z in Z.items()}
+T = {
+    name: js.temperature_scaling(z[SCALED], labels[SCALED], alpha=ALPHAS[name])
+    for name, z in Z.items()
+}
 betas = jnp.linspace(0.02, 1.2, 120)
 figure, axes = style.card("The loss of held-out digits is convex in 1/T", 1, 2, size=(9.6, 3.7))
 for ax, (name, z) in zip(axes, Z.items(), strict=True):
     alpha = ALPHAS[name]
     loss = jax.jit(
-        jax.vmap(lambda b, z=z, a=alpha: js.entmax_loss(b * z[SCALED], labels[SCALED], a).mean())
+        jax.vmap(
+            lambda b, z=z, a=alpha: js.entmax_loss(b * z[SCALED], labels[SCALED], alpha=a).mean()
+        )
     )
     ax.plot(betas, loss(betas), color=BLUE)
     best = 1 / T[name]
@@ -176,7 +181,7 @@ for ax, (name, z) in zip(axes, Z.items(), strict=True):
     ax.set_title(name)
     ax.set_xlabel("β = 1/T")
     slope = jax.grad(
-        lambda t, z=z, a=alpha: js.entmax_loss(z[SCALED] / t, labels[SCALED], a).mean()
+        lambda t, z=z, a=alpha: js.entmax_loss(z[SCALED] / t, labels[SCALED], alpha=a).mean()
     )
     print(f"{name:11s} T = {T[name]:.4f}, slope of the loss there {slope(T[name]):.1e}")
 axes[0].set_ylabel("mean loss")
@@ -200,7 +205,7 @@ figure, axes = style.card(
 )
 print("                            accuracy  calibration error  class-wise  Brier")
 for row, (name, z) in zip(axes, Z.items(), strict=True):
-    vector = js.vector_scaling(z[SCALED], labels[SCALED], ALPHAS[name])
+    vector = js.vector_scaling(z[SCALED], labels[SCALED], alpha=ALPHAS[name])
     ways = {"as trained": z, f"T = {T[name]:.2f}": z / T[name], "by class": vector.apply(z)}
     for ax, (way, scaled) in zip(row, ways.items(), strict=True):
         p, y = js.entmax(scaled[JUDGED], ALPHAS[name]), labels[JUDGED]
@@ -231,11 +236,11 @@ z, y = Z["softmax"] / T["softmax"], labels
 p = js.softmax(z)
 KEY = jax.random.key(3)
 SCORES = {
-    "1 − p": js.lac_scores(p),
-    "adaptive": js.aps_scores(p),
-    "adaptive, with a key": js.aps_scores(p, key=KEY),
-    "with a penalty": js.aps_scores(p, key=KEY, penalty=0.05, free=2),
-    "support of entmax-1.5": js.entmax_scores(z),
+    "1 − p": js.calibration.lac_scores(p),
+    "adaptive": js.calibration.aps_scores(p),
+    "adaptive, with a key": js.calibration.aps_scores(p, key=KEY),
+    "with a penalty": js.calibration.aps_scores(p, key=KEY, penalty=0.05, free=2),
+    "support of entmax-1.5": js.calibration.entmax_scores(z),
 }
 SETS = {}
 print("score                  threshold  coverage  mean size  empty")
@@ -317,7 +322,7 @@ print(f"mean {coverages.mean():.4f}, of Beta {k / (n + 1):.4f}; smallest {covera
 
 # %%
 row = jnp.array([2.0, 1.4, 0.9, 0.2, -1.0])
-entry = js.entmax_scores(row)
+entry = js.calibration.entmax_scores(row)
 temperatures = jnp.linspace(0.01, 4.2, 400)
 figure, ax = style.card("Classes enter the support of entmax-1.5 one by one", size=(8.4, 3.8))
 paths = js.entmax(jnp.broadcast_to(row, (400, 5)), temperature=temperatures[:, None])
@@ -342,7 +347,10 @@ z, alpha = Z["entmax-1.5"], 1.5
 p = js.entmax(z, alpha)
 zeros = (jnp.take_along_axis(p[RANKED], y[RANKED, None], 1) == 0).mean()
 print(f"labels to which entmax-1.5, as trained, gives p = 0: {zeros:.1%}")
-for name, scores in {"1 − p": js.lac_scores(p), "support": js.entmax_scores(z, alpha)}.items():
+for name, scores in {
+    "1 − p": js.calibration.lac_scores(p),
+    "support": js.calibration.entmax_scores(z, alpha),
+}.items():
     q = js.conformal_threshold(scores[RANKED], y[RANKED], COVERAGE)
     sets = js.conformal_sets(scores[JUDGED], q)
     covered = sets[jnp.arange(len(sets)), y[JUDGED]].mean()
@@ -350,6 +358,6 @@ for name, scores in {"1 − p": js.lac_scores(p), "support": js.entmax_scores(z,
         f"{name:8s} threshold {q:6.3f}, coverage {covered:6.1%},"
         f" mean size {sets.sum(-1).mean():5.2f}"
     )
-t = js.conformal_threshold(js.entmax_scores(z[RANKED], alpha), y[RANKED], COVERAGE)
+t = js.conformal_threshold(js.calibration.entmax_scores(z[RANKED], alpha), y[RANKED], COVERAGE)
 support = js.entmax(z[JUDGED], alpha, temperature=t) > 0
 print(f"support of entmax at T = {t:.3f}: mean size {support.sum(-1).mean():.2f}")

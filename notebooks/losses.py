@@ -64,7 +64,7 @@ margin = jnp.linspace(-3, 5, 801)
 pairs = jnp.stack([margin, jnp.zeros_like(margin)], -1)
 targets = jnp.zeros(801, int)
 both = jax.jit(
-    jax.vmap(jax.value_and_grad(lambda m, a: js.entmax_loss(jnp.stack([m, 0 * m]), 0, a)),
+    jax.vmap(jax.value_and_grad(lambda m, a: js.entmax_loss(jnp.stack([m, 0 * m]), 0, alpha=a)),
              (0, None))
 )  # fmt: skip
 
@@ -138,7 +138,7 @@ other = z + jax.random.normal(jax.random.key(2), z.shape)
 @jax.jit
 def laws(alpha):
     def one(z, y):
-        return js.entmax_loss(z, y, alpha)
+        return js.entmax_loss(z, y, alpha=alpha)
 
     p = js.entmax(z, alpha)
     gradient = jax.vmap(jax.grad(one))(z, y)
@@ -179,7 +179,9 @@ ROWS = {
     "wrong by 3": (-1.0, 2.0, 0.5),
 }
 alphas = jnp.geomspace(0.4, 12, 201)
-along = jax.jit(jax.vmap(jax.value_and_grad(lambda z, a: js.entmax_loss(z, 0, a), 1), (None, 0)))
+along = jax.jit(
+    jax.vmap(jax.value_and_grad(lambda z, a: js.entmax_loss(z, 0, alpha=a), 1), (None, 0))
+)
 figure, ax = style.card("Whatever the scores, the loss falls with its own α", size=(8, 3.9))
 for (name, row), color in zip(ROWS.items(), style.ordered(4), strict=True):
     values, slopes = along(jnp.array(row), alphas)
@@ -367,7 +369,7 @@ figure, (left, right) = style.card(
 )
 normmax_loss = jax.jit(js.normmax_loss)
 for alpha, color in zip((1.5, 2.0, 4.0), style.ordered(3), strict=True):
-    value = normmax_loss(three, targets, alpha)
+    value = normmax_loss(three, targets, alpha=alpha)
     left.plot(margin, value, color=color)
     at = {1.5: 330, 2.0: 300, 4.0: 270}[alpha]
     style.inline(left, margin[at], value[at], f"α = {alpha:g}", color)
@@ -392,7 +394,7 @@ right.set_ylim(-0.1, 5)
 plt.show()
 z = jnp.array([2.0, 1.0, 0.5, -1.0])
 print("gradient of the k-hot loss:", jax.grad(js.topk_entmax_loss)(z, jnp.array([0, 1]), 2.0))
-print("p − y:                     ", js.topk_entmax(z, 2, 2.0) - jnp.array([1, 1, 0, 0]))
+print("p − y:                     ", js.topk_entmax(z, 2, alpha=2.0) - jnp.array([1, 1, 0, 0]))
 
 # %% [markdown]
 # ## Training

@@ -97,12 +97,12 @@ def _entmax(alpha: float) -> Callable:
 
 @functools.cache
 def _topk_entmax(alpha: float) -> Callable:
-    return lambda logits, k, **options: js.topk_entmax(logits, k, alpha, **options)
+    return lambda logits, k, **options: js.topk_entmax(logits, k, alpha=alpha, **options)
 
 
 @functools.cache
 def _capped_entmax(alpha: float) -> Callable:
-    return lambda logits, upper, **options: js.capped_entmax(logits, upper, alpha, **options)
+    return lambda logits, upper, **options: js.capped_entmax(logits, upper, alpha=alpha, **options)
 
 
 def _static(alpha: float, oracle: Callable | None = None) -> Mapping:

@@ -113,11 +113,11 @@ def wide_trees(rng: np.random.Generator) -> Any:
 
 
 def adaptive(rng: np.random.Generator) -> Any:
-    return public("adaptive_tables")(key(rng), 6, 12, [4, 8], use_bias=True)
+    return public("adaptive_table")(key(rng), 6, 12, [4, 8], use_bias=True)
 
 
 def bands(rng: np.random.Generator) -> Any:
-    return public("differentiated_tables")(key(rng), 6, 12, [4, 8], use_bias=True)
+    return public("differentiated_table")(key(rng), 6, 12, [4, 8], use_bias=True)
 
 
 def candidates(rng: np.random.Generator) -> Any:
@@ -163,6 +163,7 @@ _call("binary_entmax", Z)
 _call("binary_entmax", Z, note="α", alpha=1.3)
 _call("entmax_sparse", Z, size=4)
 _call("normmax", Z, alpha=2.0)
+_call("regularized_argmax", Z, regularizer=public("Elastic")(2.0))
 _call("capped_entmax", Z, note="1.5", run=lambda f, z: f(z, 0.5, alpha=1.5))
 _call("capped_entmax", Z, note="1", run=lambda f, z: f(z, 0.5, alpha=1.0))
 _call("topk_entmax", Z, note="1.5", run=lambda f, z: f(z, 2, alpha=1.5))
@@ -173,8 +174,8 @@ _call("cross_entropy", Z, Y)
 _call("cross_entropy", Z, P, note="distributions", label_smoothing=0.1)
 _call("sparsemax_loss", Z, Y)
 _call("entmax_loss", Z, Y)
-_call("fenchel_young_loss", Z, P, note="1", alpha=1.0)
-_call("fenchel_young_loss", Z, Y, note="1.3", alpha=1.3)
+_call("fenchel_young_loss", Z, P)
+_call("fenchel_young_loss", Z, Y, note="1.3", regularizer=public("Tsallis")(1.3))
 _call("normmax_loss", Z, Y)
 _call("topk_entmax_loss", Z, pairs)
 
@@ -263,6 +264,7 @@ _call("merge_attention", floats(2, 1, 4, 2, 4), floats(2, 1, 4, 2))
 for _name in ("linear_cross_entropy", "linear_cross_entropy_sum", "linear_cross_entropy_terms"):
     _call(_name, H, KERNEL, T12)
 _call("linear_entmax_loss", H, KERNEL, T12, slow=True)
+_call("linear_fenchel_young_loss", H, KERNEL, T12, slow=True)
 _call("linear_topk", H, KERNEL, k=3)
 _call("linear_categorical", key, H, KERNEL, smooth=False)
 
@@ -286,8 +288,8 @@ _call("differentiated_cross_entropy", H, bands, T12)
 _call("differentiated_log_softmax", H, bands)
 _call("differentiated_topk", H, bands, k=3)
 _call("band_embedding", T12, bands)
-_call("adaptive_tables", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
-_call("differentiated_tables", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
+_call("adaptive_table", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
+_call("differentiated_table", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
 
 # Sampled losses.
 for _name in ("sampled_softmax_loss", "importance_sampling_loss", "nce_loss"):
@@ -308,7 +310,7 @@ for _replacement in (True, False):
             _name, key, T12, smooth=False, note="with replacement" if _replacement else "distinct",
             run=lambda f, key, y, given=_given, replacement=_replacement: f(
                 given, replacement=replacement
-            ).sample(key, (5,), targets=y),
+            ).sample(key, (5,), labels=y),
         )  # fmt: skip
 
 # Updates of rows.

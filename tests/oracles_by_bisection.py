@@ -5,9 +5,10 @@ is shared with the library. A class is excluded by the score −∞.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def capped(z, alpha, total=1.0, upper=np.inf) -> np.ndarray:
+def capped(z, alpha, total: ArrayLike = 1.0, upper: ArrayLike = np.inf) -> np.ndarray:
     """min(u, [1 + (α−1)(z − τ)]₊^{1/(α−1)}) with Σ p = total.
 
     Bisected is the log-mass of one class that is known to have some: the first, from the top, whose
@@ -73,7 +74,7 @@ def normmax(z, alpha) -> np.ndarray:
     return q / q.sum(-1, keepdims=True)
 
 
-def pulled_back(p, alpha, cotangent, upper=np.inf) -> np.ndarray:
+def pulled_back(p, alpha, cotangent, upper: ArrayLike = np.inf) -> np.ndarray:
     """s (w − Σ s w/Σ s), the transposed Jacobian at w, s = p^(2−α) strictly between 0 and u."""
     s = _slope(p, alpha, upper)
     return s * (cotangent - _over(s * cotangent, s))

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 LAZY = ("estimators", "linen", "nnx", "testing")
+FLAT = ("mappings", "losses", "sampling", "attention")  # whose names are jsoftmax's
+NAMESPACES = ("vocabulary", "policies", "calibration")  # that keep the names that are too general
 PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
 
 # A folder may import from itself and from the folders of lower rank. Kernels import core only, and
@@ -154,6 +156,56 @@ def test_flax_stays_in_the_modules_and_pallas_in_the_kernels(file):
     assert not strayed, f"{here} must not import {', '.join(strayed)}"
 
 
+REGULARIZERS = {"Tsallis", "FermiDirac", "Elastic", "JensenShannon", "Laplace"}
+NUMBERS = {"alpha", "exponent", "strength"}  # fields and properties of theirs
+
+
+def asks_which_regularizer(node: ast.AST) -> bool:
+    """`isinstance(x, Tsallis)`, `type(x) is Tsallis`, `case Tsallis()`, `x.alpha == 1`."""
+    parts = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    parts |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+    if isinstance(node, ast.Call):
+        asks = isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass")
+        return asks and bool(parts & REGULARIZERS)
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        if any(isinstance(side, ast.Constant) and side.value is None for side in sides):
+            return False  # whether a user gave it
+        return bool(parts & REGULARIZERS) or any(
+            isinstance(side, ast.Attribute) and side.attr in NUMBERS for side in sides
+        )
+    return isinstance(node, ast.MatchClass) and bool(parts & REGULARIZERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("isinstance(x, core.Tsallis | FermiDirac)", True),
+        ("type(x) is Laplace", True),
+        ("ask.regularizer.alpha == 2", True),
+        ("0 < x.exponent", True),
+        ("match x:\n    case Elastic(): pass", True),
+        ("isinstance(x, Regularizer) and ask.regularizer.is_exponential", False),
+        ("entmax(z, self.alpha) if self.alpha is None else 0", False),
+    ],
+)
+def test_a_question_for_the_kind_of_regularizer_is_seen(text, asks):
+    assert any(map(asks_which_regularizer, ast.walk(ast.parse(text)))) == asks
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.parent.name != "core"], ids=lambda file: file.name
+)
+def test_no_function_asks_which_regularizer_it_has(file):
+    """Outside of core/ they use its methods, so that anybody's regularizer is as good as ours."""
+    asked = [
+        f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if asks_which_regularizer(node)
+    ]
+    assert not asked
+
+
 def run(script: str) -> subprocess.CompletedProcess:
     """A script in a fresh interpreter."""
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -176,9 +228,9 @@ def test_importing_the_package_imports_no_heavy_package():
 
 
 def public_names() -> list[tuple[str, str]]:
-    """(module, name) of what jsoftmax and its lazy attributes offer, read from __all__."""
+    """(module, name) of all that jsoftmax and its attributes offer, read from __all__."""
     found = []
-    folders = ("", *LAZY)
+    folders = ("", *NAMESPACES, *LAZY)
     for file in (PACKAGE / folder / "__init__.py" for folder in folders):
         if file.exists():
             module = module_of(file)
@@ -200,6 +252,22 @@ def test_public_names_are_documented(module, name):
         assert "Args:" in text, f"{name} does not describe its arguments"
     if inspect.isroutine(inspect.unwrap(thing)):
         assert "Returns:" in text, f"{name} does not describe what it returns"
+
+
+def test_a_public_name_is_flat_or_in_its_namespace():
+    """Flat are four folders, the linear functions, and names that say where they belong."""
+    root = importlib.import_module("jsoftmax")
+    flat, homes = set(root.__all__), {}
+    for folder in (*FLAT, *NAMESPACES):
+        module = getattr(root, folder)
+        assert not set(homes) & set(module.__all__), f"{folder} repeats a name"
+        homes |= dict.fromkeys(module.__all__, folder)
+    needed = {n for n, folder in homes.items() if folder in FLAT or n.startswith("linear_")}
+    assert needed <= flat
+    for name in flat & set(homes):
+        assert getattr(root, name) is getattr(getattr(root, homes[name]), name)
+    rest = {name for name in flat - set(homes) if not name.startswith("__")}
+    assert all(issubclass(getattr(root, name), root.Regularizer) for name in rest)
 
 
 def test_no_module_shares_its_name_with_a_function():

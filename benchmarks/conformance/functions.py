@@ -157,7 +157,7 @@ def entmax15_loss(labels) -> Functions:
     """The 1.5-entmax loss against integer classes, one for each row."""
     return {
         "entmax": Torch(lambda z: entmax.entmax15_loss(z, torch.tensor(np.asarray(labels)))),
-        "jsoftmax": Jax(lambda z: ours.entmax_loss(z, labels, 1.5)),
+        "jsoftmax": Jax(lambda z: ours.entmax_loss(z, labels, alpha=1.5)),
     }
 
 

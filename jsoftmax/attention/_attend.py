@@ -26,8 +26,8 @@ _IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory
 class Sizes:
     """How much is computed together: queries, keys, and at most so many scores; None for any."""
 
-    block_q: int
-    block_k: int
+    block_q: Any
+    block_k: Any
     scores: int | None
     are_known: bool = True  # else they may be symbols, of which none is cut
 

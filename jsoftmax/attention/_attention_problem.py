@@ -85,8 +85,8 @@ class Rule:
     is_part: bool  # whether queries or keys are parts of longer sequences
     are_few: bool  # whether so few queries share their keys that these are read but not moved
     is_clean: bool  # whether keys and values are finite
-    block_q: int  # how many queries are computed together,
-    block_k: int  # with how many keys,
+    block_q: Any  # how many queries are computed together: a number, or a symbol of `jax.export`,
+    block_k: Any  # with how many keys,
     scores: int | None  # and at most so many scores, if the batch has them
     stripes: tuple[Stripe, ...]  # queries that need other keys than others do; none: all need all
     precision: str | None  # of products: the default where attention is called, not where derived

@@ -90,7 +90,7 @@ def _cut(x: Array, axis: int, ranges: list[tuple[int, int]]) -> list[Array]:
     return [jnp.concatenate(some, axis=axis) for some in used]
 
 
-def mapped(function: Callable, trees: Trees, axes: dict[str, int] | int, block: int) -> Any:
+def mapped(function: Callable, trees: Trees, axes: dict[str, int] | int, block: Any) -> Any:
     """function(trees) in blocks along an axis, one after another; results are put side by side.
 
     The results have the axis where queries have theirs, or, for an int, at that place.
@@ -177,7 +177,7 @@ def windows(trees: Trees, length: int, before: int, after: int) -> Trees:
     return by_name(trees, both)
 
 
-def _size(trees: Trees, axes: dict[str, int] | int) -> int:
+def _size(trees: Trees, axes: dict[str, int] | int) -> Any:
     sizes = []
     for tree in trees:
         for name, x in zip(tree._fields, tree, strict=True):
@@ -192,7 +192,7 @@ def _has(name: str, x: Array, axes: dict[str, int] | int) -> bool:
     return axis is not None and _is_long(x.shape[axis])
 
 
-def _is_long(size: int) -> bool:
+def _is_long(size: Any) -> bool:
     """Whether an array of this size has the axis; a symbol, which has no number yet, says so."""
     return not isinstance(size, int) or size > 1
 

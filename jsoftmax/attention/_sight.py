@@ -22,12 +22,12 @@ def _integers(function, name, x):
     return x
 
 
-def places_of(size: int, part: ArrayLike | None) -> Array:
+def places_of(size: Any, part: ArrayLike | None) -> Array:
     places = jnp.arange(size, dtype=jnp.int32)
     return places if part is None else places + jnp.asarray(part, jnp.int32) * size
 
 
-def lengths_of(function: str, name: str, lengths: Any, batch: tuple[int, ...]) -> Array | None:
+def lengths_of(function: str, name: str, lengths: Any, batch: tuple[Any, ...]) -> Array | None:
     """One length for each batch entry."""
     if lengths is None:
         return None
@@ -80,7 +80,7 @@ def segments_of(function, of_queries, of_keys, batch, queries, keys):
 
 
 def window_of(
-    function: str, size: Any, is_causal: bool, batch: tuple[int, ...]
+    function: str, size: Any, is_causal: bool, batch: tuple[Any, ...]
 ) -> tuple[tuple[int | None, int | None], Array | None, Array | None]:
     """Keys seen before and after the place of a query: those known while tracing, then arrays.
 

@@ -12,23 +12,26 @@ from jax import Array
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._regularizers import of_order
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
 from jsoftmax.losses._log_loss import beyond_reach
 from jsoftmax.losses._targets import one_hot, read_targets
 
 
 def read_examples(
-    function: str, logits: Any, targets: Any, alpha: Any, axis: Any, where: Any, weights: Any,
-    ignore_index: int | None,
+    function: str, logits: Any, targets: Any, alpha: Any, regularizer: Regularizer | None,
+    axis: Any, where: Any, weights: Any, ignore_index: int | None,
 ) -> tuple[Problem, Array, Array]:  # fmt: skip
     """The problem, the targets y and the weights w of a fit; rows without weight are equal scores.
 
     Rows whose target is excluded are infinitely wrong whatever is fitted, and do not count.
     """
-    ask = problem(function, logits, axis, where, regularizer=of_order(function, alpha))
+    regularizer = chosen(function, alpha, regularizer, 1.0)
+    ask = problem(function, logits, axis, where, regularizer=regularizer)
     if ask.is_hard:
         raise ValueError(
-            f"jsoftmax.{function}: `alpha` must be finite, got {alpha!r}; arg max cannot be scaled."
+            f"jsoftmax.{function}: `alpha` must be finite, got {regularizer}; arg max cannot be "
+            "scaled."
         )
     read = read_targets(function, targets, ask, ignore_index)
     w = read_weights(function, weights, ask)

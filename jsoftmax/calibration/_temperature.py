@@ -31,9 +31,10 @@ _STEPS = 100  # each halves the bracket in log β, or the step of the one before
 def temperature_scaling(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     ignore_index: int | None = None,
@@ -55,8 +56,10 @@ def temperature_scaling(
             dtype.
         targets: classes, integers of the shape of `logits` without the class axis; or
             distributions, floats of the shape of `logits` that sum to 1 along `axis`.
-        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`.
+        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 where
+            it is None.
         axis: the class axis or axes.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`: only these classes take part. A row whose
             target is masked, or has the score −∞, costs +∞ at every temperature: it does not count.
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
@@ -90,7 +93,9 @@ def temperature_scaling(
     """
     function = "temperature_scaling"
     low, high = _bounds(function, bounds)
-    ask, y, w = read_examples(function, logits, targets, alpha, axis, where, weights, ignore_index)
+    ask, y, w = read_examples(
+        function, logits, targets, alpha, regularizer, axis, where, weights, ignore_index
+    )
     return 1 / sharpness(ask, y, w, (low, high))
 
 

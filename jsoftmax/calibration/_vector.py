@@ -13,6 +13,7 @@ from jsoftmax.calibration._examples import counted, read_examples
 from jsoftmax.calibration._sums import for_rows, total
 from jsoftmax.calibration._temperature import BOUNDS, sharpness
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.losses._fenchel_young import fenchel_young
 
 _STEPS = 500
@@ -64,9 +65,10 @@ class VectorScaling(NamedTuple):
 def vector_scaling(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike = 1.0,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     ignore_index: int | None = None,
@@ -89,8 +91,10 @@ def vector_scaling(
         logits: scores z of shape [..., K, ...] of examples that were not trained on.
         targets: classes, integers of the shape of `logits` without the class axis; or
             distributions, floats of the shape of `logits` that sum to 1 along `axis`.
-        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`.
+        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 where
+            it is None.
         axis: the class axis or axes.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`: only these classes take part. A row whose
             target is masked, or has the score −∞, costs +∞ whatever is fitted: it does not count.
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
@@ -126,7 +130,9 @@ def vector_scaling(
     known = checks.known_values(penalty)
     if known is not None and not (known > 0).all():
         raise ValueError(f"jsoftmax.{function}: `penalty` must be positive, got {penalty!r}.")
-    ask, y, w = read_examples(function, logits, targets, alpha, axis, where, weights, ignore_index)
+    ask, y, w = read_examples(
+        function, logits, targets, alpha, regularizer, axis, where, weights, ignore_index
+    )
     beta = sharpness(ask, y, w, BOUNDS)
     # A score of +∞ stays the highest whatever it is multiplied by, so its row does not count.
     w = jnp.where(ask.classes.max(ask.z) == jnp.inf, 0, w)

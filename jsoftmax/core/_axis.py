@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +43,8 @@ class ClassAxis:
         total = self._reduce(jnp.sum, x, 0)
         return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
-    def size(self, x: Array | jax.ShapeDtypeStruct) -> int:
-        """The number of classes of `x`, over all the parts of a split row."""
+    def size(self, x: Array | jax.ShapeDtypeStruct) -> Any:
+        """The number of classes of `x`, over all parts of a split row; symbolic if its shape is."""
         size = math.prod(x.shape[a] for a in self.axis)
         return size if self.axis_name is None else size * jax.lax.axis_size(self.axis_name)
 

@@ -155,7 +155,7 @@ def per_row(
 
 
 def aligned(
-    function: str, name: str, x: Array, shape: tuple[int, ...], called: str = "logits"
+    function: str, name: str, x: Array, shape: tuple[Any, ...], called: str = "logits"
 ) -> Array:
     """`x` with leading size-1 axes, broadcastable to `shape`."""
     if not broadcasts(x, shape):
@@ -167,7 +167,7 @@ def aligned(
     return x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
 
 
-def broadcasts(x: Array, shape: tuple[int, ...]) -> bool:
+def broadcasts(x: Array, shape: tuple[Any, ...]) -> bool:
     """Whether `x` is broadcastable to `shape`."""
     return x.ndim <= len(shape) and all(
         a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)

@@ -33,7 +33,8 @@ def hash_of_contents(self: Any) -> int:
     Values belong to it, because Flax's `nn.jit` compares modules by their hashes alone.
     """
     leaves, structure = jax.tree.flatten(self)
-    return hash((type(self), structure, *map(_hash, leaves)))
+    # As text, since the hash of a structure leaves the static fields of its nodes out.
+    return hash((type(self), str(structure), *map(_hash, leaves)))
 
 
 class Held:

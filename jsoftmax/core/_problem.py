@@ -21,6 +21,7 @@ from jsoftmax.core._simplex import (
     entropy_of,
     log_probabilities,
     probabilities,
+    with_log_prior,
 )
 
 
@@ -75,6 +76,10 @@ class Problem:
         z = cooled(self.z, self.temperature, self.classes)
         log_p = log_probabilities(z, self.prior, self.regularizer, self.classes)
         return self.unmasked(log_p, -jnp.inf)
+
+    def log_weights(self) -> Array:
+        """z/T + log q, whose softmax is p where the regularizer is exponential."""
+        return with_log_prior(cooled(self.z, self.temperature, self.classes), self.prior)
 
     def conjugate(self) -> Array:
         """T Ω*(z/T), kept as a size-1 axis."""

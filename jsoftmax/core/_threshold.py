@@ -122,26 +122,26 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
     place = curve.start(anchor) if place is None else place
     slope = filled(anchor, 1) * curve.slope if slope is None else slope
     near = eps ** (1 / curve.order)
+    solvable = anchor > -jnp.inf
 
     def unfinished(state):
         count, *_, active = state
         return (count < most) & scores.anywhere(active)
 
     def advance(state):
-        count, place, step, last, slope, left, right, moves = state
+        count, place, step, last, slope, left, right, _ = state
         gap = curve.gap(scores.sum(lambda z: curve.masses(z, anchor, place)), 1.0)
         size = jnp.abs(gap)
         # The ends of the bracket are given by their distances from here.
         left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)
         close = (size <= precision) | ((size <= near) & (size * jnp.abs(last) <= eps))
-        active = moves & ~close & (right - left > eps * eps)
+        active = solvable & ~close & (right - left > eps * eps)
         change = (gap - last) / jnp.where(step == 0, 1, step)
         # A difference of gaps that is all rounding tells nothing of the slope, but that the step
         # was too short.
-        moved = moves & (step != 0)
-        tells = moved & (change > 0) & (jnp.abs(gap - last) > 16 * eps)
-        short = moved & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
-        slope = jnp.where(tells, change, jnp.where(short, slope / 4, slope))
+        tells = (change > 0) & (jnp.abs(gap - last) > 16 * eps)
+        short = (step != 0) & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
+        slope = jnp.where(tells & (step != 0), change, jnp.where(short, slope / 4, slope))
         ahead = -gap / slope
         # Without an upper end the steps grow; with both, one that leaves the bracket, and now and
         # then one in any case, halves it.
@@ -149,12 +149,11 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         outside = (ahead <= left) | (ahead >= right) | (count % 8 == 7)
         halve = outside & active & jnp.isfinite(left) & jnp.isfinite(right)
         ahead = jnp.where(halve, (left + right) / 2, ahead)
-        # A finished row stays where it is, however long its neighbours take.
-        ahead = jnp.where(moves & jnp.isfinite(ahead), ahead, 0)
+        ahead = jnp.where(solvable & jnp.isfinite(ahead), ahead, 0)
         place = curve.move(place, ahead)
         return count + 1, place, ahead, gap, slope, left - ahead, right - ahead, active
 
     infinity = filled(anchor, jnp.inf)
     state = (0, place, filled(anchor, 0), filled(anchor, 1 / eps), slope, -infinity, infinity)
-    _, place, _, _, slope, *_ = jax.lax.while_loop(unfinished, advance, (*state, anchor > -jnp.inf))
+    _, place, _, _, slope, *_ = jax.lax.while_loop(unfinished, advance, (*state, anchor == anchor))
     return place, slope

@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
     measures: Measures
     classwise: float
-    diagram: js.Reliability
+    diagram: js.calibration.Reliability
     sets: dict[str, tuple[float, float]]
 
 
@@ -96,7 +96,7 @@ def train(examples: Examples, alpha: float, options: Options) -> dict[str, jax.A
     optimizer = optax.adam(LEARNING_RATE)
 
     def loss(weights):
-        return js.entmax_loss(forward(weights, examples.x), examples.labels, alpha).mean()
+        return js.entmax_loss(forward(weights, examples.x), examples.labels, alpha=alpha).mean()
 
     def step(state, _):
         weights, memory = state
@@ -110,8 +110,8 @@ def train(examples: Examples, alpha: float, options: Options) -> dict[str, jax.A
 
 def scalings(examples: Examples, alpha: float) -> dict:
     """Ways to scale logits, found from examples that were not trained on."""
-    t = js.temperature_scaling(examples.x, examples.labels, alpha)
-    vector = js.vector_scaling(examples.x, examples.labels, alpha)
+    t = js.temperature_scaling(examples.x, examples.labels, alpha=alpha)
+    vector = js.vector_scaling(examples.x, examples.labels, alpha=alpha)
     return {
         "as trained": lambda z: z,
         f"T = {t:.2f}": lambda z: z / t,
@@ -135,9 +135,9 @@ def outcome(ranked: Examples, judged: Examples, alpha: float) -> Outcome:
 @partial(jax.jit, static_argnums=2)
 def _measured(ranked, judged, alpha):
     scores = {
-        "1 − p": lambda z: js.lac_scores(js.entmax(z, alpha)),
-        "adaptive": lambda z: js.aps_scores(js.entmax(z, alpha)),
-        "support": js.entmax_scores,
+        "1 − p": lambda z: js.calibration.lac_scores(js.entmax(z, alpha)),
+        "adaptive": lambda z: js.calibration.aps_scores(js.entmax(z, alpha)),
+        "support": js.calibration.entmax_scores,
     }
     sets = {}
     for name, score in scores.items():

@@ -56,14 +56,14 @@ def huffman(counts: np.ndarray) -> Layer:
 def sampled(counts: np.ndarray) -> Layer:
     """Every word has a row; a step reads those of its targets and of some words drawn by counts."""
     classes = len(counts)
-    sampler = js.unigram_sampler(counts)
+    sampler = js.vocabulary.unigram_sampler(counts)
 
     def loss(key, targets):
         drawn = sampler.sample(key, (DRAWS,))
-        few = js.gathered_classes(targets, drawn, classes)
+        few = js.vocabulary.gathered_classes(targets, drawn, classes)
 
         def of_rows(h, rows):
-            return js.sampled_softmax_loss(h, rows, few.targets, few.candidates, class_axis=0)
+            return js.sampled_softmax_loss(h, rows, few.labels, few.candidates, class_axis=0)
 
         return few.ids, of_rows
 

@@ -138,7 +138,7 @@ def features(
 
 def train(corpus: Corpus, layer: Layer, passes: int, seed: int, on_pass: Callable[[], None]) -> Run:
     """Train a new model; of both tables a step reads and updates the rows that it needs."""
-    optimizer = js.row_adagrad(RATE, initial_accumulator_value=START)
+    optimizer = js.vocabulary.row_adagrad(RATE, initial_accumulator_value=START)
 
     def step(carry, inputs):
         model, states = carry

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core._contents import hashable
 from jsoftmax.core._initializers import lecun_columns, lecun_rows
 from jsoftmax.vocabulary import (
-    AdaptiveTables,
+    AdaptiveTable,
     Band,
     TopK,
     adaptive_cross_entropy,
@@ -98,10 +98,10 @@ class AdaptiveSoftmax(nn.Module):
         self.raw_cluster_bias = bias
 
     @property
-    def tables(self) -> AdaptiveTables:
+    def table(self) -> AdaptiveTable:
         """The parameters as functions take them, in a bound module."""
-        tables = AdaptiveTables(self.raw_bands, self.clusters, self.raw_cluster_bias)
-        return as_dtype(tables, self.dtype)
+        table = AdaptiveTable(self.raw_bands, self.clusters, self.raw_cluster_bias)
+        return as_dtype(table, self.dtype)
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → probabilities [..., K], of every class."""
@@ -109,16 +109,16 @@ class AdaptiveSoftmax(nn.Module):
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → log-probabilities [..., K], of every class."""
-        return adaptive_log_softmax(as_dtype(features, self.dtype), self.tables)
+        return adaptive_log_softmax(as_dtype(features, self.dtype), self.table)
 
     def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
-        return adaptive_topk(as_dtype(features, self.dtype), self.tables, k)
+        return adaptive_topk(as_dtype(features, self.dtype), self.table, k)
 
     def loss(
         self,
         features: ArrayLike,
-        targets: ArrayLike,
+        labels: ArrayLike,
         *,
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
@@ -129,15 +129,15 @@ class AdaptiveSoftmax(nn.Module):
         """
         return adaptive_cross_entropy(
             as_dtype(features, self.dtype),
-            self.tables,
-            targets,
+            self.table,
+            labels,
             where=where,
             ignore_index=ignore_index,
         )
 
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
         """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
-        return band_embedding(ids, self.tables.bands)
+        return band_embedding(ids, self.table.bands)
 
 
 class DifferentiatedSoftmax(nn.Module):
@@ -205,7 +205,7 @@ class DifferentiatedSoftmax(nn.Module):
         self.raw_bands = _bands(self, shapes)
 
     @property
-    def bands(self) -> tuple[Band, ...]:
+    def table(self) -> tuple[Band, ...]:
         """The parameters as functions take them, in a bound module."""
         return as_dtype(tuple(self.raw_bands), self.dtype)
 
@@ -215,16 +215,16 @@ class DifferentiatedSoftmax(nn.Module):
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → log-probabilities [..., K], of every class."""
-        return differentiated_log_softmax(as_dtype(features, self.dtype), self.bands)
+        return differentiated_log_softmax(as_dtype(features, self.dtype), self.table)
 
     def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
-        return differentiated_topk(as_dtype(features, self.dtype), self.bands, k)
+        return differentiated_topk(as_dtype(features, self.dtype), self.table, k)
 
     def loss(
         self,
         features: ArrayLike,
-        targets: ArrayLike,
+        labels: ArrayLike,
         *,
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
@@ -235,15 +235,15 @@ class DifferentiatedSoftmax(nn.Module):
         """
         return differentiated_cross_entropy(
             as_dtype(features, self.dtype),
-            self.bands,
-            targets,
+            self.table,
+            labels,
             where=where,
             ignore_index=ignore_index,
         )
 
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
         """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
-        return band_embedding(ids, self.bands)
+        return band_embedding(ids, self.table)
 
 
 def _sizes(layer: DifferentiatedSoftmax) -> Sequence[int]:

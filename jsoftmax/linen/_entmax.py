@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
-from jsoftmax.core._contents import hashable, of_hashable
-from jsoftmax.mappings import entmax
+from jsoftmax.core._contents import Held, hashable, of_hashable
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen, of_order
+from jsoftmax.mappings import regularized_argmax
 from jsoftmax.mappings._constraints import Interval
 
 
@@ -31,7 +33,7 @@ class Entmax(nn.Module):
 
     Args:
         alpha: α where learning starts, a number or one that broadcasts to `shape`; if it is not
-            learned, whatever `jsoftmax.entmax` takes.
+            learned, whatever `jsoftmax.entmax` takes. 1.5 where it is None.
         temperature: T where learning starts, likewise.
         axis: the class axis, or a tuple of axes that together hold the classes.
         learn_alpha: whether α is a parameter, `free_alpha`.
@@ -41,10 +43,11 @@ class Entmax(nn.Module):
             logits with size 1 along `axis`: one per head of [batch, heads, queries, keys] is
             (heads, 1, 1).
         param_dtype: the dtype of the free parameters.
+        regularizer: a fixed `Regularizer` in the place of `Tsallis(alpha)`; then no α is learned.
 
     Raises:
         ValueError: if a learned number does not start strictly inside its range, or does not
-            broadcast to `shape`.
+            broadcast to `shape`, or if both `alpha` and `regularizer` are given.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -60,19 +63,24 @@ class Entmax(nn.Module):
         G. M. Correia, V. Niculae and A. F. T. Martins, "Adaptively sparse transformers", 2019.
     """
 
-    alpha: Any = 1.5
-    temperature: Any = 1.0
+    alpha: Any = None
     _: dataclasses.KW_ONLY
+    temperature: Any = 1.0
     axis: int | tuple[int, ...] = -1
     learn_alpha: bool = True
     learn_temperature: bool = False
     alpha_range: tuple[float, float] = (1.0, 2.0)
     shape: tuple[int, ...] = ()
     param_dtype: Any = jnp.float32
+    regularizer: Any = None
 
     def __post_init__(self):
         for name in ("alpha", "temperature", "axis", "alpha_range", "shape"):
             object.__setattr__(self, name, hashable(getattr(self, name)))
+        if self.regularizer is not None:
+            fixed = Held(self.regularizer)
+            chosen("linen.Entmax", self.alpha, fixed.value)
+            object.__setattr__(self, "regularizer", fixed)
         super().__post_init__()
 
     def setup(self):
@@ -81,24 +89,35 @@ class Entmax(nn.Module):
         self.temperature_interval = Interval(0.0)
 
         def parameter(name: str, start: Any, interval: Interval) -> Array:
-            start = of_hashable(start)
             free = interval.free("linen.Entmax", name, start, self.shape, self.param_dtype)
             return self.param(f"free_{name}", lambda key: free)
 
-        if self.learn_alpha:
-            self.free_alpha = parameter("alpha", self.alpha, self.alpha_interval)
+        if self._moves_alpha:
+            self.free_alpha = parameter("alpha", self._first_alpha, self.alpha_interval)
         if self.learn_temperature:
             self.free_temperature = parameter(
-                "temperature", self.temperature, self.temperature_interval
+                "temperature", of_hashable(self.temperature), self.temperature_interval
             )
 
+    @property
+    def _moves_alpha(self) -> bool:
+        return self.learn_alpha and self.regularizer is None
+
+    @property
+    def _first_alpha(self) -> ArrayLike:
+        return 1.5 if self.alpha is None else of_hashable(self.alpha)
+
     def current_alpha(self) -> ArrayLike:
-        """α as it is now."""
-        return (
-            self.alpha_interval.number(self.free_alpha)
-            if self.learn_alpha
-            else of_hashable(self.alpha)
-        )
+        """α as it is now; it says nothing beside a fixed regularizer."""
+        if self._moves_alpha:
+            return self.alpha_interval.number(self.free_alpha)
+        return self._first_alpha
+
+    def current_regularizer(self) -> Regularizer:
+        """The regularizer as it is now: the one that was given, or that of α."""
+        if self.regularizer is None:
+            return of_order("linen.Entmax", self.current_alpha())
+        return self.regularizer.value
 
     def current_temperature(self) -> ArrayLike:
         """T as it is now."""
@@ -108,5 +127,7 @@ class Entmax(nn.Module):
 
     def __call__(self, logits: ArrayLike, *, where: ArrayLike | None = None) -> Float[Array, "..."]:
         """Probabilities of the shape and dtype of `logits`; of 0 where the mask is False."""
-        alpha, temperature = self.current_alpha(), self.current_temperature()
-        return entmax(logits, alpha, self.axis, where=where, temperature=temperature)
+        regularizer, temperature = self.current_regularizer(), self.current_temperature()
+        return regularized_argmax(
+            logits, regularizer, self.axis, where=where, temperature=temperature
+        )

@@ -32,7 +32,7 @@ class HierarchicalSoftmax(nn.Module):
 
     Args:
         features: d, the size of the last axis of what is read.
-        tree: a `jsoftmax.ClassTree`, as `jsoftmax.huffman_tree` makes it.
+        tree: a `jsoftmax.vocabulary.ClassTree`, as `jsoftmax.huffman_tree` makes it.
         use_bias: whether every row has a bias.
         param_dtype: the dtype of table and bias.
         table_init: initialiser of the table, of shape [tree.table_rows, d]; zeros, as word2vec's:
@@ -47,7 +47,7 @@ class HierarchicalSoftmax(nn.Module):
         >>> print(readout.apply(variables, h, y, method="loss"))
         [0.6931 2.0794]
         >>> tree, table = variables["tree"]["tree"], variables["params"]["table"]
-        >>> optimizer = js.row_adagrad(0.1)
+        >>> optimizer = js.vocabulary.row_adagrad(0.1)
         >>> def step(table, state):  # O(log K), with table and state donated
         ...     ids = tree.rows(y)
         ...     loss = lambda rows: -js.hierarchical_log_prob_of_rows(h, rows, tree, y).mean()
@@ -91,7 +91,7 @@ class HierarchicalSoftmax(nn.Module):
     def loss(
         self,
         features: ArrayLike,
-        targets: ArrayLike,
+        labels: ArrayLike,
         *,
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
@@ -101,7 +101,7 @@ class HierarchicalSoftmax(nn.Module):
             features,
             self.table,
             self.arrays.value,
-            targets,
+            labels,
             bias=self.bias,
             where=where,
             ignore_index=ignore_index,

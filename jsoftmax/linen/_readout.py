@@ -10,9 +10,9 @@ from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._initializers import lecun_columns
-from jsoftmax.losses import entmax_loss
-from jsoftmax.mappings import entmax
-from jsoftmax.mappings._constraints import constant_alpha
+from jsoftmax.losses import fenchel_young_loss
+from jsoftmax.mappings import regularized_argmax
+from jsoftmax.mappings._constraints import constant_regularizer
 
 
 class EntmaxReadout(nn.Module):
@@ -28,7 +28,8 @@ class EntmaxReadout(nn.Module):
     Args:
         features: d, the size of the last axis of what is read.
         classes: K, how many classes there are.
-        alpha: α > 0, a number.
+        alpha: α > 0, a number; 1.5 where it is None.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`, as fixed as α is.
         use_bias: whether there is a b.
         dtype: the dtype of logits and probabilities; by default that of features and parameters
             promoted.
@@ -39,7 +40,7 @@ class EntmaxReadout(nn.Module):
 
     Raises:
         TypeError: if `alpha` is not a number.
-        ValueError: if `alpha` is not positive.
+        ValueError: if `alpha` is not positive, or given beside a `regularizer`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -57,7 +58,8 @@ class EntmaxReadout(nn.Module):
     features: int
     classes: int
     _: dataclasses.KW_ONLY
-    alpha: Any = 1.5
+    alpha: Any = None
+    regularizer: Any = None
     use_bias: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -66,8 +68,9 @@ class EntmaxReadout(nn.Module):
     bias_init: Any = nn.initializers.zeros_init()
 
     def __post_init__(self):
-        alpha = constant_alpha("linen.EntmaxReadout", self.alpha)
-        object.__setattr__(self, "alpha", alpha)
+        held = constant_regularizer("linen.EntmaxReadout", self.alpha, self.regularizer)
+        object.__setattr__(self, "alpha", None)  # so that a copy of the module is made of one
+        object.__setattr__(self, "regularizer", held)
         super().__post_init__()
 
     def setup(self):
@@ -86,7 +89,7 @@ class EntmaxReadout(nn.Module):
         self, features: ArrayLike, *, where: ArrayLike | None = None
     ) -> Float[Array, "... classes"]:
         """Features [..., d] → probabilities [..., K]; 0 for classes where the mask is False."""
-        return entmax(self.logits(features), self.alpha, where=where)
+        return regularized_argmax(self.logits(features), self.regularizer.value, where=where)
 
     def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → logits [..., K]."""
@@ -108,15 +111,15 @@ class EntmaxReadout(nn.Module):
         label_smoothing: ArrayLike = 0.0,
         class_weights: ArrayLike | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and targets → one `entmax_loss` each, in float32 at least.
+        """Features [..., d] and targets → one `fenchel_young_loss` each, in float32 at least.
 
         The targets are classes, integers of shape [...], or distributions of shape [..., K]; the
-        rest is as `entmax_loss` takes it.
+        rest is as `fenchel_young_loss` takes it.
         """
-        return entmax_loss(
+        return fenchel_young_loss(
             self.logits(features),
             targets,
-            self.alpha,
+            self.regularizer.value,
             where=where,
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,

@@ -54,7 +54,7 @@ class SampledSoftmax(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import jsoftmax
-        >>> head = SampledSoftmax(8, 1000, jsoftmax.log_uniform_sampler(1000), 50)
+        >>> head = SampledSoftmax(8, 1000, jsoftmax.vocabulary.log_uniform_sampler(1000), 50)
         >>> h, y, key = jnp.ones((3, 8)), jnp.array([1, 2, 3]), jax.random.key(0)
         >>> variables = head.init(key, h)
         >>> rngs = {"candidates": key}
@@ -116,7 +116,7 @@ class SampledSoftmax(nn.Module):
     def loss(
         self,
         features: ArrayLike,
-        targets: ArrayLike,
+        labels: ArrayLike,
         candidates: Candidates | None = None,
         *,
         where: ArrayLike | None = None,
@@ -137,12 +137,12 @@ class SampledSoftmax(nn.Module):
             "class_axis": 0,
         }
         if self.deterministic if deterministic is None else deterministic:
-            return linear_cross_entropy(h, kernel, targets, **options)
+            return linear_cross_entropy(h, kernel, labels, **options)
         if candidates is None:
             key = self.make_rng(self.rng_collection) if rng is None else rng
             sampler: ClassSampler = jax.tree.unflatten(self.structure, self.arrays.value)
-            candidates = sampler.sample(key, (self.draws,), targets)
-        return self.sampled_loss(h, kernel, targets, candidates, **options)
+            candidates = sampler.sample(key, (self.draws,), labels)
+        return self.sampled_loss(h, kernel, labels, candidates, **options)
 
     def _promoted(self, features: ArrayLike) -> Any:
         """Features, W and b of one dtype."""

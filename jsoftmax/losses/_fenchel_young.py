@@ -115,9 +115,9 @@ def fenchel_young_loss(
 def entmax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike = 1.5,
     axis: int | tuple[int, ...] | None = -1,
     *,
+    alpha: ArrayLike = 1.5,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,

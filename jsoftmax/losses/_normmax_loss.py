@@ -20,9 +20,9 @@ from jsoftmax.mappings._normmax import escort, norm, norm_powers, normmax_proble
 def normmax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
-    alpha: ArrayLike = 2.0,
     axis: int | tuple[int, ...] | None = -1,
     *,
+    alpha: ArrayLike = 2.0,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,

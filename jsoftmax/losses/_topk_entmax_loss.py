@@ -24,10 +24,10 @@ from jsoftmax.mappings._capped import solve_capped
 
 def topk_entmax_loss(
     logits: ArrayLike,
-    targets: ArrayLike,
-    alpha: ArrayLike | None = None,
+    labels: ArrayLike,
     axis: int = -1,
     *,
+    alpha: ArrayLike | None = None,
     where: ArrayLike | None = None,
     regularizer: Regularizer | None = None,
     axis_name: Hashable | None = None,
@@ -36,11 +36,11 @@ def topk_entmax_loss(
 
     .. math:: L = \max_{0 ≤ p ≤ 1, \sum p = k} (⟨p, z⟩ - Ω_α(p)) + Ω_α(y) - ⟨y, z⟩ ≥ 0
 
-    with y the k-hot vector of the targets. Its gradient is p − y. At k = 1 it is `entmax_loss`.
+    with y the k-hot vector of the labels. Its gradient is p − y. At k = 1 it is `entmax_loss`.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
-        targets: k different classes a row, integers of shape [..., k]: the shape of `logits`
+        labels: k different classes a row, integers of shape [..., k]: the shape of `logits`
             without the class axis, and k last.
         alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None. Do not
             minimise over it.
@@ -55,7 +55,7 @@ def topk_entmax_loss(
         a `jax.Array`, whose values are not checked.
 
     Raises:
-        TypeError: if `logits` are not real numbers, or `where` or `targets` have a wrong dtype.
+        TypeError: if `logits` are not real numbers, or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, `alpha` is a number that is not positive, k is not from 1
             to the number of classes, or labels given by Python or numpy are out of range or
             repeated.
@@ -71,7 +71,7 @@ def topk_entmax_loss(
     ask = problem(function, logits, axis, where, regularizer=regularizer, axis_name=axis_name)
     if len(ask.classes.axis) > 1:
         raise ValueError(f"jsoftmax.{function}: `axis` must be a single axis.")
-    read, k = _k_hot(function, targets, ask)
+    read, k = _k_hot(function, labels, ask)
     z, y, classes = ask.z, read.y, ask.classes
     # Where fewer than k classes are left, all are chosen, and a target is among the others.
     room = jnp.where(z == -jnp.inf, 0, jnp.ones_like(z))
@@ -84,30 +84,30 @@ def topk_entmax_loss(
     return ask.squeezed(read.settle(loss))
 
 
-def _k_hot(function, targets, ask):
-    array = checks.as_array(function, "targets", targets)
+def _k_hot(function, labels, ask):
+    array = checks.as_array(function, "labels", labels)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
-            f"jsoftmax.{function}: `targets` has dtype {array.dtype}; give k integer classes a row."
+            f"jsoftmax.{function}: `labels` has dtype {array.dtype}; give k integer classes a row."
         )
     rows = tuple(n for a, n in enumerate(ask.z.shape, -ask.z.ndim) if a not in ask.classes.axis)
     if array.ndim != len(rows) + 1 or array.shape[:-1] != rows:
         raise ValueError(
-            f"jsoftmax.{function}: `targets` has shape {array.shape}, but `logits` of shape "
+            f"jsoftmax.{function}: `labels` has shape {array.shape}, but `logits` of shape "
             f"{ask.z.shape} need k classes a row, shape {(*rows, 'k')}."
         )
     k = array.shape[-1]
     size = ask.classes.size(ask.z)
     if k < 1 or (is_known(size) and k > size):
         raise ValueError(
-            f"jsoftmax.{function}: `targets` name {k} classes a row; there are {size} classes."
+            f"jsoftmax.{function}: `labels` name {k} classes a row; there are {size} classes."
         )
-    known = checks.known_values(targets)
+    known = checks.known_values(labels)
     if known is not None:
         check_labels(function, known, ask, None)
         ordered = np.sort(known, axis=-1)
         if (ordered[..., 1:] == ordered[..., :-1]).any():
-            raise ValueError(f"jsoftmax.{function}: `targets` name a class twice in one row.")
+            raise ValueError(f"jsoftmax.{function}: `labels` name a class twice in one row.")
     y, valid = jnp.zeros_like(ask.z), True
     for j in range(k):
         hot, is_class = one_hot(jnp.expand_dims(array[..., j], ask.classes.axis), ask)

@@ -21,9 +21,9 @@ from jsoftmax.core._simplex import cooled
 def topk_entmax(
     logits: ArrayLike,
     k: ArrayLike,
-    alpha: ArrayLike | None = None,
     axis: int | tuple[int, ...] | None = -1,
     *,
+    alpha: ArrayLike | None = None,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,
@@ -135,9 +135,9 @@ def topk_sigmoid(
 def capped_entmax(
     logits: ArrayLike,
     upper: ArrayLike,
-    alpha: ArrayLike | None = None,
     axis: int | tuple[int, ...] | None = -1,
     *,
+    alpha: ArrayLike | None = None,
     regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     prior: ArrayLike | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
 from jsoftmax.core._checks import static_number
+from jsoftmax.core._contents import Held
+from jsoftmax.core._regularizers import chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,15 @@ class Interval:
                 f"jsoftmax.{function}: `{name}` has shape {x.shape}, which does not broadcast to "
                 f"`shape` {shape}, the shape of the learned numbers."
             ) from None
+
+
+def constant_regularizer(function: str, alpha: ArrayLike | None, regularizer: Any) -> Held:
+    """What a module that learns no α was given, as a setting that has a hash."""
+    if alpha is not None:
+        alpha = constant_alpha(function, alpha)
+    if isinstance(regularizer, Held):
+        regularizer = regularizer.value
+    return Held(chosen(function, alpha, regularizer))
 
 
 def constant_alpha(function: str, alpha: ArrayLike) -> float:

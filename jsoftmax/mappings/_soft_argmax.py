@@ -10,7 +10,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._problem import problem
-from jsoftmax.core._regularizers import of_order
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
 
 
 def soft_argmax(
@@ -18,8 +19,10 @@ def soft_argmax(
     coordinates: ArrayLike | None = None,
     axis: int | tuple[int, ...] | None = -1,
     *,
-    alpha: ArrayLike = 1.0,
+    alpha: ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -32,8 +35,12 @@ def soft_argmax(
         logits: scores z of shape [..., K, ...], for instance a heat map.
         coordinates: x, broadcastable to `logits`; the index along the axis if None.
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
-        alpha: α > 0 of the `entmax` that weighs, a number or an array with size 1 along `axis`.
+        alpha: α > 0 of the `entmax` that weighs, a number or an array with size 1 along `axis`; 1
+            where it is None.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 gives
             the mean coordinate of the largest entries, with zero gradient. T < 0 favours the
             lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
@@ -55,9 +62,12 @@ def soft_argmax(
         >>> heat = jnp.zeros((4, 5)).at[2, 3].set(20.0)
         >>> print(soft_argmax(heat, axis=(0, 1)))
         [2. 3.]
+        >>> print(soft_argmax(jnp.zeros(3), prior=jnp.array([1.0, 1.0, 2.0])))
+        1.25
     """
     ask = problem(
-        "soft_argmax", logits, axis, where, regularizer=of_order("soft_argmax", alpha),
+        "soft_argmax", logits, axis, where,
+        regularizer=chosen("soft_argmax", alpha, regularizer, 1.0), prior=prior,
         temperature=temperature, axis_name=axis_name,
     )  # fmt: skip
     p = ask.probabilities()

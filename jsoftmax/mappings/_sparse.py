@@ -11,7 +11,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
-from jsoftmax.core._regularizers import of_order
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled, probabilities
 
@@ -24,8 +25,9 @@ class SparseEntmax(NamedTuple):
     Args:
         values: their probabilities, of shape [..., size].
         indices: their class numbers, of shape [..., size]; meaningless where the value is 0.
-        tau: the threshold τ in p = [1 + (α−1)((z − max z)/T − τ)]₊^(1/(α−1)), of shape [...]: it is
-            measured from the largest score, where it is exact.
+        tau: the threshold τ in p = [1 + (α−1)((z − max z)/T − τ)]₊^(1/(α−1)), which is
+            `regularizer.link((z − max z)/T − τ)`, of shape [...]: it is measured from the largest
+            score, where it is exact.
         certificate: whether this is all of the distribution, of shape [...]. Where it is False,
             more than `size` classes have mass, and the values are those of the problem that the
             listed classes make on their own.
@@ -46,9 +48,10 @@ class SparseEntmax(NamedTuple):
 def entmax_sparse(
     logits: ArrayLike,
     size: int,
-    alpha: ArrayLike = 1.5,
     axis: int = -1,
     *,
+    alpha: ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
 ) -> SparseEntmax:
@@ -61,9 +64,12 @@ def entmax_sparse(
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         size: how many classes to keep, at least 1; static.
-        alpha: α > 0, a number or an array with size 1 along `axis`. For α ≤ 1 every class has mass,
-            and the certificate is True only if `size` reaches the number of classes.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None. For α ≤ 1
+            every class has mass, and the certificate is True only if `size` reaches the number of
+            classes.
         axis: the class axis.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`. Its map is sparse if its
+            `marginal` is finite at 0.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
@@ -88,7 +94,7 @@ def entmax_sparse(
         logits,
         axis,
         where,
-        regularizer=of_order("entmax_sparse", alpha),
+        regularizer=chosen("entmax_sparse", alpha, regularizer),
         temperature=temperature,
     )
     if len(ask.classes.axis) != 1:

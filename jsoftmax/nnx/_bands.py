@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
 from jsoftmax.core._initializers import lecun_columns, lecun_rows
 from jsoftmax.vocabulary import (
-    AdaptiveTables,
+    AdaptiveTable,
     Band,
     TopK,
     adaptive_cross_entropy,
@@ -91,11 +91,11 @@ class AdaptiveSoftmax(nnx.Module):
             self.cluster_bias = nnx.Param(bias_init(rngs.params(), (size,), param_dtype))
 
     @property
-    def tables(self) -> AdaptiveTables:
+    def table(self) -> AdaptiveTable:
         """The parameters as functions take them."""
         bias = self.cluster_bias[...] if self.use_bias else None
-        tables = AdaptiveTables(_bands(self), self.clusters[...], bias)
-        return as_dtype(tables, self.dtype)
+        table = AdaptiveTable(_bands(self), self.clusters[...], bias)
+        return as_dtype(table, self.dtype)
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → probabilities [..., K], of every class."""
@@ -103,16 +103,16 @@ class AdaptiveSoftmax(nnx.Module):
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → log-probabilities [..., K], of every class."""
-        return adaptive_log_softmax(as_dtype(features, self.dtype), self.tables)
+        return adaptive_log_softmax(as_dtype(features, self.dtype), self.table)
 
     def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
-        return adaptive_topk(as_dtype(features, self.dtype), self.tables, k)
+        return adaptive_topk(as_dtype(features, self.dtype), self.table, k)
 
     def loss(
         self,
         features: ArrayLike,
-        targets: ArrayLike,
+        labels: ArrayLike,
         *,
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
@@ -123,15 +123,15 @@ class AdaptiveSoftmax(nnx.Module):
         """
         return adaptive_cross_entropy(
             as_dtype(features, self.dtype),
-            self.tables,
-            targets,
+            self.table,
+            labels,
             where=where,
             ignore_index=ignore_index,
         )
 
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
         """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
-        return band_embedding(ids, self.tables.bands)
+        return band_embedding(ids, self.table.bands)
 
 
 class DifferentiatedSoftmax(nnx.Module):
@@ -198,7 +198,7 @@ class DifferentiatedSoftmax(nnx.Module):
         )
 
     @property
-    def bands(self) -> tuple[Band, ...]:
+    def table(self) -> tuple[Band, ...]:
         """The parameters as functions take them."""
         return as_dtype(_bands(self), self.dtype)
 
@@ -208,16 +208,16 @@ class DifferentiatedSoftmax(nnx.Module):
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → log-probabilities [..., K], of every class."""
-        return differentiated_log_softmax(as_dtype(features, self.dtype), self.bands)
+        return differentiated_log_softmax(as_dtype(features, self.dtype), self.table)
 
     def topk(self, features: ArrayLike, k: int) -> TopK:
         """Features [..., d] → the k most probable classes, and their log-probabilities."""
-        return differentiated_topk(as_dtype(features, self.dtype), self.bands, k)
+        return differentiated_topk(as_dtype(features, self.dtype), self.table, k)
 
     def loss(
         self,
         features: ArrayLike,
-        targets: ArrayLike,
+        labels: ArrayLike,
         *,
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
@@ -228,15 +228,15 @@ class DifferentiatedSoftmax(nnx.Module):
         """
         return differentiated_cross_entropy(
             as_dtype(features, self.dtype),
-            self.bands,
-            targets,
+            self.table,
+            labels,
             where=where,
             ignore_index=ignore_index,
         )
 
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
         """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
-        return band_embedding(ids, self.bands)
+        return band_embedding(ids, self.table)
 
 
 def _add_bands(layer, shapes, use_bias, dtype, kernel_init, embedding_init, bias_init, rngs):

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
-from jsoftmax.mappings import entmax
+from jsoftmax.core._contents import Held
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen, of_order
+from jsoftmax.mappings import regularized_argmax
 from jsoftmax.mappings._constraints import Interval
 
 
@@ -28,7 +31,7 @@ class Entmax(nnx.Module):
 
     Args:
         alpha: α where learning starts, a number or one that broadcasts to `shape`; if it is not
-            learned, whatever `jsoftmax.entmax` takes.
+            learned, whatever `jsoftmax.entmax` takes. 1.5 where it is None.
         temperature: T where learning starts, likewise.
         axis: the class axis, or a tuple of axes that together hold the classes.
         learn_alpha: whether α is a parameter, `free_alpha`.
@@ -38,10 +41,11 @@ class Entmax(nnx.Module):
             logits with size 1 along `axis`: one per head of [batch, heads, queries, keys] is
             (heads, 1, 1).
         param_dtype: the dtype of the free parameters.
+        regularizer: a fixed `Regularizer` in the place of `Tsallis(alpha)`; then no α is learned.
 
     Raises:
         ValueError: if a learned number does not start strictly inside its range, or does not
-            broadcast to `shape`.
+            broadcast to `shape`, or if both `alpha` and `regularizer` are given.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,15 +64,16 @@ class Entmax(nnx.Module):
 
     def __init__(
         self,
-        alpha: ArrayLike = 1.5,
-        temperature: ArrayLike = 1.0,
+        alpha: ArrayLike | None = None,
         *,
+        temperature: ArrayLike = 1.0,
         axis: int | tuple[int, ...] = -1,
         learn_alpha: bool = True,
         learn_temperature: bool = False,
         alpha_range: tuple[float, float] = (1.0, 2.0),
         shape: tuple[int, ...] = (),
         param_dtype: DTypeLike = jnp.float32,
+        regularizer: Regularizer | None = None,
     ):
         self.axis = axis
         self.alpha_interval = Interval(*alpha_range)
@@ -77,6 +82,10 @@ class Entmax(nnx.Module):
         def parameter(name: str, start: ArrayLike, interval: Interval) -> nnx.Param:
             return nnx.Param(interval.free("nnx.Entmax", name, start, shape, param_dtype))
 
+        fixed = None if regularizer is None else chosen("nnx.Entmax", alpha, regularizer)
+        self.fixed_regularizer = Held(fixed)
+        alpha = 1.5 if alpha is None else alpha
+        learn_alpha = learn_alpha and fixed is None
         self.free_alpha = parameter("alpha", alpha, self.alpha_interval) if learn_alpha else None
         self.free_temperature = (
             parameter("temperature", temperature, self.temperature_interval)
@@ -88,10 +97,16 @@ class Entmax(nnx.Module):
 
     @property
     def alpha(self) -> ArrayLike:
-        """α as it is now."""
+        """α as it is now; it says nothing beside a fixed regularizer."""
         if self.free_alpha is None:
             return self.fixed_alpha
         return self.alpha_interval.number(self.free_alpha[...])
+
+    @property
+    def regularizer(self) -> Regularizer:
+        """The regularizer as it is now: the one that was given, or that of α."""
+        fixed = self.fixed_regularizer.value
+        return of_order("nnx.Entmax", self.alpha) if fixed is None else fixed
 
     @property
     def temperature(self) -> ArrayLike:
@@ -102,4 +117,6 @@ class Entmax(nnx.Module):
 
     def __call__(self, logits: ArrayLike, *, where: ArrayLike | None = None) -> Float[Array, "..."]:
         """Probabilities of the shape and dtype of `logits`; of 0 where the mask is False."""
-        return entmax(logits, self.alpha, self.axis, where=where, temperature=self.temperature)
+        return regularized_argmax(
+            logits, self.regularizer, self.axis, where=where, temperature=self.temperature
+        )

@@ -9,9 +9,10 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
 from jsoftmax.core._initializers import lecun_columns
-from jsoftmax.losses import entmax_loss
-from jsoftmax.mappings import entmax
-from jsoftmax.mappings._constraints import constant_alpha
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.losses import fenchel_young_loss
+from jsoftmax.mappings import regularized_argmax
+from jsoftmax.mappings._constraints import constant_regularizer
 
 _BIAS_INIT = nnx.initializers.zeros_init()
 
@@ -29,7 +30,8 @@ class EntmaxReadout(nnx.Module):
     Args:
         features: d, the size of the last axis of what is read.
         classes: K, how many classes there are.
-        alpha: α > 0, a number.
+        alpha: α > 0, a number; 1.5 where it is None.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`, as fixed as α is.
         use_bias: whether there is a b.
         dtype: the dtype of logits and probabilities; by default that of features and parameters
             promoted.
@@ -41,7 +43,7 @@ class EntmaxReadout(nnx.Module):
 
     Raises:
         TypeError: if `alpha` is not a number.
-        ValueError: if `alpha` is not positive.
+        ValueError: if `alpha` is not positive, or given beside a `regularizer`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,7 +63,8 @@ class EntmaxReadout(nnx.Module):
         features: int,
         classes: int,
         *,
-        alpha: ArrayLike = 1.5,
+        alpha: ArrayLike | None = None,
+        regularizer: Regularizer | None = None,
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -70,7 +73,7 @@ class EntmaxReadout(nnx.Module):
         bias_init: nnx.Initializer = _BIAS_INIT,
         rngs: nnx.Rngs,
     ):
-        self.alpha = constant_alpha("nnx.EntmaxReadout", alpha)
+        self.fixed_regularizer = constant_regularizer("nnx.EntmaxReadout", alpha, regularizer)
         self.linear = nnx.Linear(
             features,
             classes,
@@ -83,11 +86,16 @@ class EntmaxReadout(nnx.Module):
             rngs=rngs,
         )
 
+    @property
+    def regularizer(self) -> Regularizer:
+        """The regularizer that was given, or that of α."""
+        return self.fixed_regularizer.value
+
     def __call__(
         self, features: ArrayLike, *, where: ArrayLike | None = None
     ) -> Float[Array, "... classes"]:
         """Features [..., d] → probabilities [..., K]; 0 for classes where the mask is False."""
-        return entmax(self.logits(features), self.alpha, where=where)
+        return regularized_argmax(self.logits(features), self.regularizer, where=where)
 
     def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
         """Features [..., d] → logits [..., K]."""
@@ -103,15 +111,15 @@ class EntmaxReadout(nnx.Module):
         label_smoothing: ArrayLike = 0.0,
         class_weights: ArrayLike | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and targets → one `entmax_loss` each, in float32 at least.
+        """Features [..., d] and targets → one `fenchel_young_loss` each, in float32 at least.
 
         The targets are classes, integers of shape [...], or distributions of shape [..., K]; the
-        rest is as `entmax_loss` takes it.
+        rest is as `fenchel_young_loss` takes it.
         """
-        return entmax_loss(
+        return fenchel_young_loss(
             self.logits(features),
             targets,
-            self.alpha,
+            self.regularizer,
             where=where,
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,

@@ -59,7 +59,7 @@ class SampledSoftmax(nnx.Module):
         >>> import jax.numpy as jnp
         >>> import jsoftmax
         >>> from flax import nnx
-        >>> sampler = jsoftmax.log_uniform_sampler(1000)
+        >>> sampler = jsoftmax.vocabulary.log_uniform_sampler(1000)
         >>> head = SampledSoftmax(8, 1000, sampler, 50, rngs=nnx.Rngs(0))
         >>> h, y = jnp.ones((3, 8)), jnp.array([1, 2, 3])
         >>> gradients = nnx.grad(lambda head: head.loss(h, y).mean())(head)
@@ -115,7 +115,7 @@ class SampledSoftmax(nnx.Module):
     def loss(
         self,
         features: ArrayLike,
-        targets: ArrayLike,
+        labels: ArrayLike,
         candidates: Candidates | None = None,
         *,
         where: ArrayLike | None = None,
@@ -136,11 +136,11 @@ class SampledSoftmax(nnx.Module):
             "class_axis": 0,
         }
         if self.deterministic if deterministic is None else deterministic:
-            return linear_cross_entropy(h, kernel, targets, **options)
+            return linear_cross_entropy(h, kernel, labels, **options)
         if candidates is None:
             key = self._key(self.rngs if rngs is None else rngs)
-            candidates = self.sampler.sample(key, (self.draws,), targets)
-        return self.sampled_loss(h, kernel, targets, candidates, **options)
+            candidates = self.sampler.sample(key, (self.draws,), labels)
+        return self.sampled_loss(h, kernel, labels, candidates, **options)
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """What `nnx.view` asks for."""

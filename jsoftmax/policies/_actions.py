@@ -13,8 +13,8 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._labels import is_class, log_prob_at
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._regularizers import of_order
-from jsoftmax.core._simplex import cooled
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
 from jsoftmax.losses._log_loss import mass_of_the_rest, refined_log
 from jsoftmax.policies._epsilon import mixed, read_epsilon
 from jsoftmax.sampling import sample_from
@@ -26,8 +26,10 @@ def sample_action(
     preferences: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     *,
-    alpha: ArrayLike = 1.0,
+    alpha: ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     epsilon: ArrayLike = 0.0,
     axis_name: Hashable | None = None,
@@ -44,9 +46,13 @@ def sample_action(
         key: a `jax.random` key. One serves a whole batch.
         preferences: action values or logits z of shape [..., K, ...], any real dtype.
         axis: the action axis; or axes, whose actions are numbered row-major.
-        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
+        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`; 1 where
+            it is None.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
-            the share ε too. So are those with a preference of −∞ (T < 0: of +∞).
+            the share ε too. Those with a preference of −∞ (T < 0: of +∞) are not.
+        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 where it is None, which
+            makes Ω(π) = Σ q ω(π/q); it need not sum to 1. Actions of prior 0 are not allowed.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
             the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
@@ -71,9 +77,14 @@ def sample_action(
         >>> only = jnp.array([False, False, True])
         >>> print(sample_action(jax.random.key(0), q, epsilon=0.5, where=only))
         [2 2]
+        >>> print(sample_action(jax.random.key(0), q, prior=jnp.array([0.0, 1.0, 0.0])))
+        [1 1]
     """
     key = one_key("sample_action", key)
-    ask = _policy("sample_action", preferences, alpha, axis, where, temperature, axis_name)
+    ask = _policy(
+        "sample_action", preferences, axis, where, chosen("sample_action", alpha, regularizer, 1.0),
+        prior, temperature, axis_name,
+    )  # fmt: skip
     share = read_epsilon("sample_action", epsilon, ask)
     if share is None and ask.regularizer.is_exponential:
         return drawn_from(key, ask, ask.rows)
@@ -88,8 +99,10 @@ def log_prob(
     actions: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     *,
-    alpha: ArrayLike = 1.0,
+    alpha: ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     epsilon: ArrayLike = 0.0,
     axis_name: Hashable | None = None,
@@ -107,9 +120,13 @@ def log_prob(
         actions: integers of the shape of `preferences` without the action axis (numbered row-major
             if `axis` is a tuple).
         axis: the action axis or axes.
-        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`.
+        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`; 1 where
+            it is None.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
-            the share ε too. So are those with a preference of −∞ (T < 0: of +∞).
+            the share ε too. Those with a preference of −∞ (T < 0: of +∞) are not.
+        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 where it is None, which
+            makes Ω(π) = Σ q ω(π/q); it need not sum to 1. Actions of prior 0 are not allowed.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
             the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
@@ -131,6 +148,13 @@ def log_prob(
         >>> print(log_prob(z, 0), log_prob(z, 0, alpha=2.0), log_prob(z, 0, epsilon=0.1))
         -7.003 -inf -3.376
 
+        The best policy whose KL from another is penalised is π ∝ π₀ exp(z/T):
+
+        >>> before = jnp.array([0.5, 0.25, 0.25])
+        >>> after = before * jnp.exp(z)
+        >>> print(log_prob(z, 1, prior=before), jnp.log(after / after.sum())[1])
+        -6.0043 -6.0043
+
         One step of REINFORCE with an entropy bonus, by optax:
 
         >>> import optax
@@ -150,15 +174,17 @@ def log_prob(
         R. J. Williams, "Simple statistical gradient-following algorithms for connectionist
         reinforcement learning", 1992.
     """
-    ask = _policy("log_prob", preferences, alpha, axis, where, temperature, axis_name)
+    ask = _policy(
+        "log_prob", preferences, axis, where, chosen("log_prob", alpha, regularizer, 1.0), prior,
+        temperature, axis_name,
+    )  # fmt: skip
     share = read_epsilon("log_prob", epsilon, ask)
     action, valid = _read_actions("log_prob", actions, ask)
     if share is not None:
         p = mixed(ask.probabilities(), share, _allowed(ask), ask.classes)
         value = _log(ask.classes.at(p, action))
     elif ask.regularizer.is_exponential:
-        z = cooled(ask.z, ask.temperature, ask.classes)
-        value = log_prob_at(z, action, ask.classes)
+        value = log_prob_at(ask.log_weights(), action, ask.classes)
     else:
         log_p = ask.log_probabilities()
         p = jnp.exp(log_p)
@@ -166,16 +192,17 @@ def log_prob(
     return ask.squeezed(jnp.where(valid, value, jnp.nan))
 
 
-def _policy(function, preferences, alpha, axis, where, temperature, axis_name) -> Problem:
+def _policy(
+    function, preferences, axis, where, regularizer, prior, temperature, axis_name
+) -> Problem:
     return problem(
-        function, preferences, axis, where, regularizer=of_order(function, alpha),
-        temperature=temperature,
-        axis_name=axis_name, called="preferences",
+        function, preferences, axis, where, regularizer=regularizer, prior=prior,
+        temperature=temperature, axis_name=axis_name, called="preferences",
     )  # fmt: skip
 
 
 def _allowed(ask: Problem) -> Array:
-    """1 for actions that may be taken. Masked ones have z = −∞ as well."""
+    """1 for actions that may be taken. Masked ones, and those of prior 0, have z = −∞ as well."""
     return (ask.z != -jnp.inf).astype(ask.z.dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Hashable
 
@@ -89,7 +90,9 @@ def categorical(
 
 
 def drawn_from(key: Array, ask: Problem, shape: tuple[int, ...]) -> Array:
-    """Draws from softmax of the scores of a problem, without its probabilities."""
+    """Draws from q exp(z/T) of a problem, without its probabilities."""
+    if ask.prior is not None:
+        ask = dataclasses.replace(ask, z=ask.log_weights(), prior=None, temperature=None)
     per_row = (ask.classes.max(ask.z),)
     if ask.temperature is not None:
         per_row = (*per_row, ask.temperature)

@@ -13,10 +13,10 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._labels import is_class, log_prob_at
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._regularizers import of_order
-from jsoftmax.core._simplex import cooled
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
 from jsoftmax.mappings import entropy
-from jsoftmax.sampling._categorical import categorical, entries, sample_from
+from jsoftmax.sampling._categorical import drawn_from, entries, sample_from
 from jsoftmax.sampling._distribution import Distribution, number_or_array, spread
 from jsoftmax.sampling._shapes import leading_shape
 
@@ -25,21 +25,26 @@ from jsoftmax.sampling._shapes import leading_shape
 class Categorical(Distribution):
     r"""The distribution :math:`p = \mathrm{entmax}_α(z/T)` over K classes: sparse ones included.
 
-    A pytree: it may be an argument, a result and a carry, and `vmap`, `scan` and indexing by
-    `jax.tree.map` go over its batch, because every array in it has the batch axes in front. α and T
+    With a `regularizer` and a `prior` it is that of `regularized_argmax`. A pytree: it may be an
+    argument, a result and a carry, and `vmap`, `scan` and indexing by `jax.tree.map` go over its
+    batch, because every array in it has the batch axes in front. α, T and numbers of a regularizer
     that are Python numbers are part of its structure, as fast as elsewhere; arrays are leaves.
 
     Args:
         logits: scores z of shape [..., K]; the classes are the last axis, the rest is the batch.
-        alpha: α > 0, a number or an array [..., 1]: `softmax` at 1, `sparsemax` at 2.
+        alpha: α > 0, a number or an array [..., 1]: `softmax` at 1, as is None, `sparsemax` at 2.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`; its arrays are [..., 1].
         temperature: T, a number or an array [..., 1], of either sign. T < 0 takes the arg-min side:
             −∞ is the minimum, +∞ gets 0; exclude classes by `where`.
         where: boolean mask that broadcasts to `logits`. Other classes have probability 0.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            makes Ω(p) = Σ q ω(p/q); a class of prior 0 has probability 0. Differentiable.
 
     Raises:
-        TypeError: if `logits` are not real numbers or `where` is not boolean.
-        ValueError: if shapes do not fit, there are no classes, or `alpha` is a number that is not
-            positive.
+        TypeError: if `logits` are not real numbers, `where` is not boolean, or `regularizer` is
+            none.
+        ValueError: if shapes do not fit, there are no classes, `alpha` is a number that is not
+            positive, or given beside a `regularizer`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -52,34 +57,43 @@ class Categorical(Distribution):
         0.53627
         >>> print(Categorical(jnp.zeros(3)).kl_divergence(d))
         inf
+        >>> print(Categorical(jnp.zeros(3), prior=jnp.array([1.0, 2.0, 1.0])).probabilities())
+        [0.25 0.5  0.25]
     """
 
-    _fields = ("logits", "alpha", "temperature", "where")
+    _fields = ("logits", "regularizer", "temperature", "where", "prior")
     logits: Array
-    alpha: Any
+    regularizer: Regularizer
     temperature: Any
     where: Array | None
+    prior: Array | None
 
     def __init__(
         self,
         logits: ArrayLike,
         *,
-        alpha: ArrayLike = 1.0,
+        alpha: ArrayLike | None = None,
+        regularizer: Regularizer | None = None,
         temperature: ArrayLike = 1.0,
         where: ArrayLike | None = None,
+        prior: ArrayLike | None = None,
     ):
-        regularizer = of_order("Categorical", alpha)
-        problem("Categorical", logits, -1, where, regularizer=regularizer, temperature=temperature)
+        regularizer = chosen("Categorical", alpha, regularizer, 1.0)
+        problem(
+            "Categorical", logits, -1, where, regularizer=regularizer, prior=prior,
+            temperature=temperature,
+        )  # fmt: skip
         self.logits = checks.as_array("Categorical", "logits", logits)
         shape = self.logits.shape
-        self.alpha = number_or_array(alpha, shape)
+        self.regularizer = regularizer.by_rows(lambda _, x: number_or_array(x, shape))
         self.temperature = number_or_array(temperature, shape)
         self.where = None if where is None else spread(where, shape)
+        self.prior = None if prior is None else spread(prior, shape)
 
     def __repr__(self) -> str:
         logits = self.logits
         of = f"{logits.dtype}{list(logits.shape)}" if hasattr(logits, "dtype") else repr(logits)
-        return f"Categorical({of}, alpha={self.alpha}, temperature={self.temperature})"
+        return f"Categorical({of}, {self.regularizer}, temperature={self.temperature})"
 
     def probabilities(self) -> Float[Array, "..."]:
         """p, of the shape and dtype of the logits."""
@@ -103,12 +117,11 @@ class Categorical(Distribution):
         """
         key = one_key("Categorical.sample", key)
         shape = (*leading_shape("Categorical.sample", shape), *self.batch_shape)
-        if checks.static_number(self.alpha) == 1:
-            return categorical(
-                key, self.logits, shape=shape, where=self.where, temperature=self.temperature
-            )
+        ask = self._ask("sample")
+        if ask.regularizer.is_exponential:
+            return drawn_from(key, ask, shape)
         # Not rounded to a narrow dtype, in which small probabilities would vanish.
-        return sample_from(key, self._ask("sample").probabilities(), shape=shape)
+        return sample_from(key, ask.probabilities(), shape=shape)
 
     def log_prob(self, value: ArrayLike) -> Float[Array, "..."]:
         """The log-probability of classes.
@@ -128,7 +141,9 @@ class Categorical(Distribution):
 
     def mode(self) -> Int[Array, "..."]:
         """The most probable class, the first among equals; −1 where there is none."""
-        z = self._ask("mode").z
+        ask = self._ask("mode")
+        # The link rises, so scores say it, unless a prior outweighs them.
+        z = ask.z if ask.prior is None else ask.log_probabilities()
         best = jnp.argmax(z, -1)
         top = jnp.max(z, -1)
         return jnp.where(top > -jnp.inf, best, -1).astype(jnp.zeros((), int).dtype)
@@ -151,7 +166,8 @@ class Categorical(Distribution):
         with a finite gradient.
 
         Args:
-            other: over as many classes; batches broadcast. Its α may be another.
+            other: over as many classes; batches broadcast. Its α, regularizer and prior may be
+                others.
 
         Returns:
             One number a pair, in float32 at least.
@@ -165,13 +181,13 @@ class Categorical(Distribution):
     def _ask(self, method: str) -> Problem:
         return problem(
             f"Categorical.{method}", self.logits, -1, self.where,
-            regularizer=of_order("Categorical", self.alpha), temperature=self.temperature,
+            regularizer=self.regularizer, prior=self.prior, temperature=self.temperature,
         )  # fmt: skip
 
     def _at(
         self, method: str, value: ArrayLike, function: Callable, of_one: Callable | None = None
     ) -> Array:
-        """`function` of all classes, at a value; `of_one` where α = 1 and there is one a row."""
+        """`function` of all classes, at a value; `of_one` for a softmax with one value a row."""
         ask = self._ask(method)
         index = checks.as_array(f"Categorical.{method}", "value", value)
         if not jnp.issubdtype(index.dtype, jnp.integer):
@@ -224,8 +240,7 @@ class Categorical(Distribution):
 
 def _log_prob(ask: Problem, index: Array) -> Array:
     # Without the logarithms of all other classes, and right where it is almost 0.
-    z = cooled(ask.z, ask.temperature, ask.classes)
-    return ask.squeezed(log_prob_at(z, index[..., None], ask.classes))
+    return ask.squeezed(log_prob_at(ask.log_weights(), index[..., None], ask.classes))
 
 
 def _divergence(p: Array, log_p: Array, log_q: Array) -> Array:

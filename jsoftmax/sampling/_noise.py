@@ -48,7 +48,7 @@ def covering(
 
 
 def gumbel_blocks(
-    key: Array, rows: tuple[int, ...], first: int | Array, blocks: int, size: int, dtype: Any
+    key: Array, rows: tuple[Any, ...], first: int | Array, blocks: int, size: int, dtype: Any
 ) -> Array:
     """The noise of whole blocks of classes in every row, of shape [*rows, blocks · size]."""
 
@@ -86,7 +86,7 @@ def gumbel_like(key: Array, z: Array, classes: ClassAxis) -> Array:
     return jnp.moveaxis(noise, range(-len(here), 0), classes.axis)
 
 
-def gumbel(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+def gumbel(key: Array, shape: tuple[Any, ...], dtype: Any) -> Array:
     """−log E for exponential E, in which the largest values are the ones resolved best.
 
     Only the largest are ever chosen. With all bits of a word going into a small E they reach 22 in

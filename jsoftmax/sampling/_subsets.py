@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._regularizers import FermiDirac, of_order
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._regularizers import chosen
 from jsoftmax.mappings import PartialLogSumExp
 from jsoftmax.mappings._capped import mass, solve_capped
 from jsoftmax.sampling._corrected import check_count
@@ -143,7 +144,8 @@ def relaxed_topk(
     axis: int | tuple[int, ...] = -1,
     *,
     temperature: ArrayLike = 1.0,
-    alpha: ArrayLike | None = 1.5,
+    alpha: ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
@@ -161,8 +163,9 @@ def relaxed_topk(
             `axis`, differentiable; whole or not.
         axis: the class axis, or a tuple of axes that together hold the classes.
         temperature: T ≥ 0, a number or an array with size 1 along `axis`.
-        alpha: α > 0, a number or an array with size 1 along `axis`; None for the logistic form
-            of `topk_sigmoid`, in which no x_i is 0 or 1.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
+        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`: with `FermiDirac()` it is
+            the logistic form of `topk_sigmoid`, in which no x_i is 0 or 1.
         where: boolean mask that broadcasts to `logits`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
 
@@ -192,7 +195,7 @@ def relaxed_topk(
     """
     drawn = draw(
         "relaxed_topk", key, logits, temperature, axis, where, axis_name,
-        regularizer=FermiDirac() if alpha is None else of_order("relaxed_topk", alpha),
+        regularizer=chosen("relaxed_topk", alpha, regularizer),
     )  # fmt: skip
     ask = dataclasses.replace(drawn.ask, z=drawn.scores)
     x = solve_capped(ask, jnp.ones((), ask.z.dtype), mass("relaxed_topk", k, ask))

@@ -6,14 +6,14 @@ from jsoftmax.vocabulary.bands._adaptive import (
     adaptive_log_softmax,
     adaptive_topk,
 )
-from jsoftmax.vocabulary.bands._adaptive_tables import AdaptiveTables, adaptive_tables
+from jsoftmax.vocabulary.bands._adaptive_table import AdaptiveTable, adaptive_table
 from jsoftmax.vocabulary.bands._band_embedding import band_embedding
 from jsoftmax.vocabulary.bands._bands import Band
 from jsoftmax.vocabulary.bands._cutoffs import adaptive_cutoffs
 from jsoftmax.vocabulary.bands._differentiated import (
     differentiated_cross_entropy,
     differentiated_log_softmax,
-    differentiated_tables,
+    differentiated_table,
     differentiated_topk,
 )
 from jsoftmax.vocabulary.linear._linear_categorical import linear_categorical
@@ -24,6 +24,7 @@ from jsoftmax.vocabulary.linear._linear_cross_entropy import (
 )
 from jsoftmax.vocabulary.linear._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary.linear._linear_entmax_loss import linear_entmax_loss
+from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import linear_fenchel_young_loss
 from jsoftmax.vocabulary.linear._linear_topk import linear_topk
 from jsoftmax.vocabulary.row_updates._row_optimizer import RowOptimizer, RowState
 from jsoftmax.vocabulary.row_updates._row_updates import row_adagrad, row_adam, row_sgd
@@ -62,7 +63,7 @@ from jsoftmax.vocabulary.trees._trees import (
 )
 
 __all__ = [
-    "AdaptiveTables",
+    "AdaptiveTable",
     "Band",
     "Candidates",
     "ClassSampler",
@@ -76,14 +77,14 @@ __all__ = [
     "adaptive_cross_entropy",
     "adaptive_cutoffs",
     "adaptive_log_softmax",
-    "adaptive_tables",
+    "adaptive_table",
     "adaptive_topk",
     "balanced_tree",
     "band_embedding",
     "class_tree",
     "differentiated_cross_entropy",
     "differentiated_log_softmax",
-    "differentiated_tables",
+    "differentiated_table",
     "differentiated_topk",
     "gathered_classes",
     "hierarchical_categorical",
@@ -102,6 +103,7 @@ __all__ = [
     "linear_cross_entropy_sum",
     "linear_cross_entropy_terms",
     "linear_entmax_loss",
+    "linear_fenchel_young_loss",
     "linear_topk",
     "log_uniform_sampler",
     "nce_loss",

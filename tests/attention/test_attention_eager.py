@@ -1,4 +1,4 @@
-"""Attention called outside of `jit`: compiled once for a shape, without an infinity in sight."""
+"""Attention called outside of `jit`: compiled once for a shape, and no infinity in sight."""
 
 import functools
 
@@ -66,7 +66,13 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.endswith("everything") else name
+        for name in CALLS
+    ],
+)
 def test_a_second_call_compiles_nothing(name):
     """With other values of the same shapes."""
     jax.block_until_ready(CALLS[name](arrays(0)))
@@ -84,7 +90,7 @@ def test_a_step_of_decoding_compiles_nothing_the_second_time():
         AdaptivelySparseAttention(2, 8, **options),
     ):
         layer.init_cache((2, 5, 8))
-        steps = np.random.default_rng(0).normal(size=(3, 2, 1, 8))
+        steps = np.random.default_rng(0).normal(size=(2, 2, 1, 8)).astype(np.float32)
         layer(steps[0])
         COMPILED.clear()
         layer(steps[1])

@@ -24,8 +24,16 @@ WEIGHTS = rng.integers(0, 3, size=ROWS)
 Y = np.eye(CLASSES)[LABELS]
 SCALINGS = [js.temperature_scaling, js.vector_scaling]
 
-temperature = jax.jit(js.temperature_scaling)  # one program for every α
-scaling = jax.jit(js.vector_scaling, static_argnums=2)
+
+@jax.jit
+def temperature(z, y, alpha=1.0):
+    """`temperature_scaling` as one program for every α."""
+    return js.temperature_scaling(z, y, alpha=alpha)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def scaling(z, y, alpha=1.0, **options):
+    return js.vector_scaling(z, y, alpha=alpha, **options)
 
 
 def best_temperature(z, y, alpha, weights=1.0):
@@ -45,7 +53,7 @@ def test_the_temperature_is_the_root_that_scipy_finds(alpha):
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
 def test_a_known_order_gives_what_a_traced_one_gives(alpha):
-    near(js.temperature_scaling(Z, LABELS, alpha), temperature(Z, LABELS, alpha))
+    near(js.temperature_scaling(Z, LABELS, alpha=alpha), temperature(Z, LABELS, alpha))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.25, 2.0, 4.0])
@@ -78,8 +86,8 @@ def test_scaled_logits_have_the_temperature_one():
 def test_certainty_and_error_lead_to_the_bounds(alpha):
     near(temperature(Z, Z.argmax(-1), alpha), 1e-3)
     near(temperature(Z, Z.argmin(-1), alpha), 1e3)
-    near(js.temperature_scaling(Z, Z.argmax(-1), alpha, bounds=(0.5, 2)), 0.5)
-    near(js.temperature_scaling(Z, Z.argmin(-1), alpha, bounds=(0.5, 2)), 2)
+    near(js.temperature_scaling(Z, Z.argmax(-1), alpha=alpha, bounds=(0.5, 2)), 0.5)
+    near(js.temperature_scaling(Z, Z.argmin(-1), alpha=alpha, bounds=(0.5, 2)), 2)
 
 
 def test_where_nothing_depends_on_the_temperature_it_is_one():
@@ -144,7 +152,7 @@ def test_derivatives_of_the_temperature_are_those_of_the_root():
 
 
 def test_the_temperature_moves_with_the_order_but_not_off_a_bound():
-    slope = jax.jit(jax.grad(js.temperature_scaling, (0, 2)))
+    slope = jax.jit(jax.grad(temperature, (0, 2)))
     along_z, along_alpha = slope(Z, LABELS, 1.25)
     step = 1e-5
     moved = [temperature(Z, LABELS, 1.25 + d) for d in (-step, step)]
@@ -202,7 +210,7 @@ def test_the_temperature_can_be_mapped():
     found = jax.vmap(js.temperature_scaling)(problems, labels)
     near(found, [js.temperature_scaling(*pair) for pair in zip(problems, labels, strict=True)])
     orders = jnp.array([0.5, 1.0, 2.0])
-    found = jax.jit(jax.vmap(js.temperature_scaling, (None, None, 0)))(Z, LABELS, orders)
+    found = jax.jit(jax.vmap(temperature, (None, None, 0)))(Z, LABELS, orders)
     near(found, [temperature(Z, LABELS, alpha) for alpha in orders])
 
 
@@ -215,7 +223,7 @@ def test_scales_and_biases_are_what_scipy_finds(alpha):
     @jax.jit
     def objective(x):
         scale, bias = x[:CLASSES], x[CLASSES:]
-        loss = js.entmax_loss(Z / t * scale + bias, LABELS, alpha).mean()
+        loss = js.entmax_loss(Z / t * scale + bias, LABELS, alpha=alpha).mean()
         return loss + penalty / 2 * (jnp.sum((scale - 1) ** 2) + jnp.sum(bias**2))
 
     start = np.repeat([1.0, 0.0], CLASSES)
@@ -248,7 +256,7 @@ def test_float32_scales_are_near_those_of_float64():
 
 
 def test_applying_keeps_excluded_classes_and_dtypes():
-    found = js.VectorScaling(jnp.array([-1.0, 0.0, 2.0]), jnp.array([1.0, 0.0, -1.0]))
+    found = js.calibration.VectorScaling(jnp.array([-1.0, 0.0, 2.0]), jnp.array([1.0, 0.0, -1.0]))
     z = np.array([[-INF, -INF, 3.0], [1.0, 7.0, -INF]], np.float32)
     np.testing.assert_array_equal(found.apply(z), [[-INF, -INF, 5], [0, 0, -INF]])
     assert found.apply(z).dtype == np.float32
@@ -264,10 +272,14 @@ def test_applying_keeps_excluded_classes_and_dtypes():
         ({"logits": np.zeros((ROWS, 0))}, "has no classes"),
         ({"logits": Z + 0j}, "dtype complex"),
         ({"targets": LABELS[1:]}, "integer `targets` have shape"),
+        ({"targets": ["cat"] * ROWS}, "`targets` is ['cat', "),
         ({"targets": LABELS.astype(bool)}, "`targets` has dtype bool"),
         ({"targets": np.full(ROWS, CLASSES)}, f"label {CLASSES} is no class"),
         ({"alpha": 0.0}, "`alpha` must be positive"),
         ({"alpha": INF}, "`alpha` must be finite"),
+        ({"regularizer": js.Tsallis(INF)}, "`alpha` must be finite"),
+        ({"alpha": 1.5, "regularizer": js.Elastic()}, "both `alpha` and `regularizer`"),
+        ({"regularizer": 2.0}, "jsoftmax.Tsallis(2.0)"),
         ({"axis": 2}, "axis 2 is out of range"),
         ({"where": np.ones(CLASSES)}, "give it a boolean mask"),
         ({"weights": -np.ones(ROWS)}, "`weights` must not be negative"),
@@ -294,13 +306,14 @@ def test_the_penalty_must_be_positive(penalty):
 
 
 CALLS = {
-    "temperature_scaling": lambda z, y: js.temperature_scaling(z, y, 1.5),
+    "temperature_scaling": lambda z, y: js.temperature_scaling(z, y, alpha=1.5),
     "vector_scaling": js.vector_scaling,
     "reliability_diagram": lambda z, y: js.reliability_diagram(js.sparsemax(z), y, 5),
     "equal mass": lambda z, y: js.reliability_diagram(js.sparsemax(z), y, 5, equal_mass=True),
     "classwise": lambda z, y: js.classwise_calibration_error(js.sparsemax(z), y, 5),
     "conformal": lambda z, y: js.conformal_sets(
-        js.entmax_scores(z), js.conformal_threshold(js.aps_scores(js.softmax(z)), y)
+        js.calibration.entmax_scores(z),
+        js.conformal_threshold(js.calibration.aps_scores(js.softmax(z)), y),
     ),
 }
 

@@ -25,7 +25,7 @@ Z[0] = [1, 1, 1, 0, -1]
 P = oracles.sparsemax(Z).astype(float)
 LABELS = rng.integers(0, CLASSES, size=ROWS)
 WEIGHTS = rng.integers(0, 3, size=ROWS)
-SCORES = [js.lac_scores, js.aps_scores, js.entmax_scores]
+SCORES = [js.calibration.lac_scores, js.calibration.aps_scores, js.calibration.entmax_scores]
 of_labels = np.take_along_axis(Z, LABELS[:, None], 1)[:, 0]
 
 
@@ -103,18 +103,18 @@ def test_zeros_of_a_sparse_mapping_may_make_every_set_whole():
     """Above a share 1 − c of labels with p = 0 the threshold is the score of every zero."""
     p = np.array([[1.0, 0.0, 0.0]] * 20)
     labels = np.array([0] * 17 + [1] * 3)
-    q = js.conformal_threshold(js.lac_scores(p), labels, 0.8)
+    q = js.conformal_threshold(js.calibration.lac_scores(p), labels, 0.8)
     assert q == 0
-    np.testing.assert_array_equal(js.conformal_sets(js.lac_scores(p), q).sum(-1), 1)
-    q = js.conformal_threshold(js.lac_scores(p), labels, 0.9)
+    np.testing.assert_array_equal(js.conformal_sets(js.calibration.lac_scores(p), q).sum(-1), 1)
+    q = js.conformal_threshold(js.calibration.lac_scores(p), labels, 0.9)
     assert q == 1
-    np.testing.assert_array_equal(js.conformal_sets(js.lac_scores(p), q).sum(-1), 3)
+    np.testing.assert_array_equal(js.conformal_sets(js.calibration.lac_scores(p), q).sum(-1), 3)
 
 
 def test_lac_scores_are_what_is_missing_to_one():
-    near(js.lac_scores(P), 1 - P)
+    near(js.calibration.lac_scores(P), 1 - P)
     np.testing.assert_array_equal(
-        js.lac_scores(np.array([NAN, 0.25]), where=np.array([False, True])), [INF, 0.75]
+        js.calibration.lac_scores(np.array([NAN, 0.25]), where=np.array([False, True])), [INF, 0.75]
     )
 
 
@@ -127,28 +127,31 @@ def adaptive(p, u=1.0, penalty=0.0, free=0):
 
 
 def test_adaptive_scores_are_the_mass_down_to_a_class():
-    near(js.aps_scores(P), adaptive(P))
-    near(js.aps_scores(P, penalty=0.1, free=2), adaptive(P, penalty=0.1, free=2))
+    near(js.calibration.aps_scores(P), adaptive(P))
+    near(js.calibration.aps_scores(P, penalty=0.1, free=2), adaptive(P, penalty=0.1, free=2))
     key = jax.random.key(3)
     u = jax.random.uniform(key, (ROWS, 1), float)
-    found = js.aps_scores(P, key=key, penalty=0.1)
+    found = js.calibration.aps_scores(P, key=key, penalty=0.1)
     near(found, adaptive(P, np.asarray(u), penalty=0.1))
     near(
-        js.aps_scores(P, key=jax.random.wrap_key_data(jax.random.key_data(key)), penalty=0.1), found
+        js.calibration.aps_scores(
+            P, key=jax.random.wrap_key_data(jax.random.key_data(key)), penalty=0.1
+        ),
+        found,
     )
     assert 0.3 < u.mean() < 0.7 and u.std() > 0.2
 
 
 def test_equal_probabilities_enter_together():
     p = np.array([0.2, 0.3, 0.3, 0.2, 0.0])
-    near(js.aps_scores(p), [1, 0.6, 0.6, 1, 1])
+    near(js.calibration.aps_scores(p), [1, 0.6, 0.6, 1, 1])
 
 
 @pytest.mark.parametrize("alpha", [1.1, 1.5, 2.0, 3.0])
 def test_entmax_scores_are_the_temperatures_at_which_classes_enter(alpha):
     """A hair above it a class has mass, a hair below it has none."""
-    scores = np.asarray(js.entmax_scores(Z, alpha))
-    near(jax.jit(js.entmax_scores)(Z, alpha), scores)
+    scores = np.asarray(js.calibration.entmax_scores(Z, alpha))
+    near(jax.jit(js.calibration.entmax_scores)(Z, alpha), scores)
     best = Z.max(-1, keepdims=True) == Z
     np.testing.assert_array_equal(scores == 0, best)
     for k in range(CLASSES):
@@ -160,20 +163,20 @@ def test_entmax_scores_are_the_temperatures_at_which_classes_enter(alpha):
 
 def test_entmax_scores_of_sparsemax_add_up_what_is_above():
     expected = np.maximum(Z[:, :, None] - Z[:, None, :], 0).sum(1)
-    near(js.entmax_scores(Z, 2.0), expected)
-    near(js.entmax_scores(1e4 + Z * 1e-4, 2.0), expected * 1e-4, rtol=1e-6)
+    near(js.calibration.entmax_scores(Z, 2.0), expected)
+    near(js.calibration.entmax_scores(1e4 + Z * 1e-4, 2.0), expected * 1e-4, rtol=1e-6)
 
 
 def test_near_softmax_the_score_is_the_margin():
     margin = Z.max(-1, keepdims=True) - Z
-    near(js.entmax_scores(Z, 1 + 1e-6) / 1e-6, margin, rtol=1e-5)
+    near(js.calibration.entmax_scores(Z, 1 + 1e-6) / 1e-6, margin, rtol=1e-5)
 
 
 def test_the_conformal_sets_of_entmax_are_its_support():
     """At any temperature but the threshold itself, where its label has 0, or what rounding left."""
-    t = js.conformal_threshold(js.entmax_scores(Z), LABELS, 0.8)
+    t = js.conformal_threshold(js.calibration.entmax_scores(Z), LABELS, 0.8)
     support = js.entmax(Z, temperature=t * (1 + 1e-9)) > 0
-    np.testing.assert_array_equal(js.conformal_sets(js.entmax_scores(Z), t), support)
+    np.testing.assert_array_equal(js.conformal_sets(js.calibration.entmax_scores(Z), t), support)
     entering = support & ~(js.entmax(Z, temperature=t * (1 - 1e-9)) > 0)
     assert entering.sum() == 1  # the label whose score the threshold is
 
@@ -183,15 +186,17 @@ def test_entmax_scores_at_the_edges():
     z = np.array([[-INF, 1, 0], [INF, 1, INF], [-INF] * 3, [NAN, 1, 2]])
     expected = [[INF, 0, 0.5], [0, INF, 0], [INF] * 3]
     for alpha in (1.5, jnp.array(1.5)):
-        found = np.asarray(js.entmax_scores(z, alpha))
+        found = np.asarray(js.calibration.entmax_scores(z, alpha))
         near(found[:3], expected)
         assert np.isnan(found[3]).all()
-    masked = js.entmax_scores(z, where=np.array([False, True, True]))
+    masked = js.calibration.entmax_scores(z, where=np.array([False, True, True]))
     near(masked[3], [INF, 0.5, 0])
     huge = np.array([1, -1, 0.5], np.float32) * np.float32(1e38)
-    np.testing.assert_allclose(js.entmax_scores(huge), huge[0] * np.float32([0, 1.25, 0.25]), 1e-6)
+    np.testing.assert_allclose(
+        js.calibration.entmax_scores(huge), huge[0] * np.float32([0, 1.25, 0.25]), 1e-6
+    )
     orders = jnp.array([[1.0], [INF], [NAN], [2.0]])
-    found = js.entmax_scores(np.array([[1.0, 0.0]] * 4), orders)
+    found = js.calibration.entmax_scores(np.array([[1.0, 0.0]] * 4), orders)
     assert np.isnan(found[:3]).all()
     near(found[3], [0, 1])
 
@@ -199,7 +204,7 @@ def test_entmax_scores_at_the_edges():
 @pytest.mark.parametrize("function", SCORES)
 @pytest.mark.slow
 def test_scores_may_lie_on_any_axes_be_compiled_and_mapped(function):
-    x = Z if function is js.entmax_scores else P
+    x = Z if function is js.calibration.entmax_scores else P
     found = function(x)
     near(function(x.T, axis=0), found.T)
     near(jax.jit(jax.vmap(function))(x), found)
@@ -212,7 +217,7 @@ def test_scores_may_lie_on_any_axes_be_compiled_and_mapped(function):
     assert function(jnp.asarray(x, jnp.bfloat16)).dtype == np.float32
     x = np.where(np.arange(CLASSES) == 2, NAN, x)
     where = np.arange(CLASSES) != 2
-    assert np.isnan(function(x)[:, 0]).all() or function is js.lac_scores
+    assert np.isnan(function(x)[:, 0]).all() or function is js.calibration.lac_scores
     kept = function(x, where=where)
     near(kept[:, where], function(x[:, where]))
     assert (kept[:, 2] == INF).all()
@@ -243,7 +248,7 @@ def digits(alpha):
     train, rest = slice(0, 500), slice(500, None)
 
     def loss(kernel):
-        return js.entmax_loss(images[train] @ kernel, labels[train], alpha).mean()
+        return js.entmax_loss(images[train] @ kernel, labels[train], alpha=alpha).mean()
 
     optimizer = optax.adam(0.05)
 
@@ -280,11 +285,13 @@ def test_digits_are_covered_as_promised(score, alpha):
     def scores(z, seed):
         p = js.entmax(z, alpha)
         return {
-            "lac": lambda: js.lac_scores(p),
-            "adaptive": lambda: js.aps_scores(p),
-            "adaptive, random": lambda: js.aps_scores(p, key=jax.random.key(seed)),
-            "raps": lambda: js.aps_scores(p, key=jax.random.key(seed), penalty=0.01, free=2),
-            "support": lambda: js.entmax_scores(z, 1.5),
+            "lac": lambda: js.calibration.lac_scores(p),
+            "adaptive": lambda: js.calibration.aps_scores(p),
+            "adaptive, random": lambda: js.calibration.aps_scores(p, key=jax.random.key(seed)),
+            "raps": lambda: js.calibration.aps_scores(
+                p, key=jax.random.key(seed), penalty=0.01, free=2
+            ),
+            "support": lambda: js.calibration.entmax_scores(z, 1.5),
         }[score]()
 
     q = js.conformal_threshold(scores(seen, 0), seen_labels, COVERAGE)
@@ -318,7 +325,7 @@ def test_over_many_draws_coverage_has_its_beta_distribution():
     ],
 )
 def test_what_is_no_key_is_named(key, error, message):
-    unchecked = inspect.unwrap(js.aps_scores)  # by the annotations, in the tests
+    unchecked = inspect.unwrap(js.calibration.aps_scores)  # by the annotations, in the tests
     with pytest.raises(error, match=r"^jsoftmax\.aps_scores: ") as told:
         unchecked(P, key=key() if callable(key) else key)
     assert message in str(told.value)
@@ -336,11 +343,23 @@ def test_what_is_no_key_is_named(key, error, message):
         (lambda: js.conformal_threshold(Z, LABELS, weights=-WEIGHTS), "`weights` must not be"),
         (lambda: js.conformal_sets(Z, np.ones(3)), "conformal_sets: `threshold` has shape (3,)"),
         (lambda: js.conformal_sets(Z, 1.0, where=1.0), "conformal_sets: `where` has dtype float"),
-        (lambda: js.lac_scores(P, axis=2), "lac_scores: axis 2 is out of range"),
-        (lambda: js.aps_scores(P, penalty=-1), "aps_scores: `penalty` must be one number ≥ 0"),
-        (lambda: js.aps_scores(P, free=np.ones(2)), "aps_scores: `free` must be one number ≥ 0"),
-        (lambda: js.entmax_scores(Z, 1.0), "entmax_scores: `alpha` must be above 1 and finite"),
-        (lambda: js.entmax_scores(Z, INF), "entmax_scores: `alpha` must be above 1 and finite"),
+        (lambda: js.calibration.lac_scores(P, axis=2), "lac_scores: axis 2 is out of range"),
+        (
+            lambda: js.calibration.aps_scores(P, penalty=-1),
+            "aps_scores: `penalty` must be one number ≥ 0",
+        ),
+        (
+            lambda: js.calibration.aps_scores(P, free=np.ones(2)),
+            "aps_scores: `free` must be one number ≥ 0",
+        ),
+        (
+            lambda: js.calibration.entmax_scores(Z, 1.0),
+            "entmax_scores: `alpha` must be above 1 and finite",
+        ),
+        (
+            lambda: js.calibration.entmax_scores(Z, INF),
+            "entmax_scores: `alpha` must be above 1 and finite",
+        ),
     ],
 )
 def test_mistakes_are_named(call, message):

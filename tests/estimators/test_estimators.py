@@ -143,7 +143,7 @@ def test_the_objective_is_the_mean_loss_and_the_penalty(alpha):
     X, y, w = data(3)
     Y = 0.9 * np.eye(3)[y] + 0.1 * np.eye(3)[(y + 1) % 3]
     model = SoftmaxRegression(alpha=alpha, C=2.0).fit_distributions(X, Y, w)
-    losses = entmax_loss(model.decision_function(X), Y, alpha)
+    losses = entmax_loss(model.decision_function(X), Y, alpha=alpha)
     penalty = (model.coef_**2).sum() / (2 * model.C * w.sum())
     np.testing.assert_allclose(
         model.objective_, np.average(losses, weights=w) + penalty, rtol=1e-12

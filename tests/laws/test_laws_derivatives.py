@@ -201,11 +201,11 @@ def test_the_derivatives_in_the_mass_and_in_the_caps_are_those_of_the_function(a
 
     @jax.jit
     def k_hot(k):
-        return js.topk_entmax(3 * z, k, alpha)
+        return js.topk_entmax(3 * z, k, alpha=alpha)
 
     @jax.jit
     def capped(upper):
-        return js.capped_entmax(z, upper, alpha)
+        return js.capped_entmax(z, upper, alpha=alpha)
 
     assert (np.asarray(k_hot(2.2)) == 1).any()
     assert (np.asarray(capped(caps)) == caps).any()
@@ -216,7 +216,7 @@ def test_the_derivatives_in_the_mass_and_in_the_caps_are_those_of_the_function(a
 def test_a_mass_that_nobody_can_take_has_derivative_zero():
     """At z = (5, 4, 0, −1), k = 2 and α = 2 every class is at 0 or at 1."""
     z = jnp.array([5.0, 4.0, 0.0, -1.0])
-    p, slope = jax.jvp(lambda k: js.topk_entmax(z, k, 2.0), (2.0,), (1.0,))
+    p, slope = jax.jvp(lambda k: js.topk_entmax(z, k, alpha=2.0), (2.0,), (1.0,))
     near(p, [1, 1, 0, 0])
     near(slope, np.zeros(4))
 

@@ -36,9 +36,9 @@ def test_worked_values_of_its_sparse_relatives():
     p = js.entmax(jnp.array([1.0, 0.0]))
     near(np.sqrt(p[0]) - np.sqrt(p[1]), 0.5)
     near(js.hardmax(jnp.array([1.0, 5.0, 5.0])), [0, 0.5, 0.5])
-    near(js.topk_entmax(jnp.array([5.0, 4.0, 0.0, -1.0]), 2, 2.0), [1, 1, 0, 0])
-    near(js.topk_entmax(jnp.array([2.0, 1.0, 0.5, -1.0]), 2, 2.0), [1, 0.75, 0.25, 0])
-    near(js.capped_entmax(jnp.array([2.0, 1.0, 0.5, -1.0]), 0.5, 2.0), [0.5, 0.5, 0, 0])
+    near(js.topk_entmax(jnp.array([5.0, 4.0, 0.0, -1.0]), 2, alpha=2.0), [1, 1, 0, 0])
+    near(js.topk_entmax(jnp.array([2.0, 1.0, 0.5, -1.0]), 2, alpha=2.0), [1, 0.75, 0.25, 0])
+    near(js.capped_entmax(jnp.array([2.0, 1.0, 0.5, -1.0]), 0.5, alpha=2.0), [0.5, 0.5, 0, 0])
 
 
 def test_softmax_has_a_base():
@@ -100,9 +100,9 @@ def test_members_of_the_family_are_each_other():
     near(js.entmax(LOGITS, 1), js.softmax(LOGITS))
     near(js.entmax(LOGITS, 2), js.sparsemax(LOGITS))
     near(js.entmax(LOGITS, np.inf), js.hardmax(LOGITS))
-    near(js.topk_entmax(LOGITS, 1, 1.5), js.entmax(LOGITS))
-    near(js.capped_entmax(LOGITS, 1.0, 2.0), js.sparsemax(LOGITS))
-    near(js.capped_entmax(LOGITS, np.inf, 1.0), js.softmax(LOGITS))
+    near(js.topk_entmax(LOGITS, 1, alpha=1.5), js.entmax(LOGITS))
+    near(js.capped_entmax(LOGITS, 1.0, alpha=2.0), js.sparsemax(LOGITS))
+    near(js.capped_entmax(LOGITS, np.inf, alpha=1.0), js.softmax(LOGITS))
     near(js.normmax(LOGITS, 1e9), js.normmax(LOGITS, np.inf), atol=1e-7)
 
 
@@ -140,7 +140,7 @@ def test_parameters_may_differ_from_row_to_row():
         right = oracles.entmax(z[i, j] / t[i, 0, 0], alpha[j, 0]).astype(float)
         near(p[i, j], right, rtol=1e-12)
     k = np.array([[1.0], [1.5], [3.0]])
-    p = js.topk_entmax(z, k, 2.0)
+    p = js.topk_entmax(z, k, alpha=2.0)
     near(p.sum(-1), np.broadcast_to(k[:, 0], (2, 3)), rtol=1e-12)
     caps = np.array([0.3, 0.4, 0.9, 0.2])
     near(js.capped_entmax(z, caps)[1, 2], js.capped_entmax(z[1, 2], caps), rtol=1e-12)
@@ -173,9 +173,9 @@ def test_vmap_over_every_argument():
 
 ONE_ROW = {
     "entmax": lambda z, x: js.entmax(z, x)[0],
-    "entmax_loss": lambda z, x: js.entmax_loss(z, 1, x),
-    "topk_entmax of k": lambda z, x: js.topk_entmax(z, x, 1.5)[0],
-    "capped_entmax of u": lambda z, x: js.capped_entmax(z, x, 1.5)[0],
+    "entmax_loss": lambda z, x: js.entmax_loss(z, 1, alpha=x),
+    "topk_entmax of k": lambda z, x: js.topk_entmax(z, x, alpha=1.5)[0],
+    "capped_entmax of u": lambda z, x: js.capped_entmax(z, x, alpha=1.5)[0],
 }
 
 
@@ -246,7 +246,7 @@ def test_the_sparse_form_is_the_dense_one_wherever_it_says_so(alpha, size):
     z = np.concatenate([0.3 * LOGITS, 2 * LOGITS, np.zeros((1, 6))])
     z[0, 2] = -np.inf
     dense = np.asarray(js.entmax(z, alpha))
-    sparse = js.entmax_sparse(z, size, alpha)
+    sparse = js.entmax_sparse(z, size, alpha=alpha)
     assert sparse.values.shape == sparse.indices.shape == (7, min(size, 6))
     np.testing.assert_array_equal(sparse.certificate, (dense > 0).sum(-1) <= size)
     rebuilt = np.zeros_like(dense)
@@ -260,7 +260,7 @@ def test_the_sparse_form_is_the_dense_one_wherever_it_says_so(alpha, size):
 def test_the_threshold_of_the_sparse_form_gives_the_probabilities_back(alpha):
     """p = [1 + (α−1)((z − max z)/T − τ)]₊^(1/(α−1))."""
     z, t = LOGITS, 0.7
-    sparse = js.entmax_sparse(z, 6, alpha, temperature=t)
+    sparse = js.entmax_sparse(z, 6, alpha=alpha, temperature=t)
     v = (z - z.max(-1, keepdims=True)) / t - np.asarray(sparse.tau)[:, None]
     right = np.exp(v) if alpha == 1 else np.maximum(1 + (alpha - 1) * v, 0) ** (1 / (alpha - 1))
     near(js.entmax(z, alpha, temperature=t), right, rtol=1e-9, atol=1e-12)
@@ -269,12 +269,12 @@ def test_the_threshold_of_the_sparse_form_gives_the_probabilities_back(alpha):
 @pytest.mark.slow
 def test_the_sparse_form_takes_masks_axes_and_gradients():
     z, mask = LOGITS.T, (np.arange(6) != int(LOGITS[0].argmax()))[:, None]
-    sparse = js.entmax_sparse(z, 5, 2.0, axis=0, where=mask)
+    sparse = js.entmax_sparse(z, 5, alpha=2.0, axis=0, where=mask)
     near(sparse.values[0].sum(), 1)
     assert (np.asarray(sparse.indices)[0] != LOGITS[0].argmax()).all()
 
     def largest(z):
-        return js.entmax_sparse(z, 6, 1.5).values[..., 0].sum()
+        return js.entmax_sparse(z, 6, alpha=1.5).values[..., 0].sum()
 
     right = jax.grad(lambda z: js.entmax(z).max(-1).sum())(LOGITS)
     near(jax.grad(largest)(LOGITS), right, rtol=1e-10)

@@ -113,11 +113,11 @@ def test_the_policy_nearest_to_a_reference_improves_it_in_closed_form():
 def test_losses_with_a_prior_are_zero_at_its_prediction_and_have_the_gradient_p_minus_y(alpha):
     p = js.entmax(Z, alpha, prior=Q)
     y = rng.dirichlet(np.ones(6), 5)
-    near(js.entmax_loss(Z, p, alpha, prior=Q), 0, atol=1e-12)
-    slope = jax.grad(lambda z: js.entmax_loss(z, y, alpha, prior=Q).sum())(Z)
+    near(js.entmax_loss(Z, p, alpha=alpha, prior=Q), 0, atol=1e-12)
+    slope = jax.grad(lambda z: js.entmax_loss(z, y, alpha=alpha, prior=Q).sum())(Z)
     near(slope, p - y)
     textbook = js.smoothmax(Z, alpha, prior=Q) - js.entropy(y, alpha, prior=Q) - (y * Z).sum(-1)
-    near(js.entmax_loss(Z, y, alpha, prior=Q), textbook)
+    near(js.entmax_loss(Z, y, alpha=alpha, prior=Q), textbook)
 
 
 def test_ties_and_infinite_temperatures_share_in_proportion_to_the_prior():

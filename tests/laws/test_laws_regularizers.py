@@ -103,8 +103,8 @@ EACH = pytest.mark.parametrize(
 
 def oracle(case, z, q=None):
     """p by two bisections: of ω′ for the link, of Σ p for the threshold; float64."""
-    q = np.ones_like(z) if q is None else np.where(np.isfinite(z), q, 0)
-    z = np.where(np.isfinite(z), z, -1e3)
+    q = np.where(np.isfinite(z), 1.0 if q is None else q, 0)
+    z = np.where(np.isfinite(z), z, 0)
 
     def link(t):
         low, high = np.full_like(t, -740.0), np.full_like(t, np.log(1e3))
@@ -306,6 +306,32 @@ def test_attention_is_that_of_its_weights_with_all_gradients(case, blocks):
     near(out, right)
     for slope, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(right_slopes), strict=True):
         near(slope, other, rtol=1e-9, atol=1e-9)
+
+
+@EACH
+def test_linear_losses_are_those_of_the_logits_with_all_gradients(case):
+    """Streamed in blocks, with a prior, in features, table, prior and parameters."""
+    h, kernel = rng.standard_normal((5, 3)), rng.standard_normal((3, 6))
+    labels, w = np.array([0, 5, 2, 2, 1]), rng.standard_normal(5)
+    q = rng.uniform(0.5, 2, 6)
+    numbers, structure = jax.tree.flatten(case.regularizer)
+
+    def streamed(h, kernel, q, r):
+        options = dict(prior=q, label_smoothing=0.1, block_tokens=2, block_classes=4)
+        return js.linear_fenchel_young_loss(h, kernel, labels, r, **options)
+
+    def whole(h, kernel, q, r):
+        return js.fenchel_young_loss(h @ kernel, labels, r, prior=q, label_smoothing=0.1)
+
+    def with_slopes(losses):
+        def total(h, kernel, q, numbers):
+            out = losses(h, kernel, q, jax.tree.unflatten(structure, numbers))
+            return (w * out).sum(), out
+
+        return jax.jit(jax.grad(total, (0, 1, 2, 3), has_aux=True))(h, kernel, q, numbers)
+
+    for ours, right in zip(*map(jax.tree.leaves, map(with_slopes, (streamed, whole))), strict=True):
+        near(ours, right)
 
 
 @EACH

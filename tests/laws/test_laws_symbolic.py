@@ -20,11 +20,11 @@ import jsoftmax as js
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 TREE = jax.tree.map(jnp.asarray, js.huffman_tree(np.arange(1, 9)))
-WIDE = jax.tree.map(jnp.asarray, js.kary_tree(8, 3))
-ADAPTIVE = js.adaptive_tables(KEY, 6, 12, [4, 8], use_bias=True)
-BANDS = js.differentiated_tables(KEY, 6, 12, [4, 8])
+WIDE = jax.tree.map(jnp.asarray, js.vocabulary.kary_tree(8, 3))
+ADAPTIVE = js.vocabulary.adaptive_table(KEY, 6, 12, [4, 8], use_bias=True)
+BANDS = js.vocabulary.differentiated_table(KEY, 6, 12, [4, 8])
 KERNEL = jnp.asarray(RNG.standard_normal((6, 12)))
-CANDIDATES = js.uniform_sampler(12).sample(KEY, (5,))
+CANDIDATES = js.vocabulary.uniform_sampler(12).sample(KEY, (5,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,30 +72,34 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     # Bands.
     "adaptive_cross_entropy": (lambda h, y: js.adaptive_cross_entropy(h, ADAPTIVE, y), (H, T12)),
     "adaptive_log_softmax": (lambda h: js.adaptive_log_softmax(h, ADAPTIVE), (H,)),
-    "adaptive_topk": (lambda h: js.adaptive_topk(h, ADAPTIVE, 3), (H,)),
+    "adaptive_topk": (lambda h: js.vocabulary.adaptive_topk(h, ADAPTIVE, 3), (H,)),
     "differentiated_cross_entropy": (
-        lambda h, y: js.differentiated_cross_entropy(h, BANDS, y), (H, T12)
+        lambda h, y: js.vocabulary.differentiated_cross_entropy(h, BANDS, y), (H, T12)
     ),
-    "differentiated_log_softmax": (lambda h: js.differentiated_log_softmax(h, BANDS), (H,)),
-    "differentiated_topk": (lambda h: js.differentiated_topk(h, BANDS, 3), (H,)),
-    "band_embedding": (lambda y: js.band_embedding(y, BANDS), (T12,)),
+    "differentiated_log_softmax": (
+        lambda h: js.vocabulary.differentiated_log_softmax(h, BANDS), (H,)
+    ),
+    "differentiated_topk": (lambda h: js.vocabulary.differentiated_topk(h, BANDS, 3), (H,)),
+    "band_embedding": (lambda y: js.vocabulary.band_embedding(y, BANDS), (T12,)),
     # Sampled losses.
     "sampled_softmax_loss": (
         lambda h, y: js.sampled_softmax_loss(h, KERNEL, y, _candidates(y)), (H, T12)
     ),
     "importance_sampling_loss": (
-        lambda h, y: js.importance_sampling_loss(h, KERNEL, y, _candidates(y)), (H, T12)
+        lambda h, y: js.vocabulary.importance_sampling_loss(h, KERNEL, y, _candidates(y)), (H, T12)
     ),
     "nce_loss": (lambda h, y: js.nce_loss(h, KERNEL, y, _candidates(y)), (H, T12)),
     "negative_sampling_loss": (
         lambda h, y: js.negative_sampling_loss(h, KERNEL, y, _candidates(y)), (H, T12)
     ),
     "target_sampling_loss": (
-        lambda h, y: js.target_sampling_loss(h, KERNEL, y, jnp.arange(12)), (H, T12)
+        lambda h, y: js.vocabulary.target_sampling_loss(h, KERNEL, y, jnp.arange(12)), (H, T12)
     ),
-    "gathered_classes": (lambda y: js.gathered_classes(y, CANDIDATES, 12).targets, (T12,)),
+    "gathered_classes": (
+        lambda y: js.vocabulary.gathered_classes(y, CANDIDATES, 12).labels, (T12,)
+    ),
     "in_batch_candidates": (
-        lambda y, q: js.in_batch_candidates(y, q), (T12, Operand("n"))
+        lambda y, q: js.vocabulary.in_batch_candidates(y, q), (T12, Operand("n"))
     ),
     # Calibration.
     "expected_calibration_error": (js.expected_calibration_error, (P, Y)),
@@ -105,23 +109,23 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "classwise_calibration_error": (js.classwise_calibration_error, (P, Y)),
     "reliability_diagram": (js.reliability_diagram, (P, Y)),
     "brier_score": (js.brier_score, (PK, Operand("n", "labels", 4))),
-    "lac_scores": (js.lac_scores, (PK,)),
-    "aps_scores": (js.aps_scores, (PK,)),
-    "aps_scores, key": (lambda p: js.aps_scores(p, key=KEY), (PK,)),
-    "entmax_scores": (js.entmax_scores, (ZK,)),
+    "lac_scores": (js.calibration.lac_scores, (PK,)),
+    "aps_scores": (js.calibration.aps_scores, (PK,)),
+    "aps_scores, key": (lambda p: js.calibration.aps_scores(p, key=KEY), (PK,)),
+    "entmax_scores": (js.calibration.entmax_scores, (ZK,)),
     "conformal_threshold": (js.conformal_threshold, (Z, Y)),
     "conformal_sets": (lambda z: js.conformal_sets(z, 0.3), (ZK,)),
     "temperature_scaling": (js.temperature_scaling, (Z, Y)),
-    "temperature_scaling, α": (lambda z, y: js.temperature_scaling(z, y, 1.5), (Z, Y)),
+    "temperature_scaling, α": (lambda z, y: js.temperature_scaling(z, y, alpha=1.5), (Z, Y)),
     "vector_scaling": (lambda z, y: js.vector_scaling(z, y), (Z, Y)),
     # Policies.
     "sample_action": (lambda z: js.sample_action(KEY, z), (Z,)),
     "sample_action, α": (lambda z: js.sample_action(KEY, z, alpha=1.5, epsilon=0.1), (Z,)),
-    "log_prob": (js.log_prob, (ZK, Operand("n", "labels", 4))),
-    "log_prob, α": (lambda z, y: js.log_prob(z, y, alpha=1.5, epsilon=0.1), (Z, Y)),
-    "epsilon_mixture": (lambda p: js.epsilon_mixture(p, 0.1), (PK,)),
-    "kl_divergence": (lambda p, z: js.kl_divergence(p, jax.nn.softmax(z)), (PK, ZK)),
-    "importance_ratio": (js.importance_ratio, (Operand("n"), Operand("n"))),
+    "log_prob": (js.policies.log_prob, (ZK, Operand("n", "labels", 4))),
+    "log_prob, α": (lambda z, y: js.policies.log_prob(z, y, alpha=1.5, epsilon=0.1), (Z, Y)),
+    "epsilon_mixture": (lambda p: js.policies.epsilon_mixture(p, 0.1), (PK,)),
+    "kl_divergence": (lambda p, z: js.policies.kl_divergence(p, jax.nn.softmax(z)), (PK, ZK)),
+    "importance_ratio": (js.policies.importance_ratio, (Operand("n"), Operand("n"))),
     "mellowmax": (js.mellowmax, (ZK,)),
     "mellowmax_temperature": (js.mellowmax_temperature, (ZK,)),
     # Sampling.
@@ -150,7 +154,7 @@ def _nodes():
 
 
 def _candidates(y):
-    return js.uniform_sampler(12).sample(KEY, (5,), targets=y)
+    return js.vocabulary.uniform_sampler(12).sample(KEY, (5,), labels=y)
 
 
 def _of_categorical(d):

@@ -155,7 +155,7 @@ def traced(loss, z, y, alpha):
     """(loss, its gradients in z and α), α traced and of its own in each row."""
 
     def total(z, alpha):
-        value = loss(z, y, alpha)
+        value = loss(z, y, alpha=alpha)
         return value.sum(), value
 
     (d_z, d_alpha), value = jax.grad(total, argnums=(0, 1), has_aux=True)(z, alpha)

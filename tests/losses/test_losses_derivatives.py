@@ -36,15 +36,15 @@ def test_the_hessian_is_the_jacobian_of_the_mapping(alpha):
 def hessians(z, k_hot, alpha):
     """Of the losses of a label and of three at once, for every row."""
     return (
-        jax.vmap(jax.hessian(lambda row: entmax_loss(row, 1, alpha)))(z),
-        jax.vmap(jax.hessian(lambda row: topk_entmax_loss(row, k_hot, alpha)))(z),
+        jax.vmap(jax.hessian(lambda row: entmax_loss(row, 1, alpha=alpha)))(z),
+        jax.vmap(jax.hessian(lambda row: topk_entmax_loss(row, k_hot, alpha=alpha)))(z),
     )
 
 
 def test_the_hessian_of_normmax_loss_is_the_jacobian_of_normmax():
     """c (I − p 1ᵀ) diag(p^(2−α)) (I − 1 pᵀ) on the support, c = ‖p‖^(α−1)/(α−1)."""
     alpha, z = 3.0, LOGITS[:5]
-    hessian = jax.jit(jax.vmap(jax.hessian(lambda row: normmax_loss(row, 1, alpha))))(z)
+    hessian = jax.jit(jax.vmap(jax.hessian(lambda row: normmax_loss(row, 1, alpha=alpha))))(z)
     for i, row in enumerate(z):
         p = np.array(oracles.normmax(row, alpha=alpha), float)
         c = (p**alpha).sum() ** ((alpha - 1) / alpha) / (alpha - 1)
@@ -63,8 +63,10 @@ def test_the_hessian_of_cross_entropy_is_that_of_logsumexp():
 DIFFERENTIABLE = {
     "cross_entropy": lambda z, y, alpha: cross_entropy(z, y, label_smoothing=alpha / 10),
     "fenchel_young_loss": lambda z, y, alpha: fenchel_young_loss(z, y, Tsallis(alpha)),
-    "normmax_loss": lambda z, y, alpha: normmax_loss(z, y, alpha + 1),
-    "topk_entmax_loss": lambda z, y, alpha: topk_entmax_loss(z, jnp.array([[0, 2]] * 3), alpha),
+    "normmax_loss": lambda z, y, alpha: normmax_loss(z, y, alpha=alpha + 1),
+    "topk_entmax_loss": lambda z, y, alpha: topk_entmax_loss(
+        z, jnp.array([[0, 2]] * 3), alpha=alpha
+    ),
 }
 
 

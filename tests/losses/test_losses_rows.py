@@ -69,9 +69,9 @@ def test_what_is_no_array_of_numbers_is_named_as_the_mistake_of_its_argument(nam
                 loss(Z, labels, **{option: x})
 
 
-def test_the_targets_of_a_k_hot_loss_are_numbers(unchecked):
+def test_the_labels_of_a_k_hot_loss_are_numbers(unchecked):
     for x in ("hot", None, object(), [[0], [0, 1]]):
-        with pytest.raises((TypeError, ValueError), match=r"jsoftmax\.topk_entmax_loss: `targets`"):
+        with pytest.raises((TypeError, ValueError), match=r"jsoftmax\.topk_entmax_loss: `labels`"):
             topk_entmax_loss(Z, x)
 
 

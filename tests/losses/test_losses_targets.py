@@ -95,7 +95,7 @@ def test_an_ignored_label_may_be_a_class_or_none_of_its_dtype():
 @functools.cache
 def _k_hot(k):
     def total(z, labels, where):
-        loss = topk_entmax_loss(z, labels, 1.5, where=where)
+        loss = topk_entmax_loss(z, labels, alpha=1.5, where=where)
         return loss.sum(), loss
 
     return jax.jit(jax.grad(total, has_aux=True))

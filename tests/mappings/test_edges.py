@@ -47,7 +47,7 @@ def test_of_a_larger_mass_plus_infinity_takes_its_cap_and_the_rest_is_shared_as_
     k, temperature
 ):
     z = np.array([1.0, INF, 2.0, 0.5])
-    p = np.asarray(js.topk_entmax(z, k, 2.0, temperature=temperature))
+    p = np.asarray(js.topk_entmax(z, k, alpha=2.0, temperature=temperature))
     rest = oracles.capped(z[None, [0, 2, 3]] / temperature, 2.0, k - 1, 1)[0].astype(float)
     near(p, [rest[0], 1, rest[1], rest[2]] if k > 1 else [0, 1, 0, 0])
 
@@ -195,7 +195,9 @@ NANS = {
     "entmax traced 3": lambda z: js.entmax(z, jnp.array(3.0)),
     "entmax traced ∞": lambda z: js.entmax(z, jnp.array(INF)),
     "normmax ∞": lambda z: js.normmax(z, INF),
-    "topk traced": lambda z: js.topk_entmax(z, jnp.array(1.5), 2.0, temperature=jnp.array(2.0)),
+    "topk traced": lambda z: js.topk_entmax(
+        z, jnp.array(1.5), alpha=2.0, temperature=jnp.array(2.0)
+    ),
     "capped, T = 0": lambda z: js.capped_entmax(z, 0.6, temperature=0.0),
     "softmax, T traced 0": lambda z: js.softmax(z, temperature=jnp.array(0.0)),
     "smoothmax": lambda z: js.smoothmax(z, 1.5, temperature=jnp.array(2.0))[None],

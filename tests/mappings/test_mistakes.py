@@ -34,7 +34,7 @@ def test_an_order_out_of_range_is_nan_where_it_is_traced(function, alpha):
     alphas = jnp.array([[alpha], [1.5]])
     z = np.array([[1.0, 2.0, 0.0]] * 2)
     if function is js.entmax_sparse:
-        function = functools.partial(lambda z, alpha: js.entmax_sparse(z, 2, alpha).values)
+        function = functools.partial(lambda z, alpha: js.entmax_sparse(z, 2, alpha=alpha).values)
     for call in (function, jax.jit(function)):
         result = np.asarray(call(z, alphas))
         assert np.isnan(result[0]).all()

@@ -110,14 +110,14 @@ TABLE = {
         lambda: ((4, js.huffman_tree([3, 2, 1])), {"table_init": nn.initializers.ones}),
     ),
     "SampledSoftmax": Row(
-        "SampledSoftmax", lambda: ((4, 3, js.log_uniform_sampler(3), 2), {})
+        "SampledSoftmax", lambda: ((4, 3, js.vocabulary.log_uniform_sampler(3), 2), {})
     ),
     "SampledSoftmax without replacement": Row(
         "SampledSoftmax",
-        lambda: ((4, 3, js.unigram_sampler([3, 1, 1], replacement=False), 2), {}),
+        lambda: ((4, 3, js.vocabulary.unigram_sampler([3, 1, 1], replacement=False), 2), {}),
     ),
     "SampledSoftmax of equal classes": Row(
-        "SampledSoftmax", lambda: ((4, 3, js.uniform_sampler(3), 2), {})
+        "SampledSoftmax", lambda: ((4, 3, js.vocabulary.uniform_sampler(3), 2), {})
     ),
     "AdaptiveSoftmax": Row("AdaptiveSoftmax", given(4, 6, [2, 4], use_bias=True)),
     "DifferentiatedSoftmax": Row("DifferentiatedSoftmax", given(4, 6, [2, 4])),
@@ -305,7 +305,7 @@ def test_modules_of_other_trees_and_samplers_differ():
     left, right = ([1, 2, 3], [3, 2, 1])
     for name, make in {
         "HierarchicalSoftmax": lambda counts: (4, js.huffman_tree(counts)),
-        "SampledSoftmax": lambda counts: (4, 3, js.unigram_sampler(counts), 2),
+        "SampledSoftmax": lambda counts: (4, 3, js.vocabulary.unigram_sampler(counts), 2),
     }.items():
         one, other = (getattr(jsoftmax.linen, name)(*make(counts)) for counts in (left, right))
         assert one != other and hash(one) != hash(other)

@@ -16,6 +16,7 @@ import jsoftmax.nnx
 from jsoftmax import entmax
 from jsoftmax.losses import entmax_loss
 from jsoftmax.mappings._constraints import Interval
+from tests.a_regularizer_of_a_stranger import Blend
 
 KEY = jax.random.key(0)
 LOGITS = 2 * jax.random.normal(KEY, (2, 3, 4, 5))  # [batch, heads, queries, keys]
@@ -232,11 +233,49 @@ def test_readouts_are_linear_then_a_mapping_or_its_loss(alpha):
         return (
             z,
             entmax(z, float(alpha), where=KEEP),
-            entmax_loss(z, LABELS, float(alpha), **options),
-            entmax_loss(z, uniform, float(alpha)),
+            entmax_loss(z, LABELS, alpha=float(alpha), **options),
+            entmax_loss(z, uniform, alpha=float(alpha)),
         )
 
     chex.assert_trees_all_close(answers(), expected(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "regularizer", [jsoftmax.Elastic(jnp.array(2.0)), Blend(1.5)], ids=["elastic", "a stranger's"]
+)
+def test_modules_of_a_fixed_regularizer_are_twins_and_the_functions(regularizer):
+    """Nothing is learned of it, and its module can be copied, hashed and compiled."""
+    options = {"regularizer": regularizer}
+    left, right = jsoftmax.nnx.Entmax(**options), jsoftmax.linen.Entmax(**options)
+    assert not nnx.state(left) and not right.init(KEY, LOGITS)
+    assert hash(right.copy()) == hash(right) and right.copy() == right
+    readout = jsoftmax.nnx.EntmaxReadout(4, 3, **options, rngs=nnx.Rngs(0))
+    twin = jsoftmax.linen.EntmaxReadout(4, 3, **options).copy()
+    variables = {"params": nnx.to_pure_dict(nnx.state(readout, nnx.Param))}
+
+    @nnx.jit
+    def answers(left, readout):
+        loss = readout.loss(FEATURES, LABELS)
+        return left(LOGITS), readout(FEATURES, where=KEEP), loss
+
+    @jax.jit
+    def twins(variables):
+        loss = twin.apply(variables, FEATURES, LABELS, method="loss")
+        return right.apply({}, LOGITS), twin.apply(variables, FEATURES, where=KEEP), loss
+
+    z = readout.logits(FEATURES)
+    expected = (
+        jsoftmax.regularized_argmax(LOGITS, regularizer),
+        jsoftmax.regularized_argmax(z, regularizer, where=KEEP),
+        jsoftmax.fenchel_young_loss(z, LABELS, regularizer),
+    )
+    chex.assert_trees_all_close(answers(left, readout), expected, atol=1e-6)
+    chex.assert_trees_all_close(twins(variables), expected, atol=1e-6)
+    for home, made in (("nnx", {"rngs": nnx.Rngs(0)}), ("linen", {})):
+        for name, sizes in (("Entmax", ()), ("EntmaxReadout", (4, 3))):
+            given = {"alpha": 1.5, **options, **(made if sizes else {})}
+            with pytest.raises(ValueError, match=f"{home}.{name}: both `alpha` and `regularizer`"):
+                getattr(getattr(jsoftmax, home), name)(*sizes, **given)
 
 
 def test_a_readout_of_linen_explains_features_of_another_width():

@@ -50,7 +50,9 @@ def log_probs(alpha, mixes):
         if mixes:
             options["epsilon"] = epsilon
         return jax.vmap(
-            lambda action: js.log_prob(z, jnp.full(z.shape[:-1], action), alpha=alpha, **options),
+            lambda action: js.policies.log_prob(
+                z, jnp.full(z.shape[:-1], action), alpha=alpha, **options
+            ),
             out_axes=-1,
         )(jnp.arange(z.shape[-1]))
 
@@ -68,7 +70,7 @@ def test_log_prob_is_the_logarithm_of_the_policy(alpha, epsilon):
             log = np.log(expected)
         near(log_probs(alpha, epsilon > 0)(Z, MASK, temperature, epsilon), log)
         p = js.entmax(Z, alpha, where=MASK, temperature=temperature)
-        p = np.asarray(js.epsilon_mixture(p, epsilon, where=MASK))
+        p = np.asarray(js.policies.epsilon_mixture(p, epsilon, where=MASK))
         near(p, expected)
         assert (p[~MASK] == 0).all()
 
@@ -80,7 +82,7 @@ def test_the_mean_score_is_zero_and_with_rewards_the_policy_gradient(alpha, epsi
 
     def value(z):
         p = js.entmax(z, alpha, where=mask, temperature=0.7)
-        p = js.epsilon_mixture(p, epsilon, where=mask)
+        p = js.policies.epsilon_mixture(p, epsilon, where=mask)
         return (p * reward).sum(), p
 
     gradient, p = jax.jit(jax.grad(value, has_aux=True))(z)
@@ -96,84 +98,94 @@ def test_the_mean_score_is_zero_and_with_rewards_the_policy_gradient(alpha, epsi
 def test_log_prob_differentiates_in_everything():
     """In both modes, in the preferences, the temperature, ε, and a traced α; and twice."""
     z, actions = jnp.asarray(Z[:2]), jnp.argmax(jnp.asarray(Z[:2]), -1)
-    plain = jax.jit(lambda z, t: js.log_prob(z, actions, temperature=t))
+    plain = jax.jit(lambda z, t: js.policies.log_prob(z, actions, temperature=t))
     checked(plain, (z, 0.8))
     checked(jax.jit(jax.grad(lambda z, t: plain(z, t).sum())), (z, 0.8))
-    mixed = jax.jit(lambda z, t, e, a: js.log_prob(z, actions, alpha=a, temperature=t, epsilon=e))
+    mixed = jax.jit(
+        lambda z, t, e, a: js.policies.log_prob(z, actions, alpha=a, temperature=t, epsilon=e)
+    )
     checked(mixed, (z, 0.8, 0.2, jnp.array([[1.5], [1.0]])))
 
 
 def test_log_prob_is_right_where_the_probability_underflows_or_is_almost_one():
-    near(js.log_prob(np.array([0.0, 2000.0]), 0), -2000, rtol=1e-15)
-    near(js.log_prob(np.array([0.0, 40.0]), 1), -np.exp(-40.0), rtol=1e-14)
-    near(js.log_prob(np.array([0.0, 20.0]), 1, temperature=0.5), -np.exp(-40.0), rtol=1e-14)
-    gradient = jax.grad(lambda z: js.log_prob(z, 1))(jnp.array([0.0, 40.0]))
+    near(js.policies.log_prob(np.array([0.0, 2000.0]), 0), -2000, rtol=1e-15)
+    near(js.policies.log_prob(np.array([0.0, 40.0]), 1), -np.exp(-40.0), rtol=1e-14)
+    near(
+        js.policies.log_prob(np.array([0.0, 20.0]), 1, temperature=0.5), -np.exp(-40.0), rtol=1e-14
+    )
+    gradient = jax.grad(lambda z: js.policies.log_prob(z, 1))(jnp.array([0.0, 40.0]))
     near(gradient, [-np.exp(-40.0), np.exp(-40.0)], rtol=1e-14)
     # p = (1 − 2e-9 − …): α = 1.5 has p₁ = δ²  where z₁ is 2δ above the edge of the support.
     z = np.array([2.0, 2e-4])
     wide = oracles.entmax15(z[None])[0]
-    near(js.log_prob(z, 0, alpha=1.5), float(np.log1p(-wide[1])), rtol=1e-8)
+    near(js.policies.log_prob(z, 0, alpha=1.5), float(np.log1p(-wide[1])), rtol=1e-8)
 
 
 def test_log_prob_of_infinite_preferences():
-    near(js.log_prob(np.array([INF, 0, INF]), 2), -np.log(2))
-    assert js.log_prob(np.array([INF, 0, INF]), 1) == -INF
-    assert js.log_prob(np.array([-INF, 0.0]), 0) == -INF
-    assert js.log_prob(np.array([-INF, 0.0]), 0, epsilon=0.5) == -INF
-    near(js.log_prob(np.array([-INF, 0.0, 1.0]), 1, epsilon=1.0), -np.log(2))
+    near(js.policies.log_prob(np.array([INF, 0, INF]), 2), -np.log(2))
+    assert js.policies.log_prob(np.array([INF, 0, INF]), 1) == -INF
+    assert js.policies.log_prob(np.array([-INF, 0.0]), 0) == -INF
+    assert js.policies.log_prob(np.array([-INF, 0.0]), 0, epsilon=0.5) == -INF
+    near(js.policies.log_prob(np.array([-INF, 0.0, 1.0]), 1, epsilon=1.0), -np.log(2))
     nobody = np.zeros(3, bool)
     for options in ({}, {"alpha": 1.5}, {"epsilon": 0.5}):
-        assert js.log_prob(np.ones(3), 1, where=nobody, **options) == -INF
-        assert np.isnan(js.log_prob(np.array([1.0, NAN, 0.0]), 0, **options))
-        gradient = jax.grad(lambda z, o=options: js.log_prob(z, 1, where=nobody, **o))(jnp.ones(3))
+        assert js.policies.log_prob(np.ones(3), 1, where=nobody, **options) == -INF
+        assert np.isnan(js.policies.log_prob(np.array([1.0, NAN, 0.0]), 0, **options))
+        gradient = jax.grad(lambda z, o=options: js.policies.log_prob(z, 1, where=nobody, **o))(
+            jnp.ones(3)
+        )
         np.testing.assert_array_equal(gradient, np.zeros(3))
 
 
 def test_a_masked_action_passes_neither_nan_nor_gradient():
     z, mask = jnp.array([NAN, 1.0, INF, 0.5]), np.array([False, True, False, True])
     for options in ({}, {"alpha": 1.5}, {"alpha": 2.0, "epsilon": 0.2}, {"temperature": 0.0}):
-        function = functools.partial(js.log_prob, actions=1, where=mask, **options)
+        function = functools.partial(js.policies.log_prob, actions=1, where=mask, **options)
         value, gradient = jax.value_and_grad(function)(z)
-        near(value, js.log_prob(z[mask], 0, **options))
+        near(value, js.policies.log_prob(z[mask], 0, **options))
         assert (np.asarray(gradient)[~mask] == 0).all() and np.isfinite(gradient).all()
-        assert js.log_prob(z, 2, where=mask, **options) == -INF
+        assert js.policies.log_prob(z, 2, where=mask, **options) == -INF
 
 
 def test_actions_that_are_none_are_an_error_where_they_are_known_and_nan_where_not():
     for wrong in (-1, 5):
         with pytest.raises(ValueError, match=rf"jsoftmax.log_prob: {wrong} in `actions`.*5, from"):
-            js.log_prob(Z, np.array([0, 1, wrong, 2]))
-        assert np.isnan(js.log_prob(Z, jnp.array([0, 1, wrong, 2]))[2])
-        assert np.isfinite(js.log_prob(Z, jnp.array([0, 1, wrong, 2])))[[0, 1, 3]].all()
-    assert np.isnan(js.log_prob(np.zeros(3), jnp.array(-1, jnp.int8)))
+            js.policies.log_prob(Z, np.array([0, 1, wrong, 2]))
+        assert np.isnan(js.policies.log_prob(Z, jnp.array([0, 1, wrong, 2]))[2])
+        assert np.isfinite(js.policies.log_prob(Z, jnp.array([0, 1, wrong, 2])))[[0, 1, 3]].all()
+    assert np.isnan(js.policies.log_prob(np.zeros(3), jnp.array(-1, jnp.int8)))
 
 
 def test_wrong_actions_are_explained(unchecked):
     with pytest.raises(
         TypeError, match=r"jsoftmax.log_prob: `actions` has dtype float64.*integers"
     ):
-        js.log_prob(Z, np.zeros(4))
+        js.policies.log_prob(Z, np.zeros(4))
     with pytest.raises(ValueError, match=r"jsoftmax.log_prob: `actions` has shape \(3,\).*\(4,\)"):
-        js.log_prob(Z, np.zeros(3, int))
+        js.policies.log_prob(Z, np.zeros(3, int))
     with pytest.raises(ValueError, match="axis 2 is out of range for `preferences`"):
-        js.log_prob(Z, np.zeros(4, int), axis=2)
+        js.policies.log_prob(Z, np.zeros(4, int), axis=2)
     with pytest.raises(ValueError, match="`alpha` must be positive"):
-        js.log_prob(Z, np.zeros(4, int), alpha=-1)
+        js.policies.log_prob(Z, np.zeros(4, int), alpha=-1)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.int8])
 def test_dtypes_of_results(dtype):
     z = jnp.array([1, 2, 0], dtype)
     wide = jnp.array([1, 2, 0], float)
-    assert js.log_prob(z, 0).dtype == (jnp.float64 if dtype == jnp.int8 else jnp.float32)
-    near(js.log_prob(z, 0), js.log_prob(wide, 0), rtol=1e-6)
+    assert js.policies.log_prob(z, 0).dtype == (jnp.float64 if dtype == jnp.int8 else jnp.float32)
+    near(js.policies.log_prob(z, 0), js.policies.log_prob(wide, 0), rtol=1e-6)
     assert js.sample_action(KEY, z).dtype == jnp.zeros((), int).dtype
-    assert js.mellowmax(z).dtype == js.mellowmax_temperature(z).dtype == js.log_prob(z, 0).dtype
+    assert (
+        js.mellowmax(z).dtype
+        == js.mellowmax_temperature(z).dtype
+        == js.policies.log_prob(z, 0).dtype
+    )
     if dtype != jnp.int8:
-        p = js.epsilon_mixture(js.softmax(z), 0.1)
+        p = js.policies.epsilon_mixture(js.softmax(z), 0.1)
         assert p.dtype == dtype
-        assert js.kl_divergence(p, p).dtype == jnp.float32
-        assert js.importance_ratio(z, z).dtype == jnp.float32
+        assert js.policies.kl_divergence(p, p).dtype == jnp.float32
+        assert js.policies.importance_ratio(z, z).dtype == jnp.float32
 
 
 # Drawing
@@ -271,7 +283,7 @@ def test_several_action_axes_are_numbered_row_major():
     drawn = js.sample_action(KEY, z, axis=(0, 2), temperature=0.01)
     flat = jnp.moveaxis(z, 1, 0).reshape(3, 8)
     np.testing.assert_array_equal(drawn, flat.argmax(-1))
-    near(js.log_prob(z, drawn, axis=(0, 2)), js.log_softmax(flat).max(-1))
+    near(js.policies.log_prob(z, drawn, axis=(0, 2)), js.log_softmax(flat).max(-1))
 
 
 def test_a_temperature_may_follow_a_schedule():
@@ -293,9 +305,9 @@ def test_a_temperature_may_follow_a_schedule():
 def test_an_epsilon_out_of_range_is_an_error_where_it_is_known_and_nan_where_not(epsilon):
     p = js.softmax(Z)
     calls = {
-        "epsilon_mixture": lambda e: js.epsilon_mixture(p, e),
+        "epsilon_mixture": lambda e: js.policies.epsilon_mixture(p, e),
         "sample_action": lambda e: js.sample_action(KEY, Z, epsilon=e),
-        "log_prob": lambda e: js.log_prob(Z, np.zeros(4, int), epsilon=e),
+        "log_prob": lambda e: js.policies.log_prob(Z, np.zeros(4, int), epsilon=e),
     }
     for name, call in calls.items():
         for given in (epsilon, np.float32(epsilon), np.full((4, 1), epsilon)):
@@ -313,16 +325,16 @@ def test_an_epsilon_mixture_keeps_what_is_masked_at_zero():
     """Also its gradient, and NaN there stays there; a row of nobody is zeros."""
     p = jnp.array([[NAN, 0.25, 0.75], [0.2, 0.3, 0.5]])
     mask = np.array([[False, True, True], [False, False, False]])
-    mixture, pull = jax.vjp(lambda p, e: js.epsilon_mixture(p, e, where=mask), p, 0.4)
+    mixture, pull = jax.vjp(lambda p, e: js.policies.epsilon_mixture(p, e, where=mask), p, 0.4)
     near(mixture, [[0, 0.35, 0.65], [0, 0, 0]])
     d_p, d_epsilon = pull(jnp.array([[1.0, 2, 3], [1, 2, 3]]))
     near(d_p, [[0, 1.2, 1.8], [0, 0, 0]])
     near(d_epsilon, 2 * 0.25 - 3 * 0.25)
-    checked(jax.jit(js.epsilon_mixture), (js.softmax(jnp.asarray(Z)), 0.3))
-    near(js.epsilon_mixture(p[1], 0.0), p[1])
-    near(js.epsilon_mixture(p[1], 1.0), np.full(3, 1 / 3))
+    checked(jax.jit(js.policies.epsilon_mixture), (js.softmax(jnp.asarray(Z)), 0.3))
+    near(js.policies.epsilon_mixture(p[1], 0.0), p[1])
+    near(js.policies.epsilon_mixture(p[1], 1.0), np.full(3, 1 / 3))
     near(
-        js.epsilon_mixture(js.softmax(Z), np.array([[0], [1], [0], [1]]))[1::2],
+        js.policies.epsilon_mixture(js.softmax(Z), np.array([[0], [1], [0], [1]]))[1::2],
         np.full((2, 5), 0.2),
     )
 
@@ -350,17 +362,17 @@ Q = oracles.sparsemax(Z).astype(float)
 
 
 def test_kl_is_that_of_scipy_and_infinite_where_support_is_missing():
-    near(js.kl_divergence(P, P[::-1]), scipy.special.rel_entr(P, P[::-1]).sum(-1))
+    near(js.policies.kl_divergence(P, P[::-1]), scipy.special.rel_entr(P, P[::-1]).sum(-1))
     assert (Q == 0).any(-1).all()
-    near(js.kl_divergence(Q, P), scipy.special.rel_entr(Q, P).sum(-1))
-    assert (np.asarray(js.kl_divergence(P, Q)) == INF).all()
-    np.testing.assert_array_equal(js.kl_divergence(Q, Q), np.zeros(4))
-    near(js.kl_divergence(P, P[0]), scipy.special.rel_entr(P, P[0]).sum(-1))
-    assert js.kl_divergence(P, P[::-1], keepdims=True).shape == (4, 1)
+    near(js.policies.kl_divergence(Q, P), scipy.special.rel_entr(Q, P).sum(-1))
+    assert (np.asarray(js.policies.kl_divergence(P, Q)) == INF).all()
+    np.testing.assert_array_equal(js.policies.kl_divergence(Q, Q), np.zeros(4))
+    near(js.policies.kl_divergence(P, P[0]), scipy.special.rel_entr(P, P[0]).sum(-1))
+    assert js.policies.kl_divergence(P, P[::-1], keepdims=True).shape == (4, 1)
 
 
 def test_kl_of_softmax_policies_is_a_fenchel_young_loss():
-    near(js.kl_divergence(Q, P), js.fenchel_young_loss(Z, Q), rtol=1e-11)
+    near(js.policies.kl_divergence(Q, P), js.fenchel_young_loss(Z, Q), rtol=1e-11)
 
 
 def test_kl_of_almost_equal_policies_is_not_rounding():
@@ -368,21 +380,23 @@ def test_kl_of_almost_equal_policies_is_not_rounding():
     q = P * (1 + 1e-6 * np.random.default_rng(0).standard_normal(P.shape))
     wide, wide_q = P.astype(np.longdouble), q.astype(np.longdouble)
     exact = (wide * np.log(wide / wide_q) - wide + wide_q).sum(-1)
-    near(js.kl_divergence(P, q), exact.astype(float), rtol=1e-6)
-    assert (np.asarray(js.kl_divergence(P, q)) > 0).all()
+    near(js.policies.kl_divergence(P, q), exact.astype(float), rtol=1e-6)
+    assert (np.asarray(js.policies.kl_divergence(P, q)) > 0).all()
 
 
 def test_kl_differentiates_and_leaves_out_what_is_infinite():
-    kl = jax.jit(js.kl_divergence)
+    kl = jax.jit(js.policies.kl_divergence)
     checked(kl, (jnp.asarray(P), jnp.asarray(P[::-1])))
     checked(
         jax.jit(jax.grad(lambda p, q: kl(p, q).sum(), (0, 1))),
         (jnp.asarray(P), jnp.asarray(P[::-1])),
     )
-    loss = jax.value_and_grad(lambda z: js.kl_divergence(P[0], js.sparsemax(z)))
+    loss = jax.value_and_grad(lambda z: js.policies.kl_divergence(P[0], js.sparsemax(z)))
     value, gradient = loss(jnp.asarray(Z[0]))
     assert value == INF and np.isfinite(gradient).all()
-    gradient = jax.grad(lambda z: js.kl_divergence(js.sparsemax(z), P[0]))(jnp.asarray(Z[0]))
+    gradient = jax.grad(lambda z: js.policies.kl_divergence(js.sparsemax(z), P[0]))(
+        jnp.asarray(Z[0])
+    )
     inside = Q[0] > 0
     slope = np.where(inside, np.log(np.where(inside, Q[0], 1) / P[0]), 0)
     near(gradient, inside * (slope - slope[inside].mean()))
@@ -391,14 +405,16 @@ def test_kl_differentiates_and_leaves_out_what_is_infinite():
 def test_kl_ignores_what_is_masked_and_answers_nan_with_nan():
     mask = np.array([True, True, False])
     p, q = jnp.array([0.5, 0.5, NAN]), jnp.array([0.25, 0.75, 0.0])
-    near(js.kl_divergence(p, q, where=mask), 0.5 * np.log(4 / 3))
+    near(js.policies.kl_divergence(p, q, where=mask), 0.5 * np.log(4 / 3))
     for argument in (0, 1):
-        gradient = jax.grad(functools.partial(js.kl_divergence, where=mask), argument)(p, q)
+        gradient = jax.grad(functools.partial(js.policies.kl_divergence, where=mask), argument)(
+            p, q
+        )
         assert gradient[2] == 0 and np.isfinite(gradient).all()
-    assert np.isnan(js.kl_divergence(p, q)) and np.isnan(js.kl_divergence(q, p))
-    assert js.kl_divergence(p, q, where=np.zeros(3, bool)) == 0
+    assert np.isnan(js.policies.kl_divergence(p, q)) and np.isnan(js.policies.kl_divergence(q, p))
+    assert js.policies.kl_divergence(p, q, where=np.zeros(3, bool)) == 0
     with pytest.raises(ValueError, match=r"jsoftmax.kl_divergence: `q`.*\(2,\).*`p`.*\(3,\)"):
-        js.kl_divergence(p, q[:2])
+        js.policies.kl_divergence(p, q[:2])
 
 
 LOG_PI = np.array([-0.5, -INF, -INF, -1.0, -2.0, -900.0, -0.1])
@@ -407,54 +423,63 @@ LOG_MU = np.array([-1.5, -INF, -1.0, -INF, -2.0, -0.5, -900.0])
 
 def test_importance_ratios_and_their_limits():
     log_ratio = np.array([1.0, -INF, -INF, INF, 0, -899.5, 899.9])
-    near(js.log_importance_ratio(LOG_PI, LOG_MU), log_ratio)
-    near(js.importance_ratio(LOG_PI, LOG_MU), [np.e, 0, 0, INF, 1, 0, INF])
-    near(js.importance_ratio(LOG_PI, LOG_MU, high=1), [1, 0, 0, 1, 1, 0, 1])
-    near(js.importance_ratio(LOG_PI, LOG_MU, low=0.8, high=1.2), [1.2, 0.8, 0.8, 1.2, 1, 0.8, 1.2])
-    assert np.isnan(js.importance_ratio(NAN, -INF)) and np.isnan(js.importance_ratio(-INF, NAN))
-    near(js.importance_ratio(np.zeros((2, 3)), np.zeros(3)), np.ones((2, 3)))
+    near(js.policies.log_importance_ratio(LOG_PI, LOG_MU), log_ratio)
+    near(js.policies.importance_ratio(LOG_PI, LOG_MU), [np.e, 0, 0, INF, 1, 0, INF])
+    near(js.policies.importance_ratio(LOG_PI, LOG_MU, high=1), [1, 0, 0, 1, 1, 0, 1])
+    near(
+        js.policies.importance_ratio(LOG_PI, LOG_MU, low=0.8, high=1.2),
+        [1.2, 0.8, 0.8, 1.2, 1, 0.8, 1.2],
+    )
+    assert np.isnan(js.policies.importance_ratio(NAN, -INF)) and np.isnan(
+        js.policies.importance_ratio(-INF, NAN)
+    )
+    near(js.policies.importance_ratio(np.zeros((2, 3)), np.zeros(3)), np.ones((2, 3)))
 
 
 def test_a_clipped_ratio_has_gradient_zero_where_the_exponential_would_overflow():
     """jnp.minimum(jnp.exp(x), c) has NaN there."""
-    gradient = jax.grad(lambda x: js.importance_ratio(x, LOG_MU, low=1e-3, high=10).sum())(LOG_PI)
+    gradient = jax.grad(lambda x: js.policies.importance_ratio(x, LOG_MU, low=1e-3, high=10).sum())(
+        LOG_PI
+    )
     near(gradient, [np.e, 0, 0, 0, 1, 0, 0])
     assert np.isnan(jax.grad(lambda x: jnp.minimum(jnp.exp(x), 10.0))(1000.0))
 
 
 def test_what_importance_ratios_cannot_use_is_explained():
     with pytest.raises(ValueError, match=r"jsoftmax.importance_ratio: .*\(2,\).*\(3,\).*broadcast"):
-        js.importance_ratio(np.zeros(2), np.zeros(3))
+        js.policies.importance_ratio(np.zeros(2), np.zeros(3))
     for low, high in ((-1, 1), (2, 1), (NAN, 1), (0, NAN)):
         with pytest.raises(ValueError, match="0 ≤ low ≤ high"):
-            js.importance_ratio(np.zeros(2), np.zeros(2), low=low, high=high)
+            js.policies.importance_ratio(np.zeros(2), np.zeros(2), low=low, high=high)
 
 
 def test_off_policy_estimates_are_unbiased():
     """Σ_a μ(a) ρ(a) r(a) = Σ_a π(a) r(a) for a sparse π and an ε-greedy μ, by enumeration."""
     z, reward, actions = Z[0], np.arange(5.0), jnp.arange(5)
     rows = np.broadcast_to(z, (5, 5))
-    log_pi = js.log_prob(rows, actions, alpha=2.0)
-    log_mu = js.log_prob(rows, actions, temperature=0.0, epsilon=0.3)
-    mu = js.epsilon_mixture(js.hardmax(z), 0.3)
-    ratio = js.importance_ratio(log_pi, log_mu)
+    log_pi = js.policies.log_prob(rows, actions, alpha=2.0)
+    log_mu = js.policies.log_prob(rows, actions, temperature=0.0, epsilon=0.3)
+    mu = js.policies.epsilon_mixture(js.hardmax(z), 0.3)
+    ratio = js.policies.importance_ratio(log_pi, log_mu)
     near((mu * ratio * reward).sum(), (js.sparsemax(z) * reward).sum())
 
 
 # What JAX does to functions
 
 FUNCTIONS = {
-    "log_prob": lambda z: js.log_prob(z, jnp.zeros(z.shape[:-1], jnp.int32)),
-    "log_prob 1.5": lambda z: js.log_prob(
+    "log_prob": lambda z: js.policies.log_prob(z, jnp.zeros(z.shape[:-1], jnp.int32)),
+    "log_prob 1.5": lambda z: js.policies.log_prob(
         z, jnp.zeros(z.shape[:-1], jnp.int32), alpha=1.5, temperature=jnp.asarray([2.0], z.dtype)
     ),
-    "log_prob mixed": lambda z: js.log_prob(
+    "log_prob mixed": lambda z: js.policies.log_prob(
         z, jnp.zeros(z.shape[:-1], jnp.int32), alpha=2.0, epsilon=jnp.asarray([0.1], z.dtype)
     ),
-    "epsilon_mixture": lambda z: js.epsilon_mixture(js.softmax(z), jnp.asarray(0.1, z.dtype)),
-    "kl_divergence": lambda z: js.kl_divergence(js.sparsemax(z), js.softmax(z)),
-    "kl_divergence ∞": lambda z: js.kl_divergence(js.softmax(z), js.sparsemax(z)),
-    "importance_ratio": lambda z: js.importance_ratio(
+    "epsilon_mixture": lambda z: js.policies.epsilon_mixture(
+        js.softmax(z), jnp.asarray(0.1, z.dtype)
+    ),
+    "kl_divergence": lambda z: js.policies.kl_divergence(js.sparsemax(z), js.softmax(z)),
+    "kl_divergence ∞": lambda z: js.policies.kl_divergence(js.softmax(z), js.sparsemax(z)),
+    "importance_ratio": lambda z: js.policies.importance_ratio(
         js.log_softmax(z), js.log_softmax(z, temperature=2.0), high=2.0
     ),
     "mellowmax": lambda z: js.mellowmax(z, jnp.asarray([2.0], z.dtype)),
@@ -498,15 +523,15 @@ def test_actions_may_be_split_over_an_axis():
         zero = jnp.zeros(4, jnp.int32)
         return {
             "sample_action": js.sample_action(KEY, z, alpha=1.5, epsilon=0.1, **options),
-            "log_prob": js.log_prob(z, zero, **options),
-            "log_prob 1.5": js.log_prob(z, zero, alpha=1.5, temperature=2.0, **options),
-            "log_prob mixed": js.log_prob(z, zero, alpha=2.0, epsilon=0.1, **options),
-            "kl_divergence": js.kl_divergence(q, p, **options),
-            "kl_divergence ∞": js.kl_divergence(p, q, **options),
+            "log_prob": js.policies.log_prob(z, zero, **options),
+            "log_prob 1.5": js.policies.log_prob(z, zero, alpha=1.5, temperature=2.0, **options),
+            "log_prob mixed": js.policies.log_prob(z, zero, alpha=2.0, epsilon=0.1, **options),
+            "kl_divergence": js.policies.kl_divergence(q, p, **options),
+            "kl_divergence ∞": js.policies.kl_divergence(p, q, **options),
             "mellowmax": js.mellowmax(z, 2.0, **options),
             "mellowmax mean": js.mellowmax(z, 0.0, **options),
             "mellowmax_temperature": js.mellowmax_temperature(z, 3.0, **options)[:, 0],
-        }, js.epsilon_mixture(p, 0.1, where=z > -1, **options)
+        }, js.policies.epsilon_mixture(p, 0.1, where=z > -1, **options)
 
     z = jnp.asarray(Z[:, :4])
     whole, mixture = jax.jit(everything)(z)
@@ -521,7 +546,7 @@ def test_every_option_of_a_policy_maps():
     z, actions, epsilon = jnp.asarray(Z), jnp.asarray([0, 2, 1, 4]), jnp.full(4, 1 / 3)
     alpha, t = jnp.array([1, 1.5, 2, 3]), jnp.arange(4.0)
     rows = jax.vmap(
-        lambda z, a, alpha, t, e, m: js.log_prob(
+        lambda z, a, alpha, t, e, m: js.policies.log_prob(
             z, a, alpha=alpha, temperature=t, epsilon=e, where=m
         )
     )(z, actions, alpha, t, epsilon, MASK)

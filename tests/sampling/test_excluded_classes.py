@@ -31,7 +31,9 @@ ACTIONS = np.arange(4)
 def _log_probs(z, where, temperature, **options):
     return jnp.stack(
         [
-            js.log_prob(z, np.full(ROWS, a), where=where, temperature=temperature, **options)
+            js.policies.log_prob(
+                z, np.full(ROWS, a), where=where, temperature=temperature, **options
+            )
             for a in ACTIONS
         ],
         -1,
@@ -70,7 +72,7 @@ PROBABILITIES = {
     ).probabilities(),
     "log_prob": lambda z, m, t: jnp.exp(_log_probs(z, m, t)),
     "log_prob ε": lambda z, m, t: jnp.exp(_log_probs(z, m, t, epsilon=0.1)),
-    "epsilon_mixture": lambda z, m, t: js.epsilon_mixture(
+    "epsilon_mixture": lambda z, m, t: js.policies.epsilon_mixture(
         js.softmax(z, where=m, temperature=t), 0.1, where=KEEP
     ),
 }

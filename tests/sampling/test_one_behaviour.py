@@ -23,7 +23,7 @@ CALLS = {
     "gumbel_softmax": js.gumbel_softmax,
     "sample_action": js.sample_action,
     "Categorical.sample": lambda key, z: js.Categorical(z).sample(key, (2,)),
-    "aps_scores": lambda key, z: js.aps_scores(js.softmax(z), key=key),
+    "aps_scores": lambda key, z: js.calibration.aps_scores(js.softmax(z), key=key),
 }
 
 
@@ -51,7 +51,7 @@ def test_the_third_position_of_the_gumbel_family_is_the_temperature():
         js.straight_through_categorical, js.straight_through_gumbel, js.decoupled_straight_through,
     ):  # fmt: skip
         assert list(inspect.signature(function).parameters)[2] == "temperature"
-    for function in (js.gumbel_entmax, js.sample_action, js.log_prob, js.Categorical):
+    for function in (js.gumbel_entmax, js.sample_action, js.policies.log_prob, js.Categorical):
         alpha = inspect.signature(function).parameters["alpha"]
         assert alpha.kind is inspect.Parameter.KEYWORD_ONLY
     x = js.gumbel_entmax(draws.KEY, Z, 0.5, alpha=1.0)

@@ -88,16 +88,16 @@ def test_a_row_with_too_few_classes_says_so():
     assert sorted(masked.indices.tolist()) == [0, 2]
 
 
-@pytest.mark.parametrize("alpha", [2.0, None])
-def test_relaxed_subsets_become_those_drawn_without_replacement(alpha):
+@pytest.mark.parametrize("regularizer", [js.Tsallis(2.0), js.FermiDirac()])
+def test_relaxed_subsets_become_those_drawn_without_replacement(regularizer):
     z = jnp.asarray(np.random.default_rng(3).standard_normal((20, 6)))
 
     @jax.jit
     def samples(t):
-        return js.relaxed_topk(KEY, z, 2, temperature=t, alpha=alpha)
+        return js.relaxed_topk(KEY, z, 2, temperature=t, regularizer=regularizer)
 
     hot = jax.nn.one_hot(jax.jit(lambda z: js.gumbel_topk(KEY, z, 2).indices)(z), 6).sum(-2)
-    near(samples(0.0), hot, atol=1e-7 if alpha is None else 0)
+    near(samples(0.0), hot, atol=1e-7 if regularizer == js.FermiDirac() else 0)
     soft = samples(0.7)
     near(soft.sum(-1), 2)
     assert (soft >= 0).all() and (soft <= 1).all() and ((soft > 0) & (soft < 1)).any()

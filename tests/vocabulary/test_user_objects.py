@@ -12,19 +12,20 @@ import pytest
 
 import jsoftmax as js
 
-KEY = jax.random.key(0)
+KEY, TARGETS = jax.random.key(0), np.array([0, 1])
 OBJECTS = {
     "ClassTree": (lambda n: js.huffman_tree(np.arange(1, n)), lambda t: t.rows([0, 2])),
-    "a wide ClassTree": (lambda n: js.kary_tree(n, 3), lambda t: t.rows([0, 2])),
+    "a wide ClassTree": (lambda n: js.vocabulary.kary_tree(n, 3), lambda t: t.rows([0, 2])),
     "AliasTable": (lambda n: js.AliasTable.of([n, 2.0, 1.0]), lambda t: t.sample(KEY, (20,))),
-    "uniform_sampler": (js.uniform_sampler, lambda s: s.sample(KEY, (4,), [0, 1])),
-    "log_uniform_sampler": (js.log_uniform_sampler, lambda s: s.sample(KEY, (4,), [0, 1])),
+    "uniform_sampler": (js.vocabulary.uniform_sampler, lambda s: s.sample(KEY, (4,), TARGETS)),
+    "log_uniform_sampler": (js.vocabulary.log_uniform_sampler, lambda s: s.sample(KEY, (4,), TARGETS)),
     "log_uniform_sampler without replacement": (
-        lambda n: js.log_uniform_sampler(n, replacement=False),
-        lambda s: s.sample(KEY, (4,), [0, 1]),
+        lambda n: js.vocabulary.log_uniform_sampler(n, replacement=False),
+        lambda s: s.sample(KEY, (4,), TARGETS),
     ),
     "unigram_sampler": (
-        lambda n: js.unigram_sampler([n, 2.0, 1.0]), lambda s: s.sample(KEY, (4,), [0, 1]),
+        lambda n: js.vocabulary.unigram_sampler([n, 2.0, 1.0]),
+        lambda s: s.sample(KEY, (4,), TARGETS),
     ),
 }  # fmt: skip
 every_object = pytest.mark.parametrize(("make", "use"), OBJECTS.values(), ids=OBJECTS.keys())
@@ -76,7 +77,9 @@ def rate(step):
     return 0.5 / (1 + step)
 
 
-@pytest.mark.parametrize("make", [js.row_sgd, js.row_adagrad, js.row_adam])
+@pytest.mark.parametrize(
+    "make", [js.vocabulary.row_sgd, js.vocabulary.row_adagrad, js.vocabulary.row_adam]
+)
 def test_row_optimizers_are_pickled_and_their_states_saved(make, tmp_path):
     """A copy goes on where the optimizer stopped; both may be static arguments."""
     optimizer = make(rate)

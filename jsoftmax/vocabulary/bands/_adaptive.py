@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core._axis import is_known
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._topk import TopK
-from jsoftmax.vocabulary.bands._adaptive_tables import AdaptiveTables, read_adaptive
+from jsoftmax.vocabulary.bands._adaptive_table import AdaptiveTable, read_adaptive
 from jsoftmax.vocabulary.bands._band_topk import by_blocks, merged, read_k, top_of
 from jsoftmax.vocabulary.bands._bands import (
     Band,
@@ -32,15 +32,15 @@ _KEPT = 2**24  # scores of the head, at most, that are kept for the backward pas
 
 def adaptive_cross_entropy(
     features: ArrayLike,
-    tables: AdaptiveTables,
-    targets: ArrayLike | Sequence[int],
+    table: AdaptiveTable,
+    labels: ArrayLike | Sequence[int],
     *,
     where: ArrayLike | None = None,
     ignore_index: int | None = None,
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""−log p of the targets under an adaptive softmax, for every token.
+    r"""−log p of the labels under an adaptive softmax, for every token.
 
     .. math:: p(y) = p_\text{head}(y) \text{ in the shortlist}, \qquad
               p(y) = p_\text{head}(c)\, p_c(y) \text{ in the cluster } c
@@ -50,7 +50,7 @@ def adaptive_cross_entropy(
     sorted by cluster, and every cluster goes through its own in blocks. So a token whose target is
     frequent costs what the shortlist costs, whatever K is.
 
-    Differentiable in features and tables by the reverse mode, and by the forward mode over the
+    Differentiable in features and table by the reverse mode, and by the forward mode over the
     reverse (`jax.hessian`), but not by the forward mode alone: the loops take as many turns as
     there are tokens in a cluster, which has no transpose. `differentiated_cross_entropy` and
     `linear_cross_entropy` have both modes.
@@ -62,8 +62,8 @@ def adaptive_cross_entropy(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        tables: `AdaptiveTables`.
-        targets: classes, integers of shape [...], numbered over all bands.
+        table: `AdaptiveTable`.
+        labels: classes, integers of shape [...], numbered over all bands.
         where: boolean mask that broadcasts to [..., 1]: only these tokens count; the others have
             loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
@@ -75,16 +75,16 @@ def adaptive_cross_entropy(
         `jax.Array`, whose values are not checked.
 
     Raises:
-        TypeError: if `features` or `tables` are not real numbers, `tables` no `AdaptiveTables`, or
-            `where` or `targets` have a wrong dtype.
+        TypeError: if `features` or the arrays of `table` are not real numbers, `table` is no
+            `AdaptiveTable`, or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, or labels known while tracing are out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jsoftmax import adaptive_tables
-        >>> tables = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
+        >>> from jsoftmax.vocabulary import adaptive_table
+        >>> table = adaptive_table(jax.random.key(0), 64, 1000, [100, 300])
         >>> h = jax.random.normal(jax.random.key(1), (4, 64))
-        >>> loss = adaptive_cross_entropy(h, tables, jnp.array([5, 150, 999, 7]))
+        >>> loss = adaptive_cross_entropy(h, table, jnp.array([5, 150, 999, 7]))
         >>> print(loss.shape)
         (4,)
 
@@ -93,16 +93,16 @@ def adaptive_cross_entropy(
     loss is the mean.
     """
     function = "adaptive_cross_entropy"
-    banded, head = read_adaptive(function, features, tables)
+    banded, head = read_adaptive(function, features, table)
     blocks = Blocks(*(
         None if size is None else whole(function, name, size)
         for name, size in (("block_tokens", block_tokens), ("block_classes", block_classes))
     ))  # fmt: skip
     starts = banded.starts
-    banded, labels = read_labels(banded, targets, starts[-1], where, ignore_index)
+    banded, read = read_labels(banded, labels, starts[-1], where, ignore_index)
     if banded.features.shape[0] == 0:
         return banded.shaped(banded.features.sum(-1))
-    return banded.shaped(_losses(blocks, banded, head, labels))
+    return banded.shaped(_losses(blocks, banded, head, read))
 
 
 # Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
@@ -124,9 +124,7 @@ def _losses(blocks: Blocks, banded: Banded, head: Band, labels: Labels) -> Array
     return labels.settle(loss)
 
 
-def adaptive_log_softmax(
-    features: ArrayLike, tables: AdaptiveTables
-) -> Float[Array, "... classes"]:
+def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTable) -> Float[Array, "... classes"]:
     r"""The log-probabilities of all classes under an adaptive softmax.
 
     .. math:: \log p(y) = \log p_\text{head}(c) + \log p_c(y)
@@ -137,7 +135,7 @@ def adaptive_log_softmax(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        tables: `AdaptiveTables`.
+        table: `AdaptiveTable`.
 
     Returns:
         Log-probabilities of shape [..., K], in float32 at least; they sum to 1 as probabilities.
@@ -148,13 +146,13 @@ def adaptive_log_softmax(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jsoftmax import adaptive_tables
-        >>> tables = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
-        >>> log_p = adaptive_log_softmax(jnp.ones(64), tables)
+        >>> from jsoftmax.vocabulary import adaptive_table
+        >>> table = adaptive_table(jax.random.key(0), 64, 1000, [100, 300])
+        >>> log_p = adaptive_log_softmax(jnp.ones(64), table)
         >>> print(log_p.shape, jnp.exp(log_p).sum())
         (1000,) 1.0
     """
-    banded, head = read_adaptive("adaptive_log_softmax", features, tables)
+    banded, head = read_adaptive("adaptive_log_softmax", features, table)
     h, (shortlist, *tails) = banded.features, banded.bands
     log_p = log_softmax(band_scores(projected(h, shortlist), head))
     size = shortlist.table.shape[0]
@@ -165,7 +163,7 @@ def adaptive_log_softmax(
     return banded.shaped(jnp.concatenate(parts, axis=1))
 
 
-def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopK:
+def adaptive_topk(features: ArrayLike, table: AdaptiveTable, k: int) -> TopK:
     r"""The k most probable classes under an adaptive softmax, exactly.
 
     .. math:: p(y) = p_\text{head}(c)\, p_c(y) ≤ p_\text{head}(c)
@@ -177,7 +175,7 @@ def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopK:
 
     Args:
         features: h of shape [..., d], any real dtype.
-        tables: `AdaptiveTables`.
+        table: `AdaptiveTable`.
         k: how many, from 1 to K.
 
     Returns:
@@ -190,13 +188,13 @@ def adaptive_topk(features: ArrayLike, tables: AdaptiveTables, k: int) -> TopK:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jsoftmax import adaptive_tables
-        >>> tables = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
-        >>> print(adaptive_topk(jnp.ones((2, 64)), tables, 3).classes.shape)
+        >>> from jsoftmax.vocabulary import adaptive_table
+        >>> table = adaptive_table(jax.random.key(0), 64, 1000, [100, 300])
+        >>> print(adaptive_topk(jnp.ones((2, 64)), table, 3).classes.shape)
         (2, 3)
     """
     function = "adaptive_topk"
-    banded, head = read_adaptive(function, features, tables)
+    banded, head = read_adaptive(function, features, table)
     return _likeliest(banded, head, read_k(function, k, banded.starts[-1]))
 
 

@@ -12,7 +12,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.bands._bands import Band, read_bands, sliced, starts_of, width_of
 
 
-def band_embedding(ids: ArrayLike | Sequence[int], bands: Sequence[Band]) -> Float[Array, "... d"]:
+def band_embedding(ids: ArrayLike | Sequence[int], table: Sequence[Band]) -> Float[Array, "... d"]:
     r"""Vectors of classes from the tables of an adaptive or differentiated softmax.
 
     .. math:: e(k) = P_i w_k \text{ for } k \text{ in band } i
@@ -24,14 +24,14 @@ def band_embedding(ids: ArrayLike | Sequence[int], bands: Sequence[Band]) -> Flo
 
     Args:
         ids: classes, integers of any shape, numbered over all bands.
-        bands: a sequence of `Band`, such as `AdaptiveTables.bands`.
+        table: a sequence of `Band`, such as `AdaptiveTable.bands`.
 
     Returns:
         Vectors of shape [..., d], in the dtype of the bands. NaN for an id out of range in a
         `jax.Array`, whose values are not checked.
 
     Raises:
-        TypeError: if `ids` are not integers, or `bands` no sequence of `Band`.
+        TypeError: if `ids` are not integers, or `table` no sequence of `Band`.
         ValueError: if shapes do not fit, or ids known while tracing are out of range.
 
     Example:
@@ -46,9 +46,9 @@ def band_embedding(ids: ArrayLike | Sequence[int], bands: Sequence[Band]) -> Flo
     2019.
     """
     function = "band_embedding"
-    bands = read_bands(function, bands, None, slices=True)
+    bands = read_bands(function, table, None, slices=True)
     classes = starts_of(bands)[-1]
-    given = jnp.asarray(ids)
+    given = checks.as_array(function, "ids", ids)
     if given.size == 0 and isinstance(ids, list | tuple):
         given = given.astype(jnp.int32)
     if not jnp.issubdtype(given.dtype, jnp.integer):

@@ -127,15 +127,15 @@ def read_bands(function: str, bands: Any, width: int | None, *, slices: bool) ->
     """Bands as arrays whose shapes fit, to features of `width` where that is known."""
     if isinstance(bands, Band) or not isinstance(bands, list | tuple) or not bands:
         raise TypeError(
-            f"jsoftmax.{function}: `bands` must be a sequence of at least one jsoftmax.Band, "
-            f"got {type(bands).__name__}."
+            f"jsoftmax.{function}: `table` must be a sequence of at least one "
+            f"jsoftmax.vocabulary.Band, got {type(bands).__name__}."
         )
     found = []
     for i, band in enumerate(bands):
         if not isinstance(band, Band):
             raise TypeError(
                 f"jsoftmax.{function}: band {i} is of type {type(band).__name__}; give it a "
-                "jsoftmax.Band(table, projection, bias)."
+                "jsoftmax.vocabulary.Band(table, projection, bias)."
             )
         found.append(
             Band(*(
@@ -189,23 +189,23 @@ def _check_band(function: str, i: int, band: Band) -> None:
 
 
 def read_labels(
-    banded: Banded, targets: Any, classes: int, where: Any, ignore_index: int | None
+    banded: Banded, labels: Any, classes: int, where: Any, ignore_index: int | None
 ) -> tuple[Banded, Labels]:
     """One class a token; features of tokens that are left out are 0, whatever stands there."""
     function, lead = banded.function, banded.lead
-    ids = jnp.asarray(targets)
+    ids = checks.as_array(function, "labels", labels)
     if ids.shape != lead:
         raise ValueError(
-            f"jsoftmax.{function}: `targets` have shape {ids.shape}; give one class for each "
+            f"jsoftmax.{function}: `labels` have shape {ids.shape}; give one class for each "
             f"token, integers of shape {lead}."
         )
-    if ids.size == 0 and isinstance(targets, list | tuple):
+    if ids.size == 0 and isinstance(labels, list | tuple):
         ids = ids.astype(jnp.int32)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(
-            f"jsoftmax.{function}: `targets` have dtype {ids.dtype}; give integers for classes."
+            f"jsoftmax.{function}: `labels` have dtype {ids.dtype}; give integers for classes."
         )
-    known = checks.known_values(targets)
+    known = checks.known_values(labels)
     if known is not None:
         bad = (known < 0) | (known >= classes)
         if ignore_index is not None:

@@ -19,7 +19,7 @@ from jsoftmax.vocabulary.bands._widths import new_bands, slices_or_widths
 from jsoftmax.vocabulary.linear._linear_cross_entropy import linear_cross_entropy_terms
 
 
-def differentiated_tables(
+def differentiated_table(
     key: Array,
     width: int,
     classes: int,
@@ -57,11 +57,11 @@ def differentiated_tables(
 
     Example:
         >>> import jax
-        >>> bands = differentiated_tables(jax.random.key(0), 64, 900, [100], widths=[48, 16])
-        >>> print([band.table.shape for band in bands])
+        >>> table = differentiated_table(jax.random.key(0), 64, 900, [100], widths=[48, 16])
+        >>> print([band.table.shape for band in table])
         [(100, 48), (800, 16)]
     """
-    function = "differentiated_tables"
+    function = "differentiated_table"
     key = one_key(function, key)
     sizes = slices_or_widths(function, width, classes, cutoffs, div_value, widths)
     return new_bands(
@@ -72,13 +72,13 @@ def differentiated_tables(
 
 def differentiated_cross_entropy(
     features: ArrayLike,
-    bands: Sequence[Band],
-    targets: ArrayLike | Sequence[int],
+    table: Sequence[Band],
+    labels: ArrayLike | Sequence[int],
     *,
     where: ArrayLike | None = None,
     ignore_index: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""−log p of the targets under a softmax over bands of different width, for every token.
+    r"""−log p of the labels under a softmax over bands of different width, for every token.
 
     .. math:: z_k = ⟨x_i, w_k⟩ + b_k \text{ for } k \text{ in band } i, \qquad
               -\log p_y = -\log\frac{Z_i}{\sum_j Z_j} - \log\frac{e^{z_y}}{Z_i}
@@ -89,13 +89,13 @@ def differentiated_cross_entropy(
 
     One softmax over all classes, where `adaptive_cross_entropy` has one for each cluster: it costs
     Σ K_i d_i a token instead of K d, whatever the target is, and needs no cluster vectors. The
-    scores are never held for all tokens at once. Differentiable in features and bands, in both
+    scores are never held for all tokens at once. Differentiable in features and table, in both
     modes and of any order.
 
     Args:
         features: h of shape [..., d], any real dtype.
-        bands: a sequence of `Band`.
-        targets: classes, integers of shape [...], numbered over all bands.
+        table: a sequence of `Band`, such as `differentiated_table` makes.
+        labels: classes, integers of shape [...], numbered over all bands.
         where: boolean mask that broadcasts to [..., 1]: only these tokens count; the others have
             loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
@@ -105,8 +105,8 @@ def differentiated_cross_entropy(
         `jax.Array`, whose values are not checked.
 
     Raises:
-        TypeError: if `features` or `bands` are not real numbers, `bands` no sequence of `Band`, or
-            `where` or `targets` have a wrong dtype.
+        TypeError: if `features` or the arrays of `table` are not real numbers, `table` is no
+            sequence of `Band`, or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, or labels known while tracing are out of range.
 
     Example:
@@ -121,24 +121,24 @@ def differentiated_cross_entropy(
     Language Models", 2016.
     """
     function = "differentiated_cross_entropy"
-    banded = read_banded(function, features, bands, slices=True)
+    banded = read_banded(function, features, table, slices=True)
     starts = banded.starts
-    banded, labels = read_labels(banded, targets, starts[-1], where, ignore_index)
+    banded, read = read_labels(banded, labels, starts[-1], where, ignore_index)
     levels, losses = [], []
-    of_band = jnp.searchsorted(jnp.asarray(starts[1:-1], jnp.int32), labels.ids, side="right")
+    of_band = jnp.searchsorted(jnp.asarray(starts[1:-1], jnp.int32), read.ids, side="right")
     inputs = banded.inputs(banded.features)
     for i, (x, band) in enumerate(zip(inputs, banded.bands, strict=True)):
         inside = of_band == i
-        ids = jnp.where(inside, labels.ids - starts[i], 0)
+        ids = jnp.where(inside, read.ids - starts[i], 0)
         terms = linear_cross_entropy_terms(x, band.table, ids, bias=band.bias, class_axis=0)
         losses.append(jnp.where(inside, terms.loss, 0))
         levels.append(terms.log_partition)
     among = cross_entropy(jnp.stack(levels, axis=-1), of_band)
-    return banded.shaped(labels.settle(among + sum(losses)))
+    return banded.shaped(read.settle(among + sum(losses)))
 
 
 def differentiated_log_softmax(
-    features: ArrayLike, bands: Sequence[Band]
+    features: ArrayLike, table: Sequence[Band]
 ) -> Float[Array, "... classes"]:
     r"""The log-probabilities of all classes under a softmax over bands of different width.
 
@@ -148,7 +148,7 @@ def differentiated_log_softmax(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        bands: a sequence of `Band`.
+        table: a sequence of `Band`, such as `differentiated_table` makes.
 
     Returns:
         Log-probabilities of shape [..., K], in float32 at least.
@@ -159,15 +159,15 @@ def differentiated_log_softmax(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> bands = [Band(jnp.zeros((3, 2))), Band(jnp.zeros((1, 1)), jnp.ones((2, 1)))]
-        >>> print(jnp.exp(differentiated_log_softmax(jnp.ones(2), bands)))
+        >>> table = [Band(jnp.zeros((3, 2))), Band(jnp.zeros((1, 1)), jnp.ones((2, 1)))]
+        >>> print(jnp.exp(differentiated_log_softmax(jnp.ones(2), table)))
         [0.25 0.25 0.25 0.25]
     """
-    banded = read_banded("differentiated_log_softmax", features, bands, slices=True)
+    banded = read_banded("differentiated_log_softmax", features, table, slices=True)
     return banded.shaped(log_softmax(_scores(banded, banded.features)))
 
 
-def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> TopK:
+def differentiated_topk(features: ArrayLike, table: Sequence[Band], k: int) -> TopK:
     r"""The k most probable classes under a softmax over bands of different width.
 
     .. math:: \operatorname{top}_k \log p
@@ -177,7 +177,7 @@ def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> T
 
     Args:
         features: h of shape [..., d], any real dtype.
-        bands: a sequence of `Band`.
+        table: a sequence of `Band`, such as `differentiated_table` makes.
         k: how many, from 1 to K.
 
     Returns:
@@ -190,12 +190,12 @@ def differentiated_topk(features: ArrayLike, bands: Sequence[Band], k: int) -> T
 
     Example:
         >>> import jax.numpy as jnp
-        >>> bands = [Band(jnp.eye(2)), Band(jnp.ones((1, 1)), jnp.ones((2, 1)))]
-        >>> print(differentiated_topk(jnp.array([1.0, 2.0]), bands, 2).classes)
+        >>> table = [Band(jnp.eye(2)), Band(jnp.ones((1, 1)), jnp.ones((2, 1)))]
+        >>> print(differentiated_topk(jnp.array([1.0, 2.0]), table, 2).classes)
         [2 1]
     """
     function = "differentiated_topk"
-    banded = read_banded(function, features, bands, slices=True)
+    banded = read_banded(function, features, table, slices=True)
     return _likeliest(banded, read_k(function, k, banded.starts[-1]))
 
 

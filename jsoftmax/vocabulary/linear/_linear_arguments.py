@@ -30,6 +30,9 @@ class Moving(NamedTuple):
     kernel: Array  # (d, class), or (class, d)
     bias: Array | None
     temperature: Array | None
+    log_prior: Array | None = None  # added to the scores,
+    prior: Array | None = None  # or what the link is multiplied by
+    parameters: tuple[Array, ...] = ()  # of the regularizer
 
 
 class Changes(NamedTuple):
@@ -39,13 +42,17 @@ class Changes(NamedTuple):
     kernel: Array | None
     bias: Array | None
     temperature: Array | None
+    log_prior: Array | None
+    prior: Array | None
+    parameters: tuple[Array | None, ...]
 
 
 class Fixed(NamedTuple):
     """What no derivative is taken in."""
 
     numbers: Array  # the numbers of the classes that are here
-    mask: Array | None  # which classes take part
+    mask: Array | None  # which classes take part,
+    present: Array | None = None  # and which have a prior that is not 0
     rows: Array | None = None  # which tokens are not ignored
     ids: Array | None = None  # classes with target mass, (token, m),
     shares: Array | None = None  # and how much each has; None: all of it
@@ -53,8 +60,14 @@ class Fixed(NamedTuple):
     room: Array | None = None  # the number of classes that smoothing is spread over
     class_weights: Array | None = None
     z_loss: Array | None = None
-    parameters: tuple[Array, ...] = ()  # of the regularizer
     hard: Array | None = None  # whether the regularizer vanishes, as at α = ∞
+
+    @property
+    def partakers(self) -> Array | None:
+        """Which classes take part and have a prior that is not 0; None for all."""
+        if self.mask is None or self.present is None:
+            return self.present if self.mask is None else self.mask
+        return self.mask & self.present
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +79,18 @@ class Rule:
     kernel_axis: int  # of the classes in the kernel
     logits_soft_cap: float | None
     block_tokens: int  # rows that lie in memory together,
-    block_classes: int  # and classes that are taken together for many tokens
+    block_classes: Any  # and classes that are taken together for many tokens
     is_hard: bool = False
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
     statistics: bool = False  # the log-partition and the entropy too
 
-    def regularizer(self, fixed: Fixed) -> Regularizer:
-        """The regularizer of a divergence."""
-        return joined(self.structure, fixed.parameters)
+    def regularizer(self, parameters: tuple) -> Regularizer:
+        """The regularizer of these parameters, or the tangent of it."""
+        return joined(self.structure, parameters)
+
+    def takes_log_prior(self, parameters: tuple) -> bool:
+        """Whether a prior is added to the scores as its logarithm."""
+        return not self.is_divergence or self.regularizer(parameters).is_exponential
 
     @property
     def axis_name(self) -> Hashable | None:
@@ -81,7 +98,7 @@ class Rule:
         return self.classes.axis_name
 
 
-def is_one(size: int) -> bool:
+def is_one(size: Any) -> bool:
     """Whether an axis is shared. One whose size is not known while tracing is not."""
     return isinstance(size, int) and size == 1
 
@@ -93,7 +110,7 @@ class Rows:
     moving: Moving
     fixed: Fixed
     rule: Rule
-    lead: tuple[int, ...]  # of the features, before their width
+    lead: tuple[Any, ...]  # of the features, before their width
     function: str
 
     @property
@@ -181,7 +198,7 @@ def read_rows(
     mask = checks.mask_like(function, where, rows.scores, "features @ kernel")
     if mask is not None:
         mask = rows.flat(mask)
-        moving = _without_masked(moving, mask, axis)
+        moving = without_masked(moving, mask, axis)
     moving = moving._replace(temperature=_temperature(rows, temperature, has_limit))
     return dataclasses.replace(rows, moving=moving, fixed=Fixed(numbers, mask))
 
@@ -208,13 +225,13 @@ def with_regularizer(rows: Rows, regularizer: Regularizer) -> Rows:
         TypeError: for an object that is no regularizer.
     """
     regularizer, limit = read_regularizer(rows.function, regularizer, rows.per_row)
-    parameters, structure = parted(jax.lax.stop_gradient(regularizer))
+    parameters, structure = parted(regularizer)
     hard = limit if isinstance(limit, Array) else None
     rule = dataclasses.replace(
         rows.rule, structure=structure, is_hard=limit is True, is_divergence=True
     )
-    fixed = rows.fixed._replace(parameters=parameters, hard=hard)
-    return dataclasses.replace(rows, rule=rule, fixed=fixed)
+    moving = rows.moving._replace(parameters=parameters)
+    return dataclasses.replace(rows, moving=moving, rule=rule, fixed=rows.fixed._replace(hard=hard))
 
 
 def _kernel_axis(function, features, kernel, class_axis):
@@ -260,7 +277,7 @@ def class_weights_of(rows: Rows, class_weights: Any) -> Array | None:
     return None if w is None else jax.lax.stop_gradient(w)
 
 
-def _without_masked(moving, mask, axis):
+def without_masked(moving: Moving, mask: Array, axis: int) -> Moving:
     """Zeros where classes or tokens take no part at all: 0 × NaN would reach a gradient."""
     tokens, classes = mask.shape
     if is_one(classes):

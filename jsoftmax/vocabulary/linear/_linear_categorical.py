@@ -14,6 +14,7 @@ from jsoftmax.core._filled import filled
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._scores import difference
 from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks
+from jsoftmax.vocabulary.linear._class_prior import with_prior
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, read_rows
 from jsoftmax.vocabulary.linear._linear_scores import scores
 from jsoftmax.vocabulary.linear._token_blocks import classes_at
@@ -26,6 +27,8 @@ def linear_categorical(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
@@ -46,6 +49,9 @@ def linear_categorical(
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]. Other classes are never drawn.
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K]: draws are in proportion to
+            q exp(z/T), at T = 0 to the q of the largest logits. 0 masks a class.
+        log_prior: log q in the place of q, which may underflow.
         temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. T = 0
             draws evenly among the largest logits.
         logits_soft_cap: c > 0, a number; None for none.
@@ -79,6 +85,7 @@ def linear_categorical(
         temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
         block_classes=block_classes, has_limit=True,
     )  # fmt: skip
+    rows = with_prior(rows, prior, log_prior)
     drawn = _drawn(rows.rule, key, rows.moving, rows.fixed)
     return rows.shaped(drawn.astype(jnp.zeros((), int).dtype))[..., 0]
 
@@ -111,7 +118,8 @@ def _drawn(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> Array:
 
 def _streamed(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> _Best:
     """The best of the classes of this part."""
-    t, moving = moving.temperature, moving._replace(temperature=None)
+    t, log_q = moving.temperature, moving.log_prior
+    moving = moving._replace(temperature=None, log_prior=None)
     tokens, here = moving.features.shape[0], fixed.numbers.shape[-1]
     size = block_size(here if rule.axis_name is None else here * jax.lax.axis_size(rule.axis_name))
     first, offset, _ = covering(here, size, rule.axis_name)
@@ -129,6 +137,9 @@ def _streamed(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> _Best:
         blocks = -(-wide // size) + more
         noise = gumbel_blocks(key, (tokens,), first + start // size, blocks, size, z.dtype)
         noise = jax.lax.dynamic_slice_in_dim(noise, offset, wide, axis=-1)
+        if log_q is not None:  # a class of prior q is the best of q classes
+            (beside,) = classes_at(rule, (moving._replace(log_prior=log_q),), start, wide)
+            noise = noise + beside.log_prior
         rank, v = _perturbed(z, anchor, noise, t)
         top = jnp.maximum(best.rank, jnp.max(rank, axis=-1, keepdims=True))
         value = jnp.where(best.rank < top, -jnp.inf, best.value)
@@ -158,13 +169,13 @@ def _perturbed(z: Array, anchor: Array, noise: Array, t: Array | None) -> tuple[
     count, whose noise then decides. Neither NaN nor −∞ is of any rank. Above T = 0 all is
     multiplied by min(T, 1), so that no small T makes scores infinite.
     """
-    infinite = z == jnp.inf
+    infinite, lowest = z == jnp.inf, jnp.asarray(-jnp.inf, z.dtype)
     if t is None:
-        rank = jnp.where(infinite, jnp.inf, -jnp.inf)
+        rank = jnp.where(infinite, z, lowest)
         v = jnp.where(infinite, 0, difference(z, anchor))
         return rank, jnp.where(z == z, v, z) + noise
     is_hard, is_even = t == 0, t == jnp.inf
-    rank = jnp.where(infinite & ~is_even, jnp.inf, jnp.where(is_hard & (z == z), z, -jnp.inf))
+    rank = jnp.where((infinite & ~is_even) | (is_hard & (z == z)), z, lowest)
     fixed = infinite | is_hard | is_even
     v = jnp.where(fixed, 0, difference(z, anchor)) / jnp.where(is_even, 1, jnp.maximum(t, 1))
     v = jnp.where((z == z) & (z > -jnp.inf), v, z)

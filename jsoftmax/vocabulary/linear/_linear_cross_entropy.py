@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.vocabulary.linear._class_prior import with_prior
 from jsoftmax.vocabulary.linear._found import Outcome
 from jsoftmax.vocabulary.linear._linear_arguments import (
     Fixed,
@@ -29,7 +30,7 @@ class CrossEntropyTerms(NamedTuple):
 
     Args:
         loss: of shape [...], the cross-entropies.
-        log_partition: of shape [...], log Σ exp z.
+        log_partition: of shape [...], log Σ q exp z.
         entropy: of shape [...], that of the prediction, in nats.
 
     Example:
@@ -51,6 +52,8 @@ def linear_cross_entropy(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
@@ -65,12 +68,13 @@ def linear_cross_entropy(
     r"""`cross_entropy` of the logits h W + b, which are never held for all tokens at once.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad
-              L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i e^{z_i})²
+              L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i q_i e^{z_i})²
 
-    with p = softmax(z). Values and derivatives are those of `cross_entropy`, in both modes and of
-    any order: in features, kernel, bias and temperature. To derivatives all else is constant. The
-    backward pass computes the scores again, a fourth matrix product beside the three of the dense
-    way; `linear_cross_entropy_sum` does without it where only a sum is wanted.
+    with p = q exp(z)/Σ q exp(z), the softmax of z where there is no prior q. Values and derivatives
+    are those of `cross_entropy`, in both modes and of any order: in features, kernel, bias,
+    temperature and prior. To derivatives all else is constant. The backward pass computes the
+    scores again, a fourth matrix product beside the three of the dense way;
+    `linear_cross_entropy_sum` does without it where only a sum is wanted.
 
     Forward, `block_tokens` tokens have their rows in memory together: as many as hold 2²² scores,
     and at least 64. Backward, `block_classes` classes are taken for many tokens: as many as hold
@@ -87,6 +91,9 @@ def linear_cross_entropy(
         where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape [K]
             leaves out classes, shape [..., 1] tokens, whose loss and gradient are then 0. Target
             mass on another class makes the loss +∞, with a finite gradient.
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K], as numbers of shape [K]: p is
+            in proportion to q exp z. A class of prior 0 is masked. Differentiable.
+        log_prior: log q in the place of q, which may underflow; −∞ masks a class.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         label_smoothing: s from 0 to 1: y becomes (1−s) y plus s spread evenly over the unmasked
             classes.
@@ -98,7 +105,7 @@ def linear_cross_entropy(
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d], the layout of an
             embedding table, which so serves here as it is.
         axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
-            `class_weights` and `where` are split. Targets are numbered over all parts.
+            `class_weights`, `where` and prior are split. Targets are numbered over all parts.
         block_tokens: how many rows are in memory together; None for the rule above.
         block_classes: how many classes are taken together backward; None for the rule above.
 
@@ -123,9 +130,9 @@ def linear_cross_entropy(
         [[-0.00585, -0.00767], [0.7296, 2.6456]]
     """
     return _terms(
-        "linear_cross_entropy", features, kernel, targets, False, bias, where, ignore_index,
-        label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
-        block_tokens, block_classes,
+        "linear_cross_entropy", features, kernel, targets, False, bias, where, prior, log_prior,
+        ignore_index, label_smoothing, class_weights, z_loss, temperature, logits_soft_cap,
+        class_axis, axis_name, block_tokens, block_classes,
     ).loss  # fmt: skip
 
 
@@ -136,6 +143,8 @@ def linear_cross_entropy_terms(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
@@ -149,7 +158,7 @@ def linear_cross_entropy_terms(
 ) -> CrossEntropyTerms:
     r"""`linear_cross_entropy` with the log-partition and the entropy of every token.
 
-    .. math:: \log\sum_i e^{z_i} \qquad \text{and} \qquad H = -\sum_i p_i \log p_i
+    .. math:: \log\sum_i q_i e^{z_i} \qquad \text{and} \qquad H = -\sum_i p_i \log p_i
 
     All three are differentiable. They come from one pass over the classes, and so do their
     derivatives.
@@ -160,6 +169,8 @@ def linear_cross_entropy_terms(
         targets: classes of shape [...], or pairs (ids, weights) of shape [..., m].
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K].
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K]; 0 masks a class.
+        log_prior: log q in the place of q, which may underflow.
         ignore_index: tokens with this label have loss 0 and gradient 0, and the statistics of
             scores that are all 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
@@ -188,23 +199,23 @@ def linear_cross_entropy_terms(
         [1.3863] [1.3863] [1.3863]
     """
     terms = _terms(
-        "linear_cross_entropy_terms", features, kernel, targets, True, bias, where, ignore_index,
-        label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
-        block_tokens, block_classes,
+        "linear_cross_entropy_terms", features, kernel, targets, True, bias, where, prior,
+        log_prior, ignore_index, label_smoothing, class_weights, z_loss, temperature,
+        logits_soft_cap, class_axis, axis_name, block_tokens, block_classes,
     )  # fmt: skip
     assert terms.log_partition is not None and terms.entropy is not None
     return CrossEntropyTerms(terms.loss, terms.log_partition, terms.entropy)
 
 
 def _terms(
-    function, features, kernel, targets, statistics, bias, where, ignore_index, label_smoothing,
-    class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
-    block_classes,
+    function, features, kernel, targets, statistics, bias, where, prior, log_prior, ignore_index,
+    label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
+    block_tokens, block_classes,
 ) -> Outcome:  # fmt: skip
     rows, fate = read_problem(
-        function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
-        class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
-        block_classes,
+        function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
+        label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
+        block_tokens, block_classes,
     )  # fmt: skip
     rule = dataclasses.replace(rows.rule, statistics=statistics)
     outcome = _settled(rule, rows.moving, rows.fixed, fate)
@@ -222,9 +233,9 @@ def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
 
 def read_problem(
     function: str, features: Any, kernel: Any, targets: Any, bias: Any, where: Any,
-    ignore_index: Any, label_smoothing: Any, class_weights: Any, z_loss: Any,
-    temperature: Any, logits_soft_cap: float | None, class_axis: int, axis_name: Hashable | None,
-    block_tokens: int | None, block_classes: int | None,
+    prior: Any, log_prior: Any, ignore_index: Any, label_smoothing: Any, class_weights: Any,
+    z_loss: Any, temperature: Any, logits_soft_cap: float | None, class_axis: int,
+    axis_name: Hashable | None, block_tokens: int | None, block_classes: int | None,
 ) -> tuple[Rows, Fate]:  # fmt: skip
     """The arguments of a cross-entropy, checked and in one form."""
     rows = read_rows(
@@ -232,6 +243,7 @@ def read_problem(
         temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
         block_tokens=block_tokens, block_classes=block_classes,
     )  # fmt: skip
+    rows = with_prior(rows, prior, log_prior)
     rows, fate = with_targets(rows, targets, ignore_index, label_smoothing)
     fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
     if checks.static_number(z_loss) != 0:

@@ -37,6 +37,8 @@ def linear_cross_entropy_sum(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
@@ -64,9 +66,11 @@ def linear_cross_entropy_sum(
         targets: classes of shape [...], or pairs (ids, weights) of shape [..., m], as
             `linear_cross_entropy`, and so all else but for the weights.
         weights: w, a number a token, of any shape that broadcasts to [...]; None for 1.
-            Differentiable, as are features, kernel, bias and temperature.
+            Differentiable, as are features, kernel, bias, temperature and prior.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K].
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K]; 0 masks a class.
+        log_prior: log q in the place of q, which may underflow.
         ignore_index: tokens with this label count for nothing.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: one number a class, of shape [K].
@@ -101,9 +105,9 @@ def linear_cross_entropy_sum(
     """
     function = "linear_cross_entropy_sum"
     rows, fate = read_problem(
-        function, features, kernel, targets, bias, where, ignore_index, label_smoothing,
-        class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name, block_tokens,
-        block_classes,
+        function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
+        label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
+        block_tokens, block_classes,
     )  # fmt: skip
     if block_tokens is None:
         classes = rows.scores.shape[-1]
@@ -116,11 +120,9 @@ def linear_cross_entropy_sum(
             f"shape {rows.lead}."
         )
     w = jnp.broadcast_to(w.astype(rows.moving.features.dtype), rows.lead)
-    return _sum(rows.rule, rows.moving, w.reshape(-1, 1), rows.fixed, fate)
+    return _summed(rows.rule, rows.moving, w.reshape(-1, 1), rows.fixed, fate)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=0, inline=True)
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
     outcome, _ = outcomes(rule, moving, fixed)
@@ -146,18 +148,19 @@ def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
     count = block_count(tokens, rule.block_tokens)
     places = jnp.arange(w.size).reshape(-1, count).T[..., None]
     parts = (*parts[:-1], _Weights(jnp.where(places < tokens, w, 0)))
-    per_token = moving.temperature is not None and not is_one(moving.temperature.shape[0])
+    per_token = [
+        name
+        for name in ("temperature", "log_prior")
+        if (x := getattr(moving, name)) is not None and not is_one(x.shape[0])
+    ]
 
     def step(total, part):
         trees = overlaid(part, rest)
         losses, gradient = _block(rule, *trees, total=total)
-        mine = {"features": gradient.features}
-        if per_token:
-            mine["temperature"] = gradient.temperature
+        mine = {name: getattr(gradient, name) for name in ("features", *per_token)}
         return gradient._replace(**dict.fromkeys(mine)), (losses, mine)
 
-    shared = moving._replace(features=None)
-    shared = shared._replace(temperature=None) if per_token else shared
+    shared = moving._replace(**dict.fromkeys(("features", *per_token)))
     none = jax.tree.map(lambda x: filled(x, 0), shared)
     total, (losses, mine) = jax.lax.scan(step, none, parts)
     losses, mine = jax.tree.map(lambda x: merged_tokens(x, tokens), (losses, mine))
@@ -183,7 +186,7 @@ def _formed_jvp(rule, primals, tangents):
 
 def _block(rule, moving, fixed, fate, weights, total):
     """The losses of a block of tokens; their gradients, added to those in `total`."""
-    names = [n for n in ("bias", "temperature") if getattr(moving, n) is not None]
+    names = [n for n in ("bias", "temperature", "log_prior") if getattr(moving, n) is not None]
 
     def multiplied(features):
         return products(moving._replace(features=features), rule)
@@ -194,8 +197,8 @@ def _block(rule, moving, fixed, fate, weights, total):
     others = {name: getattr(moving, name) for name in names}
     product, to_features = jax.vjp(multiplied, moving.features)
     z, back = jax.vjp(scored, product, others)
-    outcome, found = solved_row(rule, fixed, z)
-    p = probabilities_at(rule, fixed, z, found)
+    outcome, found = solved_row(rule, moving, fixed, z)
+    p = probabilities_at(rule, moving, fixed, z, found)
     (w,) = weights
     counts = jnp.where(fate.valid if fate.counted is None else fate.valid & fate.counted, w, 0)
     pulled, others = back(pull(rule, fixed, z, p, found) * counts)
@@ -239,7 +242,10 @@ def _backward(rule, known, d_sum):
     return jax.tree.map(lambda g: d_sum * g, gradient), d_sum * losses, None, None
 
 
-_sum.__wrapped__.defvjp(_forward, _backward)
+_sum.defvjp(_forward, _backward)
+
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+_summed = jax.jit(_sum, static_argnums=0, inline=True)
 
 
 class _Weights(NamedTuple):

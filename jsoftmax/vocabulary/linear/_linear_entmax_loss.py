@@ -1,36 +1,25 @@
-"""Fenchel–Young losses from features and a class table, for every token."""
+"""The loss of `entmax` from features and a class table, for every token."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._regularizers import of_order
-from jsoftmax.vocabulary.linear._linear_arguments import (
-    Fixed,
-    Moving,
-    Rule,
-    class_weights_of,
-    read_rows,
-    with_regularizer,
-)
-from jsoftmax.vocabulary.linear._outcomes import outcomes
-from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
+from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import divergences
 
 
 def linear_entmax_loss(
     features: ArrayLike,
     kernel: ArrayLike,
     targets: ArrayLike | tuple[ArrayLike, ...],
-    alpha: ArrayLike = 1.5,
     *,
+    alpha: ArrayLike = 1.5,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
@@ -41,15 +30,13 @@ def linear_entmax_loss(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""`entmax_loss` of the logits h W + b, which are never held for all tokens at once.
+    r"""`entmax_loss` of the logits h W + b: `linear_fenchel_young_loss`, at α = 1.5 by default.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad L = Ω_α^*(z) + Ω_α(y) - ⟨y, z⟩ ≥ 0
 
-    At α = 1 it is KL(y‖p), for classes the cross-entropy; at α = 2 the sparsemax loss. Values and
-    derivatives are those of `entmax_loss`, in both modes and of any order: in features, kernel,
-    bias and temperature. To derivatives all else, α too, is constant. The threshold of a row is
-    sought while the row is in memory, and the backward pass needs no more than that threshold: it
-    costs what that of `linear_cross_entropy` does. Blocks are chosen by the same rule.
+    At α = 1 it is KL(y‖p), for classes the cross-entropy; at α = 2 the sparsemax loss. Derivatives
+    may be taken in features, kernel, bias, temperature, prior and α; but never minimise it over α:
+    it falls as α grows, whatever the logits are.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -60,6 +47,9 @@ def linear_entmax_loss(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part. Target mass
             on another class makes the loss +∞, with a finite gradient.
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K], as numbers of shape [K], 1
+            where it is None. A class of prior 0 is masked. Differentiable.
+        log_prior: log q in the place of q, which may underflow at α = 1; −∞ masks a class.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K]; the loss of a token is multiplied by ⟨w, y⟩.
@@ -68,7 +58,7 @@ def linear_entmax_loss(
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
-            `class_weights` and `where` are split. Targets are numbered over all parts.
+            `class_weights`, `where` and prior are split. Targets are numbered over all parts.
         block_tokens: how many rows are in memory together; None for the rule.
         block_classes: how many classes are taken together backward; None for the rule.
 
@@ -89,30 +79,8 @@ def linear_entmax_loss(
         [ 0.75 -0.75]
     """
     function = "linear_entmax_loss"
-    rows = read_rows(
-        function, features, kernel, bias=bias, where=where, class_axis=class_axis,
-        temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
-        block_tokens=block_tokens, block_classes=block_classes,
+    return divergences(
+        function, features, kernel, targets, of_order(function, alpha, False), bias, where, prior,
+        log_prior, ignore_index, label_smoothing, class_weights, temperature, logits_soft_cap,
+        class_axis, axis_name, block_tokens, block_classes,
     )  # fmt: skip
-    rows, fate = with_targets(
-        with_regularizer(rows, of_order(function, alpha, False)),
-        targets,
-        ignore_index,
-        label_smoothing,
-    )
-    fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
-    rows = dataclasses.replace(rows, fixed=fixed)
-    loss = _settled(rows.rule, rows.moving, rows.fixed, fate)
-    return rows.shaped(loss)[..., 0]
-
-
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
-@partial(jax.jit, static_argnums=0)
-def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Array:
-    outcome, found = outcomes(rule, moving, fixed)
-    loss = outcome.loss
-    if fixed.class_weights is not None:
-        # A weight of 0 outweighs an infinite loss.
-        loss = found.weight * jnp.where((found.weight == 0) & (loss == jnp.inf), 0, loss)
-    return fate.settle(loss)

@@ -8,9 +8,11 @@ from jax import Array
 
 from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
 
+_OF_SCORES = ("features", "kernel", "bias", "temperature", "log_prior")
+
 
 def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
-    """z = cap(h W + b)/T of shape (token, class), −∞ where a class takes no part."""
+    """z = cap(h W + b)/T + log q of shape (token, class), −∞ where a class takes no part."""
     return finished(products(moving, rule), moving, fixed, rule)
 
 
@@ -24,9 +26,11 @@ def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
     """Scores from products."""
     if moving.bias is not None:
         z = z + moving.bias
-    if fixed.mask is not None:
-        z = jnp.where(fixed.mask, z, -jnp.inf)
+    if (part := fixed.partakers) is not None:
+        z = jnp.where(part, z, -jnp.inf)
     z = tempered(capped(z, rule.logits_soft_cap), moving.temperature)
+    if moving.log_prior is not None:
+        z = z + moving.log_prior
     return z if fixed.rows is None else jnp.where(fixed.rows, z, 0)
 
 
@@ -47,9 +51,13 @@ def tempered(z: Array, temperature: Array | None) -> Array:
     return jnp.where(stays, z, quotient)
 
 
-def moved_scores(moving: Moving, fixed: Fixed, changes: Changes, rule: Rule) -> tuple[Array, Array]:
-    """z and ż."""
-    names = [n for n in Moving._fields if getattr(changes, n) is not None]
+def moved_scores(
+    moving: Moving, fixed: Fixed, changes: Changes, rule: Rule
+) -> tuple[Array, Array | None]:
+    """z and ż, None where no score moves."""
+    names = [n for n in _OF_SCORES if getattr(changes, n) is not None]
+    if not names:
+        return scores(moving, fixed, rule), None
     return jax.jvp(
         lambda *xs: scores(moving._replace(**dict(zip(names, xs, strict=True))), fixed, rule),
         tuple(getattr(moving, n) for n in names),

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from jsoftmax.vocabulary._topk import TopK
+from jsoftmax.vocabulary.linear._class_prior import with_prior
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, read_rows
 from jsoftmax.vocabulary.linear._linear_scores import scores, tempered
 from jsoftmax.vocabulary.linear._token_blocks import by_tokens
@@ -23,6 +24,8 @@ def linear_topk(
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
@@ -31,11 +34,11 @@ def linear_topk(
 ) -> TopK:
     r"""`jax.lax.top_k` of the logits h W + b, which are never held for all tokens at once.
 
-    .. math:: z = c \tanh((h W + b)/c)/T
+    .. math:: z = c \tanh((h W + b)/c)/T + \log q
 
-    The order is that of the logits before they are divided by T, so that no T hides it; equal ones
-    are in the order of their classes. The values are differentiable in features, kernel, bias and
-    temperature.
+    Without a prior q the order is that of the logits before they are divided by T, so that no T
+    hides it; equal ones are in the order of their classes. The values are differentiable in
+    features, kernel, bias, temperature and prior.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -44,8 +47,11 @@ def linear_topk(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]. Other classes have the score −∞ and come
             last, where there are fewer than k classes.
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K], 1 where it is None; 0 masks a
+            class.
+        log_prior: log q in the place of q, which may underflow.
         temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. Where it
-            is 0, values are those before division; NaN where an array holds less.
+            is 0, values and their order are those of logits alone; NaN where an array holds less.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh or `vmap` axis over which the classes are split, each part with
@@ -73,6 +79,7 @@ def linear_topk(
         temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
         block_tokens=block_tokens, has_limit=True,
     )  # fmt: skip
+    rows = with_prior(rows, prior, log_prior)
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"jsoftmax.{function}: `k` must be a whole number, got {k!r}.")
     classes = rows.fixed.numbers.shape[-1]
@@ -88,10 +95,10 @@ def linear_topk(
 @partial(jax.jit, static_argnums=(0, 1))
 def _highest(rule: Rule, k: int, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
     """Scores and numbers of the k highest classes of every token."""
-    t, moving = moving.temperature, moving._replace(temperature=None)
+    t, has_prior = moving.temperature, moving.log_prior is not None
 
     def of_block(trees):
-        values, places = jax.lax.top_k(scores(*trees, rule=rule), k)
+        values, places = jax.lax.top_k(_ranked(rule, *trees), k)
         return values, places + trees[1].numbers[0, 0]
 
     again = jax.checkpoint(of_block, prevent_cse=False)
@@ -103,4 +110,15 @@ def _highest(rule: Rule, k: int, moving: Moving, fixed: Fixed) -> tuple[Array, A
         )
         values, places = jax.lax.top_k(values, k)
         classes = jnp.take_along_axis(classes, places, axis=1)
-    return (values if t is None else tempered(values, jnp.where(t == 0, 1, t))), classes
+    if t is not None and not has_prior:
+        values = tempered(values, jnp.where(t == 0, 1, t))
+    return values, classes
+
+
+def _ranked(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
+    """The scores before they are divided by T; with a prior after, log q being added."""
+    t, log_q = moving.temperature, moving.log_prior
+    z = scores(moving._replace(temperature=None, log_prior=None), fixed, rule)
+    if log_q is None or t is None:
+        return z if log_q is None else z + log_q
+    return tempered(z, jnp.where(t == 0, 1, t)) + jnp.where(t == 0, 0, log_q)

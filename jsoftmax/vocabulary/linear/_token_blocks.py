@@ -22,14 +22,14 @@ from jsoftmax.vocabulary.linear._linear_scores import scores
 
 # What has tokens along its first axis, and what has classes along its last.
 _TOKENS = (
-    "features", "temperature", "mask", "rows", "ids", "shares", "room", "parameters", "hard",
-    "floor", "tau", "anchor", "level", "rest", "weight", "loss", "log_partition", "entropy",
-    "valid", "counted", "tempered", "weights",
+    "features", "temperature", "log_prior", "prior", "parameters", "mask", "present", "rows", "ids",
+    "shares", "room", "hard", "floor", "tau", "anchor", "level", "rest", "weight", "loss",
+    "log_partition", "entropy", "valid", "counted", "tempered", "weights",
 )  # fmt: skip
-_CLASSES = ("bias", "mask", "numbers", "class_weights")
+_CLASSES = ("bias", "log_prior", "prior", "mask", "present", "numbers", "class_weights")
 
 
-def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any:
+def by_tokens(function: Callable[[Trees], Any], block: Any, trees: Trees) -> Any:
     """function(trees) for blocks of tokens, one after another; results are put side by side.
 
     Of n blocks each has every n-th token: tokens that the compiler has split over devices need not
@@ -43,17 +43,17 @@ def by_tokens(function: Callable[[Trees], Any], block: int, trees: Trees) -> Any
     return jax.tree.map(lambda x: merged_tokens(x, tokens), results)
 
 
-def fits(tokens: int, block: int) -> bool:
+def fits(tokens: Any, block: Any) -> bool:
     """Whether one block has all tokens; a number of them that is not known while tracing never."""
     return isinstance(tokens, int) and tokens <= block
 
 
-def block_count(tokens: int, block: int) -> int:
+def block_count(tokens: Any, block: int) -> Any:
     """How many blocks of at most `block` tokens there are."""
     return -(-tokens // block)
 
 
-def split_tokens(trees: Trees, block: int) -> tuple[Trees, Trees]:
+def split_tokens(trees: Trees, block: Any) -> tuple[Trees, Trees]:
     """What tokens have, in blocks along a new first axis, and the rest. The last token fills up."""
 
     def stacked(x):
@@ -71,7 +71,7 @@ def split_tokens(trees: Trees, block: int) -> tuple[Trees, Trees]:
     )
 
 
-def merged_tokens(x: Array, tokens: int) -> Array:
+def merged_tokens(x: Array, tokens: Any) -> Array:
     """Blocks along the first axis put back in the order of the tokens."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(-1, *x.shape[2:])[:tokens]
@@ -98,12 +98,11 @@ def sum_by_classes(
             return sums(moving, fixed, known, changes)
 
         again = jax.checkpoint(at, prevent_cse=False, static_argnums=(1,))
-        whole, tail = _cut_changes(rule, changes, count, size)
-        blocks = whole._replace(features=None, temperature=None)
+        blocks, shared, tail = _cut_changes(rule, changes, count, size)
 
         def step(total, part):
             start, block = part
-            block = block._replace(features=changes.features, temperature=changes.temperature)
+            (block,) = overlaid((block,), (shared,))
             return jax.tree.map(
                 jnp.add, total, again(start, size, moving, fixed, known, block)
             ), None
@@ -119,7 +118,7 @@ def sum_by_classes(
     return total if rule.axis_name is None else jax.lax.psum(total, rule.axis_name)
 
 
-def classes_at(rule: Rule, trees: Trees, start: int | Array, size: int) -> Trees:
+def classes_at(rule: Rule, trees: Trees, start: int | Array, size: Any) -> Trees:
     """The classes from `start` on."""
 
     def cut(name, x):
@@ -129,7 +128,7 @@ def classes_at(rule: Rule, trees: Trees, start: int | Array, size: int) -> Trees
     return by_name(trees, cut)
 
 
-def even_size(n: int, size: int) -> int:
+def even_size(n: Any, size: Any) -> Any:
     """The size of blocks of at most `size` that go into n evenly, if some not much smaller do."""
     count = -(-n // size)
     for more in range(count, min(2 * count, n) + 1):
@@ -139,22 +138,28 @@ def even_size(n: int, size: int) -> int:
 
 
 def _cut_changes(rule, changes, count, size):
-    """Tangents of the class table in blocks along a new first axis, and of what is left over.
+    """Tangents of the class table in blocks along a new first axis, the others, and the last ones.
 
     The table itself is cut in the loop. Its tangents are not, since the transpose of that would add
     to all of it at each turn.
     """
-    whole, tail = {}, {}
-    for name in ("kernel", "bias"):
-        x = getattr(changes, name)
-        if x is None:
-            continue
-        axis = rule.kernel_axis if name == "kernel" else x.ndim - 1
+
+    def block(name, x):
+        if (axis := _class_axis(rule, name, x)) is None:
+            return None
         body = jax.lax.slice_in_dim(x, 0, count * size, axis=axis)
         shape = (*x.shape[:axis], count, size, *x.shape[axis + 1 :])
-        whole[name] = jnp.moveaxis(body.reshape(shape), axis, 0)
-        tail[name] = jax.lax.slice_in_dim(x, count * size, x.shape[axis], axis=axis)
-    return changes._replace(**whole), changes._replace(**tail)
+        return jnp.moveaxis(body.reshape(shape), axis, 0)
+
+    def last(name, x):
+        if (axis := _class_axis(rule, name, x)) is None:
+            return x
+        return jax.lax.slice_in_dim(x, count * size, x.shape[axis], axis=axis)
+
+    (blocks,) = by_name((changes,), block)
+    (shared,) = by_name((changes,), lambda n, x: x if _class_axis(rule, n, x) is None else None)
+    (tail,) = by_name((changes,), last)
+    return blocks, shared, tail
 
 
 def _first(rule, changes):
@@ -172,6 +177,6 @@ def _is_per_token(name: str, x: Array) -> bool:
     return name in _TOKENS and not is_one(x.shape[0])
 
 
-def groups(rule: Rule, classes: int) -> int:
+def groups(rule: Rule, classes: Any) -> Any:
     """For how many tokens a block of classes is taken, so that forward holds no fewer scores."""
     return max(1, (rule.block_tokens + 1) * classes // rule.block_classes)

@@ -8,42 +8,45 @@ from jax import Array
 from jsoftmax.core._arg_max import floor_of, highest, of_whole_rows, only_highest
 from jsoftmax.core._filled import filled
 from jsoftmax.core._known import Threshold, masses_at
+from jsoftmax.core._simplex import along_parameters, height, relative_to, times_prior
 from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
 from jsoftmax.losses._log_loss import surplus
 from jsoftmax.vocabulary.linear._found import Found, Outcome
 from jsoftmax.vocabulary.linear._likelihood import log_losses
-from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import scores
 from jsoftmax.vocabulary.linear._token_targets import target_block
 
 
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
     """The losses of a block of tokens, each with all its classes."""
-    return solved_row(rule, fixed, scores(moving, fixed, rule))
+    return solved_row(rule, moving, fixed, scores(moving, fixed, rule))
 
 
-def solved_row(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
+def solved_row(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
     """The losses of rows of scores, and what is found of the rows."""
-    return (_divergences if rule.is_divergence else log_losses)(rule, fixed, z)
+    if rule.is_divergence:
+        return _divergences(rule, moving, fixed, z)
+    return log_losses(rule, fixed, z)
 
 
-def _divergences(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
+def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
     """Fenchel–Young losses."""
-    classes, regularizer = rule.classes, rule.regularizer(fixed)
+    classes, regularizer = rule.classes, rule.regularizer(moving.parameters)
     y = target_block(fixed, z)
     top = floor = classes.max(z)
     if rule.is_hard or fixed.hard is not None:
         lowest = floor_of(of_whole_rows(highest(z), classes))
         floor = lowest if fixed.hard is None else jnp.where(fixed.hard, lowest, top)
     soft = hardened(rule, fixed, z, floor)
-    p, log_p, rest = prediction(soft, None, regularizer, classes)
+    p, log_p, rest = prediction(soft, moving.prior, regularizer, classes)
     if rule.is_hard:
         loss = perceptron(z, y, p, top, classes)
     else:
-        loss = attained(p, log_p, rest, z, y, None, regularizer, classes)
+        loss = attained(p, log_p, rest, z, y, moving.prior, regularizer, classes)
         if fixed.hard is not None:
             loss = jnp.where(fixed.hard, perceptron(z, y, p, top, classes), loss)
-    anchor, level = _anchored(rule, fixed, soft, p, log_p)
+    anchor, level = _anchored(classes, regularizer, soft, p, _relative(log_p, moving.prior))
     tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
     w = fixed.class_weights
     weight = filled(top, 1) if w is None else classes.sum(w * y)
@@ -58,11 +61,13 @@ def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
     return ties if fixed.hard is None else jnp.where(fixed.hard, ties, z)
 
 
-def probabilities_at(rule: Rule, fixed: Fixed, z: Array, found: Found) -> Array:
+def probabilities_at(rule: Rule, moving: Moving, fixed: Fixed, z: Array, found: Found) -> Array:
     """p of any block of scores, from what is known of the rows."""
+    regularizer = rule.regularizer(moving.parameters)
     threshold = Threshold(found.tau, found.anchor, found.level)
     soft = hardened(rule, fixed, z, found.floor)
-    return masses_at(rule.regularizer(fixed), soft, threshold, movable(rule, fixed, found))
+    masses = masses_at(regularizer, soft, threshold, movable(rule, fixed, found))
+    return times_prior(moving.prior, masses)
 
 
 def movable(rule: Rule, fixed: Fixed, found: Found) -> Array:
@@ -87,9 +92,40 @@ def pull(rule: Rule, fixed: Fixed, z: Array, p: Array, found: Found) -> Array:
     return jnp.where(z > -jnp.inf, slope, 0)
 
 
-def _anchored(rule, fixed, z, p, log_p):
+def along_regularizer(
+    rule: Rule, moving: Moving, fixed: Fixed, changes: Changes, z: Array, p: Array, found: Found
+) -> Array | None:
+    """What moves of L with parameters and prior while z stays, an entry a class; None for nothing.
+
+    It is (∂ω/∂θ(y) − ∂ω/∂θ(p)) θ̇, and with a prior q what `height` says of q̇.
+    """
+    if not rule.is_divergence or rule.is_hard:
+        return None
+    y, prior = target_block(fixed, z), moving.prior
+    r, u = relative_to(prior, p), relative_to(prior, y)
+    regularizer = rule.regularizer(moving.parameters)
+    along = along_parameters(
+        lambda x: times_prior(prior, x.value(u)) - times_prior(prior, x.value(r)),
+        regularizer,
+        rule.regularizer(changes.parameters),
+    )
+    if changes.prior is not None:
+        slope = jnp.where(z > -jnp.inf, height(u, regularizer) - height(r, regularizer), 0)
+        along = slope * changes.prior + (0 if along is None else along)
+    if along is None:
+        return None
+    still = found.anchor == -jnp.inf
+    return jnp.where(still if fixed.hard is None else still | fixed.hard, 0, along)
+
+
+def _relative(log_p, prior):
+    """log(p/q)."""
+    return log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
+
+
+def _anchored(classes, regularizer, z, p, log_p):
     """The score from which the curve measures others, and its log-mass."""
-    classes, at_edge = rule.classes, rule.regularizer(fixed).anchors_at_edge()
+    at_edge = regularizer.anchors_at_edge()
     anchor, level = classes.max(z), classes.max(log_p)
     if at_edge is not False:
         edge = -classes.max(jnp.where(p > 0, -z, -jnp.inf))

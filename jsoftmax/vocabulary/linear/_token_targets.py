@@ -22,7 +22,7 @@ class Fate(NamedTuple):
     """What becomes of the losses of tokens: (token, 1) arrays; None stands for True everywhere."""
 
     valid: Array  # False: NaN, since a label is no class, or T no temperature
-    counted: Array | None  # False: 0, since the token is ignored
+    counted: Array | None  # False: 0, since the token is ignored or has no target mass
     tempered: Array | None  # False: NaN of all that is asked of the scores
 
     def settle(self, loss: Array) -> Array:
@@ -57,9 +57,11 @@ def with_targets(
     fixed, moving = rows.fixed, rows.moving
     if shares is not None:
         valid = valid | (shares == 0)
+        counted = jnp.sum(shares, axis=-1, keepdims=True) != 0
     if ignore_index is not None:
         counted = differs(ids, ignore_index)
         valid = valid | ~counted
+    if counted is not None:
         moving = moving._replace(features=jnp.where(counted, moving.features, 0))
     valid = jnp.all(valid, axis=-1, keepdims=True)
     tempered, t = None, moving.temperature
@@ -72,11 +74,13 @@ def with_targets(
             tempered = tempered | ~counted
         valid = valid & tempered
     if smoothing != 0:
-        mask = fixed.mask
-        if mask is None or mask.shape[-1] == 1:
+        # A token that takes no part at all has no use for its room.
+        whole = fixed.mask is not None and fixed.mask.shape[-1] == 1
+        part = fixed.present if whole else fixed.partakers
+        if part is None or part.shape[-1] == 1:
             room = jnp.full((1, 1), classes, moving.features.dtype)
         else:
-            room = rows.rule.classes.sum(mask.astype(moving.features.dtype))
+            room = rows.rule.classes.sum(part.astype(moving.features.dtype))
         s = checks.as_array(function, "label_smoothing", label_smoothing)
         s = jax.lax.stop_gradient(s.astype(moving.features.dtype))
         fixed = fixed._replace(smoothing=s, room=jnp.maximum(room, 1))
@@ -98,7 +102,8 @@ def spread(fixed: Fixed) -> Array:
     """What smoothing gives to each class."""
     assert fixed.smoothing is not None and fixed.room is not None
     evenly = fixed.smoothing / fixed.room
-    return evenly if fixed.mask is None else jnp.where(fixed.mask, evenly, 0)
+    part = fixed.partakers
+    return evenly if part is None else jnp.where(part, evenly, 0)
 
 
 def target_block(fixed: Fixed, z: Array) -> Array:

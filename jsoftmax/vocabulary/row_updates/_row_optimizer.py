@@ -17,7 +17,7 @@ Schedule = Callable[[Array], ArrayLike]
 
 _BLOCK = 4096  # fewer rows than these are moved in one go
 _RUN = 8  # summands that become one
-_RISING = {"indices_are_sorted": True, "unique_indices": True}
+_RISING: dict[str, Any] = {"indices_are_sorted": True, "unique_indices": True}
 
 
 class RowOptimizer(NamedTuple):
@@ -36,7 +36,7 @@ class RowOptimizer(NamedTuple):
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jsoftmax import row_sgd
+        >>> from jsoftmax.vocabulary import row_sgd
         >>> optimizer = row_sgd(0.5)
         >>> table = jnp.zeros((4, 2))
         >>> state = optimizer.init(table)
@@ -63,7 +63,7 @@ class RowState(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jsoftmax import row_sgd
+        >>> from jsoftmax.vocabulary import row_sgd
         >>> print(row_sgd(0.1).init(jnp.zeros((4, 2))))
         RowState(step=Array(0, dtype=int32), memory={})
     """

@@ -25,7 +25,7 @@ class Candidates(NamedTuple):
         ids: class numbers, of shape [draws] if all tokens share them, else [..., draws]. A negative
             number is no class and weighs nothing.
         log_expected_count: log n_c, of the shape of `ids` or one that broadcasts to it.
-        target_log_expected_count: log n_y of the targets, of their shape; None where it was not
+        target_log_expected_count: log n_y of the labels, of their shape; None where it was not
             asked for. `nce_loss` needs it.
 
     Example:
@@ -40,27 +40,27 @@ class Candidates(NamedTuple):
     target_log_expected_count: Float[Array, "..."] | None = None
 
 
-def in_batch_candidates(targets: ArrayLike, log_probabilities: ArrayLike) -> Candidates:
-    r"""The targets of a batch as candidates for one another: no draws, and no rows but theirs.
+def in_batch_candidates(labels: ArrayLike, log_probabilities: ArrayLike) -> Candidates:
+    r"""The labels of a batch as candidates for one another: no draws, and no rows but theirs.
 
     .. math:: \log n_c = \log(n - 1) + \log q_c
 
     Beside its own target each of n tokens sees n − 1 others, which are draws from the distribution
     q of the data. Losses must leave out accidental hits, as `sampled_softmax_loss` does, since
-    every target is among the candidates of its own token. n_c is exact where targets are
+    every target is among the candidates of its own token. n_c is exact where labels are
     independent and q is theirs; with an estimate of q it is an estimate.
 
     Args:
-        targets: classes, integers of shape [...]. Negative ones are no class, and take no part.
-        log_probabilities: log q of the targets, of their shape, or one number a class would be
-            `log_q[targets]`: from counts, or from an estimate kept while training, such as −log of
+        labels: classes, integers of shape [...]. Negative ones are no class, and take no part.
+        log_probabilities: log q of the labels, of their shape, or one number a class would be
+            `log_q[labels]`: from counts, or from an estimate kept while training, such as −log of
             the mean number of steps between two occurrences.
 
     Returns:
-        `Candidates` with all n targets as ids, of shape [n], shared by all tokens.
+        `Candidates` with all n labels as ids, of shape [n], shared by all tokens.
 
     Raises:
-        TypeError: if `targets` are not integers or `log_probabilities` not real numbers.
+        TypeError: if `labels` are not integers or `log_probabilities` not real numbers.
         ValueError: if their shapes differ.
 
     Example:
@@ -76,16 +76,16 @@ def in_batch_candidates(targets: ArrayLike, log_probabilities: ArrayLike) -> Can
     """
     log_q = checks.as_array("in_batch_candidates", "log_probabilities", log_probabilities)
     log_q = log_q.astype(checks.compute_dtype(log_q))
-    y = checks.as_array("in_batch_candidates", "targets", targets)
+    y = checks.as_array("in_batch_candidates", "labels", labels)
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
-            f"jsoftmax.in_batch_candidates: `targets` have dtype {y.dtype}; give integers, the "
+            f"jsoftmax.in_batch_candidates: `labels` have dtype {y.dtype}; give integers, the "
             "numbers of classes."
         )
     if log_q.shape != y.shape:
         raise ValueError(
-            f"jsoftmax.in_batch_candidates: `targets` have shape {y.shape} and `log_probabilities` "
-            f"{log_q.shape}. Give one log-probability for each target, such as log_q[targets]."
+            f"jsoftmax.in_batch_candidates: `labels` have shape {y.shape} and `log_probabilities` "
+            f"{log_q.shape}. Give one log-probability for each target, such as log_q[labels]."
         )
     others = jnp.maximum(jnp.sum(y >= 0) - 1, 1).astype(log_q.dtype)
     log_count = jnp.log(others) + log_q

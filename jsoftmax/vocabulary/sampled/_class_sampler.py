@@ -23,7 +23,7 @@ from jsoftmax.vocabulary.sampled._points import independent_points, spaced_point
 class ClassSampler(abc.ABC):
     """A fixed distribution over K classes, from which candidates for sampled losses are drawn.
 
-    `uniform_sampler`, `log_uniform_sampler` and `unigram_sampler` make them; the targets of a batch
+    `uniform_sampler`, `log_uniform_sampler` and `unigram_sampler` make them; the labels of a batch
     serve without one, by `in_batch_candidates`. An immutable pytree, made once, whose draws take a
     time that does not depend on K. Give it to a compiled function as an argument, since as a
     constant its arrays would be compiled in.
@@ -48,7 +48,7 @@ class ClassSampler(abc.ABC):
     __hash__ = hash_of_contents
 
     def sample(
-        self, key: Array, shape: tuple[int, ...], targets: ArrayLike | None = None
+        self, key: Array, shape: tuple[int, ...], labels: ArrayLike | None = None
     ) -> Candidates:
         """Candidates of the given shape, and how often each was to be expected.
 
@@ -57,14 +57,14 @@ class ClassSampler(abc.ABC):
             shape: the shape of the ids, (draws,) for candidates that all tokens share, which is
                 much cheaper, or (..., draws) for some of their own. Without replacement classes
                 differ along the last axis.
-            targets: classes whose expected counts are wanted too, integers of any shape. They have
+            labels: classes whose expected counts are wanted too, integers of any shape. They have
                 no influence on the draws.
 
         Returns:
             `Candidates`.
 
         Raises:
-            TypeError: if `key` is no key, `shape` no tuple of sizes, or `targets` no integers.
+            TypeError: if `key` is no key, `shape` no tuple of sizes, or `labels` no integers.
             ValueError: if `key` holds several keys, or more classes are to be drawn without
                 replacement than there are.
         """
@@ -79,8 +79,8 @@ class ClassSampler(abc.ABC):
         self._check_draws(name, shape[-1])
         ids = self._drawn(key, shape)
         of_targets = None
-        if targets is not None:
-            of_targets = self._log_counts(name, "targets", targets, shape[-1])
+        if labels is not None:
+            of_targets = self._log_counts(name, "labels", labels, shape[-1])
         count = self._log_count(ids, shape[-1])
         return Candidates(ids.astype(jnp.zeros((), int).dtype), count, of_targets)
 
@@ -130,7 +130,7 @@ class ClassSampler(abc.ABC):
 
     def _log_counts(self, function: str, name: str, ids: Any, draws: int) -> Array:
         known = checks.known_values(ids)
-        ids = jnp.asarray(ids)
+        ids = checks.as_array(function, name, ids)
         if not jnp.issubdtype(ids.dtype, jnp.integer):
             raise TypeError(
                 f"jsoftmax.{function}: `{name}` have dtype {ids.dtype}; give integers, the numbers "

@@ -13,37 +13,37 @@ from jsoftmax.vocabulary.sampled._class_sampler import number_of_classes
 
 
 class GatheredClasses(NamedTuple):
-    """What `gathered_classes` returns: `table[ids]` is the table for its targets and candidates.
+    """What `gathered_classes` returns: `table[ids]` is the table for its labels and candidates.
 
     Args:
         ids: the classes in question, each once, in order, and then the first again until there are
-            as many as targets and candidates together: of shape [m].
-        targets: the targets as places in `ids`, of their shape.
+            as many as labels and candidates together: of shape [m].
+        labels: the labels as places in `ids`, of their shape.
         candidates: the candidates as places in `ids`, with their counts as they were.
 
     Example:
         >>> import jax.numpy as jnp
         >>> few = gathered_classes(jnp.array([7, 3]), Candidates(jnp.array([3, 5]), 0.0), 1000)
-        >>> print(few.ids, few.targets, few.candidates.ids)
+        >>> print(few.ids, few.labels, few.candidates.ids)
         [3 5 7 3] [2 0] [0 1]
     """
 
     ids: Int[Array, " m"]
-    targets: Int[Array, "..."]
+    labels: Int[Array, "..."]
     candidates: Candidates
 
 
-def gathered_classes(targets: ArrayLike, candidates: Candidates, classes: int) -> GatheredClasses:
-    r"""Number targets and candidates anew, for a training step that touches no other rows.
+def gathered_classes(labels: ArrayLike, candidates: Candidates, classes: int) -> GatheredClasses:
+    r"""Number labels and candidates anew, for a training step that touches no other rows.
 
     A gradient in the whole class table has its K · d numbers, nearly all of them zero, and an
     optimiser goes through all of them. The same loss of the rows alone has none of that: take
-    `table[few.ids]`, differentiate the loss of `few.targets` and `few.candidates` with respect to
+    `table[few.ids]`, differentiate the loss of `few.labels` and `few.candidates` with respect to
     it, and update the rows `few.ids`. That is one gather, one sort of the numbers, and nothing of
     size K. Losses stay what they are, since they ask which classes are the same, not which.
 
     Args:
-        targets: classes, integers of any shape.
+        labels: classes, integers of any shape.
         candidates: as a sampler draws them.
         classes: K, how many classes there are.
 
@@ -52,28 +52,28 @@ def gathered_classes(targets: ArrayLike, candidates: Candidates, classes: int) -
         `ignore_index`, stays as it is, others become −1.
 
     Raises:
-        TypeError: if `targets` or candidates are not integers, or `classes` is no whole number.
+        TypeError: if `labels` or candidates are not integers, or `classes` is no whole number.
         ValueError: if there are no candidates, or `classes` is less than 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import jsoftmax
         >>> table, h, y = jnp.ones((1000, 2)), jnp.ones((4, 2)), jnp.array([3, 7, 3, 9])
-        >>> drawn = jsoftmax.uniform_sampler(1000).sample(jax.random.key(0), (5,))
+        >>> drawn = jsoftmax.vocabulary.uniform_sampler(1000).sample(jax.random.key(0), (5,))
         >>> few = gathered_classes(y, drawn, 1000)
         >>> def loss(h, rows):
         ...     return jsoftmax.sampled_softmax_loss(
-        ...         h, rows, few.targets, few.candidates, class_axis=0
+        ...         h, rows, few.labels, few.candidates, class_axis=0
         ...     ).mean()
         >>> print(jax.grad(loss, 1)(h, table[few.ids]).shape)
         (9, 2)
     """
     name = "gathered_classes"
     classes = number_of_classes(name, classes)
-    y = checks.as_array("gathered_classes", "targets", targets)
+    y = checks.as_array("gathered_classes", "labels", labels)
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
-            f"jsoftmax.{name}: `targets` have dtype {y.dtype}; give integers, the numbers of "
+            f"jsoftmax.{name}: `labels` have dtype {y.dtype}; give integers, the numbers of "
             "classes."
         )
     drawn = read_ids(name, candidates)

@@ -13,7 +13,7 @@ from jsoftmax.vocabulary.sampled._sampled_scores import read_sampled
 def nce_loss(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike,
+    labels: ArrayLike,
     candidates: Candidates,
     *,
     bias: ArrayLike | None = None,
@@ -33,20 +33,20 @@ def nce_loss(
     with c the log-partition, log p is where the expected gradient is zero, whatever the noise and
     the number of draws. c may be a parameter, of the model or of each token; commonly it is 0, and
     the scores learn to normalise themselves. `negative_sampling_loss` leaves out n, and learns
-    something else; `sampled_softmax_loss` with corrected targets does not depend on c.
+    something else; `sampled_softmax_loss` with corrected labels does not depend on c.
 
     Args:
         features: h of shape [..., d], any real dtype.
-        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of targets
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of labels
             and candidates are read.
-        targets: classes, integers of shape [...].
-        candidates: `Candidates` drawn with `targets`, so that log n_y is known; with replacement.
+        labels: classes, integers of shape [...].
+        candidates: `Candidates` drawn with `labels`, so that log n_y is known; with replacement.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         log_partition: c, a number or an array [..., 1]. Differentiable.
         remove_hits: whether draws that are the target are left out. The theory leaves them in,
-            but targets of a batch that are candidates for one another should be left out.
+            but labels of a batch that are candidates for one another should be left out.
         temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
             another number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
@@ -64,7 +64,7 @@ def nce_loss(
         >>> import jax, jax.numpy as jnp
         >>> import jsoftmax
         >>> h, W, y = jnp.array([[1.0, 2.0]]), jnp.zeros((2, 3)), jnp.array([0])
-        >>> drawn = jsoftmax.uniform_sampler(3).sample(jax.random.key(0), (3,), y)
+        >>> drawn = jsoftmax.vocabulary.uniform_sampler(3).sample(jax.random.key(0), (3,), y)
         >>> print(nce_loss(h, W, y, drawn))  # 4 log 2: z = log n = 0
         [2.7726]
 
@@ -74,7 +74,7 @@ def nce_loss(
         probabilistic language models", ICML 2012.
     """
     scores = read_sampled(
-        "nce_loss", features, kernel, targets, candidates, bias=bias, where=where,
+        "nce_loss", features, kernel, labels, candidates, bias=bias, where=where,
         ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip
@@ -86,7 +86,7 @@ def nce_loss(
 def negative_sampling_loss(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike,
+    labels: ArrayLike,
     candidates: Candidates,
     *,
     bias: ArrayLike | None = None,
@@ -108,9 +108,9 @@ def negative_sampling_loss(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of targets
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of labels
             and candidates are read.
-        targets: classes, integers of shape [...].
+        labels: classes, integers of shape [...].
         candidates: `Candidates`, of which only the ids are asked for.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
@@ -133,7 +133,7 @@ def negative_sampling_loss(
         >>> import jax.numpy as jnp
         >>> import jsoftmax
         >>> h, W = jnp.array([[1.0, 2.0]]), jnp.zeros((2, 4))
-        >>> drawn = jsoftmax.Candidates(jnp.array([1, 3, 0]), 0.0)
+        >>> drawn = jsoftmax.vocabulary.Candidates(jnp.array([1, 3, 0]), 0.0)
         >>> print(negative_sampling_loss(h, W, [0], drawn))  # 3 log 2, since 0 is the target
         [2.0794]
 
@@ -142,7 +142,7 @@ def negative_sampling_loss(
         compositionality", 2013.
     """
     scores = read_sampled(
-        "negative_sampling_loss", features, kernel, targets, candidates, bias=bias, where=where,
+        "negative_sampling_loss", features, kernel, labels, candidates, bias=bias, where=where,
         ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip

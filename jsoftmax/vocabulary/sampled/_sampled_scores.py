@@ -1,4 +1,4 @@
-"""Scores of targets and of candidates, all that a sampled loss asks of a class table."""
+"""Scores of labels and of candidates, all that a sampled loss asks of a class table."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class SampledScores:
         """log n_y, which the candidates must have."""
         if self.target_log_count is None:
             raise ValueError(
-                f"jsoftmax.{function}: the candidates do not say how often targets are expected. "
-                "Draw them with `sampler.sample(key, shape, targets)`."
+                f"jsoftmax.{function}: the candidates do not say how often labels are expected. "
+                "Draw them with `sampler.sample(key, shape, labels)`."
             )
         return self.target_log_count
 
@@ -54,7 +54,7 @@ class SampledScores:
         return nothing | self.hits if remove_hits else nothing
 
     def settle(self, loss: Array) -> Array:
-        """Losses of shape (token, 1) in the shape of the targets."""
+        """Losses of shape (token, 1) in the shape of the labels."""
         return self.rows.shaped(self.fate.settle(loss))[..., 0]
 
 
@@ -62,7 +62,7 @@ def read_sampled(
     function: str,
     features: Any,
     kernel: Any,
-    targets: Any,
+    labels: Any,
     candidates: Any,
     *,
     bias: Any,
@@ -84,12 +84,22 @@ def read_sampled(
             f"there are only candidates. Mask tokens, by shape {(*rows.lead, 1)}; a class that is "
             "never to be drawn has weight 0 in its sampler."
         )
-    if isinstance(targets, tuple):
+    if isinstance(labels, tuple):
         raise ValueError(
-            f"jsoftmax.{function}: `targets` are a tuple; give one class for each token, integers "
+            f"jsoftmax.{function}: `labels` are a tuple; give one class for each token, integers "
             f"of shape {rows.lead}."
         )
-    rows, fate = with_targets(rows, targets, ignore_index, 0.0)
+    y = checks.as_array(function, "labels", labels)
+    if y.shape != rows.lead:
+        raise ValueError(
+            f"jsoftmax.{function}: `labels` have shape {y.shape}; give one class for each token, "
+            f"integers of shape {rows.lead}."
+        )
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{function}: `labels` have dtype {y.dtype}; give integers for classes."
+        )
+    rows, fate = with_targets(rows, labels, ignore_index, 0.0)
     if mask is not None:
         fate = fate._replace(counted=mask if fate.counted is None else mask & fate.counted)
     assert rows.fixed.ids is not None
@@ -129,7 +139,7 @@ def _scores(moving: Moving, rule: Rule, ids: Array) -> Array:
 def _read(
     function: str, candidates: Candidates, rows: Rows, classes: int
 ) -> tuple[Array, Array, Array | None]:
-    """Numbers and counts of candidates, flat over tokens, and counts of the targets."""
+    """Numbers and counts of candidates, flat over tokens, and counts of the labels."""
     ids, lead, dtype = read_ids(function, candidates), rows.lead, rows.moving.features.dtype
     if ids.ndim > 1 and ids.shape[:-1] != lead:
         raise ValueError(

@@ -14,7 +14,7 @@ from jsoftmax.vocabulary.sampled._sampled_scores import read_sampled
 def sampled_softmax_loss(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike,
+    labels: ArrayLike,
     candidates: Candidates,
     *,
     bias: ArrayLike | None = None,
@@ -36,7 +36,7 @@ def sampled_softmax_loss(
     with n = 1. At a finite number L is too small on average, since the logarithm is concave.
     Candidates that are the target by accident are left out: the target is there already, once.
 
-    Correct the targets too, as TensorFlow does and much of what trains recommenders, and z_y stands
+    Correct the labels too, as TensorFlow does and much of what trains recommenders, and z_y stands
     for e^{z_y}/n_y. This is the ranking form of noise-contrastive estimation: the loss is no
     estimate of the cross-entropy, also not in the limit of many draws with replacement, where n_y
     grows, but tells the target from draws of the sampler. With replacement and hits left in, log p
@@ -46,16 +46,16 @@ def sampled_softmax_loss(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of targets
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of labels
             and candidates are read.
-        targets: classes, integers of shape [...].
+        labels: classes, integers of shape [...].
         candidates: `Candidates`, as a sampler draws them, shared by all tokens or for each its own.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         remove_hits: whether candidates that are the target are left out.
         correct_targets: whether z_y is corrected by log n_y, for which the candidates must have
-            been drawn with `targets`.
+            been drawn with `labels`.
         temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
             another number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
@@ -68,7 +68,7 @@ def sampled_softmax_loss(
 
     Raises:
         TypeError: if `features` or `kernel` are not real numbers, `candidates` are no `Candidates`,
-            or `where` or `targets` have a wrong dtype.
+            or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, there are no candidates, counts are missing, or a number
             known while tracing is out of its range.
 
@@ -76,24 +76,24 @@ def sampled_softmax_loss(
         >>> import jax, jax.numpy as jnp
         >>> import jsoftmax
         >>> h, W = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
-        >>> every = jsoftmax.Candidates(jnp.arange(3), 0.0)
+        >>> every = jsoftmax.vocabulary.Candidates(jnp.arange(3), 0.0)
         >>> print(sampled_softmax_loss(h, W, [0], every))
         [7.0034]
         >>> print(jsoftmax.linear_cross_entropy(h, W, [0]))
         [7.0034]
-        >>> drawn = jsoftmax.uniform_sampler(3).sample(jax.random.key(0), (1000,))
+        >>> drawn = jsoftmax.vocabulary.uniform_sampler(3).sample(jax.random.key(0), (1000,))
         >>> print(jnp.abs(sampled_softmax_loss(h, W, [0], drawn) - 7.0034) < 0.2)
         [ True]
 
     Reference:
         G. Blanc and S. Rendle, "Adaptive sampled softmax with kernel based sampling", ICML 2018;
         S. Jean et al., "On using very large target vocabulary for neural machine translation",
-        ACL 2015; for corrected targets Z. Ma and M. Collins, "Noise contrastive estimation and
+        ACL 2015; for corrected labels Z. Ma and M. Collins, "Noise contrastive estimation and
         negative sampling for conditional models", EMNLP 2018.
     """
     name = "sampled_softmax_loss"
     scores = read_sampled(
-        name, features, kernel, targets, candidates, bias=bias, where=where,
+        name, features, kernel, labels, candidates, bias=bias, where=where,
         ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip
@@ -108,7 +108,7 @@ def sampled_softmax_loss(
 def importance_sampling_loss(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike,
+    labels: ArrayLike,
     candidates: Candidates,
     *,
     bias: ArrayLike | None = None,
@@ -132,9 +132,9 @@ def importance_sampling_loss(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of targets
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of labels
             and candidates are read.
-        targets: classes, integers of shape [...].
+        labels: classes, integers of shape [...].
         candidates: `Candidates`, as a sampler draws them, shared by all tokens or for each its own.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
@@ -156,7 +156,7 @@ def importance_sampling_loss(
         >>> import jax.numpy as jnp
         >>> import jsoftmax
         >>> h, W = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
-        >>> every = jsoftmax.Candidates(jnp.arange(3), 0.0)
+        >>> every = jsoftmax.vocabulary.Candidates(jnp.arange(3), 0.0)
         >>> print(importance_sampling_loss(h, W, [0], every))
         [7.0034]
 
@@ -165,7 +165,7 @@ def importance_sampling_loss(
         neural probabilistic language model", IEEE TNN 2008.
     """
     scores = read_sampled(
-        "importance_sampling_loss", features, kernel, targets, candidates, bias=bias, where=where,
+        "importance_sampling_loss", features, kernel, labels, candidates, bias=bias, where=where,
         ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip

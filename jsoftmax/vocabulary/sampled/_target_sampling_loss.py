@@ -29,24 +29,24 @@ class TargetPartitions(NamedTuple):
     classes: np.ndarray
 
 
-def target_partitions(targets: ArrayLike, size: int) -> TargetPartitions:
-    r"""Cut examples, in their order, into partitions with at most `size` different targets each.
+def target_partitions(labels: ArrayLike, size: int) -> TargetPartitions:
+    r"""Cut examples, in their order, into partitions with at most `size` different labels each.
 
     A partition ends where the next example would bring a class too many. Its vocabulary is the
-    classes of its targets; every batch is then taken from within one partition, and trained by
+    classes of its labels; every batch is then taken from within one partition, and trained by
     `target_sampling_loss` on the vocabulary of that.
 
     Args:
-        targets: classes, integers of shape [examples], or [examples, m] for examples of several
-            targets, such as sentences, which are not cut. Negative ones are no class.
+        labels: classes, integers of shape [examples], or [examples, m] for examples of several
+            labels, such as sentences, which are not cut. Negative ones are no class.
         size: how many classes a partition has at most; what one example has must fit.
 
     Returns:
-        `TargetPartitions`, in numpy, in one pass over the targets.
+        `TargetPartitions`, in numpy, in one pass over the labels.
 
     Raises:
-        TypeError: if `targets` are not integers or `size` is no whole number.
-        ValueError: if `targets` have more than two axes, `size` is less than 1, or an example has
+        TypeError: if `labels` are not integers or `size` is no whole number.
+        ValueError: if `labels` have more than two axes, `size` is less than 1, or an example has
             more classes than that.
 
     Example:
@@ -62,16 +62,16 @@ def target_partitions(targets: ArrayLike, size: int) -> TargetPartitions:
         ACL 2015.
     """
     name = "target_partitions"
-    known = isinstance(targets, np.ndarray)
-    y = targets if known else np.asarray(checks.as_array(name, "targets", targets))
+    known = isinstance(labels, np.ndarray)
+    y = labels if known else np.asarray(checks.as_array(name, "labels", labels))
     if not np.issubdtype(y.dtype, np.integer) and y.size:
         raise TypeError(
-            f"jsoftmax.{name}: `targets` have dtype {y.dtype}; give integers, the numbers of "
+            f"jsoftmax.{name}: `labels` have dtype {y.dtype}; give integers, the numbers of "
             "classes."
         )
     if y.ndim not in (1, 2):
         raise ValueError(
-            f"jsoftmax.{name}: `targets` have shape {y.shape}; give shape [examples] or "
+            f"jsoftmax.{name}: `labels` have shape {y.shape}; give shape [examples] or "
             "[examples, m]."
         )
     if isinstance(size, bool) or not isinstance(size, int | np.integer):
@@ -104,7 +104,7 @@ def target_partitions(targets: ArrayLike, size: int) -> TargetPartitions:
 def target_sampling_loss(
     features: ArrayLike,
     kernel: ArrayLike,
-    targets: ArrayLike,
+    labels: ArrayLike,
     partition: ArrayLike,
     *,
     bias: ArrayLike | None = None,
@@ -125,9 +125,9 @@ def target_sampling_loss(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of targets
+        kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of labels
             and of the partition are read.
-        targets: classes, integers of shape [...], of which V should have all. One that it has not
+        labels: classes, integers of shape [...], of which V should have all. One that it has not
             is added for its own token.
         partition: V, different classes, integers of shape [n] for all tokens, or [..., n]. Negative
             numbers are free places. `target_partitions` finds it.
@@ -173,7 +173,7 @@ def target_sampling_loss(
             )
     ids = partition if known is None else known
     return sampled_softmax_loss(
-        features, kernel, targets, Candidates(ids, 0.0), bias=bias, where=where,
+        features, kernel, labels, Candidates(ids, 0.0), bias=bias, where=where,
         ignore_index=ignore_index, temperature=temperature, logits_soft_cap=logits_soft_cap,
         class_axis=class_axis,
     )  # fmt: skip

@@ -131,27 +131,27 @@ class ClassTree(NamedTuple):
             )
         return float(counts @ np.asarray(self.lengths) / counts.sum())
 
-    def rows(self, targets: Any) -> Int[Array, "... n"]:
+    def rows(self, labels: Any) -> Int[Array, "... n"]:
         """The rows of the table that the probabilities of classes depend on.
 
         Args:
-            targets: classes, integers of shape [...].
+            labels: classes, integers of shape [...].
 
         Returns:
             Integers of shape [..., path_rows], which is the depth of a binary tree and depth ·
             width of another: −1 where there are fewer, and everywhere for what is no class.
 
         Raises:
-            TypeError: if `targets` are no integers.
+            TypeError: if `labels` are no integers.
         """
-        way = self.way(checked_targets("ClassTree.rows", targets))
+        way = self.way(checked_labels("ClassTree.rows", labels))
         ids = self.node_rows(way.nodes)
         return ids.reshape(*way.valid.shape, self.path_rows)
 
-    def way(self, targets: Array) -> Way:
+    def way(self, labels: Array) -> Way:
         """The choices that lead to classes."""
-        valid = (targets >= 0) & (targets < self.classes)
-        y = jnp.where(valid, targets, 0).astype(jnp.int32)
+        valid = (labels >= 0) & (labels < self.classes)
+        y = jnp.where(valid, labels, 0).astype(jnp.int32)
         nodes = jnp.where(valid[..., None], jnp.asarray(self.paths)[y], -1)
         return Way(nodes, jnp.asarray(self.codes)[y].astype(jnp.int32), valid)
 
@@ -172,14 +172,14 @@ class ClassTree(NamedTuple):
         return f"ClassTree({', '.join(f'{name}={getattr(self, name)}' for name in sizes)})"
 
 
-def checked_targets(function: str, targets: Any) -> Array:
+def checked_labels(function: str, labels: Any) -> Array:
     """Classes as an array in which labels of a narrow dtype cannot wrap."""
-    targets = jnp.asarray(targets)
-    if not jnp.issubdtype(targets.dtype, jnp.integer):
+    labels = checks.as_array(function, "labels", labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
-            f"jsoftmax.{function}: `targets` have dtype {targets.dtype}; give integers for classes."
+            f"jsoftmax.{function}: `labels` have dtype {labels.dtype}; give integers for classes."
         )
-    return targets if targets.dtype.itemsize >= 4 else targets.astype(jnp.int32)
+    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def read_tree(function: str, tree: Any) -> ClassTree:

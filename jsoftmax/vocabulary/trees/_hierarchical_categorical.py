@@ -44,7 +44,7 @@ def hierarchical_categorical(
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax as js
-        >>> tree, table = js.balanced_tree(4), jnp.array([[0.0], [jnp.log(4.0)], [0.0]])
+        >>> tree, table = js.vocabulary.balanced_tree(4), jnp.array([[0.0], [jnp.log(4.0)], [0.0]])
         >>> y = hierarchical_categorical(jax.random.key(0), jnp.ones((10_000, 1)), table, tree)
         >>> p = jnp.array([0.4, 0.1, 0.25, 0.25])
         >>> print(jnp.abs(jnp.bincount(y, length=4) / 10_000 - p) < 0.02)

@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.losses import cross_entropy
 from jsoftmax.losses._targets import differs
-from jsoftmax.vocabulary.trees._class_tree import ClassTree, Way, checked_targets, read_tree
+from jsoftmax.vocabulary.trees._class_tree import ClassTree, Way, checked_labels, read_tree
 from jsoftmax.vocabulary.trees._node_choices import (
     Choices,
     flat,
@@ -28,7 +28,7 @@ def hierarchical_log_prob(
     features: ArrayLike,
     table: ArrayLike,
     tree: ClassTree,
-    targets: ArrayLike,
+    labels: ArrayLike,
     *,
     bias: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
@@ -47,7 +47,7 @@ def hierarchical_log_prob(
         features: h of shape [..., d], any real dtype.
         table: the rows w of shape [tree.table_rows, d].
         tree: a `ClassTree`, as `huffman_tree` makes it.
-        targets: classes, integers of shape [...].
+        labels: classes, integers of shape [...].
         bias: b of shape [tree.table_rows].
 
     Returns:
@@ -56,7 +56,7 @@ def hierarchical_log_prob(
 
     Raises:
         TypeError: if `features` or `table` are not real numbers, `tree` is no `ClassTree`, or
-            `targets` are no integers.
+            `labels` are no integers.
         ValueError: if shapes do not fit, or a label given by Python or numpy is out of range.
 
     Example:
@@ -71,7 +71,7 @@ def hierarchical_log_prob(
     """
     function = "hierarchical_log_prob"
     choices = read_choices(function, features, table, tree, bias)
-    y = _read_targets(function, targets, choices.tree, choices.lead)
+    y = _read_labels(function, labels, choices.tree, choices.lead)
     return choices.shaped(log_prob_of(choices, y.reshape(-1)))
 
 
@@ -79,7 +79,7 @@ def hierarchical_cross_entropy(
     features: ArrayLike,
     table: ArrayLike,
     tree: ClassTree,
-    targets: ArrayLike,
+    labels: ArrayLike,
     *,
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
@@ -95,7 +95,7 @@ def hierarchical_cross_entropy(
         features: h of shape [..., d], any real dtype.
         table: the rows w of shape [tree.table_rows, d].
         tree: a `ClassTree`.
-        targets: classes, integers of shape [...].
+        labels: classes, integers of shape [...].
         bias: b of shape [tree.table_rows].
         where: boolean mask that broadcasts to [...]: other tokens have loss 0 and gradient 0.
         ignore_index: so have tokens with this label.
@@ -110,15 +110,15 @@ def hierarchical_cross_entropy(
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax as js
-        >>> tree = js.balanced_tree(4)
+        >>> tree = js.vocabulary.balanced_tree(4)
         >>> h, table, y = jnp.ones((3, 2)), jnp.zeros((3, 2)), jnp.array([2, 0, -1])
         >>> print(hierarchical_cross_entropy(h, table, tree, y, ignore_index=-1))
         [1.3863 1.3863 0.    ]
     """
     function = "hierarchical_cross_entropy"
     choices = read_choices(function, features, table, tree, bias)
-    y = _read_targets(function, targets, choices.tree, choices.lead, ignore_index)
-    counted = checks.mask_like(function, where, y, "targets")
+    y = _read_labels(function, labels, choices.tree, choices.lead, ignore_index)
+    counted = checks.mask_like(function, where, y, "labels")
     if counted is not None:
         counted = jnp.broadcast_to(counted, y.shape)
     if ignore_index is not None:
@@ -137,7 +137,7 @@ def hierarchical_log_prob_of_rows(
     features: ArrayLike,
     rows: ArrayLike,
     tree: ClassTree,
-    targets: ArrayLike,
+    labels: ArrayLike,
     *,
     bias: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
@@ -145,17 +145,17 @@ def hierarchical_log_prob_of_rows(
 
     .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
 
-    `ids = tree.rows(targets)` names the rows, `rows = table[ids]` are they. With respect to them,
+    `ids = tree.rows(labels)` names the rows, `rows = table[ids]` are they. With respect to them,
     not to the table, is the loss differentiated, and these rows of the table are moved: by
     `row_sgd`, `row_adagrad`, `row_adam`. So nothing of the size of the table is made; let `jit`
     have the table (`donate_argnums`), or it is copied.
 
     Args:
         features: h of shape [..., d], any real dtype.
-        rows: `table[tree.rows(targets)]`, of shape [..., n, d].
+        rows: `table[tree.rows(labels)]`, of shape [..., n, d].
         tree: a `ClassTree`.
-        targets: classes, integers of shape [...].
-        bias: b[tree.rows(targets)], of shape [..., n].
+        labels: classes, integers of shape [...].
+        bias: b[tree.rows(labels)], of shape [..., n].
 
     Returns:
         Of shape [...], in float32 at least. NaN for a label out of range in a `jax.Array`. What
@@ -192,10 +192,10 @@ def hierarchical_log_prob_of_rows(
         raise ValueError(
             f"jsoftmax.{function}: `features` of shape {features.shape} and `rows` of shape "
             f"{rows.shape} do not fit: they need the shapes [..., d] and [..., {count}, d], the "
-            "rows that tree.rows(targets) names."
+            "rows that tree.rows(labels) names."
         )
     bias = read_bias(function, bias, (*lead, count), "one number for each of the rows")
-    y = _read_targets(function, targets, tree, lead)
+    y = _read_labels(function, labels, tree, lead)
     dtype = jnp.result_type(checks.compute_dtype(features), checks.compute_dtype(rows))
     h = flat(features, dtype)
     rows = rows.reshape(h.shape[0], tree.depth, count // tree.depth, h.shape[1])
@@ -225,21 +225,21 @@ def _of_rows(tree: ClassTree, way: Way, h: Array, rows: Array, bias: Array | Non
     return jnp.where(way.valid, -loss, jnp.nan)
 
 
-def _read_targets(
+def _read_labels(
     function: str,
-    targets: Any,
+    labels: Any,
     tree: ClassTree,
     lead: tuple[int, ...],
     ignore_index: int | None = None,
 ) -> Array:
     """One class a token; those given by Python or numpy are checked while tracing."""
-    y = checked_targets(function, targets)
+    y = checked_labels(function, labels)
     if y.shape != lead:
         raise ValueError(
-            f"jsoftmax.{function}: `targets` have shape {y.shape}; give one class for each token, "
+            f"jsoftmax.{function}: `labels` have shape {y.shape}; give one class for each token, "
             f"integers of shape {lead}."
         )
-    known = checks.known_values(targets)
+    known = checks.known_values(labels)
     if known is not None:
         bad = (known < 0) | (known >= tree.classes)
         if ignore_index is not None:

@@ -76,7 +76,7 @@ def hierarchical_entropy(
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax as js
-        >>> h, table, tree = jnp.ones(2), jnp.zeros((7, 2)), js.balanced_tree(8)
+        >>> h, table, tree = jnp.ones(2), jnp.zeros((7, 2)), js.vocabulary.balanced_tree(8)
         >>> print(hierarchical_entropy(h, table, tree) / jnp.log(2))
         3.0
     """

@@ -10,8 +10,8 @@ from flax import nnx
 
 import jsoftmax.linen
 import jsoftmax.nnx
-from jsoftmax import (
-    adaptive_cross_entropy,
+from jsoftmax import adaptive_cross_entropy
+from jsoftmax.vocabulary import (
     adaptive_topk,
     band_embedding,
     differentiated_cross_entropy,
@@ -54,10 +54,10 @@ def test_modules_are_twins_and_call_the_functions(name):
         dtype = options.get("dtype") or FEATURES.dtype
         h, skipped = FEATURES.astype(dtype), jnp.array([12, 3, -1, -1, 4])
         if kind == "AdaptiveSoftmax":
-            loss = adaptive_cross_entropy(h, left.tables, skipped, ignore_index=-1)
-            return loss, adaptive_topk(h, left.tables, 3), band_embedding(LABELS, left.tables.bands)
-        loss = differentiated_cross_entropy(h, left.bands, skipped, ignore_index=-1)
-        return loss, differentiated_topk(h, left.bands, 3), band_embedding(LABELS, left.bands)
+            loss = adaptive_cross_entropy(h, left.table, skipped, ignore_index=-1)
+            return loss, adaptive_topk(h, left.table, 3), band_embedding(LABELS, left.table.bands)
+        loss = differentiated_cross_entropy(h, left.table, skipped, ignore_index=-1)
+        return loss, differentiated_topk(h, left.table, 3), band_embedding(LABELS, left.table)
 
     both = jax.jit(lambda: (answers(left), answers(right.bind(variables))))
     mine, twin = both()

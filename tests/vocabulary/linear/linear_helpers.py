@@ -37,7 +37,7 @@ def dense(alpha, **options):
         z = scored(features, kernel, bias)
         if alpha is None:
             return cross_entropy(z, LABELS, **options)
-        return entmax_loss(z, LABELS, alpha, **options)
+        return entmax_loss(z, LABELS, alpha=alpha, **options)
 
     return losses
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from jsoftmax import (
-    Candidates,
-    importance_sampling_loss,
     linear_categorical,
     linear_cross_entropy,
     linear_cross_entropy_sum,
@@ -17,6 +15,7 @@ from jsoftmax import (
     negative_sampling_loss,
     sampled_softmax_loss,
 )
+from jsoftmax.vocabulary import Candidates, importance_sampling_loss
 from tests.vocabulary.linear.linear_helpers import CLASSES, FEATURES, KERNEL, TOKENS, assert_close
 
 IN = np.arange(CLASSES) % 3 > 0
@@ -51,7 +50,7 @@ LOSSES = {
     "in blocks": lambda *x, **o: linear_cross_entropy(*x, **o, block_tokens=3, block_classes=4),
     "sum": linear_cross_entropy_sum,
     "entmax": linear_entmax_loss,
-    "entmax, α = ∞": lambda *x, **o: linear_entmax_loss(*x, jnp.inf, **o),
+    "entmax, α = ∞": lambda *x, **o: linear_entmax_loss(*x, alpha=jnp.inf, **o),
 }
 ALL, ONLY = (Candidates(np.arange(n), 0.0, np.zeros(TOKENS)) for n in (CLASSES, len(FEW)))
 SAMPLED = {

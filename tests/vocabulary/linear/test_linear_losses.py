@@ -65,7 +65,7 @@ def linear(alpha, blocks="ragged", **options):
     def losses(features, kernel, bias):
         if alpha is None:
             return linear_cross_entropy(features, kernel, LABELS, bias=bias, **options)
-        return linear_entmax_loss(features, kernel, LABELS, alpha, bias=bias, **options)
+        return linear_entmax_loss(features, kernel, LABELS, alpha=alpha, bias=bias, **options)
 
     return losses
 
@@ -198,6 +198,30 @@ def test_statistics_are_logsumexp_and_entropy_with_their_derivatives():
     assert_close(*values)
     gradients = (jax.jit(jax.jacrev(f, (0, 1)))(FEATURES, KERNEL) for f in (ours, theirs))
     assert_close(*gradients)
+
+
+@pytest.mark.parametrize("loss", [linear_cross_entropy, linear_entmax_loss])
+def test_a_token_whose_pairs_all_have_weight_0_does_not_count(loss):
+    """Whatever stands there, also with smoothing; its loss and gradient are 0."""
+    ids = np.tile([1, 4], (TOKENS, 1))
+    shares = np.where(np.arange(TOKENS)[:, None] == 2, 0, [0.25, 0.75])
+    features = FEATURES.at[2].set(np.nan)
+
+    @jax.jit
+    def gradients(features, kernel):
+        def total(features, kernel):
+            losses = loss(features, kernel, (ids, shares), label_smoothing=0.1)
+            return losses.sum(), losses
+
+        return jax.grad(total, (0, 1), has_aux=True)(features, kernel)
+
+    (of_features, of_kernel), losses = gradients(features, KERNEL)
+    assert losses[2] == 0 and (of_features[2] == 0).all()
+    (others, without), rest = gradients(FEATURES.at[2].set(0), KERNEL)
+    np.testing.assert_array_equal(losses, rest)
+    np.testing.assert_array_equal(of_features, others)
+    np.testing.assert_array_equal(of_kernel, without)
+    assert np.isfinite(of_kernel).all() and (np.delete(losses, 2) > 0).all()
 
 
 def test_pairs_of_classes_and_weights_are_a_distribution():

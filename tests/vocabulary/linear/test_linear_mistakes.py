@@ -65,15 +65,13 @@ MISTAKES = {
         ValueError,
         "`logits_soft_cap`",
     ),
-    "text for labels": (lambda: LOSS(FEATURES, KERNEL, ["a"] * TOKENS), TypeError, "`targets`"),
-    "no labels": (lambda: LOSS(FEATURES, KERNEL, None), TypeError, "`targets`"),
     "a fraction to ignore": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, ignore_index=0.5),
         TypeError,
         "`ignore_index`",
     ),
     "block": (lambda: LOSS(FEATURES, KERNEL, LABELS, block_tokens=0), ValueError, "`block_tokens`"),
-    "α": (lambda: linear_entmax_loss(FEATURES, KERNEL, LABELS, -1.0), ValueError, "`alpha`"),
+    "α": (lambda: linear_entmax_loss(FEATURES, KERNEL, LABELS, alpha=-1.0), ValueError, "`alpha`"),
     "weights": (
         lambda: linear_cross_entropy_sum(FEATURES, KERNEL, LABELS, jnp.ones(3)),
         ValueError,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jsoftmax import (
-    Candidates,
     gumbel_argmax,
     linear_categorical,
     linear_cross_entropy,
@@ -16,6 +15,7 @@ from jsoftmax import (
     linear_topk,
     sampled_softmax_loss,
 )
+from jsoftmax.vocabulary import Candidates
 from tests.vocabulary.linear.linear_helpers import (
     CLASSES,
     FEATURES,

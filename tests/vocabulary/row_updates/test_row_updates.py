@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from jsoftmax import row_adagrad, row_adam, row_sgd
+from jsoftmax.vocabulary import row_adagrad, row_adam, row_sgd
 
 SIZE, WIDTH = 7, 3
 RNG = np.random.default_rng(0)

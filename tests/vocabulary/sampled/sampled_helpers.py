@@ -18,13 +18,13 @@ WEIGHTS = rng.normal(size=TOKENS)  # a weight a token, of either sign
 def candidates_of(ids, labels=LABELS):
     """Candidates as if drawn from `Q` with replacement."""
     log_n = np.log(ids.shape[-1] * Q)
-    return js.Candidates(ids, log_n[ids], log_n[labels])
+    return js.vocabulary.Candidates(ids, log_n[ids], log_n[labels])
 
 
 # With hits, and classes that are there twice.
 SHARED = candidates_of(np.concatenate([LABELS[:3], [0, 0, 6]]))
 OWN = candidates_of(rng.integers(0, CLASSES, (TOKENS, DRAWS)))
-EVERY = js.Candidates(np.arange(CLASSES), 0.0, np.zeros(TOKENS))
+EVERY = js.vocabulary.Candidates(np.arange(CLASSES), 0.0, np.zeros(TOKENS))
 
 
 def sampled_softmax(z, y, ids, n, n_y):
@@ -79,13 +79,13 @@ def ours_target_sampling(features, kernel, targets, candidates, **options):
     ids = np.sort(np.asarray(candidates.ids), axis=-1)
     repeated = ids[..., 1:] == ids[..., :-1]
     ids[..., 1:][repeated] = -1  # free places, since a vocabulary has no class twice
-    return js.target_sampling_loss(features, kernel, targets, ids, **options)
+    return js.vocabulary.target_sampling_loss(features, kernel, targets, ids, **options)
 
 
 LOSSES = {
     "sampled softmax": (js.sampled_softmax_loss, sampled_softmax),
     "ranking": (ours_ranking, ranking),
-    "importance sampling": (js.importance_sampling_loss, importance_sampling),
+    "importance sampling": (js.vocabulary.importance_sampling_loss, importance_sampling),
     "target sampling": (ours_target_sampling, target_sampling),
     "NCE": (ours_nce, nce),
     "negative sampling": (js.negative_sampling_loss, negative_sampling),

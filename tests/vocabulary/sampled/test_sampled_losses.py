@@ -87,7 +87,7 @@ def test_the_log_partition_of_nce_is_differentiable_and_may_differ_by_token():
 EXACT = {
     "sampled softmax": js.sampled_softmax_loss,
     "ranking": functools.partial(js.sampled_softmax_loss, correct_targets=True),
-    "importance sampling": js.importance_sampling_loss,
+    "importance sampling": js.vocabulary.importance_sampling_loss,
     "target sampling": LOSSES["target sampling"][0],
 }
 
@@ -113,7 +113,7 @@ def every_draw(draws, classes):
 
 
 @pytest.mark.parametrize("draws", [1, 2, 3])
-@pytest.mark.parametrize("loss", [js.sampled_softmax_loss, js.importance_sampling_loss])
+@pytest.mark.parametrize("loss", [js.sampled_softmax_loss, js.vocabulary.importance_sampling_loss])
 def test_the_partition_function_is_estimated_without_bias(loss, draws):
     """Over all that can be drawn E exp L = Z / e^{z_y}, exactly: this fixes the sign of log n."""
     sets = every_draw(draws, CLASSES)
@@ -121,7 +121,9 @@ def test_the_partition_function_is_estimated_without_bias(loss, draws):
 
     def of(ids, sign):
         log_n = sign * np.log(draws * Q)
-        return loss(FEATURES, KERNEL, LABELS, js.Candidates(ids, jnp.asarray(log_n)[ids]))
+        return loss(
+            FEATURES, KERNEL, LABELS, js.vocabulary.Candidates(ids, jnp.asarray(log_n)[ids])
+        )
 
     @jax.jit
     def mean(sign):
@@ -150,7 +152,7 @@ def expected_gradient(loss, draws):
 
     def mean(z):
         def of(ids, y):
-            candidates = js.Candidates(ids, log_n[ids], log_n[y][None])
+            candidates = js.vocabulary.Candidates(ids, log_n[ids], log_n[y][None])
             return loss(jnp.ones((1, 1)), z[None], y[None], candidates)[0]
 
         losses = jax.vmap(jax.vmap(of, (0, None)), (None, 0))(sets, jnp.arange(FEW))
@@ -180,7 +182,7 @@ def test_the_truth_is_a_stationary_point_at_any_number_of_draws(name, draws):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", [js.sampled_softmax_loss, js.importance_sampling_loss])
+@pytest.mark.parametrize("loss", [js.sampled_softmax_loss, js.vocabulary.importance_sampling_loss])
 def test_bias_vanishes_as_draws_grow(loss):
     """In value and in gradient, averaged exactly over all draws; by more than half from 2 to 6."""
     z = jnp.array([0.3, -0.2, 0.5, 0.1])
@@ -206,7 +208,9 @@ def test_more_draws_change_the_loss_only_where_targets_are_corrected():
     @functools.partial(jax.jit, static_argnums=0)
     def losses(m):
         log_n = np.log(m)
-        candidates = js.Candidates(np.tile(np.arange(CLASSES), m), log_n, np.full(TOKENS, log_n))
+        candidates = js.vocabulary.Candidates(
+            np.tile(np.arange(CLASSES), m), log_n, np.full(TOKENS, log_n)
+        )
         arguments = (FEATURES, KERNEL, LABELS, candidates)
         rarer = z - log_n * np.eye(CLASSES)[LABELS]
         return (
@@ -337,7 +341,7 @@ def test_losses_hold_where_scores_are_huge():
     h = jnp.ones((1, 1), jnp.float32)
     for offset, gap in ((1e7, 1.0), (0.0, 60.0), (-1e7, 4.0)):
         z = jnp.array([[offset, offset - gap]], jnp.float32)
-        both = js.Candidates(np.arange(2), 0.0)
+        both = js.vocabulary.Candidates(np.arange(2), 0.0)
         close(
             js.sampled_softmax_loss(h, z, np.zeros(1, int), both),
             np.log1p(np.exp(-gap)),
@@ -390,7 +394,7 @@ MISTAKES = {
     "uncounted": (
         lambda: js.nce_loss(FEATURES, KERNEL, LABELS, UNCOUNTED),
         ValueError,
-        r"nce_loss: .*sample\(key, shape, targets\)",
+        r"nce_loss: .*sample\(key, shape, labels\)",
     ),
     "uncounted targets": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, UNCOUNTED, correct_targets=True),
@@ -405,7 +409,7 @@ MISTAKES = {
     "pairs": (
         lambda: LOSS(FEATURES, KERNEL, (LABELS, LABELS), SHARED),
         ValueError,
-        "`targets` are a tuple",
+        "`labels` are a tuple",
     ),
     "labels": (
         lambda: LOSS(FEATURES, KERNEL, LABELS[:2], SHARED),
@@ -419,7 +423,7 @@ MISTAKES = {
         "`logits_soft_cap`",
     ),
     "a class twice": (
-        lambda: js.target_sampling_loss(FEATURES, KERNEL, LABELS, np.array([1, 2, 1])),
+        lambda: js.vocabulary.target_sampling_loss(FEATURES, KERNEL, LABELS, np.array([1, 2, 1])),
         ValueError,
         "class 1 stands in `partition` twice",
     ),
@@ -429,23 +433,31 @@ MISTAKES = {
         "nce_loss: `log_partition`",
     ),
     "gathered": (
-        lambda: js.gathered_classes(LABELS * 1.0, SHARED, CLASSES),
+        lambda: js.vocabulary.gathered_classes(LABELS * 1.0, SHARED, CLASSES),
         TypeError,
-        "gathered_classes: `targets`",
+        "gathered_classes: `labels`",
     ),
     "gathered classes": (
-        lambda: js.gathered_classes(LABELS, SHARED, 0),
+        lambda: js.vocabulary.gathered_classes(LABELS, SHARED, 0),
         ValueError,
         "gathered_classes: `classes`",
     ),
-    "partitions": (lambda: js.target_partitions([0.5], 3), TypeError, "target_partitions: "),
-    "partitions of none": (lambda: js.target_partitions([1], 0), ValueError, "`size`"),
+    "partitions": (
+        lambda: js.vocabulary.target_partitions([0.5], 3),
+        TypeError,
+        "target_partitions: ",
+    ),
+    "partitions of none": (lambda: js.vocabulary.target_partitions([1], 0), ValueError, "`size`"),
     "wide partitions": (
-        lambda: js.target_partitions([[1, 2, 3]], 2),
+        lambda: js.vocabulary.target_partitions([[1, 2, 3]], 2),
         ValueError,
         "example 0 has 3 classes",
     ),
-    "deep partitions": (lambda: js.target_partitions([[[1]]], 2), ValueError, "examples, m"),
+    "deep partitions": (
+        lambda: js.vocabulary.target_partitions([[[1]]], 2),
+        ValueError,
+        "examples, m",
+    ),
 }
 
 
@@ -464,7 +476,7 @@ def test_a_candidate_beyond_the_classes_is_never_another_class():
 def test_partitions_have_all_the_targets_of_their_examples():
     """And as many examples as fit, in order."""
     y = np.random.default_rng(1).integers(-1, 30, (40, 3))
-    found = js.target_partitions(y, 9)
+    found = js.vocabulary.target_partitions(y, 9)
     assert found.ends[-1] == 40
     starts = [0, *found.ends[:-1]]
     for start, end, row in zip(starts, found.ends, found.classes, strict=True):
@@ -472,7 +484,7 @@ def test_partitions_have_all_the_targets_of_their_examples():
         assert set(row[row >= 0]) == classes and (row >= 0).sum() == len(classes) <= 9
         if end < 40:
             assert len(classes | set(y[end]) - {-1}) > 9
-    assert js.target_partitions(np.zeros((0, 2), int), 3).classes.shape == (0, 3)
+    assert js.vocabulary.target_partitions(np.zeros((0, 2), int), 3).classes.shape == (0, 3)
 
 
 @pytest.mark.slow
@@ -484,12 +496,12 @@ def test_candidates_of_samplers_serve_every_loss():
         candidates = sampler.sample(key, shape, jnp.asarray(LABELS))
         return LOSSES[name][0](FEATURES, KERNEL, LABELS, candidates)
 
-    sampler = js.unigram_sampler(Q, replacement=False)
+    sampler = js.vocabulary.unigram_sampler(Q, replacement=False)
     for shape in ((4,), (TOKENS, 4)):
         for name in ("sampled softmax", "NCE"):
             assert jnp.isfinite(loss(sampler, jax.random.key(0), shape, name)).all()
     same = candidates_of(LABELS)
-    batch = js.in_batch_candidates(LABELS, np.log(Q)[LABELS])
+    batch = js.vocabulary.in_batch_candidates(LABELS, np.log(Q)[LABELS])
     gap = np.log(TOKENS / (TOKENS - 1))  # each token has n − 1 others beside it
     close(batch.log_expected_count, same.log_expected_count - gap)
     assert jnp.isfinite(LOSS(FEATURES, KERNEL, LABELS, batch)).all()

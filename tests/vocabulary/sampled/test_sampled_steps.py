@@ -32,11 +32,11 @@ close = functools.partial(chex.assert_trees_all_close, rtol=1e-11, atol=1e-12)
 
 def gathered_gradient(loss, targets, candidates, **options):
     """The loss of rows that were gathered, and its gradients put back where they belong."""
-    few = js.gathered_classes(targets, candidates, CLASSES)
+    few = js.vocabulary.gathered_classes(targets, candidates, CLASSES)
 
     def weighted(h, rows, bias):
         return WEIGHTS @ loss(
-            h, rows, few.targets, few.candidates, bias=bias, class_axis=0, **options
+            h, rows, few.labels, few.candidates, bias=bias, class_axis=0, **options
         )
 
     value, (d_h, d_rows, d_bias) = jax.value_and_grad(weighted, (0, 1, 2))(
@@ -70,16 +70,16 @@ def test_gathered_rows_have_the_gradient_of_the_table(name):
 
 def test_gathered_classes_are_each_there_once_and_what_is_none_stays_none():
     y = jnp.array([3, -100, 5, 9, 3], jnp.int8)
-    few = js.gathered_classes(y, js.Candidates(jnp.array([5, -1, 8]), 0.0), 9)
+    few = js.vocabulary.gathered_classes(y, js.vocabulary.Candidates(jnp.array([5, -1, 8]), 0.0), 9)
     np.testing.assert_array_equal(few.ids, [3, 5, 8, 3, 3, 3, 3, 3])
-    np.testing.assert_array_equal(few.targets, [0, -100, 1, -1, 0])
+    np.testing.assert_array_equal(few.labels, [0, -100, 1, -1, 0])
     np.testing.assert_array_equal(few.candidates.ids, [1, -1, 2])
 
 
 OPTIMIZERS = {
-    "sgd": (js.row_sgd(0.1), optax.sgd(0.1)),
-    "adagrad": (js.row_adagrad(0.1), None),
-    "adam": (js.row_adam(0.1), None),
+    "sgd": (js.vocabulary.row_sgd(0.1), optax.sgd(0.1)),
+    "adagrad": (js.vocabulary.row_adagrad(0.1), None),
+    "adam": (js.vocabulary.row_adam(0.1), None),
 }
 
 
@@ -91,16 +91,16 @@ def test_a_step_on_few_rows_is_the_dense_step(name):
     The dense gradient given to the same optimizer for all rows that it is not zero in, or to optax.
     """
     optimizer, dense = OPTIMIZERS[name]
-    sampler = js.unigram_sampler([5.0, 3, 2, 2, 1, 0, 0], replacement=True)
+    sampler = js.vocabulary.unigram_sampler([5.0, 3, 2, 2, 1, 0, 0], replacement=True)
     y = jnp.array([0, 2, 2, 1, 3])
 
     @jax.jit
     def sparse_step(table, state, key):
-        few = js.gathered_classes(y, sampler.sample(key, (6,)), CLASSES)
+        few = js.vocabulary.gathered_classes(y, sampler.sample(key, (6,)), CLASSES)
 
         def loss(rows):
             return js.sampled_softmax_loss(
-                FEATURES, rows, few.targets, few.candidates, class_axis=0
+                FEATURES, rows, few.labels, few.candidates, class_axis=0
             ).sum()
 
         return optimizer.update(table, state, few.ids, jax.grad(loss)(table[few.ids]))
@@ -132,27 +132,27 @@ def test_a_step_on_few_rows_is_the_dense_step(name):
 
 def test_a_step_on_few_rows_takes_no_memory_of_the_size_of_the_table():
     """With the table donated, temporaries do not depend on the number of classes."""
-    optimizer = js.row_adagrad(0.1)
+    optimizer = js.vocabulary.row_adagrad(0.1)
     h, y = jnp.ones((8, 4)), jnp.arange(8)
 
     def step(table, state, sampler, key):
-        few = js.gathered_classes(y, sampler.sample(key, (16,)), table.shape[0])
+        few = js.vocabulary.gathered_classes(y, sampler.sample(key, (16,)), table.shape[0])
 
         def loss(rows):
-            return js.sampled_softmax_loss(h, rows, few.targets, few.candidates, class_axis=0).sum()
+            return js.sampled_softmax_loss(h, rows, few.labels, few.candidates, class_axis=0).sum()
 
         return optimizer.update(table, state, few.ids, jax.grad(loss)(table[few.ids]))
 
     def temporaries(classes):
         table = jnp.zeros((classes, 4))
-        arguments = (table, optimizer.init(table), js.uniform_sampler(classes), KEY)
+        arguments = (table, optimizer.init(table), js.vocabulary.uniform_sampler(classes), KEY)
         ready = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
         return ready.memory_analysis().temp_size_in_bytes
 
     assert temporaries(50_000) <= temporaries(500) + 1024
 
 
-SAMPLER = js.unigram_sampler(np.arange(1.0, CLASSES + 1))
+SAMPLER = js.vocabulary.unigram_sampler(np.arange(1.0, CLASSES + 1))
 HEADS = {
     "as it comes": {},
     "NCE without a bias": {"sampled_loss": js.nce_loss, "use_bias": False},
@@ -237,7 +237,7 @@ def test_a_head_learns_from_samples_and_is_judged_by_all_classes():
     head.eval()
     assert float(head.loss(h, LABELS).mean()) == pytest.approx(judged(), rel=1e-5)
     assert set(nnx.to_pure_dict(nnx.state(head, nnx.Param))) == {"kernel", "bias"}
-    given = js.Candidates(jnp.arange(CLASSES), 0.0)
+    given = js.vocabulary.Candidates(jnp.arange(CLASSES), 0.0)
     every = head.loss(h, LABELS, given, deterministic=False)
     np.testing.assert_allclose(every.mean(), judged(), rtol=1e-5)
 

@@ -21,9 +21,11 @@ COUNTS = np.random.default_rng(0).zipf(1.5, CLASSES).clip(1, 300) * 1.0
 COUNTS[5] = 0
 
 MAKERS = {
-    "uniform": lambda replacement: js.uniform_sampler(CLASSES, replacement=replacement),
-    "log-uniform": lambda replacement: js.log_uniform_sampler(CLASSES, replacement=replacement),
-    "unigram": lambda replacement: js.unigram_sampler(COUNTS, replacement=replacement),
+    "uniform": lambda replacement: js.vocabulary.uniform_sampler(CLASSES, replacement=replacement),
+    "log-uniform": lambda replacement: js.vocabulary.log_uniform_sampler(
+        CLASSES, replacement=replacement
+    ),
+    "unigram": lambda replacement: js.vocabulary.unigram_sampler(COUNTS, replacement=replacement),
 }
 PROBABILITIES = {
     "uniform": np.full(CLASSES, 1 / CLASSES),
@@ -104,7 +106,7 @@ def test_the_alias_table_holds_the_weights():
     """To 2⁻³¹/K, and the counts are those of what the table holds, bit for bit."""
     counts = np.random.default_rng(1).zipf(1.3, 1000).clip(0, 10**6)
     weights = counts**0.75
-    sampler = js.unigram_sampler(counts)
+    sampler = js.vocabulary.unigram_sampler(counts)
     held = js.AliasTable.of(weights).probabilities()
     np.testing.assert_allclose(held, weights / weights.sum(), rtol=0, atol=1e-12)
     np.testing.assert_allclose(expected_counts(sampler, 5), 5 * held, rtol=1e-14)
@@ -163,11 +165,11 @@ def test_points_turn_around_also_where_their_sum_has_more_than_32_bits():
 
 def test_what_is_rare_may_be_drawn_at_all():
     """A weight too small for a unit gets one; a huge one leaves the others theirs."""
-    sampler = js.unigram_sampler([1e30, 1.0, 1.0, 0.0], power=1, replacement=False)
+    sampler = js.vocabulary.unigram_sampler([1e30, 1.0, 1.0, 0.0], power=1, replacement=False)
     drawn = jax.jit(lambda: sampler.sample(KEY, (3,)).ids)()
     assert set(drawn.tolist()) == {0, 1, 2}
     np.testing.assert_allclose(expected_counts(sampler, 2), [1, 0.5, 0.5, 0], rtol=1e-6)
-    same = js.unigram_sampler([1e300, 0, 1e-300], power=0)
+    same = js.vocabulary.unigram_sampler([1e300, 0, 1e-300], power=0)
     np.testing.assert_allclose(expected_counts(same, 2), [1, 0, 1], rtol=1e-9)
 
 
@@ -175,7 +177,7 @@ def test_drawing_takes_no_memory_of_the_size_of_the_classes():
     for replacement in (True, False):
         needed = []
         for classes in (500, 100_000):
-            sampler = js.log_uniform_sampler(classes, replacement=replacement)
+            sampler = js.vocabulary.log_uniform_sampler(classes, replacement=replacement)
             ready = jax.jit(lambda s, k: s.sample(k, (9,))).lower(sampler, KEY).compile()
             needed.append(ready.memory_analysis().temp_size_in_bytes)
         assert needed[1] <= needed[0] + 1024
@@ -184,7 +186,11 @@ def test_drawing_takes_no_memory_of_the_size_of_the_classes():
 def test_samplers_are_immutable_pytrees():
     """They pass through `jit`, `scan` and `vmap`, and a stack of them through `vmap` too."""
     drawn = jax.jit(lambda sampler, key: sampler.sample(key, (3,)).ids)
-    for sampler in (js.uniform_sampler(9), UNIGRAM, js.log_uniform_sampler(9)):
+    for sampler in (
+        js.vocabulary.uniform_sampler(9),
+        UNIGRAM,
+        js.vocabulary.log_uniform_sampler(9),
+    ):
         leaves, tree = jax.tree.flatten(sampler)
         one = drawn(sampler, KEY)
         np.testing.assert_array_equal(drawn(jax.tree.unflatten(tree, leaves), KEY), one)
@@ -199,15 +205,18 @@ def test_targets_of_a_batch_are_candidates_for_each_other():
     """(n − 1) q of each; negative labels take no part, in numbers neither."""
     q = PROBABILITIES["log-uniform"]
     y = np.array([[1, 4, 1], [0, -1, 2]])
-    found = js.in_batch_candidates(y, np.log(q)[y])
+    found = js.vocabulary.in_batch_candidates(y, np.log(q)[y])
     np.testing.assert_array_equal(found.ids, y.ravel())
     np.testing.assert_allclose(np.exp(found.log_expected_count), 4 * q[y].ravel(), rtol=1e-12)
     np.testing.assert_array_equal(found.target_log_expected_count.ravel(), found.log_expected_count)
-    assert js.in_batch_candidates(y[0, :1], np.zeros(1)).log_expected_count == 0
-    assert js.in_batch_candidates(y, np.float32(q)[y]).log_expected_count.dtype == jnp.float32
+    assert js.vocabulary.in_batch_candidates(y[0, :1], np.zeros(1)).log_expected_count == 0
+    assert (
+        js.vocabulary.in_batch_candidates(y, np.float32(q)[y]).log_expected_count.dtype
+        == jnp.float32
+    )
 
 
-UNIGRAM = js.unigram_sampler(COUNTS, replacement=False)
+UNIGRAM = js.vocabulary.unigram_sampler(COUNTS, replacement=False)
 MISTAKES = {
     "key": (lambda: UNIGRAM.sample(0, (3,)), TypeError, r"ClassSampler.sample: `key`.*random.key"),
     "keys": (lambda: UNIGRAM.sample(jax.random.split(KEY), (3,)), ValueError, "one key"),
@@ -215,29 +224,54 @@ MISTAKES = {
     "no draws": (lambda: UNIGRAM.sample(KEY, ()), ValueError, "number of draws"),
     "too many": (lambda: UNIGRAM.sample(KEY, (23,)), ValueError, "only 22 have a positive weight"),
     "too many of all": (
-        lambda: js.uniform_sampler(4, replacement=False).sample(KEY, (5,)),
+        lambda: js.vocabulary.uniform_sampler(4, replacement=False).sample(KEY, (5,)),
         ValueError,
         "5 different classes",
     ),
-    "targets": (lambda: UNIGRAM.sample(KEY, (3,), [0.5]), TypeError, "`targets`.*integers"),
+    "targets": (lambda: UNIGRAM.sample(KEY, (3,), [0.5]), TypeError, "`labels`.*integers"),
     "no target": (lambda: UNIGRAM.sample(KEY, (3,), [23]), ValueError, "from 0 to 22"),
     "no class": (lambda: UNIGRAM.log_expected_count(-1, 3), ValueError, "`ids` is no class"),
     "draws": (lambda: UNIGRAM.log_expected_count(1, 0), ValueError, "at least 1"),
+    "text": (
+        lambda: UNIGRAM.log_expected_count("cat", 1),
+        TypeError,
+        r"log_expected_count: `ids` is 'cat'",
+    ),
     "half a draw": (lambda: UNIGRAM.log_expected_count(1, 0.5), TypeError, "whole number"),
-    "classes": (lambda: js.uniform_sampler(0), ValueError, "uniform_sampler: `classes`"),
-    "a float": (lambda: js.log_uniform_sampler(3.0), TypeError, "log_uniform_sampler: `classes`"),
-    "counts": (lambda: js.unigram_sampler([1, -2]), ValueError, "unigram_sampler: weight 1 is -2"),
-    "no counts": (lambda: js.unigram_sampler([0, 0]), ValueError, "all 2 weights are zero"),
+    "classes": (lambda: js.vocabulary.uniform_sampler(0), ValueError, "uniform_sampler: `classes`"),
+    "a float": (
+        lambda: js.vocabulary.log_uniform_sampler(3.0),
+        TypeError,
+        "log_uniform_sampler: `classes`",
+    ),
+    "counts": (
+        lambda: js.vocabulary.unigram_sampler([1, -2]),
+        ValueError,
+        "unigram_sampler: weight 1 is -2",
+    ),
+    "no counts": (
+        lambda: js.vocabulary.unigram_sampler([0, 0]),
+        ValueError,
+        "all 2 weights are zero",
+    ),
     "traced counts": (
-        lambda: jax.jit(js.unigram_sampler)(jnp.ones(3)),
+        lambda: jax.jit(js.vocabulary.unigram_sampler)(jnp.ones(3)),
         TypeError,
         "unigram_sampler: `counts` are traced",
     ),
-    "power": (lambda: js.unigram_sampler([1.0], power=np.nan), ValueError, "`power`"),
-    "powers": (lambda: js.unigram_sampler([1.0], power=np.ones(2)), TypeError, "`power`"),
-    "batch": (lambda: js.in_batch_candidates([1.0], [0.0]), TypeError, "`targets`.*integers"),
+    "power": (lambda: js.vocabulary.unigram_sampler([1.0], power=np.nan), ValueError, "`power`"),
+    "powers": (
+        lambda: js.vocabulary.unigram_sampler([1.0], power=np.ones(2)),
+        TypeError,
+        "`power`",
+    ),
+    "batch": (
+        lambda: js.vocabulary.in_batch_candidates([1.0], [0.0]),
+        TypeError,
+        "`labels`.*integers",
+    ),
     "batch of another shape": (
-        lambda: js.in_batch_candidates([1, 2], [0.0]),
+        lambda: js.vocabulary.in_batch_candidates([1, 2], [0.0]),
         ValueError,
         r"one log-probability for each target",
     ),

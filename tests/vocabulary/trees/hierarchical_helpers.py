@@ -10,10 +10,10 @@ COUNTS = [7, 0, 3, 3, 1, 0, 12, 2, 5, 1, 1]
 
 TREES = {
     "Huffman": js.huffman_tree(COUNTS),
-    "balanced": js.balanced_tree(11),
-    "k-ary": js.kary_tree(12, 3),
-    "two levels": js.two_level_tree(COUNTS, 4),
-    "given": js.class_tree({"a": [6, [0, 8]], "b": [[2, 3, 4, [5]], 1, [7, [9, 10]]]}),
+    "balanced": js.vocabulary.balanced_tree(11),
+    "k-ary": js.vocabulary.kary_tree(12, 3),
+    "two levels": js.vocabulary.two_level_tree(COUNTS, 4),
+    "given": js.vocabulary.class_tree({"a": [6, [0, 8]], "b": [[2, 3, 4, [5]], 1, [7, [9, 10]]]}),
 }
 FEATURES = rng.normal(size=(TOKENS, WIDTH))
 

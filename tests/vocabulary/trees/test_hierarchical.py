@@ -1,6 +1,7 @@
 """Hierarchical softmax: what it is of explicit products along paths, in value and derivatives."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -63,13 +64,13 @@ def test_everything_is_that_of_products_along_paths(tree):
 
 def test_the_likeliest_class_need_not_be_below_the_likeliest_nodes():
     """0.6 shared by four classes, 0.4 alone: a beam of one would go the wrong way."""
-    tree = js.class_tree([[0, 1, 2, 3], 4])
+    tree = js.vocabulary.class_tree([[0, 1, 2, 3], 4])
     table = np.log([[0.6], [0.4], [1.0], [1.0], [1.0], [1.0]])
     found = js.hierarchical_topk(np.ones(1), table, tree, 1, beam=1)
     assert found.classes == 4
     near(found.values, np.log([0.4]))
     # And one that left out what is better has to compute all.
-    deep = js.class_tree([[0, 1, 2, 3], [4, [5, 6]]])
+    deep = js.vocabulary.class_tree([[0, 1, 2, 3], [4, [5, 6]]])
     table = np.log([[0.6], [0.4], *[[1.0]] * 4, [0.1], [0.9], [0.9], [0.1]])
     assert js.hierarchical_topk(np.ones(1), table, deep, 1, beam=1).classes == 5
 
@@ -133,7 +134,7 @@ def test_the_route_of_rows_has_the_dense_gradient(name):
 def test_a_step_of_rows_is_a_step_of_the_dense_gradient():
     tree = TREES["Huffman"]
     table, y = jnp.asarray(table_of(tree)[0]), jnp.array([6, 5, 6, 0])
-    optimizer = js.row_sgd(0.5)
+    optimizer = js.vocabulary.row_sgd(0.5)
 
     @jax.jit
     def step(table, state):
@@ -169,7 +170,7 @@ def test_two_classes_are_a_sigmoid_and_one_node_is_softmax():
     assert (two.depth, two.table_rows) == (1, 1)
     near(js.hierarchical_log_softmax(FEATURES, w, two)[:, 1], jax.nn.log_sigmoid(-z))
     assert (js.hierarchical_topk(FEATURES, w, two, 1).classes[:, 0] == (z < 0)).all()
-    flat = js.kary_tree(6, 6)
+    flat = js.vocabulary.kary_tree(6, 6)
     table = np.random.default_rng(1).normal(size=(6, WIDTH))
     near(js.hierarchical_log_softmax(FEATURES, table, flat), jax.nn.log_softmax(FEATURES @ table.T))
 
@@ -205,7 +206,7 @@ def test_half_precision_is_computed_in_float32():
 
 def test_it_maps_over_features_and_over_trees():
     """Trees of one shape may be stacked."""
-    trees = [js.two_level_tree(counts, 3) for counts in (np.arange(9), np.arange(9) % 4)]
+    trees = [js.vocabulary.two_level_tree(counts, 3) for counts in (np.arange(9), np.arange(9) % 4)]
     tables = np.random.default_rng(3).normal(size=(2, trees[0].table_rows, WIDTH))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *trees)
     y = jnp.array([3, 4])
@@ -308,6 +309,11 @@ MISTAKES = {
     "float targets": (lambda: LOSS(H, TABLE, TREE, Y * 1.0), TypeError, "integers"),
     "no class": (lambda: LOSS(H, TABLE, TREE, Y + 9), ValueError, "label 11 is no class"),
     "negative": (lambda: LOSS(H[0], TABLE, TREE, -1), ValueError, "label -1 is no class"),
+    "text": (
+        lambda: inspect.unwrap(LOSS)(H, TABLE, TREE, "cat"),
+        TypeError,
+        "hierarchical_log_prob: `targets` is 'cat'",
+    ),
     "bias": (lambda: LOSS(H, TABLE, TREE, Y, bias=np.ones(3)), ValueError, "`bias`"),
     "mask": (lambda: LOSS(H, TABLE, TREE, Y, where=np.ones(4)), TypeError, "boolean"),
     "size of mask": (

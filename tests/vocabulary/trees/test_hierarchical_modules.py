@@ -72,7 +72,9 @@ def test_twins_agree_with_each_other_and_with_the_functions():
 
 def test_a_tree_is_state_and_no_parameter():
     """An optimizer of parameters leaves it alone; it starts with all choices even."""
-    model = jsoftmax.nnx.HierarchicalSoftmax(WIDTH, js.balanced_tree(8), rngs=nnx.Rngs(0))
+    model = jsoftmax.nnx.HierarchicalSoftmax(
+        WIDTH, js.vocabulary.balanced_tree(8), rngs=nnx.Rngs(0)
+    )
     assert list(nnx.to_pure_dict(nnx.state(model, nnx.Param))) == ["table"]
     optimizer = nnx.Optimizer(model, optax.sgd(1.0), wrt=nnx.Param)
 
@@ -85,4 +87,6 @@ def test_a_tree_is_state_and_no_parameter():
 
     np.testing.assert_allclose(step(model, optimizer), np.log(8), rtol=1e-6)
     assert step(model, optimizer) < np.log(8)
-    np.testing.assert_array_equal(model.tree.get_value().paths, js.balanced_tree(8).paths)
+    np.testing.assert_array_equal(
+        model.tree.get_value().paths, js.vocabulary.balanced_tree(8).paths
+    )

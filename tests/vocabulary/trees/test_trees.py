@@ -91,7 +91,7 @@ def test_expected_length_is_that_of_the_counts_and_near_their_entropy():
 @pytest.mark.parametrize("arity", [2, 3, 5, 100])
 def test_regular_trees_are_as_shallow_as_can_be(classes, arity):
     """Depth ⌈log K⌉, at most one level between classes, which stand in their order."""
-    tree = js.kary_tree(classes, arity)
+    tree = js.vocabulary.kary_tree(classes, arity)
     depth = 1
     while arity**depth < classes:
         depth += 1
@@ -101,27 +101,27 @@ def test_regular_trees_are_as_shallow_as_can_be(classes, arity):
     paths = [tuple(child for _, child in tree.path(y)) for y in range(classes)]
     assert paths == sorted(paths)
     if arity == 2:
-        assert_same(tree, js.balanced_tree(classes))
+        assert_same(tree, js.vocabulary.balanced_tree(classes))
 
 
 def test_two_levels_have_groups_of_equal_size():
     counts = np.arange(100, dtype=np.uint8)
-    tree = js.two_level_tree(counts)
+    tree = js.vocabulary.two_level_tree(counts)
     assert (tree.depth, tree.nodes, tree.width) == (2, 11, 10)
     assert {tree.path(y)[0].child for y in range(90, 100)} == {0}  # the ten most frequent
-    in_order = js.two_level_tree(7, groups=3)
+    in_order = js.vocabulary.two_level_tree(7, groups=3)
     assert [in_order.path(y)[0].child for y in range(7)] == [0, 0, 0, 1, 1, 2, 2]
     for groups in (1, 7):  # one choice, among all
-        assert_same(js.two_level_tree(7, groups=groups), js.kary_tree(7, 7))
+        assert_same(js.vocabulary.two_level_tree(7, groups=groups), js.vocabulary.kary_tree(7, 7))
 
 
 def test_a_hierarchy_may_be_nested_or_a_vector_of_parents():
     """Single children are left out: they are no choice."""
-    nested = js.class_tree([[0, 1, [[2]]], {"x": {"y": [3, 4]}}])
-    parents = js.class_tree(np.array([5, 5, 7, 10, 10, 11, 5, 6, 11, 8, 9, -1]))
+    nested = js.vocabulary.class_tree([[0, 1, [[2]]], {"x": {"y": [3, 4]}}])
+    parents = js.vocabulary.class_tree(np.array([5, 5, 7, 10, 10, 11, 5, 6, 11, 8, 9, -1]))
     assert_same(nested, parents)
     assert nested.path(4) == ((0, 1), (2, 1))
-    assert js.class_tree(np.array([-1, 0, 1, 2, 3, 3])).path(1) == ((0, 1),)
+    assert js.vocabulary.class_tree(np.array([-1, 0, 1, 2, 3, 3])).path(1) == ((0, 1),)
 
 
 @each_tree
@@ -148,7 +148,7 @@ def test_a_tree_is_saved_and_restored(tmp_path):
     tree = TREES["given"]
     np.savez(tmp_path / "tree.npz", **tree._asdict())
     with np.load(tmp_path / "tree.npz") as file:
-        again = js.ClassTree(**file)
+        again = js.vocabulary.ClassTree(**file)
     assert_same(tree, again)
     h, table = np.ones(3), np.ones((tree.table_rows, 3))
     probability = jax.jit(js.hierarchical_log_prob)(h, table, again, 4)
@@ -167,37 +167,65 @@ MISTAKES = {
     "single": (lambda: js.huffman_tree([3]), ValueError, "at least two classes"),
     "matrix": (lambda: js.huffman_tree(np.ones((2, 2))), ValueError, "a vector"),
     "negative": (lambda: js.huffman_tree([1, -2]), ValueError, "count 1 is -2.*negative"),
-    "NaN": (lambda: js.two_level_tree([1.0, np.nan]), ValueError, "negative or NaN"),
+    "NaN": (lambda: js.vocabulary.two_level_tree([1.0, np.nan]), ValueError, "negative or NaN"),
     "infinite": (lambda: js.huffman_tree([np.inf, 1.0]), ValueError, "infinite"),
     "words": (lambda: js.huffman_tree(["a", "b"]), TypeError, "real numbers"),
     "complex": (lambda: js.huffman_tree([1j, 2]), TypeError, "real numbers"),
     "traced": (lambda: jax.jit(js.huffman_tree)(jnp.ones(3)), TypeError, "outside of `jit`"),
-    "one class": (lambda: js.balanced_tree(1), ValueError, "`classes` must be at least 2"),
-    "unary": (lambda: js.kary_tree(5, 1), ValueError, "`arity` must be at least 2"),
-    "too many groups": (lambda: js.two_level_tree(5, 6), ValueError, "some would be empty"),
-    "no groups": (lambda: js.two_level_tree(5, 0), ValueError, "`groups` must be at least 1"),
-    "twice": (lambda: js.class_tree([[0, 1], 1]), ValueError, "must stand once"),
-    "missing": (lambda: js.class_tree([0, 2]), ValueError, "must stand once"),
-    "empty part": (lambda: js.class_tree([0, []]), ValueError, "is empty"),
-    "name": (lambda: js.class_tree([0, "cat"]), TypeError, "'cat' of type str"),
-    "alone": (lambda: js.class_tree([[0]]), ValueError, "single class"),
+    "one class": (
+        lambda: js.vocabulary.balanced_tree(1),
+        ValueError,
+        "`classes` must be at least 2",
+    ),
+    "unary": (lambda: js.vocabulary.kary_tree(5, 1), ValueError, "`arity` must be at least 2"),
+    "too many groups": (
+        lambda: js.vocabulary.two_level_tree(5, 6),
+        ValueError,
+        "some would be empty",
+    ),
+    "no groups": (
+        lambda: js.vocabulary.two_level_tree(5, 0),
+        ValueError,
+        "`groups` must be at least 1",
+    ),
+    "twice": (lambda: js.vocabulary.class_tree([[0, 1], 1]), ValueError, "must stand once"),
+    "missing": (lambda: js.vocabulary.class_tree([0, 2]), ValueError, "must stand once"),
+    "empty part": (lambda: js.vocabulary.class_tree([0, []]), ValueError, "is empty"),
+    "name": (lambda: js.vocabulary.class_tree([0, "cat"]), TypeError, "'cat' of type str"),
+    "alone": (lambda: js.vocabulary.class_tree([[0]]), ValueError, "single class"),
     "traced hierarchy": (
-        lambda: jax.jit(js.class_tree)(jnp.array([-1, 0, 0])),
+        lambda: jax.jit(js.vocabulary.class_tree)(jnp.array([-1, 0, 0])),
         TypeError,
         "outside of `jit`",
     ),
-    "two roots": (lambda: js.class_tree(np.array([-1, -1, 0])), ValueError, "one node, the root"),
-    "no such parent": (lambda: js.class_tree(np.array([-1, 3, 0])), ValueError, "from 0 to 2"),
-    "circle": (lambda: js.class_tree(np.array([-1, 0, 0, 4, 3])), ValueError, "own ancestor"),
-    "float parents": (lambda: js.class_tree(np.array([-1.0, 0, 0])), TypeError, "integers"),
-    "no parents": (lambda: js.class_tree(np.zeros((0,), int)), ValueError, "a vector"),
-    "no class": (lambda: js.balanced_tree(4).path(4), ValueError, "from 0 to 3"),
+    "two roots": (
+        lambda: js.vocabulary.class_tree(np.array([-1, -1, 0])),
+        ValueError,
+        "one node, the root",
+    ),
+    "no such parent": (
+        lambda: js.vocabulary.class_tree(np.array([-1, 3, 0])),
+        ValueError,
+        "from 0 to 2",
+    ),
+    "circle": (
+        lambda: js.vocabulary.class_tree(np.array([-1, 0, 0, 4, 3])),
+        ValueError,
+        "own ancestor",
+    ),
+    "float parents": (
+        lambda: js.vocabulary.class_tree(np.array([-1.0, 0, 0])),
+        TypeError,
+        "integers",
+    ),
+    "no parents": (lambda: js.vocabulary.class_tree(np.zeros((0,), int)), ValueError, "a vector"),
+    "no class": (lambda: js.vocabulary.balanced_tree(4).path(4), ValueError, "from 0 to 3"),
     "counts of others": (
-        lambda: js.balanced_tree(4).expected_length([1, 2]),
+        lambda: js.vocabulary.balanced_tree(4).expected_length([1, 2]),
         ValueError,
         "each of the 4 classes",
     ),
-    "float targets": (lambda: js.balanced_tree(4).rows([1.0]), TypeError, "integers"),
+    "float targets": (lambda: js.vocabulary.balanced_tree(4).rows([1.0]), TypeError, "integers"),
 }
 
 

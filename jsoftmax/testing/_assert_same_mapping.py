@@ -38,6 +38,9 @@ def assert_same_mapping(
         rtol: ε_rel ≥ 0.
         atol: ε_abs ≥ 0.
 
+    Returns:
+        None, where it holds.
+
     Raises:
         AssertionError: if shapes or numbers differ. The message shows the worst entry.
         TypeError: if `logits` are not real numbers.

@@ -32,6 +32,9 @@ def assert_distribution(
         atol: ε ≥ 0; by default 32 units of float32 or float64 and, where `p` is of a shorter
             dtype, at least 2 units of that.
 
+    Returns:
+        None, where it holds.
+
     Raises:
         AssertionError: if an entry or a row breaks the law.
         TypeError, ValueError: if `p`, `axis` or `where` are of a wrong dtype or shape.

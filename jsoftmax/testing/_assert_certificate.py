@@ -11,16 +11,16 @@ from jax import Array
 from jaxtyping import ArrayLike
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.testing._distribution import assert_rows, tolerance
+from jsoftmax.testing._assert_distribution import assert_rows, tolerance
 from jsoftmax.testing._worst import assert_worst
 
 
 def assert_certificate(
     p: ArrayLike,
     logits: ArrayLike,
-    alpha: ArrayLike = 1.5,
     axis: int | tuple[int, ...] = -1,
     *,
+    alpha: ArrayLike = 1.5,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     atol: float | None = None,
@@ -44,6 +44,9 @@ def assert_certificate(
         temperature: T > 0, a number or an array of size 1 along `axis`.
         atol: ε ≥ 0; by default 64 units of float32 or float64 and, where `p` is of a shorter
             dtype, at least 4 units of that.
+
+    Returns:
+        None, where it holds.
 
     Raises:
         AssertionError: if p is no distribution, or another one. The message shows the worst entry.

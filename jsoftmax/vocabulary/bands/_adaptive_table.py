@@ -1,4 +1,4 @@
-"""What an adaptive softmax learns, made anew or checked."""
+"""The class table of an adaptive softmax, made anew or checked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jsoftmax.vocabulary.bands._bands import Band, Banded, read_banded, read_ban
 from jsoftmax.vocabulary.bands._widths import new_bands, widths_of
 
 
-class AdaptiveTables(NamedTuple):
-    """What an adaptive softmax learns; made by `adaptive_tables`, or from any arrays.
+class AdaptiveTable(NamedTuple):
+    """The class table of an adaptive softmax; made by `adaptive_table`, or from any arrays.
 
     Args:
         bands: a sequence of `Band`: first the shortlist, the classes that stand in the head, then
@@ -28,7 +28,7 @@ class AdaptiveTables(NamedTuple):
     Example:
         >>> import jax.numpy as jnp
         >>> bands = [Band(jnp.zeros((5, 8))), Band(jnp.zeros((9, 2)), projection=jnp.zeros((8, 2)))]
-        >>> tables = AdaptiveTables(bands, clusters=jnp.zeros((1, 8)))
+        >>> table = AdaptiveTable(bands, clusters=jnp.zeros((1, 8)))
     """
 
     bands: Any
@@ -36,7 +36,7 @@ class AdaptiveTables(NamedTuple):
     cluster_bias: Any = None
 
 
-def adaptive_tables(
+def adaptive_table(
     key: Array,
     width: int,
     classes: int,
@@ -45,8 +45,8 @@ def adaptive_tables(
     div_value: float = 4.0,
     use_bias: bool = False,
     dtype: DTypeLike = jnp.float32,
-) -> AdaptiveTables:
-    r"""Tables for an adaptive softmax, drawn from normal distributions.
+) -> AdaptiveTable:
+    r"""Class table of an adaptive softmax, drawn from normal distributions.
 
     The shortlist has the classes below the first cut-off and vectors of the width d of the
     features; cluster i ≥ 1 has the classes from one cut-off to the next and vectors of the width
@@ -63,7 +63,7 @@ def adaptive_tables(
         dtype: of all arrays.
 
     Returns:
-        `AdaptiveTables`.
+        `AdaptiveTable`.
 
     Raises:
         TypeError: if `key` is not a key, or sizes are not whole numbers.
@@ -71,41 +71,41 @@ def adaptive_tables(
 
     Example:
         >>> import jax
-        >>> tables = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
-        >>> for band in tables.bands:
+        >>> table = adaptive_table(jax.random.key(0), 64, 1000, [100, 300])
+        >>> for band in table.bands:
         ...     print(band.table.shape, band.projection is None)
         (100, 64) True
         (200, 16) False
         (700, 4) False
     """
-    function = "adaptive_tables"
+    function = "adaptive_table"
     key, other = jax.random.split(one_key(function, key))
     widths = widths_of(function, width, classes, cutoffs, div_value)
     bands = new_bands(key, width, classes, cutoffs, widths, use_bias=use_bias, dtype=dtype)
     clusters = jax.random.normal(other, (len(cutoffs), width), dtype) * width**-0.5
     bias = jnp.zeros(len(cutoffs), dtype) if use_bias else None
-    return AdaptiveTables(bands, clusters, bias)
+    return AdaptiveTable(bands, clusters, bias)
 
 
-def read_adaptive(function: str, features: Any, tables: Any) -> tuple[Banded, Band]:
+def read_adaptive(function: str, features: Any, table: Any) -> tuple[Banded, Band]:
     """Features and bands, and the head: the shortlist's table with the clusters as its last rows.
 
     The head takes features that are already projected.
     """
-    if not isinstance(tables, AdaptiveTables):
+    if not isinstance(table, AdaptiveTable):
         raise TypeError(
-            f"jsoftmax.{function}: `tables` is of type {type(tables).__name__}; give it "
-            "jsoftmax.AdaptiveTables, such as jsoftmax.adaptive_tables makes."
+            f"jsoftmax.{function}: `table` is of type {type(table).__name__}; give it "
+            "jsoftmax.vocabulary.AdaptiveTable, such as jsoftmax.vocabulary.adaptive_table makes."
         )
-    bands = read_bands(function, tables.bands, None, slices=False)
-    clusters = checks.as_array(function, "clusters", tables.clusters)
+    bands = read_bands(function, table.bands, None, slices=False)
+    clusters = checks.as_array(function, "clusters", table.clusters)
     width, tails = bands[0].table.shape[1], len(bands) - 1
     if clusters.shape != (tails, width):
         raise ValueError(
             f"jsoftmax.{function}: `clusters` have shape {clusters.shape}; for {tails} bands after "
             f"the shortlist, whose table has width {width}, give the shape {(tails, width)}."
         )
-    biases = bands[0].bias, tables.cluster_bias
+    biases = bands[0].bias, table.cluster_bias
     more = [clusters]
     if biases[1] is not None:
         more.append(checks.as_array(function, "cluster_bias", biases[1]))
@@ -116,7 +116,7 @@ def read_adaptive(function: str, features: Any, tables: Any) -> tuple[Banded, Ba
             )
     banded = read_banded(function, features, bands, slices=False, more=more)
     shortlist, dtype = banded.bands[0], banded.features.dtype
-    table = jnp.concatenate([shortlist.table, clusters.astype(dtype)])
+    rows = jnp.concatenate([shortlist.table, clusters.astype(dtype)])
     bias = None
     if any(b is not None for b in biases):
         sizes = (starts_of(bands)[1], tails)
@@ -124,4 +124,4 @@ def read_adaptive(function: str, features: Any, tables: Any) -> tuple[Banded, Ba
             jnp.zeros(n, dtype) if b is None else jnp.asarray(b).astype(dtype)
             for b, n in zip(biases, sizes, strict=True)
         ])  # fmt: skip
-    return banded, Band(table, None, bias)
+    return banded, Band(rows, None, bias)
