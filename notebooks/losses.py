@@ -108,7 +108,7 @@ figure, axes = style.card(
     "Target: class 3. For α > 1 a whole region is right enough", 1, 3, size=(9.8, 3.7)
 )
 for ax, alpha in zip(axes, (1.0, 1.5, 2.0), strict=True):
-    value = np.asarray(loss(plane, jnp.full((201, 201), 2), alpha))
+    value = np.asarray(loss(plane, jnp.full((201, 201), 2), alpha=alpha))
     levels = np.arange(0, 4.6, 0.5)
     shown = ax.contourf(x, x, value, levels, cmap="Blues", extend="max")
     lines = ax.contour(x, x, value, levels[1:], colors=INK, linewidths=0.5)
@@ -377,7 +377,7 @@ for alpha, color in zip((1.5, 2.0, 4.0), style.ordered(3), strict=True):
 k_hot = jax.jit(js.topk_entmax_loss)
 pair = jnp.tile(jnp.array([0, 1]), (801, 1))
 for alpha, color in zip((1.0, 1.5, 2.0), style.ordered(3), strict=True):
-    value = k_hot(four, pair, alpha)
+    value = k_hot(four, pair, alpha=alpha)
     right.plot(margin, value, color=color)
     at = {1.0: 350, 1.5: 300, 2.0: 250}[alpha]
     style.inline(right, margin[at], value[at], f"α = {alpha:g}", color)
@@ -393,7 +393,7 @@ left.set_ylim(-0.05, 2.6)
 right.set_ylim(-0.1, 5)
 plt.show()
 z = jnp.array([2.0, 1.0, 0.5, -1.0])
-print("gradient of the k-hot loss:", jax.grad(js.topk_entmax_loss)(z, jnp.array([0, 1]), 2.0))
+print("gradient of the k-hot loss:", jax.grad(js.topk_entmax_loss)(z, jnp.array([0, 1]), alpha=2.0))
 print("p − y:                     ", js.topk_entmax(z, 2, alpha=2.0) - jnp.array([1, 1, 0, 0]))
 
 # %% [markdown]

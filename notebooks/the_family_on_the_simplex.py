@@ -651,7 +651,7 @@ for alpha in (0.5, 1.0, 1.5, 2.0):
 # $$p = \arg\max_{p \in Δ} ⟨p, z⟩ - \sum_i ω(p_i),$$
 #
 # with its smooth maximum, its loss and their derivatives. Three methods write one down: ω, ω′ and
-# 1/ω″. The one below is sparsemax's parabola with waves, so that p lingers at the multiples of 1/n.
+# 1/ω″. The one below is four times sparsemax's parabola, with waves: p lingers at multiples of ⅓.
 # How to invert ω′ the library finds out by itself.
 
 
@@ -659,19 +659,19 @@ for alpha in (0.5, 1.0, 1.5, 2.0):
 @dataclasses.dataclass(frozen=True)
 class Terraces(js.Regularizer):
     steps: float | jax.Array = 3.0
-    depth: float | jax.Array = 0.9  # below 1, so that ω is convex
+    depth: float | jax.Array = 0.8  # below 1, so that ω is convex
 
     def value(self, p):
         turn = 2 * math.pi * self.steps
-        return p * (p - 1) / 2 + self.depth * (1 - jnp.cos(turn * p)) / turn**2
+        return 2 * p * (p - 1) + 4 * self.depth * (1 - jnp.cos(turn * p)) / turn**2
 
     def marginal(self, p):
         turn = 2 * math.pi * self.steps
-        return p + self.depth * jnp.sin(turn * p) / turn
+        return 4 * p + 4 * self.depth * jnp.sin(turn * p) / turn
 
     def slope(self, p):
-        waves = 1 + self.depth * jnp.cos(2 * math.pi * self.steps * p)
-        return jnp.where(p > 0, 1 / waves, 0)
+        curvature = 4 + 4 * self.depth * jnp.cos(2 * math.pi * self.steps * p)
+        return jnp.where(p > 0, 1 / curvature, 0)
 
 
 REGULARIZERS = {
@@ -770,7 +770,7 @@ figure, axes = style.card(
 )
 q = jnp.array([0.6, 0.3, 0.1])
 for ax, (name, regularizer) in zip(
-    axes, {**BENT, "Terraces, ours": Terraces()}.items(), strict=True
+    axes, {**BENT, "JensenShannon": js.JensenShannon()}.items(), strict=True
 ):
     draw_image(ax, with_prior, regularizer, q, radii=(0.25, 0.5, 1.0, 2.0))
     ax.plot(*simplex.flat(q), "o", color=INK, markersize=5, zorder=4)
