@@ -60,9 +60,9 @@ def test_a_mistake_is_answered_with_function_argument_and_remedy(name, unchecked
             loss(z, labels, Tsallis(jnp.full((5, 1), 1.5)))
     elif name not in ("cross_entropy", "sparsemax_loss"):
         with pytest.raises(ValueError, match=shapes(here, "`alpha` must be", "-1")):
-            loss(z, labels, -1)
+            loss(z, labels, alpha=-1)
         with pytest.raises(ValueError, match=shapes(here, "`alpha`", (5, 1), (2, 3))):
-            loss(z, labels, jnp.full((5, 1), 1.5))
+            loss(z, labels, alpha=jnp.full((5, 1), 1.5))
 
 
 def test_a_k_hot_loss_has_a_single_axis(unchecked):
