@@ -685,8 +685,8 @@ plt.show()
 # \text{value } T \log Z = T\log\sum_a μ_a e^{q_a/T}.$$
 #
 # That is `softmax` with `prior=μ`, and its value is `smoothmax`; `sample_action` and `log_prob`
-# take the same prior. At T = ∞ it is μ, at T = 0 greedy among the actions that μ takes; one that μ never
-# takes it never takes.
+# take the same prior. At T = ∞ it is μ, at T = 0 greedy among the actions that μ takes; one that
+# μ never takes it never takes.
 
 # %%
 reference = jnp.array([0.02, 0.1, 0.4, 0.3, 0.18])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +78,9 @@ def entmax_scores(
             "no class ever leaves the support."
         )
     ask = problem(function, logits, axis, where, regularizer=of_order(function, alpha))
-    a = ask.regularizer.exponent
-    scores = _entries(ask.z, ask.regularizer, ask.classes)
+    tsallis = cast(Tsallis, ask.regularizer)
+    a = tsallis.exponent
+    scores = _entries(ask.z, tsallis, ask.classes)
     if not isinstance(a, float):  # where the temperature is 0, α is ∞
         scores = jnp.where((a > 0) & (ask.temperature != 0), scores, jnp.nan)
     return ask.unmasked(scores, jnp.inf)

@@ -326,7 +326,7 @@ class Capped:
 
     def deficits(self, z, anchor, place):
         """u − p."""
-        if not self.is_shift:
+        if not isinstance(self.curve, Shift):
             return self.upper - self.masses(z, anchor, place)
         far = self._far_above(z, anchor)
         short = self.curve.complements(jnp.where(far, anchor, z), anchor, place)
