@@ -684,9 +684,9 @@ plt.show()
 # $$\max_π ⟨π, q⟩ - T\,\mathrm{KL}(π‖μ), \qquad π_a = \frac{μ_a e^{q_a/T}}{Z}, \qquad
 # \text{value } T \log Z = T\log\sum_a μ_a e^{q_a/T}.$$
 #
-# That is `softmax` with `prior=μ`, and its value is `smoothmax`; `sample_action` and `log_prob`
-# take the same prior. At T = ∞ it is μ, at T = 0 greedy among the actions that μ takes; one that
-# μ never takes it never takes.
+# That is `softmax` with `prior=μ`, and its value is `smoothmax`. At T = ∞ it is μ, at T = 0 greedy
+# among the actions that μ takes; one that μ never takes it never takes. `sample_action` and
+# `log_prob` take the same prior.
 
 # %%
 reference = jnp.array([0.02, 0.1, 0.4, 0.3, 0.18])
