@@ -14,7 +14,7 @@ from jsoftmax.core._filled import filled
 if TYPE_CHECKING:
     from jsoftmax.core._regularizer import Regularizer
 
-_MOST_STEPS = 100
+_MOST_STEPS = 200
 _LOWEST = -1e8  # the least log-mass that is sought
 
 
@@ -27,7 +27,8 @@ def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
         h = log1p(a (t − ω′)/d)/a,
 
     which is exact in one step for every order of Tsallis' family, logarithms included. A step that
-    leaves the bracket halves it instead.
+    leaves the bracket halves it instead, and so does one after which neither the bracket nor the
+    distance of ω′ from t is half of what it was: ω′ need not be near any power.
     """
     regularizer, t, near = jax.lax.stop_gradient((regularizer, t, near))
     eps = float(jnp.finfo(t.dtype).eps)
@@ -39,7 +40,7 @@ def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
         return (count < _MOST_STEPS) & jnp.any(active)
 
     def advance(state):
-        count, x, low, high, active = state
+        count, x, low, high, last, width, active = state
         # With ρ = s/p, d is 1/ρ and a is −∂ log ρ/∂x.
         relative, bend = jax.jvp(regularizer.relative_slope, (x,), (jnp.ones_like(x),))
         short = t - regularizer.log_marginal(x)
@@ -51,13 +52,20 @@ def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
         is_log = jnp.abs(u) < eps
         power = jnp.log1p(jnp.where(inside, u, 0)) / jnp.where(is_log, 1, a)
         ahead = jnp.where(is_log, r, power)
-        fits = inside & (x + ahead > low) & (x + ahead < high) & (ahead != 0)
+        slow = (jnp.abs(short) > last / 2) & (high - low > width / 2)
+        fits = inside & ~slow & (x + ahead > low) & (x + ahead < high) & (ahead != 0)
         new = jnp.where(fits, x + ahead, low / 2 + high / 2)
-        moved = jnp.abs(new - x) > 2 * eps * jnp.maximum(jnp.abs(x), 1)
-        new = jnp.where(active & (short != 0), new, x)
-        return count + 1, new, low, high, active & moved & (short != 0)
+        # Where ω′ is steep a short step closes a wide gap, so that both must be small, if not as
+        # small as rounding leaves ω′.
+        least = 2 * eps * jnp.maximum(jnp.abs(x), 1)
+        agree = (jnp.abs(r) <= least) | (jnp.abs(short) <= 4 * eps * jnp.abs(t))
+        done = (jnp.abs(new - x) <= least) & agree | (high - low <= 4 * least)
+        active = active & (short != 0)
+        new = jnp.where(active, new, x)
+        return count + 1, new, low, high, jnp.abs(short), high - low, active & ~done
 
-    state = (0, start, filled(start, _LOWEST), filled(start, ceiling), t == t)
+    huge = filled(start, float(jnp.finfo(t.dtype).max))
+    some = t > regularizer.marginal(filled(t, 0))
+    state = (0, start, filled(start, _LOWEST), filled(start, ceiling), huge, huge, some)
     _, x, *_ = jax.lax.while_loop(unfinished, advance, state)
-    nothing = ~(t > regularizer.marginal(jnp.zeros_like(t)))
-    return jnp.where(t == t, jnp.where(nothing, -jnp.inf, x), t)
+    return jnp.where(t == t, jnp.where(some, x, -jnp.inf), t)
