@@ -22,7 +22,9 @@ from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import parted
 
-_FEW = 64  # queries that share a head's keys, groups counted
+# Few queries share a head's keys, groups counted, and are few beside these. Among as many keys as
+# queries, as in training, gradients are slower where keys are not moved, save for very few queries.
+_FEW_SHARING, _VERY_FEW, _KEYS_TO_A_QUERY = 64, 8, 8
 
 
 class Given(NamedTuple):
@@ -194,7 +196,8 @@ def read_arguments(
     numbers, structure = parted(regularizer)
     given = given._replace(numbers=numbers, hard=limit if isinstance(limit, Array) else None)
     are_few = in_one_block and axis_name is None and given.sizes_are_known
-    are_few = are_few and 0 < given.groups * queries <= _FEW
+    are_few = are_few and 0 < given.groups * queries <= _FEW_SHARING
+    are_few = are_few and (queries <= _VERY_FEW or _KEYS_TO_A_QUERY * queries <= keys)
     return given, Rule(
         structure, limit is True, window, rate, bool(broadcast_dropout),
         ClassAxis((-1,), axis_name),
