@@ -29,6 +29,7 @@ USUAL = {
     "short": 512,
     "long": 65_536,
     "caches": [4096, 32_768],
+    "shared": 1024,
     "rounds": 10,
     "seconds": 5.0,
     "torch_rounds": 2,
@@ -38,6 +39,7 @@ QUICK = {
     "short": 128,
     "long": 2048,
     "caches": [256, 1024],
+    "shared": 128,
     "rounds": 2,
     "seconds": 0.3,
     "torch_rounds": 1,
@@ -89,7 +91,16 @@ def plan(options: argparse.Namespace) -> Cases:
         main,
         square(f"T = {options.short:,}", options.short),
         [spreading(main, f"deviation {spread:g}", spread) for spread in (1.0, *SPREADS)],
-        [decoding(f"{cache:,} keys", cache, batch=8) for cache in options.caches],
+        [
+            *(decoding(f"{cache:,} keys", cache, batch=8) for cache in options.caches),
+            decoding(
+                f"{options.shared:,} keys that 8 heads share",
+                options.shared,
+                8,
+                heads=8,
+                key_heads=1,
+            ),
+        ],
         long(f"T = {options.long:,}, one head", options.long),
         dataclasses.replace(main, name=f"{at}, against torch"),
     )
@@ -177,6 +188,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--short", type=int, help="of the short race (512)")
     parser.add_argument("--long", type=int, help="of the long run with one head (65536)")
     parser.add_argument("--caches", nargs="+", type=int, help="keys to decode against")
+    parser.add_argument("--shared", type=int, help="keys of one head to decode against (1024)")
     parser.add_argument("--rounds", type=int, help="rounds of every race, at least (10)")
     parser.add_argument("--seconds", type=float, help="of every race, at least (5)")
     parser.add_argument("--torch-rounds", type=int, help="rounds against torch (2)")

@@ -47,6 +47,7 @@ class Case:
     keys: int
     batch: int = 1
     heads: int = 4
+    key_heads: int | None = None  # None for as many as there are heads
     width: int = 64
     spread: float = 1.0
     quantities: tuple[str, ...] = QUANTITIES
@@ -55,8 +56,9 @@ class Case:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of the inputs."""
-        lengths = (self.queries, self.queries, self.keys, self.keys)
-        return tuple((self.batch, n, self.heads, self.width) for n in lengths)
+        queries = (self.batch, self.queries, self.heads, self.width)
+        keys = (self.batch, self.keys, self.key_heads or self.heads, self.width)
+        return queries, queries, keys, keys
 
     def inputs(self) -> list[np.ndarray]:
         """Weights of the sum that is differentiated, query, key, value: all of them normal."""
@@ -84,7 +86,7 @@ def long(name: str, length: int) -> Case:
     return Case(name, length, length, heads=1, quantities=(GRADIENT,), contestants=contestants)
 
 
-def decoding(name: str, cache: int, batch: int) -> Case:
+def decoding(name: str, cache: int, batch: int, **heads: int) -> Case:
     """One query against a cache of keys, which is half full at least."""
     filled = np.random.default_rng(1).integers(cache // 2, cache, batch, endpoint=True)
     lengths = jnp.asarray(filled, jnp.int32)
@@ -96,7 +98,7 @@ def decoding(name: str, cache: int, batch: int) -> Case:
         return dataclasses.replace(contestant, attend=attend, traced=(lengths,))
 
     contestants = [reading(each) for each in (*peers(), *bounded())]
-    return Case(name, 1, cache, batch, quantities=(FORWARD,), contestants=contestants)
+    return Case(name, 1, cache, batch, quantities=(FORWARD,), contestants=contestants, **heads)
 
 
 def peers() -> list[Contestant]:

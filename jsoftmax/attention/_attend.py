@@ -16,6 +16,7 @@ from jsoftmax.attention._attention_arguments import Arguments, Given, prepared
 from jsoftmax.attention._attention_problem import Rule, Stripe
 from jsoftmax.attention._key_blocks import KEYS, QUERIES, padded, resized, windows
 from jsoftmax.attention._mixture import mixture
+from jsoftmax.attention._products import is_one_cpu
 from jsoftmax.core._named_trees import Trees
 
 _GROUPS = 8  # into which queries are parted, where later ones see more keys
@@ -69,8 +70,7 @@ def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: An
             # In two blocks at least, that is in a loop: outside of one XLA on CPU (0.10.2) gets
             # Hessian-vector products of rows of 256 and more wrong where it fuses sums.
             block_q = min(block_q, max(1, queries // 2))
-    is_one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    return Sizes(int(block_q), int(block_k), scores if is_one_cpu else None)
+    return Sizes(int(block_q), int(block_k), scores if is_one_cpu() else None)
 
 
 # Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.

@@ -14,6 +14,7 @@ from jax import Array
 
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._clean import cleaned, cleaned_pair
+from jsoftmax.attention._products import are_joined
 from jsoftmax.attention._sight import in_length, lengths_of, places_of, segments_of, window_of
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
@@ -138,9 +139,7 @@ def read_arguments(
     keys = key.shape[-3]
     whole = (*batch, heads, queries, keys)
 
-    def per_head(name, x):
-        if x is None:
-            return None
+    def array_by_head(name, x):
         x = checks.as_array(function, name, x)
         if x.shape not in ((), (1,), (heads,)):
             raise ValueError(
@@ -148,6 +147,9 @@ def read_arguments(
                 f"each of the {heads} heads of `query`."
             )
         return x
+
+    def per_head(name, x):
+        return None if x is None else array_by_head(name, x)
 
     if bias is not None:
         bias = checks.as_array(function, "bias", bias)
@@ -187,7 +189,7 @@ def read_arguments(
         query_segment_ids, key_value_segment_ids, before, after, dropout_rng, query_part, key_part,
     )  # fmt: skip
     regularizer, limit = read_regularizer(
-        function, regularizer, lambda name, x: given.by_head(per_head(name, x))
+        function, regularizer, lambda name, x: given.by_head(array_by_head(name, x))
     )
     numbers, structure = parted(regularizer)
     given = given._replace(numbers=numbers, hard=limit if isinstance(limit, Array) else None)
@@ -197,7 +199,7 @@ def read_arguments(
         structure, limit is True, window, rate, bool(broadcast_dropout),
         ClassAxis((-1,), axis_name),
         query_part is not None or key_part is not None,
-        are_few, not are_few, queries, keys, None, (),
+        are_few, are_few and are_joined(query, key), not are_few, queries, keys, None, (),
         jax.default_matmul_precision.value,
     )  # fmt: skip
 
@@ -240,18 +242,18 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         None if x is None else per_entry(x[..., None, None]) for x in (given.before, given.after)
     )
     streams = None
-    if rule.dropout_rate:
+    if given.dropout_rng is not None:
         lead = (1,) * (len(batch) + 2) if rule.is_dropout_shared else (*batch, key_heads, groups)
         numbers = jnp.arange(math.prod(lead), dtype=jnp.uint32)
         streams = jax.vmap(jax.random.fold_in, (None, 0))(given.dropout_rng, numbers)
         streams = streams.reshape(*lead, 1, 1)
     places = (1,) * len(batch) + (1, 1)
-    scale = 1 / np.sqrt(width) if given.scale is None else given.scale
+    scale = jnp.asarray(1 / np.sqrt(width)) if given.scale is None else given.scale
     return Arguments(
         Moving(
             q, k, v,
             None if bias is None else grouped(bias.astype(computing)),
-            per_head(jnp.asarray(scale)), given.numbers, per_head(given.soft_cap),
+            given.by_head(scale), given.numbers, per_head(given.soft_cap),
             per_head(given.sinks),
         ),
         Fixed(

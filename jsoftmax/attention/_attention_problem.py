@@ -84,6 +84,7 @@ class Rule:
     classes: ClassAxis
     is_part: bool  # whether queries or keys are parts of longer sequences
     are_few: bool  # whether so few queries share their keys that these are read but not moved
+    are_joined: bool  # whether these then read all heads of keys in one product
     is_clean: bool  # whether keys and values are finite
     block_q: Any  # how many queries are computed together: a number, or a symbol of `jax.export`,
     block_k: Any  # with how many keys,

@@ -3,11 +3,12 @@
 Few queries read keys and values as they lie in memory, (*batch, key, head, width). XLA on CPU
 copies them for a product by head. So for few enough, or for large enough keys, all heads are
 columns of one product, whose entries between different heads are not used: it does more work, and
-no copy.
+no copy. Where there are several devices heads may be split over them, and stay apart.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -25,7 +26,7 @@ def queries_by_keys(q: Array, k: Array, rule: Rule) -> Array:
     rows = q.reshape(*batch, heads, groups * queries, width)
     if not rule.are_few:
         z = jnp.matmul(rows, k[..., 0, :, :], precision=rule.precision)
-    elif _are_together(heads, groups * queries, k):
+    elif rule.are_joined:
         apart = rows[..., None, :] * jnp.eye(heads, dtype=q.dtype)[:, None, :, None]
         apart = apart.reshape(*batch, -1, heads * width)
         z = jnp.einsum("...sx,...rx->...sr", _joined(k), apart, precision=rule.precision)
@@ -42,7 +43,7 @@ def weighted_values(weights: Array, v: Array, rule: Rule) -> Array:
     if not rule.are_few:
         values = v[..., 0, :, :]
         mixed = jnp.einsum("...qs,...hs->...qh", rows, values, precision=rule.precision)
-    elif _are_together(heads, groups * queries, v):
+    elif rule.are_joined:
         rows = rows.reshape(*batch, -1, keys)
         mixed = jnp.einsum("...rs,...sx->...rx", rows, _joined(v), precision=rule.precision)
         mixed = mixed.reshape(*batch, heads, groups * queries, heads, -1)
@@ -53,8 +54,15 @@ def weighted_values(weights: Array, v: Array, rule: Rule) -> Array:
     return mixed.reshape(*batch, heads, groups, queries, mixed.shape[-1])
 
 
-def _are_together(heads: int, rows: int, keys: Array) -> bool:
-    return heads * rows <= (_FEW_COLUMNS if keys.size < _LARGE else _MORE_COLUMNS)
+def is_one_cpu() -> bool:
+    """Whether there is nothing else that an array may be split over, or computed on."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def are_joined(query: Array, key: Array) -> bool:
+    """Whether the heads of few queries are all columns of one product."""
+    columns = query.shape[-3] * query.shape[-2]
+    return is_one_cpu() and columns <= (_FEW_COLUMNS if key.size < _LARGE else _MORE_COLUMNS)
 
 
 def _joined(keys: Array) -> Array:

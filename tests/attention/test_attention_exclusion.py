@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jsoftmax as js
+from jsoftmax.attention import _products
 
 B, T, S, N, K, H = 2, 4, 5, 2, 1, 3
 LAST = S - 1  # which no query may see
@@ -165,3 +166,26 @@ def test_nan_in_a_key_that_few_queries_do_not_see_does_not_reach_them(alpha):
             assert np.isfinite(spoiled[1]).all() and np.isfinite(spoiled[2]).all()
         seen = js.dot_product_attention(q, k.at[0, 1].set(spoil), v, mask=mask, alpha=alpha)
         assert np.isnan(seen[0]).all() and np.isfinite(seen[1]).all()
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_heads_whose_keys_are_read_in_one_product_are_no_others(queries, monkeypatch):
+    """As on one CPU; with all derivatives, and NaN where it is seen."""
+    shapes = [(2, queries, 4, 3), (2, 5, 2, 3), (2, 5, 2, 4)]
+    qkv = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+
+    def found():
+        def attend(*qkv):
+            return js.dot_product_attention(*qkv, alpha=1.5)
+
+        out, pull = jax.vjp(attend, *qkv)
+        spoiled = attend(qkv[0], qkv[1].at[1, 2, 0].set(jnp.nan), qkv[2])
+        return out, pull(jnp.cos(out)), spoiled
+
+    apart = found()
+    monkeypatch.setattr(_products, "is_one_cpu", lambda: True)
+    assert _products.are_joined(*qkv[:2])
+    joined = found()
+    chex.assert_trees_all_close(joined, apart, atol=1e-12)
+    assert np.isnan(joined[2][1, :, :2]).all()
+    assert np.isfinite(joined[2][1, :, 2:]).all()

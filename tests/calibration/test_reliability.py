@@ -222,7 +222,7 @@ def test_the_brier_score_is_a_squared_distance():
         ({"probabilities": np.zeros((ROWS, 0))}, "`probabilities` of shape (60, 0) has no classes"),
         ({"probabilities": P + 0j}, "`probabilities` has dtype complex128"),
         ({"labels": LABELS[1:]}, "`labels` have shape (59,), but `probabilities`"),
-        ({"labels": ["cat"] * ROWS}, "`labels` is ['cat', "),
+        ({"labels": np.full(ROWS, "cat")}, "`labels` is array(['cat',"),
         ({"labels": P}, "give integers, one class a row"),
         ({"labels": -LABELS - 1}, "is no class: there are 4, from 0 to 3"),
         ({"axis": (0, 0)}, "must name at least one axis, and none twice"),

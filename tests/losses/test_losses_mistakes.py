@@ -42,10 +42,11 @@ def test_a_mistake_is_answered_with_function_argument_and_remedy(name, unchecked
         loss(z, labels, axis=2)
     with pytest.raises(ValueError, match=shapes(here, "has no classes")):
         loss(np.ones((2, 0)), labels)
-    with pytest.raises(TypeError, match=shapes(here, "`targets` has dtype bool", "integer")):
+    given = "`labels`" if name == "topk_entmax_loss" else "`targets`"
+    with pytest.raises(TypeError, match=shapes(here, f"{given} has dtype bool", "integer")):
         loss(z, labels == 0)
     wrong = np.zeros((3, 1) if name == "topk_entmax_loss" else 3, int)
-    with pytest.raises(ValueError, match=shapes(here, "`targets`", wrong.shape, (2, 3))):
+    with pytest.raises(ValueError, match=shapes(here, given, wrong.shape, (2, 3))):
         loss(z, wrong)
     assert loss(np.ones((0, 3)), labels[:0]).shape == (0,)
     if name == "fenchel_young_loss":
@@ -59,9 +60,9 @@ def test_a_mistake_is_answered_with_function_argument_and_remedy(name, unchecked
             loss(z, labels, Tsallis(jnp.full((5, 1), 1.5)))
     elif name not in ("cross_entropy", "sparsemax_loss"):
         with pytest.raises(ValueError, match=shapes(here, "`alpha` must be", "-1")):
-            loss(z, labels, -1)
+            loss(z, labels, alpha=-1)
         with pytest.raises(ValueError, match=shapes(here, "`alpha`", (5, 1), (2, 3))):
-            loss(z, labels, jnp.full((5, 1), 1.5))
+            loss(z, labels, alpha=jnp.full((5, 1), 1.5))
 
 
 def test_a_k_hot_loss_has_a_single_axis(unchecked):

@@ -18,7 +18,10 @@ OBJECTS = {
     "a wide ClassTree": (lambda n: js.vocabulary.kary_tree(n, 3), lambda t: t.rows([0, 2])),
     "AliasTable": (lambda n: js.AliasTable.of([n, 2.0, 1.0]), lambda t: t.sample(KEY, (20,))),
     "uniform_sampler": (js.vocabulary.uniform_sampler, lambda s: s.sample(KEY, (4,), TARGETS)),
-    "log_uniform_sampler": (js.vocabulary.log_uniform_sampler, lambda s: s.sample(KEY, (4,), TARGETS)),
+    "log_uniform_sampler": (
+        js.vocabulary.log_uniform_sampler,
+        lambda s: s.sample(KEY, (4,), TARGETS),
+    ),
     "log_uniform_sampler without replacement": (
         lambda n: js.vocabulary.log_uniform_sampler(n, replacement=False),
         lambda s: s.sample(KEY, (4,), TARGETS),

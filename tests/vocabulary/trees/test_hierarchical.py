@@ -312,7 +312,7 @@ MISTAKES = {
     "text": (
         lambda: inspect.unwrap(LOSS)(H, TABLE, TREE, "cat"),
         TypeError,
-        "hierarchical_log_prob: `targets` is 'cat'",
+        "hierarchical_cross_entropy: `targets` is 'cat'",
     ),
     "bias": (lambda: LOSS(H, TABLE, TREE, Y, bias=np.ones(3)), ValueError, "`bias`"),
     "mask": (lambda: LOSS(H, TABLE, TREE, Y, where=np.ones(4)), TypeError, "boolean"),
