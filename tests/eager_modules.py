@@ -73,11 +73,6 @@ def _sampler():
     return public("uniform_sampler")(12)
 
 
-def _samplers(rng: np.random.Generator) -> Any:
-    del rng
-    return _sampler()
-
-
 X = floats(2, 4, 8)
 BANDED: dict[str, Any] = {"features": 6, "classes": 12, "cutoffs": (4, 8)}
 SAMPLED: dict[str, Any] = {"classes": 12, "draws": 5}
@@ -104,18 +99,21 @@ _nnx("SampledSoftmax", H, T12, method="loss", features=6, sampler=_sampler, **SA
 _linen("Entmax", Z, learn_temperature=True)
 _linen("GumbelSoftmax", Z, streams="gumbel")
 _linen("GumbelSoftmax", Z, streams="gumbel", hard=True, alpha=1.5, note="hard")
-_linen("EntmaxReadout", H, classes=12)
-_linen("EntmaxReadout", H, T12, method="loss", classes=12)
+_linen("EntmaxReadout", H, features=6, classes=12)
+_linen("EntmaxReadout", H, T12, method="loss", features=6, classes=12)
 _linen("AdaptivelySparseAttention", X, num_heads=2)
 for _name in ("AdaptiveSoftmax", "DifferentiatedSoftmax"):
     _linen(_name, H, **BANDED)
     _linen(_name, H, T12, method="loss", **BANDED)
 _linen("HierarchicalSoftmax", H, features=6, tree=_tree)
 _linen("HierarchicalSoftmax", H, Y, method="loss", features=6, tree=_tree)
-_linen("LinearSoftmax", H, classes=12)
-_linen("LinearSoftmax", H, T12, method="loss", classes=12)
-_linen("SampledSoftmax", H, **SAMPLED)
-_linen("SampledSoftmax", H, T12, _samplers, method="loss", streams="candidates", **SAMPLED)
+_linen("LinearSoftmax", H, features=6, classes=12)
+_linen("LinearSoftmax", H, T12, method="loss", features=6, classes=12)
+_linen("SampledSoftmax", H, features=6, sampler=_sampler, **SAMPLED)
+_linen(
+    "SampledSoftmax", H, T12, method="loss", streams="candidates", features=6, sampler=_sampler,
+    **SAMPLED,
+)  # fmt: skip
 
 
 def _decoding_nnx(state, x):
@@ -142,7 +140,7 @@ def _decoding_linen(variables, x):
 
 def _cache_linen(rng: np.random.Generator) -> Any:
     module = jsoftmax.linen.AdaptivelySparseAttention(num_heads=2, decode=True)
-    return module.init(key(rng), jnp.zeros((2, 4, 8)))
+    return module.init(key(rng), jnp.zeros((2, 4, 8), jnp.float32))
 
 
 for _title, _step, _make in (

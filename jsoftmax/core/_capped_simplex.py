@@ -135,4 +135,6 @@ def _solved(y, prior, regularizer, upper, total, classes):
     room = classes.sum(jnp.broadcast_to(upper, y.shape))
     p = jnp.where(total >= room, upper, p)
     fits = (total > 0) & (total <= room * (1 + 4 * jnp.finfo(y.dtype).eps))
-    return jnp.where(room == 0, 0, jnp.where(fits, p, jnp.nan))
+    top = classes.max(y)  # NaN is the whole row's
+    p = jnp.where(room == 0, 0, jnp.where(fits, p, jnp.nan))
+    return jnp.where(top == top, p, top)

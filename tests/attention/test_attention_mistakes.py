@@ -151,7 +151,7 @@ def test_segments_come_in_pairs_of_integers_one_for_each_place():
 
 
 def test_a_dropout_key_is_one_key():
-    for wrong in (0, np.ones(2, np.uint32), jnp.ones(2)):
+    for wrong in (0, np.ones(2), jnp.ones(2)):
         with pytest.raises(TypeError, match=words("one key")):
             js.dot_product_attention(Q, KEY, V, dropout_rate=0.5, dropout_rng=wrong)
     with pytest.raises(ValueError, match=words("(3,)", "one key")):
