@@ -51,16 +51,17 @@ def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
         inside = (u > -1) & (u < jnp.inf)
         is_log = jnp.abs(u) < eps
         power = jnp.log1p(jnp.where(inside, u, 0)) / jnp.where(is_log, 1, a)
-        ahead = jnp.where(is_log, r, power)
-        slow = (jnp.abs(short) > last / 2) & (high - low > width / 2)
-        fits = inside & ~slow & (x + ahead > low) & (x + ahead < high) & (ahead != 0)
-        new = jnp.where(fits, x + ahead, low / 2 + high / 2)
-        # Where ω′ is steep a short step closes a wide gap, so that both must be small, if not as
-        # small as rounding leaves ω′.
+        ahead = jnp.where(is_log | ~inside, r, power)  # or Newton's own
+        slow = (count > 4) & (jnp.abs(short) > last / 2) & (high - low > width / 2)
+        fits = ~slow & (x + ahead > low) & (x + ahead < high) & (ahead != 0)
+        # Not the middle of a bracket whose lower end nobody has seen.
+        middle = jnp.maximum(low / 2 + high / 2, high - 4 - 2 * jnp.abs(high))
+        new = jnp.where(fits, x + ahead, middle)
+        # Finished where the gap is what rounding leaves of ω′, or where the step and Newton's are
+        # short: where ω′ is steep a short step alone may leave a wide gap.
         least = 2 * eps * jnp.maximum(jnp.abs(x), 1)
-        agree = (jnp.abs(r) <= least) | (jnp.abs(short) <= 4 * eps * jnp.abs(t))
-        done = (jnp.abs(new - x) <= least) & agree | (high - low <= 4 * least)
-        active = active & (short != 0)
+        done = jnp.maximum(jnp.abs(new - x), jnp.abs(r)) <= least
+        active = active & (jnp.abs(short) > 2 * eps * jnp.abs(t)) & (high - low > 4 * least)
         new = jnp.where(active, new, x)
         return count + 1, new, low, high, jnp.abs(short), high - low, active & ~done
 
