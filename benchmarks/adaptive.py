@@ -74,8 +74,8 @@ class Problem:
         self.labels = rng.choice(case.classes, case.tokens, p=share)
         key = jax.random.key(0)
         shape = case.width, case.classes, case.cutoffs
-        self.tables = jsoftmax.vocabulary.adaptive_table(key, *shape)
-        self.bands = jsoftmax.vocabulary.differentiated_table(key, *shape)
+        self.tables = jsoftmax.vocabulary.adaptive_tables(key, *shape)
+        self.bands = jsoftmax.vocabulary.differentiated_tables(key, *shape)
         self.kernel = jax.random.normal(key, (case.classes, case.width)) * case.width**-0.5
 
     def ours(self) -> dict[str, tuple[Any, Any]]:

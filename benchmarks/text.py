@@ -207,9 +207,9 @@ def heads(text: Text) -> dict[str, Head]:
         "importance": sampled(js.vocabulary.importance_sampling_loss),
         "target": over_table(of_partition),
         "NCE": sampled(js.nce_loss, log_partition=float(np.log(classes))),
-        "adaptive": banded(js.vocabulary.adaptive_table, js.adaptive_cross_entropy),
+        "adaptive": banded(js.vocabulary.adaptive_tables, js.adaptive_cross_entropy),
         "differentiated": banded(
-            js.vocabulary.differentiated_table, js.vocabulary.differentiated_cross_entropy
+            js.vocabulary.differentiated_tables, js.vocabulary.differentiated_cross_entropy
         ),
     }
 

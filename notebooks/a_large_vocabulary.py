@@ -299,7 +299,7 @@ def contestants(classes):
         yield "full, dense", full, table, (h, y)
     yield "full, streamed", full_streamed, table, (h, y)
     cutoffs = js.vocabulary.adaptive_cutoffs(counts, WIDTH, tokens=TOKENS)
-    yield "adaptive", adaptive, js.vocabulary.adaptive_table(key, WIDTH, classes, cutoffs), (h, y)
+    yield "adaptive", adaptive, js.vocabulary.adaptive_tables(key, WIDTH, classes, cutoffs), (h, y)
     tree = js.huffman_tree(counts)
     yield "hierarchical, rows", hierarchical, table[: tree.table_rows], (h, y, tree)
     yield "sampled, rows", sampled, table, (h, y, sampler, key)

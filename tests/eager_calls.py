@@ -113,11 +113,11 @@ def wide_trees(rng: np.random.Generator) -> Any:
 
 
 def adaptive(rng: np.random.Generator) -> Any:
-    return public("adaptive_table")(key(rng), 6, 12, [4, 8], use_bias=True)
+    return public("adaptive_tables")(key(rng), 6, 12, [4, 8], use_bias=True)
 
 
 def bands(rng: np.random.Generator) -> Any:
-    return public("differentiated_table")(key(rng), 6, 12, [4, 8], use_bias=True)
+    return public("differentiated_tables")(key(rng), 6, 12, [4, 8], use_bias=True)
 
 
 def candidates(rng: np.random.Generator) -> Any:
@@ -288,8 +288,8 @@ _call("differentiated_cross_entropy", H, bands, T12)
 _call("differentiated_log_softmax", H, bands)
 _call("differentiated_topk", H, bands, k=3)
 _call("band_embedding", T12, bands)
-_call("adaptive_table", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
-_call("differentiated_table", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
+_call("adaptive_tables", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
+_call("differentiated_tables", key, width=6, classes=12, cutoffs=[4, 8], smooth=False)
 
 # Sampled losses.
 for _name in ("sampled_softmax_loss", "importance_sampling_loss", "nce_loss"):

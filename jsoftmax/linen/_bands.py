@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core._contents import hashable
 from jsoftmax.core._initializers import lecun_columns, lecun_rows
 from jsoftmax.vocabulary import (
-    AdaptiveTable,
+    AdaptiveTables,
     Band,
     TopK,
     adaptive_cross_entropy,
@@ -98,9 +98,9 @@ class AdaptiveSoftmax(nn.Module):
         self.raw_cluster_bias = bias
 
     @property
-    def table(self) -> AdaptiveTable:
+    def table(self) -> AdaptiveTables:
         """The parameters as functions take them, in a bound module."""
-        table = AdaptiveTable(self.raw_bands, self.clusters, self.raw_cluster_bias)
+        table = AdaptiveTables(self.raw_bands, self.clusters, self.raw_cluster_bias)
         return as_dtype(table, self.dtype)
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
 from jsoftmax.core._initializers import lecun_columns, lecun_rows
 from jsoftmax.vocabulary import (
-    AdaptiveTable,
+    AdaptiveTables,
     Band,
     TopK,
     adaptive_cross_entropy,
@@ -91,10 +91,10 @@ class AdaptiveSoftmax(nnx.Module):
             self.cluster_bias = nnx.Param(bias_init(rngs.params(), (size,), param_dtype))
 
     @property
-    def table(self) -> AdaptiveTable:
+    def table(self) -> AdaptiveTables:
         """The parameters as functions take them."""
         bias = self.cluster_bias[...] if self.use_bias else None
-        table = AdaptiveTable(_bands(self), self.clusters[...], bias)
+        table = AdaptiveTables(_bands(self), self.clusters[...], bias)
         return as_dtype(table, self.dtype)
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:

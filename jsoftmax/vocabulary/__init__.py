@@ -6,14 +6,14 @@ from jsoftmax.vocabulary.bands._adaptive import (
     adaptive_log_softmax,
     adaptive_topk,
 )
-from jsoftmax.vocabulary.bands._adaptive_table import AdaptiveTable, adaptive_table
+from jsoftmax.vocabulary.bands._adaptive_table import AdaptiveTables, adaptive_tables
 from jsoftmax.vocabulary.bands._band_embedding import band_embedding
 from jsoftmax.vocabulary.bands._bands import Band
 from jsoftmax.vocabulary.bands._cutoffs import adaptive_cutoffs
 from jsoftmax.vocabulary.bands._differentiated import (
     differentiated_cross_entropy,
     differentiated_log_softmax,
-    differentiated_table,
+    differentiated_tables,
     differentiated_topk,
 )
 from jsoftmax.vocabulary.linear._linear_categorical import linear_categorical
@@ -63,7 +63,7 @@ from jsoftmax.vocabulary.trees._trees import (
 )
 
 __all__ = [
-    "AdaptiveTable",
+    "AdaptiveTables",
     "Band",
     "Candidates",
     "ClassSampler",
@@ -77,14 +77,14 @@ __all__ = [
     "adaptive_cross_entropy",
     "adaptive_cutoffs",
     "adaptive_log_softmax",
-    "adaptive_table",
+    "adaptive_tables",
     "adaptive_topk",
     "balanced_tree",
     "band_embedding",
     "class_tree",
     "differentiated_cross_entropy",
     "differentiated_log_softmax",
-    "differentiated_table",
+    "differentiated_tables",
     "differentiated_topk",
     "gathered_classes",
     "hierarchical_categorical",

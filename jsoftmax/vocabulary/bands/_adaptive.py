@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core._axis import is_known
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._topk import TopK
-from jsoftmax.vocabulary.bands._adaptive_table import AdaptiveTable, read_adaptive
+from jsoftmax.vocabulary.bands._adaptive_table import AdaptiveTables, read_adaptive
 from jsoftmax.vocabulary.bands._band_topk import by_blocks, merged, read_k, top_of
 from jsoftmax.vocabulary.bands._bands import (
     Band,
@@ -32,7 +32,7 @@ _KEPT = 2**24  # scores of the head, at most, that are kept for the backward pas
 
 def adaptive_cross_entropy(
     features: ArrayLike,
-    table: AdaptiveTable,
+    table: AdaptiveTables,
     labels: ArrayLike | Sequence[int],
     *,
     where: ArrayLike | None = None,
@@ -62,7 +62,7 @@ def adaptive_cross_entropy(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        table: `AdaptiveTable`.
+        table: `AdaptiveTables`.
         labels: classes, integers of shape [...], numbered over all bands.
         where: boolean mask that broadcasts to [..., 1]: only these tokens count; the others have
             loss 0 and gradient 0.
@@ -76,13 +76,13 @@ def adaptive_cross_entropy(
 
     Raises:
         TypeError: if `features` or the arrays of `table` are not real numbers, `table` is no
-            `AdaptiveTable`, or `where` or `labels` have a wrong dtype.
+            `AdaptiveTables`, or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, or labels known while tracing are out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jsoftmax.vocabulary import adaptive_table
-        >>> table = adaptive_table(jax.random.key(0), 64, 1000, [100, 300])
+        >>> from jsoftmax.vocabulary import adaptive_tables
+        >>> table = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
         >>> h = jax.random.normal(jax.random.key(1), (4, 64))
         >>> loss = adaptive_cross_entropy(h, table, jnp.array([5, 150, 999, 7]))
         >>> print(loss.shape)
@@ -124,7 +124,7 @@ def _losses(blocks: Blocks, banded: Banded, head: Band, labels: Labels) -> Array
     return labels.settle(loss)
 
 
-def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTable) -> Float[Array, "... classes"]:
+def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTables) -> Float[Array, "... classes"]:
     r"""The log-probabilities of all classes under an adaptive softmax.
 
     .. math:: \log p(y) = \log p_\text{head}(c) + \log p_c(y)
@@ -135,7 +135,7 @@ def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTable) -> Float[Arr
 
     Args:
         features: h of shape [..., d], any real dtype.
-        table: `AdaptiveTable`.
+        table: `AdaptiveTables`.
 
     Returns:
         Log-probabilities of shape [..., K], in float32 at least; they sum to 1 as probabilities.
@@ -146,8 +146,8 @@ def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTable) -> Float[Arr
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jsoftmax.vocabulary import adaptive_table
-        >>> table = adaptive_table(jax.random.key(0), 64, 1000, [100, 300])
+        >>> from jsoftmax.vocabulary import adaptive_tables
+        >>> table = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
         >>> log_p = adaptive_log_softmax(jnp.ones(64), table)
         >>> print(log_p.shape, jnp.exp(log_p).sum())
         (1000,) 1.0
@@ -163,7 +163,7 @@ def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTable) -> Float[Arr
     return banded.shaped(jnp.concatenate(parts, axis=1))
 
 
-def adaptive_topk(features: ArrayLike, table: AdaptiveTable, k: int) -> TopK:
+def adaptive_topk(features: ArrayLike, table: AdaptiveTables, k: int) -> TopK:
     r"""The k most probable classes under an adaptive softmax, exactly.
 
     .. math:: p(y) = p_\text{head}(c)\, p_c(y) ≤ p_\text{head}(c)
@@ -175,7 +175,7 @@ def adaptive_topk(features: ArrayLike, table: AdaptiveTable, k: int) -> TopK:
 
     Args:
         features: h of shape [..., d], any real dtype.
-        table: `AdaptiveTable`.
+        table: `AdaptiveTables`.
         k: how many, from 1 to K.
 
     Returns:
@@ -188,8 +188,8 @@ def adaptive_topk(features: ArrayLike, table: AdaptiveTable, k: int) -> TopK:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jsoftmax.vocabulary import adaptive_table
-        >>> table = adaptive_table(jax.random.key(0), 64, 1000, [100, 300])
+        >>> from jsoftmax.vocabulary import adaptive_tables
+        >>> table = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
         >>> print(adaptive_topk(jnp.ones((2, 64)), table, 3).classes.shape)
         (2, 3)
     """

@@ -15,8 +15,8 @@ from jsoftmax.vocabulary.bands._bands import Band, Banded, read_banded, read_ban
 from jsoftmax.vocabulary.bands._widths import new_bands, widths_of
 
 
-class AdaptiveTable(NamedTuple):
-    """The class table of an adaptive softmax; made by `adaptive_table`, or from any arrays.
+class AdaptiveTables(NamedTuple):
+    """The class table of an adaptive softmax; made by `adaptive_tables`, or from any arrays.
 
     Args:
         bands: a sequence of `Band`: first the shortlist, the classes that stand in the head, then
@@ -28,7 +28,7 @@ class AdaptiveTable(NamedTuple):
     Example:
         >>> import jax.numpy as jnp
         >>> bands = [Band(jnp.zeros((5, 8))), Band(jnp.zeros((9, 2)), projection=jnp.zeros((8, 2)))]
-        >>> table = AdaptiveTable(bands, clusters=jnp.zeros((1, 8)))
+        >>> table = AdaptiveTables(bands, clusters=jnp.zeros((1, 8)))
     """
 
     bands: Any
@@ -36,7 +36,7 @@ class AdaptiveTable(NamedTuple):
     cluster_bias: Any = None
 
 
-def adaptive_table(
+def adaptive_tables(
     key: Array,
     width: int,
     classes: int,
@@ -45,7 +45,7 @@ def adaptive_table(
     div_value: float = 4.0,
     use_bias: bool = False,
     dtype: DTypeLike = jnp.float32,
-) -> AdaptiveTable:
+) -> AdaptiveTables:
     r"""Class table of an adaptive softmax, drawn from normal distributions.
 
     The shortlist has the classes below the first cut-off and vectors of the width d of the
@@ -63,7 +63,7 @@ def adaptive_table(
         dtype: of all arrays.
 
     Returns:
-        `AdaptiveTable`.
+        `AdaptiveTables`.
 
     Raises:
         TypeError: if `key` is not a key, or sizes are not whole numbers.
@@ -71,20 +71,20 @@ def adaptive_table(
 
     Example:
         >>> import jax
-        >>> table = adaptive_table(jax.random.key(0), 64, 1000, [100, 300])
+        >>> table = adaptive_tables(jax.random.key(0), 64, 1000, [100, 300])
         >>> for band in table.bands:
         ...     print(band.table.shape, band.projection is None)
         (100, 64) True
         (200, 16) False
         (700, 4) False
     """
-    function = "adaptive_table"
+    function = "adaptive_tables"
     key, other = jax.random.split(one_key(function, key))
     widths = widths_of(function, width, classes, cutoffs, div_value)
     bands = new_bands(key, width, classes, cutoffs, widths, use_bias=use_bias, dtype=dtype)
     clusters = jax.random.normal(other, (len(cutoffs), width), dtype) * width**-0.5
     bias = jnp.zeros(len(cutoffs), dtype) if use_bias else None
-    return AdaptiveTable(bands, clusters, bias)
+    return AdaptiveTables(bands, clusters, bias)
 
 
 def read_adaptive(function: str, features: Any, table: Any) -> tuple[Banded, Band]:
@@ -92,10 +92,10 @@ def read_adaptive(function: str, features: Any, table: Any) -> tuple[Banded, Ban
 
     The head takes features that are already projected.
     """
-    if not isinstance(table, AdaptiveTable):
+    if not isinstance(table, AdaptiveTables):
         raise TypeError(
             f"jsoftmax.{function}: `table` is of type {type(table).__name__}; give it "
-            "jsoftmax.vocabulary.AdaptiveTable, such as jsoftmax.vocabulary.adaptive_table makes."
+            "jsoftmax.vocabulary.AdaptiveTables, such as jsoftmax.vocabulary.adaptive_tables makes."
         )
     bands = read_bands(function, table.bands, None, slices=False)
     clusters = checks.as_array(function, "clusters", table.clusters)

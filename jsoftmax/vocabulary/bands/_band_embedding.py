@@ -24,7 +24,7 @@ def band_embedding(ids: ArrayLike | Sequence[int], table: Sequence[Band]) -> Flo
 
     Args:
         ids: classes, integers of any shape, numbered over all bands.
-        table: a sequence of `Band`, such as `AdaptiveTable.bands`.
+        table: a sequence of `Band`, such as `AdaptiveTables.bands`.
 
     Returns:
         Vectors of shape [..., d], in the dtype of the bands. NaN for an id out of range in a

@@ -19,7 +19,7 @@ from jsoftmax.vocabulary.bands._widths import new_bands, slices_or_widths
 from jsoftmax.vocabulary.linear._linear_cross_entropy import linear_cross_entropy_terms
 
 
-def differentiated_table(
+def differentiated_tables(
     key: Array,
     width: int,
     classes: int,
@@ -57,11 +57,11 @@ def differentiated_table(
 
     Example:
         >>> import jax
-        >>> table = differentiated_table(jax.random.key(0), 64, 900, [100], widths=[48, 16])
+        >>> table = differentiated_tables(jax.random.key(0), 64, 900, [100], widths=[48, 16])
         >>> print([band.table.shape for band in table])
         [(100, 48), (800, 16)]
     """
-    function = "differentiated_table"
+    function = "differentiated_tables"
     key = one_key(function, key)
     sizes = slices_or_widths(function, width, classes, cutoffs, div_value, widths)
     return new_bands(
@@ -94,7 +94,7 @@ def differentiated_cross_entropy(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        table: a sequence of `Band`, such as `differentiated_table` makes.
+        table: a sequence of `Band`, such as `differentiated_tables` makes.
         labels: classes, integers of shape [...], numbered over all bands.
         where: boolean mask that broadcasts to [..., 1]: only these tokens count; the others have
             loss 0 and gradient 0.
@@ -148,7 +148,7 @@ def differentiated_log_softmax(
 
     Args:
         features: h of shape [..., d], any real dtype.
-        table: a sequence of `Band`, such as `differentiated_table` makes.
+        table: a sequence of `Band`, such as `differentiated_tables` makes.
 
     Returns:
         Log-probabilities of shape [..., K], in float32 at least.
@@ -177,7 +177,7 @@ def differentiated_topk(features: ArrayLike, table: Sequence[Band], k: int) -> T
 
     Args:
         features: h of shape [..., d], any real dtype.
-        table: a sequence of `Band`, such as `differentiated_table` makes.
+        table: a sequence of `Band`, such as `differentiated_tables` makes.
         k: how many, from 1 to K.
 
     Returns:

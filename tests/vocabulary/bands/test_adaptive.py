@@ -12,15 +12,15 @@ from jax.test_util import check_grads
 
 from jsoftmax import adaptive_cross_entropy, adaptive_log_softmax, cross_entropy
 from jsoftmax.vocabulary import (
-    AdaptiveTable,
+    AdaptiveTables,
     Band,
     adaptive_cutoffs,
-    adaptive_table,
+    adaptive_tables,
     adaptive_topk,
     band_embedding,
     differentiated_cross_entropy,
     differentiated_log_softmax,
-    differentiated_table,
+    differentiated_tables,
     differentiated_topk,
 )
 from jsoftmax.vocabulary.bands import _adaptive, _band_topk
@@ -39,10 +39,10 @@ def moved(tables):
 
 KEY = jax.random.key(0)
 SIZES = (WIDTH, CLASSES, CUTOFFS)
-ADAPTIVE = moved(adaptive_table(KEY, *SIZES, div_value=1.7, use_bias=True))
-PLAIN = moved(adaptive_table(KEY, *SIZES, div_value=1.7))
-PROJECTED = moved(differentiated_table(KEY, *SIZES, div_value=1.7, use_bias=True))
-SLICED = moved(differentiated_table(KEY, *SIZES, widths=[3, 1, 1, 1]))
+ADAPTIVE = moved(adaptive_tables(KEY, *SIZES, div_value=1.7, use_bias=True))
+PLAIN = moved(adaptive_tables(KEY, *SIZES, div_value=1.7))
+PROJECTED = moved(differentiated_tables(KEY, *SIZES, div_value=1.7, use_bias=True))
+SLICED = moved(differentiated_tables(KEY, *SIZES, widths=[3, 1, 1, 1]))
 # Tokens of all clusters; of some; of none but one; of none.
 LABELS = {
     "mixed": np.array([12, 3, 9, 5, 16, 0, 8, 10, 11]),
@@ -71,7 +71,7 @@ def scores(h, band):
 
 def oracle(tables, h=FEATURES):
     """All log-probabilities, in numpy."""
-    if isinstance(tables, AdaptiveTable):
+    if isinstance(tables, AdaptiveTables):
         first, *tails = tables.bands
         gates = h @ np.asarray(tables.clusters).T
         gates += 0 if tables.cluster_bias is None else np.asarray(tables.cluster_bias)
@@ -88,7 +88,7 @@ def oracle(tables, h=FEATURES):
 
 
 def log_softmax_of(tables):
-    of = adaptive_log_softmax if isinstance(tables, AdaptiveTable) else differentiated_log_softmax
+    of = adaptive_log_softmax if isinstance(tables, AdaptiveTables) else differentiated_log_softmax
     return lambda h, tables: of(h, tables)
 
 
@@ -173,7 +173,7 @@ def test_derivatives_are_those_of_differences(name):
 def test_topk_is_the_beginning_of_the_sorted_distribution(name, monkeypatch):
     """With ties in the order of classes, in blocks, beyond the size of any band."""
     _, tables = LOSSES[name]
-    topk = adaptive_topk if isinstance(tables, AdaptiveTable) else differentiated_topk
+    topk = adaptive_topk if isinstance(tables, AdaptiveTables) else differentiated_topk
     monkeypatch.setattr(_band_topk, "_SCORES", 0)  # blocks of 16 tokens
     h = np.concatenate([FEATURES, 30 * FEATURES, np.zeros((1, WIDTH))])  # unsure, sure, even
     log_p = oracle(tables, h)
@@ -201,7 +201,7 @@ def test_one_band_is_a_softmax_and_so_is_a_differentiated_one_of_full_width():
 
     @jax.jit
     def answers():
-        no_clusters = AdaptiveTable([Band(table)], jnp.zeros((0, WIDTH)))
+        no_clusters = AdaptiveTables([Band(table)], jnp.zeros((0, WIDTH)))
         halves = [Band(table[:5]), Band(table[5:])]
         return (
             cross_entropy(FEATURES @ table.T, labels),
@@ -286,7 +286,7 @@ def test_small_losses_keep_their_digits():
     h = jnp.ones((1, 1), jnp.float32)
     head = Band(jnp.zeros((1, 1), jnp.float32))
     tail = Band(jnp.array([[60.0], [0.0]], jnp.float32), jnp.ones((1, 1), jnp.float32))
-    tables = AdaptiveTable([head, tail], jnp.array([[60.0]], jnp.float32))
+    tables = AdaptiveTables([head, tail], jnp.array([[60.0]], jnp.float32))
     of = jax.jit(jax.value_and_grad(lambda h: adaptive_cross_entropy(h, tables, [1])[0]))
     loss, slope = of(h)
     chex.assert_trees_all_close(loss, np.float32(2 * np.exp(-60.0)), rtol=1e-5)
@@ -296,7 +296,7 @@ def test_small_losses_keep_their_digits():
 def test_memory_does_not_grow_with_the_classes_of_a_cluster():
     """Besides the gradient of its table: the scores of one block, not of all tokens."""
     tokens, classes = 512, 40_000
-    tables = jax.eval_shape(lambda: adaptive_table(KEY, 16, classes, [100], div_value=8.0))
+    tables = jax.eval_shape(lambda: adaptive_tables(KEY, 16, classes, [100], div_value=8.0))
     h = jax.ShapeDtypeStruct((tokens, 16), jnp.float32)
     labels = jax.ShapeDtypeStruct((tokens,), jnp.int32)
     gradient = jax.grad(lambda h, t, y: adaptive_cross_entropy(h, t, y).sum(), argnums=(0, 1))
@@ -368,12 +368,12 @@ def test_cutoffs_of_a_large_vocabulary_rise_and_cost_about_the_least():
     assert adaptive_cutoffs(np.ones(3), 4, 2) == (1, 2)
 
 
-TABLES = adaptive_table(KEY, 4, 10, [3, 6])
+TABLES = adaptive_tables(KEY, 4, 10, [3, 6])
 BANDS = TABLES.bands
 H, Y = np.ones((2, 4)), np.array([0, 9])
 # Unwrapped, where annotations would speak first.
 MISTAKES = {
-    "no tables": (lambda: adaptive_cross_entropy(H, BANDS, Y), TypeError, "AdaptiveTable"),
+    "no tables": (lambda: adaptive_cross_entropy(H, BANDS, Y), TypeError, "AdaptiveTables"),
     "no band": (lambda: differentiated_cross_entropy(H, [], Y), TypeError, "at least one"),
     "one band": (
         lambda: unwrap(differentiated_cross_entropy)(H, BANDS[0], Y),
@@ -431,12 +431,12 @@ MISTAKES = {
     "block": (lambda: adaptive_cross_entropy(H, TABLES, Y, block_tokens=0), ValueError, "block_t"),
     "k": (lambda: adaptive_topk(H, TABLES, 11), ValueError, "`k`"),
     "half a k": (lambda: unwrap(adaptive_topk)(H, TABLES, 1.5), TypeError, "`k`"),
-    "cut-offs": (lambda: adaptive_table(KEY, 4, 10, [6, 3]), ValueError, "must rise"),
-    "half a cut-off": (lambda: unwrap(adaptive_table)(KEY, 4, 10, [2.5]), TypeError, "`cutoffs`"),
-    "ratio": (lambda: adaptive_table(KEY, 4, 10, [3], div_value=0.5), ValueError, "`div_value`"),
-    "key": (lambda: unwrap(adaptive_table)(0, 4, 10, [3]), TypeError, "`key`"),
+    "cut-offs": (lambda: adaptive_tables(KEY, 4, 10, [6, 3]), ValueError, "must rise"),
+    "half a cut-off": (lambda: unwrap(adaptive_tables)(KEY, 4, 10, [2.5]), TypeError, "`cutoffs`"),
+    "ratio": (lambda: adaptive_tables(KEY, 4, 10, [3], div_value=0.5), ValueError, "`div_value`"),
+    "key": (lambda: unwrap(adaptive_tables)(0, 4, 10, [3]), TypeError, "`key`"),
     "widths": (
-        lambda: differentiated_table(KEY, 4, 10, [3], widths=[3, 2]),
+        lambda: differentiated_tables(KEY, 4, 10, [3], widths=[3, 2]),
         ValueError,
         "sum to the width",
     ),
