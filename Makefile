@@ -11,7 +11,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c '$(ENOUGH)' >/dev/null 2>&1 && { echo $$name; break; }; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test tests slow doctests bare laws layers lint format types notebooks check-notebooks \
+.PHONY: help demo test tests slow nightly doctests bare laws layers lint format types notebooks check-notebooks \
 	bench peers multilabel text vectors conformance clean
 
 help:  ## list the targets
@@ -26,7 +26,10 @@ tests: $(VENV)/.has-test
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
 slow: $(VENV)/.has-test  ## the tests that `make test` leaves out because they take long
-	$(PYTEST) -n $(WORKERS) -m slow
+	$(PYTEST) -n $(WORKERS) -m "slow and not nightly"
+
+nightly: $(VENV)/.has-test  ## the widest tables, which only .ci/nightly runs
+	$(PYTEST) -n $(WORKERS) -m nightly
 
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
 doctests: $(VENV)/.has-test  ## the examples in docstrings

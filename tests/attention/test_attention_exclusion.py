@@ -50,9 +50,12 @@ def arrays():
     return jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
 
 
+NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
+
+
 @pytest.mark.law
 @pytest.mark.parametrize(
-    "alpha", ["1", "1.5", *(pytest.param(a, marks=pytest.mark.slow) for a in ("2", "∞", "traced"))]
+    "alpha", ["1", "1.5", *(pytest.param(a, marks=NIGHTLY) for a in ("2", "∞", "traced"))]
 )
 @pytest.mark.parametrize("option", OPTIONS)
 def test_what_is_excluded_has_no_weight_and_no_gradient(option, alpha):

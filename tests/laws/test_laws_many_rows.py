@@ -260,6 +260,7 @@ def test_a_row_with_caps_does_not_depend_on_its_neighbours(name):
         np.testing.assert_array_equal(alone[row], together[row])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha, dtype", WIDE)
 @pytest.mark.parametrize("kind", ["simplex", "caps", "budget"])

@@ -91,11 +91,17 @@ REGULARIZERS = [
         bounded=True,
     ),
 ]
-# What compiles long is run for the stranger's alone when the slow ones are left out.
+# What compiles long is run for the stranger's alone when the slow ones are left out, and for all of
+# them by night.
+SLOW = {"Blend": [], "FermiDirac": [pytest.mark.slow], "Tsallis traced": [pytest.mark.slow]}
 EACH = pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, id=case.name, marks=[] if case.name == "Blend" else pytest.mark.slow)
+        pytest.param(
+            case,
+            id=case.name,
+            marks=SLOW.get(case.name, [pytest.mark.slow, pytest.mark.nightly]),
+        )
         for case in REGULARIZERS
     ],
 )
