@@ -1,5 +1,13 @@
-"""Annotations are read as Python reads them: where a float is asked for, an int will do."""
+"""Annotations as Python reads them: an int will do for a float, a symbol of a size for an int."""
 
 import beartype
+import jax
 
-check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+SYMBOL = type(jax.export.symbolic_shape("n")[0])
+
+check = beartype.beartype(
+    conf=beartype.BeartypeConf(
+        is_pep484_tower=True,
+        hint_overrides=beartype.FrozenDict({int: int | SYMBOL}),
+    )
+)

@@ -73,7 +73,10 @@ def cumulative(w: Array) -> Array:
     """Partial sums of numbers ≥ 0 [n], in a unit of their own."""
     # In whole numbers of as many bits as leave room for the sum in 64: 36 for 10⁸ of them, so that
     # each is right to 2⁻³⁶ of the largest.
-    bits, w = min(_KEPT, 63 - _known(len(w)).bit_length()), _not_folded(w)
+    n = w.shape[0]
+    if not isinstance(n, int):  # a symbol of `jax.export`: there, one after another
+        return jnp.cumsum(w)
+    bits, w = min(_KEPT, 63 - n.bit_length()), _not_folded(w)
     exponent = _exponent(w)
     high, low, *_ = _limbs(w, exponent - (bits - _KEPT), 24)
     return _as_float(from_limbs(high, low, 24).cumulative(0), w.dtype)
@@ -86,10 +89,13 @@ def bin_sums(values: tuple[Array, ...], which: Array, bins: int) -> tuple[Array,
     # rows fit a word together: 2⁸ of 24 bits, or where there are many bins 2¹⁶ of 16. What is cut
     # off is 2⁻⁴⁸ of the largest value for each example, whatever n is; below n = 2³¹ nothing
     # overflows 64 bits.
+    n = which.shape[0]
+    if not isinstance(n, int):  # a symbol of `jax.export`: there, one after another
+        return tuple(jnp.zeros(bins, v.dtype).at[which].add(v) for v in values)
     bits = 24 if bins <= 64 else 16
     rows = 2 ** (32 - bits)
-    blocks = -(-_known(len(which)) // rows)
-    slot = jnp.arange(len(which), dtype=jnp.int32) // rows * bins + which
+    blocks = -(-n // rows)
+    slot = jnp.arange(n, dtype=jnp.int32) // rows * bins + which
 
     def of_bins(limb: Array) -> Words:
         parts = jnp.zeros(blocks * bins, jnp.uint32).at[slot].add(limb)
@@ -117,11 +123,6 @@ def _bin_sums_jvp(bins, primals, tangents):
 def _not_folded(x: Array) -> Array:
     """`x`, of which the compiler computes nothing when it is constant, as weights of 1 are."""
     return jax.lax.optimization_barrier(x)
-
-
-def _known(n: int) -> int:
-    """`n`, or the most that it can be where it is a symbol of `jax.export`."""
-    return n if isinstance(n, int) else 2**31 - 1
 
 
 def _exponent(v: Array) -> Array:

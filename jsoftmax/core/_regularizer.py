@@ -201,7 +201,7 @@ def _fields(regularizer: Regularizer) -> tuple[tuple[str, ...], tuple[tuple[str,
             f"jsoftmax.Regularizer: {name} has the attribute `{strange[0]}`, which is no field. "
             f"Declare it, and decorate the class with @dataclasses.dataclass(frozen=True)."
         )
-    static = bool | int | float | str | np.number
+    static = bool | int | float | np.number
     known = [(n, getattr(regularizer, n)) for n in fields]
     known = tuple((n, x) for n, x in known if isinstance(x, static))
     names = {n for n, _ in known}

@@ -455,7 +455,7 @@ def of_order(function: str, alpha: Any, beside_axis: bool = True) -> Tsallis:
         known = checks.known_values(alpha)
         if known is not None and not (known > 0).all():
             raise ValueError(f"jsoftmax.{function}: every `alpha` must be positive, got {alpha}.")
-        return Tsallis(alpha if known is None else known)
+        return Tsallis(checks.as_array(function, "alpha", alpha) if known is None else known)
     if not number > 0:
         hint = ""
         if beside_axis and number < 0 and number == int(number):

@@ -123,7 +123,10 @@ def _in_order(z: Array, noise: Array, k: int, last: int) -> tuple[Array, Array]:
     chosen = jnp.where(enough, chosen, 0)
     # A draw at z has log-probability −log(1 + Σ exp(z_j − z)) over who is left after it. From the
     # last draw to the first, so that small sums are not lost in large ones.
-    left = jnp.put_along_axis(jnp.ones(z.shape, bool), indices, False, axis=-1, inplace=False)
+    others = jnp.vectorize(
+        lambda i: jnp.ones(z.shape[-1], bool).at[i].set(False), signature="(k)->(n)"
+    )
+    left = others(indices)
     after = PartialLogSumExp.of(jnp.where(left, z, -jnp.inf))
     log_prob = jnp.zeros_like(after.total)
     for t in reversed(range(k)):

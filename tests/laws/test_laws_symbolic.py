@@ -95,9 +95,6 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "target_sampling_loss": (
         lambda h, y: js.vocabulary.target_sampling_loss(h, KERNEL, y, jnp.arange(12)), (H, T12)
     ),
-    "gathered_classes": (
-        lambda y: js.vocabulary.gathered_classes(y, CANDIDATES, 12).labels, (T12,)
-    ),
     "in_batch_candidates": (
         lambda y, q: js.vocabulary.in_batch_candidates(y, q), (T12, Operand("n"))
     ),

@@ -61,8 +61,10 @@ def test_what_is_no_array_of_numbers_is_named_as_the_mistake_of_its_argument(nam
     options = ["where", "ignore_index", "label_smoothing", "class_weights"]
     if name == "cross_entropy":
         options += ["z_loss", "temperature", "logits_soft_cap"]
-    elif name != "sparsemax_loss":
+    elif name in ("entmax_loss", "normmax_loss"):
         options += ["alpha"]
+    if name == "fenchel_young_loss":
+        options += ["regularizer"]
     for option in options:
         for x in wrong:
             with pytest.raises((TypeError, ValueError), match=rf"jsoftmax\.{name}: `{option}`"):

@@ -128,8 +128,8 @@ def test_k_hot_labels_that_are_no_classes_or_the_same_are_errors_or_nan():
     for wrong, message in (
         ([[0, 4]], "label 4 is no class"),
         ([[-1, 2]], "label -1 is no class"),
-        ([[2, 2]], "`targets` name a class twice in one row"),
-        ([[0, 1, 2, 3, 0]], "`targets` name 5 classes a row; there are 4"),
+        ([[2, 2]], "`labels` name a class twice in one row"),
+        ([[0, 1, 2, 3, 0]], "`labels` name 5 classes a row; there are 4"),
     ):
         with pytest.raises(ValueError, match=f"jsoftmax.topk_entmax_loss: {message}"):
             topk_entmax_loss(z, np.array(wrong))

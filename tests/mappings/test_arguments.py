@@ -33,6 +33,7 @@ def test_what_is_no_array_of_numbers_is_named_as_the_mistake_of_its_argument(nam
         assert re.search(rf"jsoftmax\.{name}: `{scores}` .*; give", str(error.value)), error.value
     for argument in others:
         optional = argument in ("where", "coordinates")
+        optional |= argument == "alpha" and name not in ("entmax", "binary_entmax", "normmax")
         for wrong in [*NO_ARRAYS, *([] if optional else [None])]:
             with pytest.raises((TypeError, ValueError)) as error:
                 call(name, z, **{argument: wrong})

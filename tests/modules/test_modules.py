@@ -144,7 +144,12 @@ def test_gradients_reach_alpha_and_temperature():
     """One number for each head, none of them zero, as the chain rule has it."""
     shape = (3, 1, 1)
     mapping = jsoftmax.nnx.Entmax(
-        1.3, 0.7, alpha_range=(1.0, 4.0), learn_temperature=True, shape=shape, param_dtype=float
+        1.3,
+        temperature=0.7,
+        alpha_range=(1.0, 4.0),
+        learn_temperature=True,
+        shape=shape,
+        param_dtype=float,
     )
     gradient = nnx.jit(nnx.grad(lambda mapping: (mapping(LOGITS) ** 2).sum()))(mapping)
     numbers = jnp.full(shape, 1.3), jnp.full(shape, 0.7)
