@@ -24,7 +24,6 @@ WIDE = jax.tree.map(jnp.asarray, js.vocabulary.kary_tree(8, 3))
 ADAPTIVE = js.vocabulary.adaptive_tables(KEY, 6, 12, [4, 8], use_bias=True)
 BANDS = js.vocabulary.differentiated_tables(KEY, 6, 12, [4, 8])
 KERNEL = jnp.asarray(RNG.standard_normal((6, 12)))
-CANDIDATES = js.vocabulary.uniform_sampler(12).sample(KEY, (5,))
 
 
 @dataclasses.dataclass(frozen=True)
