@@ -147,6 +147,7 @@ def problem(
         z = -z
     if prior is not None:
         prior = read_prior(function, prior, logits, dtype)
+    if prior is not None:
         mask = prior > 0 if mask is None else mask & (prior > 0)
     if mask is not None:
         z = jnp.where(mask, z, -jnp.inf)
@@ -187,8 +188,11 @@ def read_prior(
     prior: Any,
     logits: Array | jax.ShapeDtypeStruct,
     dtype: np.dtype,
-) -> Array:
-    """Return the prior in the rank of the logits; NaN where it is negative or infinite."""
+) -> Array | None:
+    """Return the prior in the rank of the logits; NaN where it is negative or infinite.
+
+    None where it is known to be 1 everywhere, which changes nothing.
+    """
     known = checks.known_values(prior)
     x = checks.as_array(function, "prior", prior)
     if known is not None and not ((known >= 0) & (known < np.inf)).all():
@@ -197,6 +201,8 @@ def read_prior(
             f"entry is {known.min()}, its largest {known.max()}."
         )
     x = checks.aligned(function, "prior", x, logits.shape).astype(dtype)
+    if known is not None and (known == 1).all():
+        return None
     return jnp.where((x >= 0) & (x < jnp.inf), x, jnp.nan)
 
 
