@@ -28,7 +28,10 @@ def with_prior(rows: Rows, prior: Any, log_prior: Any) -> Rows:
         )
     takes_log = rows.rule.takes_log_prior(rows.moving.parameters)
     if log_prior is None:
-        x = rows.flat(read_prior(rows.function, prior, rows.scores, rows.scores.dtype))
+        x = read_prior(rows.function, prior, rows.scores, rows.scores.dtype)
+        if x is None:
+            return rows
+        x = rows.flat(x)
         known = checks.known_values(prior)
         is_positive = known is not None and (known > 0).all()
         present = x != 0
