@@ -118,6 +118,7 @@ def test_bins_are_differentiated_as_sums():
     np.testing.assert_allclose(tangent, 2 * (1.5 + 2.0 + 1.5 + 0.25))
 
 
+@pytest.mark.slow
 def test_a_temperature_of_many_is_that_of_few():
     """Every example a hundred thousand times: nothing changes."""
     z = np.array([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5], [1.0, 1.5, -2.0]], np.float32)
@@ -128,6 +129,7 @@ def test_a_temperature_of_many_is_that_of_few():
         jax.tree.map(lambda a, b, t=tolerance: np.testing.assert_allclose(a, b, t, t), many, few)
 
 
+@pytest.mark.slow
 def test_a_threshold_of_many_has_the_rank_asked_for():
     n = 1_000_003
     scores = np.random.default_rng(0).permutation(n).astype(np.float32)[:, None]
