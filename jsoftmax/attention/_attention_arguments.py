@@ -1,4 +1,4 @@
-"""What attention is asked, made ready: promoted, grouped by head, and in one form for all masks."""
+"""Validate and canonicalise attention's arguments: dtypes, heads in groups, one form of mask."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FEW_SHARING, _VERY_FEW, _KEYS_TO_A_QUERY = 64, 8, 8
 
 
 class Given(NamedTuple):
-    """The arrays that a function was given, once they are checked; None for what was not."""
+    """The checked arrays of a call; None for an argument that was left out."""
 
     query: Array
     key: Array

@@ -64,8 +64,8 @@ class Curve(Protocol):
         """log p, −∞ off the support."""
         ...
 
-    def gap(self, mass: Array, total: float | Array) -> Array:
-        """How far a sum of masses is above the total: the function whose root is sought."""
+    def gap(self, mass: Array) -> Array:
+        """How far a sum of masses is above one: the search finds its root."""
         ...
 
     def move(self, place: Any, step: Array) -> Any:
@@ -82,8 +82,9 @@ class _FromTop:
     from_edge = False
     highest = math.inf  # log-mass at which the search may start
 
-    def gap(self, mass, total):
-        return _log_ratio(mass, total)
+    def gap(self, mass):
+        some = mass > 0
+        return jnp.where(some, jnp.log(jnp.where(some, mass, 1)), _FAR_BELOW)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +213,8 @@ class Edge:
         """p^a, negative below the support; at the anchor xᵃ may underflow."""
         return self.a * difference(z, anchor) + place[1]
 
-    def gap(self, mass, total):
-        return mass / total - 1
+    def gap(self, mass):
+        return mass - 1
 
     def move(self, place, step):
         return self.at(place[0] + step)
@@ -354,11 +355,6 @@ class Capped:
         if isinstance(self.curve, Edge):
             return self.curve.at(coordinate)
         return self.curve.move(self.curve.at_level(coordinate), rest)
-
-
-def _log_ratio(mass: Array, total: float | Array) -> Array:
-    some = mass > 0
-    return jnp.where(some, jnp.log(jnp.where(some, mass, 1) / total), _FAR_BELOW)
 
 
 def _growth(x: Array) -> Array:

@@ -130,7 +130,7 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
 
     def advance(state):
         count, place, step, last, slope, left, right, _ = state
-        gap = curve.gap(scores.sum(lambda z: curve.masses(z, anchor, place)), 1.0)
+        gap = curve.gap(scores.sum(lambda z: curve.masses(z, anchor, place)))
         size = jnp.abs(gap)
         # The ends of the bracket are given by their distances from here.
         left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)

@@ -119,7 +119,10 @@ def test_the_loss_of_one_class_is_right_from_near_0_to_huge():
         found = log_loss_at(jnp.asarray(z), jnp.asarray(label), classes)[0]
         np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-37)
     z = jnp.asarray(Z[0])
-    loss = lambda z: log_loss_at(z, jnp.array([2]), classes)[0][0]  # noqa: E731
+
+    def loss(z):
+        return log_loss_at(z, jnp.array([2]), classes)[0][0]
+
     p = np.asarray(js.softmax(z))
     draws.near(jax.grad(loss)(z), p - np.eye(4)[2])
     draws.near(jax.hessian(loss)(z), np.diag(p) - np.outer(p, p))
