@@ -33,6 +33,7 @@ class Case:
     width: int
     classes: int
     large: bool = False
+    is_size: bool = False  # only against the dense way, for how the ratio goes with the size
 
     @property
     def name(self) -> str:
@@ -41,7 +42,15 @@ class Case:
 
 
 CASES = (Case(2048, 512, 32_000, large=True), Case(256, 64, 1_000))
-QUICK = (Case(256, 32, 4_000, large=True), Case(64, 16, 100))
+# From 2²⁰ to 2²⁴ scores, even and odd, wide and high; beyond, where scores are computed twice.
+SIZES = tuple(
+    Case(*size, is_size=True)
+    for size in (
+        (256, 64, 4_096), (256, 64, 16_001), (512, 64, 13_777), (4_096, 64, 1_024),
+        (1_024, 256, 8_000), (128, 512, 131_072), (4_096, 64, 4_096), (4_096, 64, 4_200),
+    )
+)  # fmt: skip
+QUICK = (Case(256, 32, 4_000, large=True), Case(64, 16, 100), Case(64, 16, 999, is_size=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ class ClassAxis:
 
     def max(self, x: Array) -> Array:
         """The largest entry of each row, kept as a size-1 axis. A constant to differentiation."""
-        top = self._reduce(jnp.max, jax.lax.stop_gradient(x), -jnp.inf)
+        top = self._reduce(jnp.max, jax.lax.stop_gradient(x))
         if self.axis_name is None:
             return top
         # A NaN on one part reaches the others through a sum; it may not survive pmax.
@@ -40,7 +40,7 @@ class ClassAxis:
 
     def sum(self, x: Array) -> Array:
         """The sum of each row, kept as a size-1 axis."""
-        total = self._reduce(jnp.sum, x, 0)
+        total = self._reduce(jnp.sum, x, neutral=0)
         return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
     def size(self, x: Array | jax.ShapeDtypeStruct) -> Any:
@@ -148,8 +148,9 @@ class ClassAxis:
         once = x - self.sum(weights * x) / total
         return once - self.sum(weights * once) / total
 
-    def _reduce(self, reduction: Callable, x: Array, neutral: float) -> Array:
-        # Two levels lose less to rounding, and give one long row to several cores.
+    def _reduce(self, reduction: Callable, x: Array, neutral: float | None = None) -> Array:
+        # Two levels lose less to rounding, and give one long row to several cores. A maximum loses
+        # nothing: no row is padded, which is to be copied, for its sake.
         axis = self._whole_axis(x)
         if axis is None or not is_known(x.shape[axis]) or x.shape[axis] < _LONG:
             return reduction(x, axis=self.axis, keepdims=True)
@@ -175,15 +176,17 @@ def is_known(size: int) -> bool:
     return isinstance(size, int)
 
 
-def _divisible(x: Array, axis: int, blocks: int, neutral: float) -> Array | None:
+def _divisible(x: Array, axis: int, blocks: int, neutral: float | None) -> Array | None:
     """`x` of a length that `blocks` divides: padded if it is odd, None if it is even and not so.
+
+    Without a neutral number nothing is padded.
 
     An even row may be split evenly over devices, and the parts would run through padded blocks.
     """
     n = x.shape[axis]
     if n % blocks == 0:
         return x
-    if n % 2 == 0:
+    if n % 2 == 0 or neutral is None:
         return None
     padding = [(0, 0)] * x.ndim
     padding[axis] = (0, -n % blocks)

@@ -24,19 +24,27 @@ class Threshold(NamedTuple):
 
 
 @jax.custom_jvp
-def masses_at(regularizer: Regularizer, z: Array, row: Threshold, movable: Array) -> Array:
-    """link(z − τ), of derivative s (d − τ̇); 0 where `movable` is 0."""
+def masses_at(
+    regularizer: Regularizer, z: Array, row: Threshold, movable: Array, apart: Array | None = None
+) -> Array:
+    """link(z − τ), of derivative s (d − τ̇), 0 where `movable` is 0; 0 for classes kept apart."""
     if regularizer.is_exponential:
-        return jnp.exp(difference(z, row.anchor) + row.level)
-    return regularizer.on_curve(
+        v = difference(z, row.anchor)
+        if apart is None:
+            return jnp.exp(v + row.level)
+        # As a sum over the row was made of it, so that the compiler keeps it and forms it once.
+        return jnp.where(apart, 0, jnp.exp(v)) * jnp.exp(row.level)
+    masses = regularizer.on_curve(
         jnp.any, lambda curve: curve.masses(z, row.anchor, curve.at_level(row.level))
     )
+    return masses if apart is None else jnp.where(apart, 0, masses)
 
 
 @partial(masses_at.defjvp, symbolic_zeros=True)
 def _masses_at_jvp(primals, tangents):
-    (regularizer, z, row, movable), (d_regularizer, d_z, d_row, _) = primals, tangents
-    p = masses_at(regularizer, z, row, movable)
+    regularizer, z, row, movable, apart = primals
+    d_regularizer, d_z, d_row, *_ = tangents
+    p = masses_at(regularizer, z, row, movable, apart)
     d = effective_tangent(p, d_z, regularizer, d_regularizer)
     if not isinstance(d_row.tau, SymbolicZero):
         d = -d_row.tau if d is None else d - d_row.tau

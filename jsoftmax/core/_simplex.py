@@ -153,13 +153,11 @@ def entropy_of(
 
 
 def height(r: Array, regularizer: Regularizer) -> Array:
-    """ω(r) − r ω′(r), 0 at r = 0: how much an entry of q adds to Σ q ω(p/q)."""
-    some = jnp.where(r > 0, r, 1)
-    return jnp.where(
-        r > 0,
-        regularizer.value(some) - some * regularizer.derivative(some),
-        jnp.where(r == r, 0, r),
-    )
+    """ω(r) − r ω′(r), how much an entry of q adds to Σ q ω(p/q); 0 at r = 0 and where ω is +∞."""
+    inside = (r > 0) & ~(regularizer.value(r) == jnp.inf)
+    some = jnp.where(inside, r, 0.5)
+    inner = regularizer.value(some) - some * regularizer.derivative(some)
+    return jnp.where(inside, inner, jnp.where(r == r, 0, r))
 
 
 def relative_to(prior: Array | None, p: Array) -> Array:

@@ -48,9 +48,12 @@ def _expected_jvp(classes, primals, tangents):
     return loss, tangent
 
 
-def surplus(p: Array, rest: Array, y: Array, total: Array | float) -> Array:
-    """total · p − y, for a p near 1 from the mass `rest` of all other classes, which is exact."""
-    return jnp.where(p > ALONE, (total - y) - total * rest, total * p - y)
+def surplus(
+    p: Array, rest: Array, y: Array, total: Array | float, apart: Array | None = None
+) -> Array:
+    """total · p − y. For the class kept apart, a p near 1, from the mass `rest` of all others."""
+    apart = p > ALONE if apart is None else apart
+    return jnp.where(apart, (total - y) - total * rest, total * p - y)
 
 
 def mass_of_the_rest(p: Array, classes: ClassAxis) -> Array:

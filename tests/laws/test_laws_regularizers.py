@@ -240,7 +240,8 @@ def test_parameters_and_priors_have_their_derivatives(case):
     numbers = jax.tree.leaves(case.regularizer)
     structure = jax.tree.structure(case.regularizer)
     w = rng.standard_normal(Z.shape)
-    q = np.where(Q > 0, Q, 1)
+    # No probability and no target exceeds the prior of a bounded regularizer.
+    q = np.where(Q > 0, Q, 1) + 0.6 * case.bounded
 
     def total(numbers, q):
         r = jax.tree.unflatten(structure, numbers)

@@ -22,5 +22,5 @@ class Found(NamedTuple):
     floor: Array  # the largest score; where α is ∞, one that only the largest reach
     anchor: Array  # the score from which the others are measured,
     level: Array  # and its log-mass
-    rest: Array  # the mass of all classes but the one that has almost all
+    rest: Array  # the mass of all classes but the label, or but the one that has almost all
     weight: Array  # Σ w y

@@ -289,6 +289,23 @@ def without_masked(moving: Moving, mask: Array, axis: int) -> Moving:
     return moving
 
 
+def whole_if_few(rows: Rows, block_tokens: int | None, block_classes: int | None) -> Rows:
+    """Rows for a loss whose whole scores take less memory than the dense way.
+
+    Up to 2²⁴ scores they stay in memory from forward to backward, where blocks would compute them
+    twice. Sizes that are given stay.
+    """
+    tokens, classes = rows.moving.features.shape[0], rows.fixed.numbers.shape[-1]
+    if not (isinstance(tokens, int) and isinstance(classes, int) and tokens * classes <= 2**24):
+        return rows
+    rule = dataclasses.replace(
+        rows.rule,
+        block_tokens=max(tokens, 1) if block_tokens is None else rows.rule.block_tokens,
+        block_classes=classes if block_classes is None else rows.rule.block_classes,
+    )
+    return dataclasses.replace(rows, rule=rule)
+
+
 def _sizes(function, tokens, classes, block_tokens, block_classes):
     """The sizes that are given, and for the others the rule that docstrings state."""
     for name, size in (("block_tokens", block_tokens), ("block_classes", block_classes)):

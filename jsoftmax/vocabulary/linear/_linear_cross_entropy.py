@@ -20,9 +20,10 @@ from jsoftmax.vocabulary.linear._linear_arguments import (
     Rule,
     class_weights_of,
     read_rows,
+    whole_if_few,
 )
 from jsoftmax.vocabulary.linear._outcomes import outcomes
-from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
+from jsoftmax.vocabulary.linear._token_targets import Fate, label, with_targets
 
 
 class CrossEntropyTerms(NamedTuple):
@@ -215,10 +216,9 @@ def _terms(
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
         label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
-        block_tokens, block_classes,
+        block_tokens, block_classes, statistics,
     )  # fmt: skip
-    rule = dataclasses.replace(rows.rule, statistics=statistics)
-    outcome = _settled(rule, rows.moving, rows.fixed, fate)
+    outcome = _settled(rows.rule, rows.moving, rows.fixed, fate)
     return jax.tree.map(lambda x: rows.shaped(x)[..., 0], outcome)
 
 
@@ -236,6 +236,7 @@ def read_problem(
     prior: Any, log_prior: Any, ignore_index: Any, label_smoothing: Any, class_weights: Any,
     z_loss: Any, temperature: Any, logits_soft_cap: float | None, class_axis: int,
     axis_name: Hashable | None, block_tokens: int | None, block_classes: int | None,
+    statistics: bool = False,
 ) -> tuple[Rows, Fate]:  # fmt: skip
     """The arguments of a cross-entropy, checked and in one form."""
     rows = read_rows(
@@ -245,6 +246,9 @@ def read_problem(
     )  # fmt: skip
     rows = with_prior(rows, prior, log_prior)
     rows, fate = with_targets(rows, targets, ignore_index, label_smoothing)
+    rows = dataclasses.replace(rows, rule=dataclasses.replace(rows.rule, statistics=statistics))
+    if label(rows.rule, rows.fixed) is not None:
+        rows = whole_if_few(rows, block_tokens, block_classes)
     fixed = rows.fixed._replace(class_weights=class_weights_of(rows, class_weights))
     if checks.static_number(z_loss) != 0:
         strength = checks.as_array(function, "z_loss", z_loss).astype(rows.moving.features.dtype)

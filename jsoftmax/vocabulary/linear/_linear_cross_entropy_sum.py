@@ -25,7 +25,7 @@ from jsoftmax.vocabulary.linear._token_blocks import (
     merged_tokens,
     split_tokens,
 )
-from jsoftmax.vocabulary.linear._token_rows import probabilities_at, pull, solved_row
+from jsoftmax.vocabulary.linear._token_rows import pull, solved_row
 from jsoftmax.vocabulary.linear._token_targets import Fate
 
 
@@ -109,8 +109,8 @@ def linear_cross_entropy_sum(
         label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes,
     )  # fmt: skip
-    if block_tokens is None:
-        classes = rows.scores.shape[-1]
+    classes, tokens = rows.scores.shape[-1], rows.moving.features.shape[0]
+    if block_tokens is None and not fits(tokens, rows.rule.block_tokens):
         most = max(64, 3 * 2**21 // classes) if isinstance(classes, int) else 64
         rows = dataclasses.replace(rows, rule=dataclasses.replace(rows.rule, block_tokens=most))
     w = checks.as_array(function, "weights", 1 if weights is None else weights)
@@ -198,10 +198,9 @@ def _block(rule, moving, fixed, fate, weights, total):
     product, to_features = jax.vjp(multiplied, moving.features)
     z, back = jax.vjp(scored, product, others)
     outcome, found = solved_row(rule, moving, fixed, z)
-    p = probabilities_at(rule, moving, fixed, z, found)
     (w,) = weights
     counts = jnp.where(fate.valid if fate.counted is None else fate.valid & fate.counted, w, 0)
-    pulled, others = back(pull(rule, fixed, z, p, found) * counts)
+    pulled, others = back(pull(rule, moving, fixed, z, found) * counts)
     added = {name: _plus(getattr(total, name), others[name]) for name in names}
     (features,) = to_features(pulled)
     kernel = _added(rule, total.kernel, moving.features, pulled)

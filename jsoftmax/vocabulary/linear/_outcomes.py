@@ -35,6 +35,7 @@ from jsoftmax.vocabulary.linear._token_rows import (
     pull,
     solved,
 )
+from jsoftmax.vocabulary.linear._token_targets import label
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -63,7 +64,7 @@ def _outcomes_jvp(rule, primals, tangents):
         along = along_regularizer(rule, moving, fixed, changes, z, p, known)
         terms = [] if along is None else [along]
         if d_z is not None:
-            terms.append(pull(rule, fixed, z, p, known) * d_z)
+            terms.append(pull(rule, moving, fixed, z, known) * d_z)
         d_loss = _row_sum(sum(terms, jnp.zeros_like(z)))
         if not rule.statistics:
             return Outcome(d_loss, None, None)
@@ -104,7 +105,8 @@ def _following_jvp(rule, primals, tangents):
         d_regularizer = rule.regularizer(changes.parameters)
         d = effective_tangent(r, d_z, regularizer, d_regularizer, s, changes.prior)
         assert d is not None  # something moves
-        others = jnp.where(p > ALONE, 0, s)
+        apart = label(rule, fixed)
+        others = jnp.where(p > ALONE if apart is None else apart, 0, s)
         return tuple(_row_sum(x) for x in (s * d, s, others * d, others))
 
     nothing = Changes(None, None, None, None, None, None, ())
@@ -112,7 +114,9 @@ def _following_jvp(rule, primals, tangents):
         rule, sums, (moving, fixed, known, nothing, changes)
     )
     d_tau = moved / jnp.where(slopes > 0, slopes, 1)
-    return known, still._replace(tau=d_tau, rest=others_moved - d_tau * others)
+    # Where no other class has mass, and where the label is out of reach, nothing is left to move.
+    d_rest = jnp.where(found.rest == 0, 0, others_moved - d_tau * others)
+    return known, still._replace(tau=d_tau, rest=d_rest)
 
 
 def _over_classes(rule: Rule, sums: Any, trees: tuple) -> Any:

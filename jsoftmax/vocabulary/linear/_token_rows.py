@@ -15,7 +15,7 @@ from jsoftmax.vocabulary.linear._found import Found, Outcome
 from jsoftmax.vocabulary.linear._likelihood import log_losses
 from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import scores
-from jsoftmax.vocabulary.linear._token_targets import target_block
+from jsoftmax.vocabulary.linear._token_targets import label, target_block
 
 
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
@@ -61,12 +61,14 @@ def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
     return ties if fixed.hard is None else jnp.where(fixed.hard, ties, z)
 
 
-def probabilities_at(rule: Rule, moving: Moving, fixed: Fixed, z: Array, found: Found) -> Array:
-    """p of any block of scores, from what is known of the rows."""
+def probabilities_at(
+    rule: Rule, moving: Moving, fixed: Fixed, z: Array, found: Found, apart: Array | None = None
+) -> Array:
+    """p of any block of scores, from what is known of the rows; 0 for classes kept apart."""
     regularizer = rule.regularizer(moving.parameters)
     threshold = Threshold(found.tau, found.anchor, found.level)
     soft = hardened(rule, fixed, z, found.floor)
-    masses = masses_at(regularizer, soft, threshold, movable(rule, fixed, found))
+    masses = masses_at(regularizer, soft, threshold, movable(rule, fixed, found), apart)
     return times_prior(moving.prior, masses)
 
 
@@ -78,18 +80,22 @@ def movable(rule: Rule, fixed: Fixed, found: Found) -> Array:
     return ones if fixed.hard is None else jnp.where(fixed.hard, 0, ones)
 
 
-def pull(rule: Rule, fixed: Fixed, z: Array, p: Array, found: Found) -> Array:
+def pull(rule: Rule, moving: Moving, fixed: Fixed, z: Array, found: Found) -> Array:
     """∂L/∂z, of a divergence but for the weight of its row."""
     y = target_block(fixed, z)
-    if rule.is_divergence:
-        slope = surplus(p, found.rest, y, 1.0)
-    else:
-        y = y if fixed.class_weights is None else y * fixed.class_weights
-        slope = surplus(p, found.rest, y, found.weight)
+    if not rule.is_divergence and fixed.class_weights is not None:
+        y = y * fixed.class_weights
+    # The masses are those of `log_losses`, so that the compiler keeps that array.
+    apart = label(rule, fixed)
+    p = probabilities_at(rule, moving, fixed, z, found, apart)
+    slope = surplus(p, found.rest, y, 1.0 if rule.is_divergence else found.weight, apart)
+    if apart is None or fixed.smoothing is not None:
+        slope = jnp.where(z > -jnp.inf, slope, 0)
     if fixed.z_loss is not None:
         offset = jnp.where(found.tau == -jnp.inf, 0, found.tau)
+        p = probabilities_at(rule, moving, fixed, z, found)
         slope = slope + 2 * fixed.z_loss * offset * p
-    return jnp.where(z > -jnp.inf, slope, 0)
+    return slope
 
 
 def along_regularizer(

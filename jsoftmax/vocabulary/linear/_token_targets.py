@@ -15,7 +15,7 @@ from jaxtyping import DTypeLike
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.losses._targets import differs
-from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rows
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rows, Rule
 
 
 class Fate(NamedTuple):
@@ -96,6 +96,16 @@ def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]
         if fixed.smoothing is not None:
             share = (1 - fixed.smoothing) * share
         yield fixed.ids[:, j : j + 1], share
+
+
+def label(rule: Rule, fixed: Fixed) -> Array | None:
+    """Where the one label of each token lies; None where there are pairs.
+
+    It is None too where statistics are wanted, whose sums want the top of the row kept apart.
+    """
+    if rule.is_divergence or rule.statistics or fixed.ids is None or fixed.shares is not None:
+        return None
+    return fixed.numbers == fixed.ids
 
 
 def spread(fixed: Fixed) -> Array:
