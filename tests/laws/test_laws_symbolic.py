@@ -6,6 +6,7 @@ What is exported with `jax.export.symbolic_shape` equals the direct call at thre
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -164,6 +165,12 @@ SLOW = {
 }  # fmt: skip
 
 
+# A fit ends where no slope is above g = eps^(2/3). Its objective curves by the penalty at least, so
+# two fits whose sums round otherwise are within 2 g √parameters/penalty of each other.
+PENALTY = inspect.signature(js.vector_scaling).parameters["penalty"].default
+CLOSE = {"vector_scaling": 2 * float(jnp.finfo(jnp.float64).eps) ** (2 / 3) * 16**0.5 / PENALTY}
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CALLS]
 )
@@ -177,6 +184,7 @@ def test_an_exported_function_serves_every_size(name):
     for n, k in ((1, 4), (5, 7), (16, 40)):
         given = [x.array({"n": n, "k": k}) for x in operands]
         found = exported.call(*given)
+        close = CLOSE.get(name, 1e-12)
         chex.assert_trees_all_close(
-            jax.tree.leaves(found), jax.tree.leaves(function(*given)), rtol=1e-12, atol=1e-12
+            jax.tree.leaves(found), jax.tree.leaves(function(*given)), rtol=1e-12, atol=close
         )
