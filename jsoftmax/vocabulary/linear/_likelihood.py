@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._scores import difference
-from jsoftmax.vocabulary.linear._found import Found, Outcome
+from jsoftmax.core._solved_row import SolvedRow
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rule
+from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._token_targets import each_target, spread
 
 
-def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
-    """Cross-entropies of rows of scores, and what is found of the rows."""
+def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
+    """Cross-entropies of rows of scores, and the solved rows."""
     classes = rule.classes
     top = classes.max(z)
     v = difference(z, top)
@@ -40,7 +41,8 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
         offset = jnp.where(is_empty, 0, tau)
         loss = loss + fixed.z_loss * offset * offset
     rest = others / (1 + others)
-    return Outcome(loss, log_partition, entropy), Found(tau, top, top, -log_rest, rest, weight)
+    outcome = Outcome(loss, log_partition, entropy, weight)
+    return outcome, SolvedRow(tau, top, top, -log_rest, rest=rest)
 
 
 def _targeted(rule: Rule, fixed: Fixed, z: Array, top: Array) -> tuple[Array, Array]:

@@ -12,7 +12,6 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.linear._class_prior import with_prior
-from jsoftmax.vocabulary.linear._found import Outcome
 from jsoftmax.vocabulary.linear._linear_arguments import (
     Fixed,
     Moving,
@@ -21,6 +20,7 @@ from jsoftmax.vocabulary.linear._linear_arguments import (
     class_weights_of,
     read_rows,
 )
+from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 
@@ -227,7 +227,8 @@ def _terms(
 @partial(jax.jit, static_argnums=0)
 def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
     outcome, _ = outcomes(rule, moving, fixed)
-    statistics = jax.tree.map(fate.settle_statistic, outcome._replace(loss=None))
+    statistics = outcome._replace(loss=None, weight=None)
+    statistics = jax.tree.map(fate.settle_statistic, statistics)
     return statistics._replace(loss=fate.settle(outcome.loss))
 
 

@@ -25,7 +25,7 @@ from jsoftmax.vocabulary.linear._token_blocks import (
     merged_tokens,
     split_tokens,
 )
-from jsoftmax.vocabulary.linear._token_rows import probabilities_at, pull, solved_row
+from jsoftmax.vocabulary.linear._token_rows import masses_of, pull, solved_row
 from jsoftmax.vocabulary.linear._token_targets import Fate
 
 
@@ -169,7 +169,7 @@ def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
 
 @_formed.defjvp
 def _formed_jvp(rule, primals, tangents):
-    # Slopes made by hand from what is found of a row have no derivative of their own.
+    # Slopes made by hand from a solved row have no derivative of their own.
     moving, weights, fixed, fate = primals
 
     def by_outcomes(moving, weights):
@@ -197,11 +197,11 @@ def _block(rule, moving, fixed, fate, weights, total):
     others = {name: getattr(moving, name) for name in names}
     product, to_features = jax.vjp(multiplied, moving.features)
     z, back = jax.vjp(scored, product, others)
-    outcome, found = solved_row(rule, moving, fixed, z)
-    p = probabilities_at(rule, moving, fixed, z, found)
+    outcome, row = solved_row(rule, moving, fixed, z)
+    p = masses_of(rule, moving, fixed, row).of(z)
     (w,) = weights
     counts = jnp.where(fate.valid if fate.counted is None else fate.valid & fate.counted, w, 0)
-    pulled, others = back(pull(rule, fixed, z, p, found) * counts)
+    pulled, others = back(pull(rule, fixed, z, p, row, outcome) * counts)
     added = {name: _plus(getattr(total, name), others[name]) for name in names}
     (features,) = to_features(pulled)
     kernel = _added(rule, total.kernel, moving.features, pulled)

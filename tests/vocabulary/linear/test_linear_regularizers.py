@@ -139,7 +139,7 @@ FORMS = {
     "cross-entropy": js.linear_cross_entropy,
     "sum": js.linear_cross_entropy_sum,
     "entmax": js.linear_entmax_loss,
-    "infinite": lambda *x, **options: js.linear_entmax_loss(*x, np.inf, **options),
+    "infinite": lambda *x, **options: js.linear_entmax_loss(*x, alpha=np.inf, **options),
     "Elastic": lambda *x, **options: js.linear_fenchel_young_loss(*x, js.Elastic(2.0), **options),
 }
 
