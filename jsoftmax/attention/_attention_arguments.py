@@ -199,12 +199,22 @@ def read_arguments(
     are_few = are_few and 0 < given.groups * queries <= _FEW_SHARING
     are_few = are_few and (queries <= _VERY_FEW or _KEYS_TO_A_QUERY * queries <= keys)
     return given, Rule(
-        structure, limit is True, window, rate, bool(broadcast_dropout),
-        ClassAxis((-1,), axis_name),
-        query_part is not None or key_part is not None,
-        are_few, are_few and are_joined(query, key), not are_few, queries, keys, None, (),
-        jax.default_matmul_precision.value,
-    )  # fmt: skip
+        structure=structure,
+        is_hard=limit is True,
+        window=window,
+        dropout_rate=rate,
+        is_dropout_shared=bool(broadcast_dropout),
+        classes=ClassAxis((-1,), axis_name),
+        is_part=query_part is not None or key_part is not None,
+        are_few=are_few,
+        are_joined=are_few and are_joined(query, key),
+        is_clean=not are_few,
+        block_q=queries,
+        block_k=keys,
+        scores=None,
+        stripes=(),
+        precision=jax.default_matmul_precision.value,
+    )
 
 
 def prepared(given: Given, rule: Rule) -> Arguments:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from jax import Array
 
-from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._regularizer import Regularizer, joined
+from jsoftmax.core._row_rule import RowRule
 
 
 class Moving(NamedTuple):
@@ -29,19 +27,6 @@ class Moving(NamedTuple):
     bias: Array | None
     scale: Array
     numbers: tuple[Array, ...]  # of the regularizer
-    soft_cap: Array | None
-    sinks: Array | None
-
-
-class Changes(NamedTuple):
-    """Tangents of `Moving`, None where something does not move."""
-
-    q: Array | None
-    k: Array | None
-    v: Array | None
-    bias: Array | None
-    scale: Array | None
-    numbers: tuple[Array | None, ...]
     soft_cap: Array | None
     sinks: Array | None
 
@@ -72,16 +57,13 @@ class Stripe(NamedTuple):
     block_k: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What is known while tracing and shapes the computation."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule(RowRule):
+    """What is known while tracing and shapes the computation; its classes are the keys."""
 
-    structure: Any  # of the regularizer
-    is_hard: bool
     window: tuple[int | None, int | None]  # keys before, keys after; None: all, or `Fixed` tells
     dropout_rate: float
     is_dropout_shared: bool  # whether all batch entries and heads drop the same weights
-    classes: ClassAxis
     is_part: bool  # whether queries or keys are parts of longer sequences
     are_few: bool  # whether so few queries share their keys that these are read but not moved
     are_joined: bool  # whether these then read all heads of keys in one product
@@ -91,22 +73,3 @@ class Rule:
     scores: int | None  # and at most so many scores, if the batch has them
     stripes: tuple[Stripe, ...]  # queries that need other keys than others do; none: all need all
     precision: str | None  # of products: the default where attention is called, not where derived
-
-    @property
-    def is_softmax(self) -> bool:
-        """Whether one pass is enough, since the threshold has a formula."""
-        return self.regularizer(self.numberless).is_exponential
-
-    @property
-    def numberless(self) -> tuple[None, ...]:
-        """The numbers of the regularizer, where they do not matter."""
-        return (None,) * self.structure.num_leaves
-
-    def regularizer(self, numbers: tuple) -> Regularizer:
-        """The regularizer of these numbers, or the tangent of it."""
-        return joined(self.structure, numbers)
-
-    @property
-    def axis_name(self) -> Hashable | None:
-        """The mesh axis over which keys are split."""
-        return self.classes.axis_name

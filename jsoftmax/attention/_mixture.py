@@ -11,42 +11,42 @@ p and o the mixture itself: the backward pass of FlashAttention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax.attention._attention_problem import Changes, Fixed, Moving, Rule
+from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._clean import clean
 from jsoftmax.attention._folds import mixed_values, recomputed, row_sum, summed
 from jsoftmax.attention._key_blocks import looped
-from jsoftmax.attention._solve import Found, solved
-from jsoftmax.attention._weights import Weights
+from jsoftmax.attention._solve import solved
 from jsoftmax.core._filled import filled
+from jsoftmax.core._named_trees import along, changes_of
+from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
+
+_OF_SCORES = ("q", "k", "bias", "scale", "soft_cap")
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def mixture(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, Found]:
-    """Σ p v of every query, and what is known of its row. Of that, only τ has a derivative."""
+def mixture(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, SolvedRow]:
+    """Σ p v of every query, and its solved row, of which only τ has a derivative."""
     return looped(solved, rule, (moving, fixed))
 
 
 def weights(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
     """p of every query and key, as one array."""
-    _, found = mixture(rule, moving, fixed)
-    return Weights(rule, moving, fixed, found.kept()).of(scores(moving, fixed, rule))
+    _, row = mixture(rule, moving, fixed)
+    return _masses(rule, moving, fixed, row.kept()).of(scores(moving, fixed, rule))
 
 
 @partial(mixture.defjvp, symbolic_zeros=True)
 def _mixture_jvp(rule, primals, tangents):
     moving, fixed = primals
-    changes = Changes(*(_change(d) for d in tangents[0]))
-    out, found = mixture(rule, moving, fixed)
+    changes = changes_of(tangents[0])
+    out, row = mixture(rule, moving, fixed)
     if not rule.is_clean:
         changes = changes._replace(
             **{
@@ -56,87 +56,76 @@ def _mixture_jvp(rule, primals, tangents):
             }
         )
         rule, moving, fixed = clean(rule, moving, fixed)
-    known = found.kept()
+    known = row.kept()
     if rule.is_softmax:
         known = known._replace(mean=out)
     else:
         known = _with_escort(rule, moving, fixed, known)
     d_out, d_tau = looped(recomputed(_block_jvp, (0,)), rule, (moving, fixed, known, changes))
-    still = jax.tree.map(jnp.zeros_like, found)
-    return (out, found), (d_out, still._replace(tau=d_tau))
+    still = jax.tree.map(jnp.zeros_like, row)
+    return (out, row), (d_out, still._replace(tau=d_tau))
 
 
-def _block_jvp(rule, moving, fixed, found, changes):
+def _block_jvp(rule, moving, fixed, row, changes):
     """The tangents of Σ p v and of τ."""
 
     def sums(trees):
         moving, fixed, changes = trees
-        row = Weights(rule, moving, fixed, found)
-        z, d_z = _along(lambda m: scores(m, fixed, rule), moving, changes)
-        p, moved = row.change(z, d_z, changes.numbers)
-        mixed = mixed_values(row.without_hard(moved), moving.v, fixed, rule)
+        masses = _masses(rule, moving, fixed, row)
+        z, d_z = along(lambda m: scores(m, fixed, rule), moving, changes, _OF_SCORES)
+        p = masses.of(z)
+        moved = _pushed(rule, masses, p, d_z, changes)
+        mixed = mixed_values(masses.unless_hard(moved), moving.v, fixed, rule)
         if changes.v is not None:
             mixed = mixed + mixed_values(p, changes.v, fixed, rule)
         return row_sum(moved), mixed
 
     total, mixed = summed(rule, sums, (moving, fixed, changes))
-    row = Weights(rule, moving, fixed, found)
+    masses = _masses(rule, moving, fixed, row)
     if moving.sinks is not None:
-        sinks = moving.sinks + filled(found.tau, 0)
-        total = total + row.change(sinks, changes.sinks, changes.numbers)[1]
-    d_tau = total / jnp.where(found.total > 0, found.total, 1)
-    return mixed - row.without_hard(found.mean * total), d_tau
+        p = masses.of(moving.sinks + filled(row.tau, 0))
+        total = total + _pushed(rule, masses, p, changes.sinks, changes)
+    return mixed - masses.unless_hard(row.mean * total), mean_of(total, row.total)
+
+
+def _masses(rule, moving, fixed, row):
+    return Masses(rule.regularizer(moving.numbers), row, rule.hard_rows(fixed.hard))
+
+
+def _pushed(rule, masses, p, d_z, changes):
+    """s d, the change of p but for that of the threshold."""
+    d = masses.change(p, d_z, rule.regularizer(changes.numbers))
+    return jnp.zeros_like(p) if d is None else masses.weights(p) * d
 
 
 # The escort is known already: only its derivative, of which second derivatives are made, costs.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _with_escort(rule: Rule, moving: Moving, fixed: Fixed, found: Found) -> Found:
-    return found
+def _with_escort(rule: Rule, moving: Moving, fixed: Fixed, row: SolvedRow) -> SolvedRow:
+    return row
 
 
 @_with_escort.defjvp
 def _with_escort_jvp(rule, primals, tangents):
-    (moving, fixed, found), (d_moving, _, d_found) = primals, tangents
+    (moving, fixed, row), (d_moving, _, d_row) = primals, tangents
 
     def escort(moving, tau):
-        return looped(
-            recomputed(_block_escort, (0,)), rule, (moving, fixed, found._replace(tau=tau))
-        )
+        return looped(recomputed(_block_escort, (0,)), rule, (moving, fixed, row._replace(tau=tau)))
 
-    _, (total, mean) = jax.jvp(escort, (moving, found.tau), (d_moving, d_found.tau))
-    return found, d_found._replace(total=total, mean=mean)
+    _, (total, mean) = jax.jvp(escort, (moving, row.tau), (d_moving, d_row.tau))
+    return row, d_row._replace(total=total, mean=mean)
 
 
-def _block_escort(rule, moving, fixed, found):
+def _block_escort(rule, moving, fixed, row):
     """Σ s and Σ s v/Σ s."""
 
     def sums(trees):
         moving, fixed = trees
-        row = Weights(rule, moving, fixed, found)
-        s = row.slope(row.of(scores(moving, fixed, rule)))
+        masses = _masses(rule, moving, fixed, row)
+        s = masses.weights(masses.of(scores(moving, fixed, rule)))
         return row_sum(s), mixed_values(s, moving.v, fixed, rule)
 
     total, mixed = summed(rule, sums, (moving, fixed))
     if moving.sinks is not None:
-        row = Weights(rule, moving, fixed, found)
-        total = total + row.slope(row.of(moving.sinks + filled(found.tau, 0)))
-    return total, mixed / jnp.where(total > 0, total, 1)
-
-
-def _along(function: Callable, moving: Moving, changes: Changes) -> tuple[Array, Array | None]:
-    """A function of what scores are made of, and its tangent; None where it does not change."""
-    names = [n for n in ("q", "k", "bias", "scale", "soft_cap") if getattr(changes, n) is not None]
-    if not names:
-        return function(moving), None
-    return jax.jvp(
-        lambda *xs: function(moving._replace(**dict(zip(names, xs, strict=True)))),
-        tuple(getattr(moving, n) for n in names),
-        tuple(getattr(changes, n) for n in names),
-    )
-
-
-def _change(tangent: Any) -> Any:
-    """A tangent, None where there is none."""
-    if isinstance(tangent, tuple):
-        return tuple(map(_change, tangent))
-    return None if isinstance(tangent, SymbolicZero) else tangent
+        masses = _masses(rule, moving, fixed, row)
+        total = total + masses.weights(masses.of(moving.sinks + filled(row.tau, 0)))
+    return total, mean_of(mixed, total)

@@ -14,7 +14,7 @@ from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._folds import fold, key_blocks, like_rows, over_parts, row_sum, summed
 from jsoftmax.attention._key_blocks import KEYS, split
-from jsoftmax.core._arg_max import floor_of, higher, highest, of_whole_rows, only_highest
+from jsoftmax.core._arg_max import floor_of, hardened, higher, highest, of_whole_rows
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Trees, overlaid
@@ -47,7 +47,7 @@ class InMemory(Dense):
 
     def hardened(self, floor: Array) -> InMemory:
         """The largest scores alone, where α is ∞."""
-        values = hardened(self.rule, self.trees[1], self.values, floor)
+        values = hardened(self.rule.hard_rows(self.trees[1].hard), self.values, floor)
         return dataclasses.replace(self, values=values)
 
 
@@ -115,7 +115,8 @@ class Streamed:
     def _scores(self, trees):
         moving, fixed = trees
         z = scores(moving, fixed, self.rule)
-        return z if self.floor is None else hardened(self.rule, fixed, z, self.floor)
+        hard = self.rule.hard_rows(fixed.hard)
+        return z if self.floor is None else hardened(hard, z, self.floor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,18 +145,6 @@ class WithSink:
         return None
 
 
-def is_hard(rule: Rule, fixed: Fixed) -> bool:
-    """Whether α is ∞, or may be."""
-    return rule.is_hard or fixed.hard is not None
-
-
-def where_hard(rule: Rule, fixed: Fixed, hard: Array, otherwise: Array) -> Array:
-    """`hard` where α is ∞."""
-    if not is_hard(rule, fixed):
-        return otherwise
-    return hard if fixed.hard is None else jnp.where(fixed.hard, hard, otherwise)
-
-
 def ground(row: InMemory | Streamed, sink: Array | None) -> tuple[Array, Array]:
     """The largest score, and what it alone reaches."""
     pair = row.highest()
@@ -163,8 +152,3 @@ def ground(row: InMemory | Streamed, sink: Array | None) -> tuple[Array, Array]:
         none = jnp.full_like(pair[0], -jnp.inf)
         pair = higher(pair, (sink + filled(none, 0), none))
     return pair[0], floor_of(pair)
-
-
-def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
-    """Scores of which only the largest are left, at 0, where α is ∞."""
-    return where_hard(rule, fixed, only_highest(z, floor), z)

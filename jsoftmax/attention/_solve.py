@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -12,30 +10,15 @@ from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._clean import clean
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
-from jsoftmax.attention._score_rows import WithSink, ground, hardened, is_hard, rows_of, where_hard
+from jsoftmax.attention._score_rows import WithSink, ground, rows_of
+from jsoftmax.core._arg_max import hardened, where_hard
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import difference
+from jsoftmax.core._solved_row import SolvedRow, mean_of
 from jsoftmax.core._threshold import solve
 
 
-class Found(NamedTuple):
-    """What is known of a row once it is solved: from this its weights are computed again."""
-
-    tau: Array
-    floor: Array  # the largest score; where α is ∞, one that only the largest reach
-    anchor: Array  # the score from which the others are measured,
-    level: Array  # and its log-mass
-    total: Array  # Σ s
-    mean: Array  # Σ s v/Σ s
-
-    def kept(self) -> Found:
-        """The same without −∞, which is no less in a row that sees no key, and troubles nobody."""
-        lowest = float(jnp.finfo(self.tau.dtype).min)
-        names = ("tau", "floor", "anchor")
-        return self._replace(**{name: jnp.maximum(getattr(self, name), lowest) for name in names})
-
-
-def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, Found]:
+def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, SolvedRow]:
     """Σ p v of every query of the block, and what is known of its row."""
     by = _online if rule.is_softmax else _by_threshold
     found = by(rule, moving, fixed)
@@ -78,38 +61,39 @@ def _online(rule, moving, fixed):
         mixed, top = mixed * shrunk, higher
     some = jnp.where(total == 0, 1, total)
     out, log_total = mixed / some, jnp.log(some)
-    return out, Found(top + log_total, top, top, -log_total, filled(top, 1), out)
+    return out, SolvedRow(top + log_total, top, top, -log_total, filled(top, 1), out)
 
 
 def _by_threshold(rule, moving, fixed):
     """The threshold by the solver of the mappings, then one more pass for the sums."""
     sink, row = moving.sinks, rows_of(rule, moving, fixed)
     regularizer = rule.regularizer(moving.numbers)
+    hard = rule.hard_rows(fixed.hard)
     top = floor = None
-    if is_hard(rule, fixed):
+    if hard is not False:
         top, floor = ground(row, sink)
         row = row.hardened(floor)
-        sink = None if sink is None else hardened(rule, fixed, sink, floor)
+        sink = None if sink is None else hardened(hard, sink, floor)
 
     def on_curve(curve):
         anchor, place = solve(curve, row if sink is None else WithSink(row, sink))
 
         def sums(z, moving, fixed):
             p = curve.masses(z, anchor, place)
-            s = where_hard(rule, fixed, p, regularizer.slope(p))
+            s = where_hard(rule.hard_rows(fixed.hard), p, regularizer.slope(p))
             mixed, mean = (mixed_values(x, moving.v, fixed, rule) for x in (p, s))
             return mixed, row_sum(s), mean
 
         mixed, total, mean = row.every(sums)
         if sink is not None:
             p = curve.masses(sink, anchor, place)
-            total = total + where_hard(rule, fixed, p, regularizer.slope(p))
+            total = total + where_hard(hard, p, regularizer.slope(p))
         level = jnp.where(anchor == -jnp.inf, 0, curve.log_masses(anchor, anchor, place))
-        return anchor, level, mixed, total, mean / jnp.where(total > 0, total, 1)
+        return anchor, level, mixed, total, mean_of(mean, total)
 
     solutions = regularizer.on_curve(rule.classes.anywhere, on_curve)
     anchor, level, out, total, mean = solutions
     tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
-    tau = tau if top is None else where_hard(rule, fixed, top, tau)
-    floor = anchor if floor is None else where_hard(rule, fixed, floor, anchor)
-    return out, Found(tau, floor, anchor, level, total, mean)
+    tau = tau if top is None else where_hard(hard, top, tau)
+    floor = anchor if floor is None else where_hard(hard, floor, anchor)
+    return out, SolvedRow(tau, floor, anchor, level, total, mean)

@@ -15,6 +15,7 @@ from jax import Array
 from jsoftmax.core._axis import ClassAxis
 
 Pair = tuple[Array, Array]  # the largest score of a row, and the next below it
+Hard = bool | Array  # where the map is arg max: in all rows, in none, or in which
 
 
 def highest(z: Array) -> Pair:
@@ -46,3 +47,15 @@ def floor_of(pair: Pair) -> Array:
 def only_highest(z: Array, floor: Array) -> Array:
     """0 for the largest scores, −∞ for all others, NaN for NaN."""
     return jnp.where((z >= floor) & (z > -jnp.inf), 0, jnp.where(z == z, -jnp.inf, z))
+
+
+def hardened(hard: Hard, z: Array, floor: Array) -> Array:
+    """Scores of which only the largest are left, at 0, where the map is arg max."""
+    return z if hard is False else where_hard(hard, only_highest(z, floor), z)
+
+
+def where_hard(hard: Hard, limit: Array, otherwise: Array) -> Array:
+    """`limit` where the map is arg max."""
+    if isinstance(hard, bool):
+        return limit if hard else otherwise
+    return jnp.where(hard, limit, otherwise)

@@ -1,4 +1,4 @@
-"""Tuples of NamedTuples of arrays, taken apart and put together by the names of their fields.
+"""NamedTuples of arrays, taken apart and put together by the names of their fields, and moved.
 
 A field may hold a tuple of arrays, the numbers of a regularizer, which are treated alike.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 Trees = Any  # a tuple of NamedTuples of arrays
+Changes = Any  # a NamedTuple of tangents, None where something does not move
 
 
 def by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
@@ -38,4 +41,29 @@ def overlaid(trees: Trees, rest: Trees) -> Trees:
     return tuple(
         type(tree)(*(entry(x, y) for x, y in zip(tree, other, strict=True)))
         for tree, other in zip(trees, rest, strict=True)
+    )
+
+
+def changes_of(tangents: Any) -> Changes:
+    """The tangents of a NamedTuple, None in the place of symbolic zeros."""
+
+    def entry(d):
+        if isinstance(d, tuple):
+            return tuple(map(entry, d))
+        return None if isinstance(d, SymbolicZero) else d
+
+    return type(tangents)(*map(entry, tangents))
+
+
+def along(
+    function: Callable[[Any], Array], tree: Any, changes: Changes, names: tuple[str, ...]
+) -> tuple[Array, Array | None]:
+    """function(tree), and its tangent in the named fields; None where none of them moves."""
+    names = tuple(n for n in names if getattr(changes, n) is not None)
+    if not names:
+        return function(tree), None
+    return jax.jvp(
+        lambda *xs: function(tree._replace(**dict(zip(names, xs, strict=True)))),
+        tuple(getattr(tree, n) for n in names),
+        tuple(getattr(changes, n) for n in names),
     )

@@ -26,7 +26,7 @@ def with_prior(rows: Rows, prior: Any, log_prior: Any) -> Rows:
         raise ValueError(
             f"jsoftmax.{rows.function}: both `prior` and `log_prior` are given; leave one out."
         )
-    takes_log = rows.rule.takes_log_prior(rows.moving.parameters)
+    takes_log = rows.rule.takes_log_prior
     if log_prior is None:
         x = read_prior(rows.function, prior, rows.scores, rows.scores.dtype)
         if x is None:

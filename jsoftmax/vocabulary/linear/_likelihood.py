@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._scores import difference
-from jsoftmax.vocabulary.linear._found import Found, Outcome
+from jsoftmax.core._solved_row import SolvedRow
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rule
+from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._token_targets import each_target, label, spread
 
 
-def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
-    """Cross-entropies of rows of scores, and what is found of the rows."""
+def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
+    """Cross-entropies of rows of scores, and the solved rows."""
     classes = rule.classes
     top = classes.max(z)
     is_empty = top == -jnp.inf
@@ -33,6 +34,7 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
         more = jnp.maximum(classes.sum(apart.astype(z.dtype)) - 1, 0)
         in_reach = None
     else:
+        assert fixed.ids is not None
         own = classes.at(z, fixed.ids)
         # An empty row, and one whose label is no class, have nothing to take away.
         more = jnp.expm1(jnp.where(is_empty, 0, jnp.minimum(-_behind(own, top), 0)))
@@ -50,7 +52,8 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
         offset = jnp.where(is_empty, 0, tau)
         loss = loss + fixed.z_loss * offset * offset
     rest = (others + more) / total if in_reach is None else jnp.where(in_reach, others / total, 0)
-    return Outcome(loss, log_partition, entropy), Found(tau, top, top, -log_rest, rest, weight)
+    outcome = Outcome(loss, log_partition, entropy, weight)
+    return outcome, SolvedRow(tau, top, top, -log_rest, rest=rest)
 
 
 def _targeted(rule: Rule, fixed: Fixed, z: Array, top: Array) -> tuple[Array, Array]:

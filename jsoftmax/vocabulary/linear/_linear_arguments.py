@@ -1,6 +1,6 @@
 """What a linear loss is asked, made ready: promoted, flat over tokens, in one form for all targets.
 
-Every array of `Moving`, `Fixed` and `Changes` but the kernel has the axes (token, class), of size 1
+Every array of `Moving` and `Fixed` but the kernel has the axes (token, class), of size 1
 where it is shared.
 """
 
@@ -19,8 +19,9 @@ from jax import Array
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import read_regularizer
-from jsoftmax.core._regularizer import Regularizer, joined, parted
+from jsoftmax.core._regularizer import Regularizer, parted
 from jsoftmax.core._regularizers import SHANNON
+from jsoftmax.core._row_rule import RowRule
 
 
 class Moving(NamedTuple):
@@ -33,18 +34,6 @@ class Moving(NamedTuple):
     log_prior: Array | None = None  # added to the scores,
     prior: Array | None = None  # or what the link is multiplied by
     parameters: tuple[Array, ...] = ()  # of the regularizer
-
-
-class Changes(NamedTuple):
-    """Tangents of `Moving`, None where something does not move."""
-
-    features: Array | None
-    kernel: Array | None
-    bias: Array | None
-    temperature: Array | None
-    log_prior: Array | None
-    prior: Array | None
-    parameters: tuple[Array | None, ...]
 
 
 class Fixed(NamedTuple):
@@ -70,32 +59,21 @@ class Fixed(NamedTuple):
         return self.mask & self.present
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule(RowRule):
     """What is known while tracing and shapes the computation."""
 
-    classes: ClassAxis
-    structure: Any  # of the regularizer
     kernel_axis: int  # of the classes in the kernel
     logits_soft_cap: float | None
     block_tokens: int  # rows that lie in memory together,
     block_classes: Any  # and classes that are taken together for many tokens
-    is_hard: bool = False
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
     statistics: bool = False  # the log-partition and the entropy too
 
-    def regularizer(self, parameters: tuple) -> Regularizer:
-        """The regularizer of these parameters, or the tangent of it."""
-        return joined(self.structure, parameters)
-
-    def takes_log_prior(self, parameters: tuple) -> bool:
-        """Whether a prior is added to the scores as its logarithm."""
-        return not self.is_divergence or self.regularizer(parameters).is_exponential
-
     @property
-    def axis_name(self) -> Hashable | None:
-        """The mesh axis over which classes are split."""
-        return self.classes.axis_name
+    def takes_log_prior(self) -> bool:
+        """Whether a prior is added to the scores as its logarithm."""
+        return not self.is_divergence or self.is_softmax
 
 
 def is_one(size: Any) -> bool:
@@ -187,12 +165,12 @@ def read_rows(
     tokens = math.prod(lead)
     block_tokens, block_classes = _sizes(function, tokens, classes, block_tokens, block_classes)
     rule = Rule(
-        ClassAxis((-1,), axis_name),
-        parted(SHANNON)[1],
-        axis,
-        logits_soft_cap,
-        block_tokens,
-        block_classes,
+        classes=ClassAxis((-1,), axis_name),
+        structure=parted(SHANNON)[1],
+        kernel_axis=axis,
+        logits_soft_cap=logits_soft_cap,
+        block_tokens=block_tokens,
+        block_classes=block_classes,
     )
     rows = Rows(moving, Fixed(numbers, None), rule, lead, function)
     mask = checks.mask_like(function, where, rows.scores, "features @ kernel")

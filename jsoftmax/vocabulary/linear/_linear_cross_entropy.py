@@ -12,7 +12,6 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.linear._class_prior import with_prior
-from jsoftmax.vocabulary.linear._found import Outcome
 from jsoftmax.vocabulary.linear._linear_arguments import (
     Fixed,
     Moving,
@@ -22,6 +21,7 @@ from jsoftmax.vocabulary.linear._linear_arguments import (
     read_rows,
     whole_if_few,
 )
+from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import Fate, label, with_targets
 
@@ -73,14 +73,15 @@ def linear_cross_entropy(
 
     with p = q exp(z)/Σ q exp(z), the softmax of z where there is no prior q. Values and derivatives
     are those of `cross_entropy`, in both modes and of any order: in features, kernel, bias,
-    temperature and prior. To derivatives all else is constant. The backward pass computes the
-    scores again, a fourth matrix product beside the three of the dense way;
-    `linear_cross_entropy_sum` does without it where only a sum is wanted.
+    temperature and prior. To derivatives all else is constant.
 
-    Forward, `block_tokens` tokens have their rows in memory together: as many as hold 2²² scores,
-    and at least 64. Backward, `block_classes` classes are taken for many tokens: as many as hold
-    2²² scores with all the tokens, and at least 512. So where there are at most 2²² scores in all,
-    one block holds them, and everything is computed as the dense way is, with nothing done twice.
+    With one label a token, up to 2²⁴ scores in all stay in memory from forward to backward: half of
+    what the dense way takes, and nothing is done twice. Beyond, and with pairs beyond 2²² scores,
+    the backward pass computes the scores again in blocks, a fourth matrix product beside the three
+    of the dense way; `linear_cross_entropy_sum` does without it where only a sum is wanted.
+    Forward, `block_tokens` tokens then have their rows in memory together: as many as hold 2²²
+    scores, and at least 64. Backward, `block_classes` classes are taken for many tokens: as many as
+    hold 2²² scores with all the tokens, and at least 512.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -227,7 +228,8 @@ def _terms(
 @partial(jax.jit, static_argnums=0)
 def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
     outcome, _ = outcomes(rule, moving, fixed)
-    statistics = jax.tree.map(fate.settle_statistic, outcome._replace(loss=None))
+    statistics = outcome._replace(loss=None, weight=None)
+    statistics = jax.tree.map(fate.settle_statistic, statistics)
     return statistics._replace(loss=fate.settle(outcome.loss))
 
 

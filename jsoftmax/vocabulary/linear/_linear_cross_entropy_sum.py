@@ -81,8 +81,8 @@ def linear_cross_entropy_sum(
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
             `check_vma=True`, as it is by default: without it, and in `vmap`, gradients are wrong.
-        block_tokens: how many rows are in memory together; None for as many as hold 3·2²¹ scores,
-            half as many again as in `linear_cross_entropy`, and at least 64: the kernel and its
+        block_tokens: how many rows are in memory together; None for all up to 2²⁴
+            scores, and beyond for as many as hold 3·2²¹ scores and at least 64: the kernel and its
             gradient are gone through once a block.
         block_classes: how many columns of the gradient of the kernel are added to together; None
             for the rule.
@@ -169,7 +169,7 @@ def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
 
 @_formed.defjvp
 def _formed_jvp(rule, primals, tangents):
-    # Slopes made by hand from what is found of a row have no derivative of their own.
+    # Slopes made by hand from a solved row have no derivative of their own.
     moving, weights, fixed, fate = primals
 
     def by_outcomes(moving, weights):
@@ -197,10 +197,10 @@ def _block(rule, moving, fixed, fate, weights, total):
     others = {name: getattr(moving, name) for name in names}
     product, to_features = jax.vjp(multiplied, moving.features)
     z, back = jax.vjp(scored, product, others)
-    outcome, found = solved_row(rule, moving, fixed, z)
+    outcome, row = solved_row(rule, moving, fixed, z)
     (w,) = weights
     counts = jnp.where(fate.valid if fate.counted is None else fate.valid & fate.counted, w, 0)
-    pulled, others = back(pull(rule, moving, fixed, z, found) * counts)
+    pulled, others = back(pull(rule, moving, fixed, z, row, outcome) * counts)
     added = {name: _plus(getattr(total, name), others[name]) for name in names}
     (features,) = to_features(pulled)
     kernel = _added(rule, total.kernel, moving.features, pulled)

@@ -138,9 +138,9 @@ def divergences(
 # transpose is compiled once too.
 @partial(jax.jit, static_argnums=0)
 def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Array:
-    outcome, found = outcomes(rule, moving, fixed)
+    outcome, _ = outcomes(rule, moving, fixed)
     loss = outcome.loss
     if fixed.class_weights is not None:
         # A weight of 0 outweighs an infinite loss.
-        loss = found.weight * jnp.where((found.weight == 0) & (loss == jnp.inf), 0, loss)
+        loss = outcome.weight * jnp.where((outcome.weight == 0) & (loss == jnp.inf), 0, loss)
     return fate.settle(loss)

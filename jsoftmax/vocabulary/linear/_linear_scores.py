@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
+from jsoftmax.core._named_trees import Changes, along
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 
 _OF_SCORES = ("features", "kernel", "bias", "temperature", "log_prior")
 
@@ -55,11 +56,4 @@ def moved_scores(
     moving: Moving, fixed: Fixed, changes: Changes, rule: Rule
 ) -> tuple[Array, Array | None]:
     """z and ż, None where no score moves."""
-    names = [n for n in _OF_SCORES if getattr(changes, n) is not None]
-    if not names:
-        return scores(moving, fixed, rule), None
-    return jax.jvp(
-        lambda *xs: scores(moving._replace(**dict(zip(names, xs, strict=True))), fixed, rule),
-        tuple(getattr(moving, n) for n in names),
-        tuple(getattr(changes, n) for n in names),
-    )
+    return along(lambda m: scores(m, fixed, rule), moving, changes, _OF_SCORES)

@@ -20,18 +20,17 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax.core._simplex import effective_tangent, relative_to, times_prior
+from jsoftmax.core._named_trees import changes_of
+from jsoftmax.core._solved_row import SolvedRow, mean_of
 from jsoftmax.losses._log_loss import ALONE
-from jsoftmax.vocabulary.linear._found import Found, Outcome
-from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import moved_scores
+from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._token_blocks import by_tokens, fits, groups, sum_by_classes
 from jsoftmax.vocabulary.linear._token_rows import (
     along_regularizer,
-    movable,
-    probabilities_at,
+    masses_of,
     pull,
     solved,
 )
@@ -39,83 +38,80 @@ from jsoftmax.vocabulary.linear._token_targets import label
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def outcomes(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
-    """The losses of all tokens, and what is found of their rows, which is to be taken as fixed."""
-    found = by_tokens(lambda trees: solved(rule, *trees), rule.block_tokens, (moving, fixed))
+def outcomes(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, SolvedRow]:
+    """The losses of all tokens, and their solved rows, which are to be taken as fixed."""
+    results = by_tokens(lambda trees: solved(rule, *trees), rule.block_tokens, (moving, fixed))
     tokens = moving.features.shape[0]
-    chex.assert_shape(jax.tree.leaves(found), (tokens, 1))  # numbers of a row, and no row
-    return found
+    chex.assert_shape(jax.tree.leaves(results), (tokens, 1))  # numbers of a row, and no row
+    return results
 
 
 @partial(outcomes.defjvp, symbolic_zeros=True)
 def _outcomes_jvp(rule, primals, tangents):
     moving, fixed = primals
-    changes = _changes(tangents[0])
-    outcome, found = outcomes(rule, moving, fixed)
-    still = jax.tree.map(jnp.zeros_like, (outcome, found))
+    changes = changes_of(tangents[0])
+    outcome, row = outcomes(rule, moving, fixed)
+    still = jax.tree.map(jnp.zeros_like, (outcome, row))
     if not jax.tree.leaves(changes):
-        return (outcome, found), still
-    known = _following(rule, moving, fixed, found)
+        return (outcome, row), still
+    known = _following(rule, moving, fixed, row)
 
     def sums(moving, fixed, known, changes):
-        known, outcome = known
+        row, outcome = known
         z, d_z = moved_scores(moving, fixed, changes, rule)
-        p = probabilities_at(rule, moving, fixed, z, known)
-        along = along_regularizer(rule, moving, fixed, changes, z, p, known)
+        p = masses_of(rule, moving, fixed, row).of(z)
+        along = along_regularizer(rule, moving, fixed, changes, z, p, row)
         terms = [] if along is None else [along]
         if d_z is not None:
-            terms.append(pull(rule, moving, fixed, z, known) * d_z)
+            terms.append(pull(rule, moving, fixed, z, row, outcome) * d_z)
         d_loss = _row_sum(sum(terms, jnp.zeros_like(z)))
         if not rule.statistics:
-            return Outcome(d_loss, None, None)
+            return d_loss, None, None
         assert d_z is not None  # a cross-entropy has no other change
         # Of H = −Σ p log p it is −Σ p (log p + H) ż, since Σ ṗ = 0.
-        log_p = jnp.where(p > 0, z - known.tau, 0)
+        log_p = jnp.where(p > 0, z - row.tau, 0)
         d_entropy = -_row_sum(p * (log_p + outcome.entropy) * d_z)
-        return Outcome(d_loss, _row_sum(p * d_z), d_entropy)
+        return d_loss, _row_sum(p * d_z), d_entropy
 
-    trees = (moving, fixed, known, outcome, changes)
-    tangent = _over_classes(rule, sums, trees)
-    return (outcome, found), (tangent, still[1])
+    trees = (moving, fixed, changes, known, outcome)
+    d_loss, d_log_partition, d_entropy = _over_classes(rule, sums, trees)
+    tangent = Outcome(d_loss, d_log_partition, d_entropy, still[0].weight)
+    return (outcome, row), (tangent, still[1])
 
 
 # Rows are known already: only how they move, of which second derivatives are made, costs.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _following(rule: Rule, moving: Moving, fixed: Fixed, found: Found) -> Found:
-    return found
+def _following(rule: Rule, moving: Moving, fixed: Fixed, row: SolvedRow) -> SolvedRow:
+    return row
 
 
 @partial(_following.defjvp, symbolic_zeros=True)
 def _following_jvp(rule, primals, tangents):
-    # τ̇ = Σ s d/Σ s, and the mass of all classes but one moves as Σ s (d − τ̇) over them, where d is
-    # ż and what parameters and prior add to it.
-    moving, fixed, found = primals
-    changes = _changes(tangents[0])
-    known = _following(rule, moving, fixed, found)
-    still = jax.tree.map(jnp.zeros_like, found)
+    # Of a row move τ and the mass of all classes but one, the latter as Σ s (d − τ̇) over them.
+    moving, fixed, row = primals
+    changes = changes_of(tangents[0])
+    known = _following(rule, moving, fixed, row)
+    still = jax.tree.map(jnp.zeros_like, row)
     if not jax.tree.leaves(changes):
         return known, still
 
     def sums(moving, fixed, known, changes):
-        known, _ = known
+        (row,) = known
         z, d_z = moved_scores(moving, fixed, changes, rule)
-        p = probabilities_at(rule, moving, fixed, z, known)
-        regularizer, r = rule.regularizer(moving.parameters), relative_to(moving.prior, p)
-        s = times_prior(moving.prior, regularizer.slope(r)) * movable(rule, fixed, known)
-        d_regularizer = rule.regularizer(changes.parameters)
-        d = effective_tangent(r, d_z, regularizer, d_regularizer, s, changes.prior)
+        masses = masses_of(rule, moving, fixed, row)
+        p = masses.of(z)
+        s = masses.slopes(p)
+        d = masses.change(p, d_z, rule.regularizer(changes.parameters), changes.prior)
         assert d is not None  # something moves
         apart = label(rule, fixed)
         others = jnp.where(p > ALONE if apart is None else apart, 0, s)
         return tuple(_row_sum(x) for x in (s * d, s, others * d, others))
 
-    nothing = Changes(None, None, None, None, None, None, ())
-    moved, slopes, others_moved, others = _over_classes(
-        rule, sums, (moving, fixed, known, nothing, changes)
-    )
-    d_tau = moved / jnp.where(slopes > 0, slopes, 1)
+    trees = (moving, fixed, changes, known)
+    moved, total, others_moved, others = _over_classes(rule, sums, trees)
+    d_tau = mean_of(moved, total)
     # Where no other class has mass, and where the label is out of reach, nothing is left to move.
-    d_rest = jnp.where(found.rest == 0, 0, others_moved - d_tau * others)
+    d_rest = jnp.where(row.rest == 0, 0, others_moved - d_tau * others)
     return known, still._replace(tau=d_tau, rest=d_rest)
 
 
@@ -123,8 +119,8 @@ def _over_classes(rule: Rule, sums: Any, trees: tuple) -> Any:
     """Sums over all classes, for groups of tokens."""
 
     def of_group(trees):
-        moving, fixed, known, outcome, changes = trees
-        return sum_by_classes(rule, sums, moving, fixed, (known, outcome), changes)
+        moving, fixed, changes, *known = trees
+        return sum_by_classes(rule, sums, moving, fixed, known, changes)
 
     block = groups(rule, trees[1].numbers.shape[-1])
     if not fits(trees[0].features.shape[0], block):
@@ -134,14 +130,3 @@ def _over_classes(rule: Rule, sums: Any, trees: tuple) -> Any:
 
 def _row_sum(x: Array) -> Array:
     return jnp.sum(x, axis=-1, keepdims=True)
-
-
-def _changes(tangents: Moving) -> Changes:
-    """The tangents, None where something does not move."""
-
-    def change(tangent: Any) -> Any:
-        if isinstance(tangent, tuple):
-            return tuple(change(d) for d in tangent)
-        return None if isinstance(tangent, SymbolicZero) else tangent
-
-    return Changes(*(change(d) for d in tangents))

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._filled import filled
-from jsoftmax.core._named_trees import Trees, by_name, overlaid
-from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule, is_one
+from jsoftmax.core._named_trees import Changes, Trees, by_name, overlaid
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_scores import scores
 
 # What has tokens along its first axis, and what has classes along its last.

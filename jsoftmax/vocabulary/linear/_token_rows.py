@@ -5,101 +5,83 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._arg_max import floor_of, highest, of_whole_rows, only_highest
+from jsoftmax.core._arg_max import floor_of, hardened, highest, of_whole_rows, where_hard
 from jsoftmax.core._filled import filled
-from jsoftmax.core._known import Threshold, masses_at
+from jsoftmax.core._named_trees import Changes
 from jsoftmax.core._simplex import along_parameters, height, relative_to, times_prior
+from jsoftmax.core._solved_row import Masses, SolvedRow
 from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
 from jsoftmax.losses._log_loss import surplus
-from jsoftmax.vocabulary.linear._found import Found, Outcome
 from jsoftmax.vocabulary.linear._likelihood import log_losses
-from jsoftmax.vocabulary.linear._linear_arguments import Changes, Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import scores
+from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._token_targets import label, target_block
 
 
-def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, Found]:
+def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, SolvedRow]:
     """The losses of a block of tokens, each with all its classes."""
     return solved_row(rule, moving, fixed, scores(moving, fixed, rule))
 
 
-def solved_row(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
-    """The losses of rows of scores, and what is found of the rows."""
+def solved_row(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
+    """The losses of rows of scores, and the solved rows."""
     if rule.is_divergence:
         return _divergences(rule, moving, fixed, z)
     return log_losses(rule, fixed, z)
 
 
-def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, Found]:
+def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
     """Fenchel–Young losses."""
     classes, regularizer = rule.classes, rule.regularizer(moving.parameters)
+    hard = rule.hard_rows(fixed.hard)
     y = target_block(fixed, z)
     top = floor = classes.max(z)
-    if rule.is_hard or fixed.hard is not None:
-        lowest = floor_of(of_whole_rows(highest(z), classes))
-        floor = lowest if fixed.hard is None else jnp.where(fixed.hard, lowest, top)
-    soft = hardened(rule, fixed, z, floor)
+    if hard is not False:
+        floor = where_hard(hard, floor_of(of_whole_rows(highest(z), classes)), top)
+    soft = hardened(hard, z, floor)
     p, log_p, rest = prediction(soft, moving.prior, regularizer, classes)
-    if rule.is_hard:
+    if hard is True:
         loss = perceptron(z, y, p, top, classes)
     else:
         loss = attained(p, log_p, rest, z, y, moving.prior, regularizer, classes)
-        if fixed.hard is not None:
-            loss = jnp.where(fixed.hard, perceptron(z, y, p, top, classes), loss)
+        if hard is not False:
+            loss = jnp.where(hard, perceptron(z, y, p, top, classes), loss)
     anchor, level = _anchored(classes, regularizer, soft, p, _relative(log_p, moving.prior))
     tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
     w = fixed.class_weights
     weight = filled(top, 1) if w is None else classes.sum(w * y)
-    return Outcome(loss, None, None), Found(tau, floor, anchor, level, rest, weight)
+    return Outcome(loss, None, None, weight), SolvedRow(tau, floor, anchor, level, rest=rest)
 
 
-def hardened(rule: Rule, fixed: Fixed, z: Array, floor: Array) -> Array:
-    """Scores of which only the largest are left, where α is ∞."""
-    if not rule.is_hard and fixed.hard is None:
-        return z
-    ties = only_highest(z, floor)
-    return ties if fixed.hard is None else jnp.where(fixed.hard, ties, z)
-
-
-def probabilities_at(
-    rule: Rule, moving: Moving, fixed: Fixed, z: Array, found: Found, apart: Array | None = None
-) -> Array:
-    """p of any block of scores, from what is known of the rows; 0 for classes kept apart."""
+def masses_of(rule: Rule, moving: Moving, fixed: Fixed, row: SolvedRow) -> Masses:
+    """p of any block of scores, from the solved rows."""
     regularizer = rule.regularizer(moving.parameters)
-    threshold = Threshold(found.tau, found.anchor, found.level)
-    soft = hardened(rule, fixed, z, found.floor)
-    masses = masses_at(regularizer, soft, threshold, movable(rule, fixed, found), apart)
-    return times_prior(moving.prior, masses)
+    return Masses(regularizer, row, rule.hard_rows(fixed.hard), moving.prior)
 
 
-def movable(rule: Rule, fixed: Fixed, found: Found) -> Array:
-    """1, but 0 for a row whose p is a limit that no finite change of scores alters."""
-    ones = jnp.where(found.floor < jnp.inf, 1, 0).astype(found.tau.dtype)
-    if rule.is_hard:
-        return jnp.zeros_like(ones)
-    return ones if fixed.hard is None else jnp.where(fixed.hard, 0, ones)
-
-
-def pull(rule: Rule, moving: Moving, fixed: Fixed, z: Array, found: Found) -> Array:
+def pull(
+    rule: Rule, moving: Moving, fixed: Fixed, z: Array, row: SolvedRow, outcome: Outcome
+) -> Array:
     """∂L/∂z, of a divergence but for the weight of its row."""
     y = target_block(fixed, z)
     if not rule.is_divergence and fixed.class_weights is not None:
         y = y * fixed.class_weights
     # The masses are those of `log_losses`, so that the compiler keeps that array.
-    apart = label(rule, fixed)
-    p = probabilities_at(rule, moving, fixed, z, found, apart)
-    slope = surplus(p, found.rest, y, 1.0 if rule.is_divergence else found.weight, apart)
+    apart, masses = label(rule, fixed), masses_of(rule, moving, fixed, row)
+    assert row.rest is not None and outcome.weight is not None
+    total = 1.0 if rule.is_divergence else outcome.weight
+    slope = surplus(masses.of(z, apart), row.rest, y, total, apart)
     if apart is None or fixed.smoothing is not None:
         slope = jnp.where(z > -jnp.inf, slope, 0)
     if fixed.z_loss is not None:
-        offset = jnp.where(found.tau == -jnp.inf, 0, found.tau)
-        p = probabilities_at(rule, moving, fixed, z, found)
-        slope = slope + 2 * fixed.z_loss * offset * p
+        offset = jnp.where(row.tau == -jnp.inf, 0, row.tau)
+        slope = slope + 2 * fixed.z_loss * offset * masses.of(z)
     return slope
 
 
 def along_regularizer(
-    rule: Rule, moving: Moving, fixed: Fixed, changes: Changes, z: Array, p: Array, found: Found
+    rule: Rule, moving: Moving, fixed: Fixed, changes: Changes, z: Array, p: Array, row: SolvedRow
 ) -> Array | None:
     """What moves of L with parameters and prior while z stays, an entry a class; None for nothing.
 
@@ -120,7 +102,7 @@ def along_regularizer(
         along = slope * changes.prior + (0 if along is None else along)
     if along is None:
         return None
-    still = found.anchor == -jnp.inf
+    still = row.anchor == -jnp.inf
     return jnp.where(still if fixed.hard is None else still | fixed.hard, 0, along)
 
 

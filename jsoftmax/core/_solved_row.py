@@ -1,0 +1,124 @@
+"""Solved rows: the numbers kept of a row whose threshold is known, and p of any block from them.
+
+With r = p/q for a prior q (1 where there is none), s = q slope(r) and d of `effective_tangent`,
+
+    p = q link(z − τ),    ṗ = s (d − τ̇),    τ̇ = Σ s d/Σ s,
+
+so no block needs another one: each is computed again from its scores and its rows, and derivatives
+are sums over blocks.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jsoftmax.core._arg_max import Hard, hardened, where_hard
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._scores import difference
+from jsoftmax.core._simplex import effective_tangent, relative_to, times_prior
+
+
+class SolvedRow(NamedTuple):
+    """The numbers kept of a solved row; the last three are None where nobody asks for them."""
+
+    tau: Array  # z − τ = ω′(p/q); the log-partition at α = 1
+    floor: Array  # the largest score; at α = ∞ one that only the largest reach
+    anchor: Array  # the score from which the others are measured,
+    level: Array  # and its log-mass
+    total: Array | None = None  # Σ s
+    mean: Array | None = None  # Σ s v/Σ s, of values v that are mixed
+    rest: Array | None = None  # the mass of all classes but the label, or the one with almost all
+
+    def kept(self) -> SolvedRow:
+        """The same without −∞: its least finite number is as low in a row that sees no class."""
+        lowest = float(jnp.finfo(self.tau.dtype).min)
+        names = ("tau", "floor", "anchor")
+        return self._replace(**{name: jnp.maximum(getattr(self, name), lowest) for name in names})
+
+
+class Masses:
+    """p of any block of solved rows, and how it moves.
+
+    `hard` says in which rows the map is arg max. There p does not move, but τ, the largest score,
+    moves as the mean of the largest.
+    """
+
+    def __init__(
+        self,
+        regularizer: Regularizer,
+        row: SolvedRow,
+        hard: Hard = False,
+        prior: Array | None = None,
+    ):
+        self.regularizer, self.row, self.hard, self.prior = regularizer, row, hard, prior
+        # The limit at an infinite score does not move.
+        self.movable = jnp.where(row.tau < jnp.inf, 1, 0).astype(row.tau.dtype)
+        self.bending = self.unless_hard(self.movable)
+
+    def of(self, z: Array, apart: Array | None = None) -> Array:
+        """Return p, 0 for classes that are kept apart."""
+        z = hardened(self.hard, z, self.row.floor)
+        return times_prior(self.prior, _links(self.regularizer, z, self.row, self.bending, apart))
+
+    def slopes(self, p: Array) -> Array:
+        """Return s, 0 where p is a limit that no finite change of scores alters."""
+        return self._slopes(p) * self.bending
+
+    def weights(self, p: Array) -> Array:
+        """Return the weights of which τ̇ is the mean: s, or p where the map is arg max."""
+        return where_hard(self.hard, p, self._slopes(p)) * self.movable
+
+    def change(
+        self, p: Array, d_z: Array | None, d_regularizer: Any, d_prior: Array | None = None
+    ) -> Array | None:
+        """Return d, of which ṗ = s (d − τ̇); None where nothing moves."""
+        s = None if d_prior is None else self.slopes(p)
+        r = relative_to(self.prior, p)
+        return effective_tangent(r, d_z, self.regularizer, d_regularizer, s, d_prior)
+
+    def unless_hard(self, x: Array) -> Array:
+        """Return `x`, but 0 where the map is arg max."""
+        return where_hard(self.hard, jnp.zeros_like(x), x)
+
+    def _slopes(self, p):
+        return times_prior(self.prior, self.regularizer.slope(relative_to(self.prior, p)))
+
+
+def mean_of(moved: Array, total: Array) -> Array:
+    """Σ s x/Σ s from both sums; 0 where there is no weight."""
+    return moved / jnp.where(total > 0, total, 1)
+
+
+@jax.custom_jvp
+def _links(
+    regularizer: Regularizer, z: Array, row: SolvedRow, movable: Array, apart: Array | None
+) -> Array:
+    """link(z − τ), of derivative s (d − τ̇), 0 where `movable` is 0; 0 for classes kept apart."""
+    if regularizer.is_exponential:
+        v = difference(z, row.anchor)
+        if apart is None:
+            return jnp.exp(v + row.level)
+        # As a sum over the row was made of it, so that the compiler keeps it and forms it once.
+        return jnp.where(apart, 0, jnp.exp(v)) * jnp.exp(row.level)
+    masses = regularizer.on_curve(
+        jnp.any, lambda curve: curve.masses(z, row.anchor, curve.at_level(row.level))
+    )
+    return masses if apart is None else jnp.where(apart, 0, masses)
+
+
+@partial(_links.defjvp, symbolic_zeros=True)
+def _links_jvp(primals, tangents):
+    # Of a row only τ moves: anchor and level are another way to write it.
+    regularizer, z, row, movable, apart = primals
+    d_regularizer, d_z, d_row, *_ = tangents
+    p = _links(regularizer, z, row, movable, apart)
+    d = effective_tangent(p, d_z, regularizer, d_regularizer)
+    if not isinstance(d_row.tau, SymbolicZero):
+        d = -d_row.tau if d is None else d - d_row.tau
+    return p, jnp.zeros_like(p) if d is None else regularizer.slope(p) * movable * d
