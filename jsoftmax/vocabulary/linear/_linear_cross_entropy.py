@@ -66,7 +66,7 @@ def linear_cross_entropy(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""`cross_entropy` of the logits h W + b, which are never held for all tokens at once.
+    r"""`cross_entropy` of the logits h W + b, without a large array of them.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad
               L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i q_i e^{z_i})²
