@@ -109,7 +109,7 @@ def conjugate(
     y = cooled(z, temperature, classes)
     if regularizer.is_exponential:
         weighted = with_log_prior(y, prior)
-        _, total, _ = _softmax(weighted, classes)
+        p, total, _ = _softmax(weighted, classes)
         excess = jnp.log(jnp.where(total > 0, total, 1))
         if prior is not None:
             excess = excess + difference(classes.max(weighted), classes.max(y))
@@ -121,8 +121,15 @@ def conjugate(
     excess = jnp.where(jnp.isfinite(top), excess, 0)
     if temperature is None:
         return top + excess
-    # At T = ∞ the excess outweighs everything, unless one class is left and it is zero.
-    return top + jnp.where(excess == 0, excess, temperature * excess)
+    # At T = ∞ the excess outweighs everything. Where it is zero ⟨p, z⟩ is left: the score of the
+    # only class, or with a prior of mass 1 the mean.
+    grown = jnp.where(excess == 0, excess, temperature * excess)
+    if prior is not None:
+        nothing = jnp.abs(excess) <= 8 * float(jnp.finfo(z.dtype).eps)
+        mean = classes.sum(jnp.where(p > 0, p * difference(z, top), 0))
+        at_infinity = (temperature == jnp.inf) & jnp.isfinite(top)
+        grown = jnp.where(at_infinity & nothing, mean, grown)
+    return top + grown
 
 
 @partial(conjugate.defjvp, symbolic_zeros=True)

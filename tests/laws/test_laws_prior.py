@@ -127,6 +127,13 @@ def test_ties_and_infinite_temperatures_share_in_proportion_to_the_prior():
         near(js.entmax(z, alpha, temperature=0.0, prior=q), [0, 0.25, 0.5, 0.25])
         if alpha < np.inf:
             near(js.entmax(z, alpha, temperature=np.inf, prior=q), q / q.sum())
+            share = q / q.sum()
+            mean = (share * z).sum()
+            top = functools.partial(js.smoothmax, alpha=alpha, prior=share)
+            near(top(z, temperature=np.inf), mean)
+            near(jax.grad(lambda z: top(z, temperature=np.inf))(z), share)
+            # Its limit indeed: what is left falls as 1/T.
+            near(top(z, temperature=1e5), mean, atol=1e-3)
 
 
 def test_a_prior_that_is_none_is_named():
