@@ -253,3 +253,15 @@ def test_a_mistake_is_named(name):
     call, error, message = MISTAKES[name]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("n", [65_535, 65_536, 200_000])
+def test_more_rows_than_a_digit_counts_are_summed_too(n):
+    """Places are sorted digit by digit, of which there is more than one beyond 2¹⁶ rows."""
+    rng = np.random.default_rng(0)
+    ids, g = rng.integers(0, n, n), rng.standard_normal(n)
+    ids[: n // 3] %= 7
+    optimizer = row_sgd(1.0)
+    table = jnp.zeros(n)
+    found, _ = jax.jit(optimizer.update)(table, optimizer.init(table), jnp.asarray(ids), g)
+    np.testing.assert_allclose(found, -np.bincount(ids, g, n), rtol=1e-12, atol=1e-11)
