@@ -74,7 +74,8 @@ class ClassAxis:
         Looked up where rows are whole, or split by the compiler; on the parts of split rows, and
         on an Explicit mesh, a masked sum.
         """
-        if (axis := self._whole_axis(x)) is None or self.axis_name is not None:
+        is_split = any(part is not None for part in jax.typeof(x).sharding.spec)
+        if (axis := self._whole_axis(x)) is None or self.axis_name is not None or is_split:
             return self.take(x, self.index(x) == number)
         inside = (number >= 0) & (number < x.shape[axis])
         found = jnp.take_along_axis(x, jnp.where(inside, number, 0), axis=axis, mode="clip")

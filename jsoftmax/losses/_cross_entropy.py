@@ -10,9 +10,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._simplex import cooled, quotient
-from jsoftmax.losses._log_loss import expected_log_loss
-from jsoftmax.losses._targets import read_targets, read_weights
+from jsoftmax.core._simplex import cooled, quotient, with_log_prior
+from jsoftmax.losses._log_loss import expected_log_loss, label_log_loss
+from jsoftmax.losses._targets import read_targets, read_weights, weighted
 
 
 def cross_entropy(
@@ -91,10 +91,13 @@ def cross_entropy(
     )
     read = read_targets(function, targets, ask, ignore_index, label_smoothing)
     weights = read_weights(function, class_weights, ask)
-    y = read.y if weights is None else read.y * weights
     ask = read.counted_rows(ask)
-    z = cooled(ask.z, ask.temperature, ask.classes)
-    loss = expected_log_loss(z, y, ask.classes, ask.prior)
+    z = with_log_prior(cooled(ask.z, ask.temperature, ask.classes), ask.prior)
+    if read.labels is None:
+        y = read.y if weights is None else read.y * weights
+        loss = expected_log_loss(z, y, ask.classes)
+    else:
+        loss = weighted(label_log_loss(z, read.labels, ask.classes), weights, read.y, ask.classes)
     if checks.static_number(z_loss) != 0:
         strength = checks.per_row(function, "z_loss", z_loss, ask.z, ask.classes, loss.dtype)
         loss = loss + strength * log_partition_of(ask) ** 2

@@ -11,15 +11,74 @@ from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._regularizers import SHANNON
-from jsoftmax.core._simplex import log_probabilities, with_log_prior
+from jsoftmax.core._scores import difference
+from jsoftmax.core._simplex import log_probabilities, probabilities
 
 # A p above this is the only one of its row, also where rounding lifts two halves above one half.
 ALONE = 0.75
 
 
-def expected_log_loss(z: Array, y: Array, classes: ClassAxis, prior: Array | None = None) -> Array:
-    """Σ y (−log p) for p ∝ q exp z, kept as a size-1 axis."""
-    z = with_log_prior(z, prior)
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def label_log_loss(z: Array, labels: Array, classes: ClassAxis) -> Array:
+    """−log p of the labels for p ∝ exp z, both kept as a size-1 axis."""
+    top = classes.max(z)
+    own = classes.at(z, labels)
+    _, log_total, _ = total_apart(z, top, classes.index(z) == labels, own, classes)
+    is_empty = top == -jnp.inf
+    return jnp.where(is_empty, 0, behind(jnp.where(is_empty, 0, own), top) + log_total)
+
+
+@partial(label_log_loss.defjvp, symbolic_zeros=True)
+def _label_log_loss_jvp(classes, primals, tangents):
+    (z, labels), (d_z, _) = primals, tangents
+    loss = label_log_loss(z, labels, classes)
+    if isinstance(d_z, SymbolicZero):
+        return loss, jnp.zeros_like(loss)
+    return loss, classes.sum(_label_surplus(z, labels, classes) * d_z)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _label_surplus(z, labels, classes):
+    """p − y, made of the terms of the sum, so that the compiler keeps one array."""
+    top = classes.max(z)
+    own = classes.at(z, labels)
+    apart = classes.index(z) == labels
+    terms, _, total = total_apart(z, top, apart, own, classes)
+    rest = jnp.where(own > -jnp.inf, classes.sum(terms) / total, 0)
+    return jnp.where(apart, -rest, terms / total)
+
+
+@_label_surplus.defjvp
+def _label_surplus_jvp(classes, primals, tangents):
+    z, labels = primals
+    # It moves as p does; where a label is out of reach its p is 0 and stays.
+    _, moved = jax.jvp(lambda z: probabilities(z, None, SHANNON, classes), (z,), tangents[:1])
+    return _label_surplus(z, labels, classes), moved
+
+
+def total_apart(
+    z: Array, top: Array, apart: Array, own: Array, classes: ClassAxis
+) -> tuple[Array, Array, Array]:
+    """The terms exp(z − max z), 0 for a class kept apart; log Σ of all terms; and Σ.
+
+    Nothing cancels in log1p(Σ' + (own term − 1)) where the class apart has the largest score: there
+    the bracket is 0. Elsewhere Σ' holds a 1.
+    """
+    terms = jnp.where(apart, 0, jnp.exp(difference(z, top)))
+    # An empty row, and one whose label is no class, have nothing to take away.
+    ahead = jnp.where(top == -jnp.inf, 0, jnp.minimum(-behind(own, top), 0))
+    less = jnp.expm1(ahead)
+    others = classes.sum(terms)
+    return terms, jnp.log1p(others + less), others + (1 + less)
+
+
+def behind(z: Array, top: Array) -> Array:
+    """max z − z: ∞ for finite scores where the largest is ∞."""
+    return jnp.where((top == jnp.inf) & (z < jnp.inf), jnp.inf, -difference(z, top))
+
+
+def expected_log_loss(z: Array, y: Array, classes: ClassAxis) -> Array:
+    """Σ y (−log p) for p ∝ exp z, kept as a size-1 axis."""
     return expected(*_log_softmax(z, classes), z, y, classes)
 
 

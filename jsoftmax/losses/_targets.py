@@ -21,12 +21,13 @@ class Targets:
 
     `valid` is False for rows whose loss is NaN, because their label is no class; `counted` is
     False for rows that are ignored or have no target mass, whose loss is 0. Both keep a size-1
-    class axis; None stands for True everywhere.
+    class axis; None stands for True everywhere. `labels` are the classes where all of y is theirs.
     """
 
     y: Array
     valid: Array | None = None
     counted: Array | None = None
+    labels: Array | None = None
 
     def counted_rows(self, ask: Problem) -> Problem:
         """The problem with 0 in rows that do not count: no NaN or ∞ there reaches a gradient."""
@@ -91,7 +92,8 @@ def read_targets(
     if ignored is not None:
         counted = differs(labels, ignored)
         valid = valid | ~counted
-    return Targets(_smoothed(y, smoothing, ask), valid, counted)
+    alone = labels if smoothing is None else None
+    return Targets(_smoothed(y, smoothing, ask), valid, counted, alone)
 
 
 def _one_label(function: str, number: Any) -> int | Array:
