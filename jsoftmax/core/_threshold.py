@@ -129,13 +129,13 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         return (count < most) & scores.anywhere(active)
 
     def advance(state):
-        count, place, step, last, slope, left, right, _ = state
+        count, place, step, last, slope, left, right, moving = state
         gap = curve.gap(scores.sum(lambda z: curve.masses(z, anchor, place)))
         size = jnp.abs(gap)
         # The ends of the bracket are given by their distances from here.
         left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)
         close = (size <= precision) | ((size <= near) & (size * jnp.abs(last) <= eps))
-        active = solvable & ~close & (right - left > eps * eps)
+        active = moving & solvable & ~close & (right - left > eps * eps)
         change = (gap - last) / jnp.where(step == 0, 1, step)
         # A difference of gaps that is all rounding tells nothing of the slope, but that the step
         # was too short.
@@ -149,7 +149,7 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         outside = (ahead <= left) | (ahead >= right) | (count % 8 == 7)
         halve = outside & active & jnp.isfinite(left) & jnp.isfinite(right)
         ahead = jnp.where(halve, (left + right) / 2, ahead)
-        ahead = jnp.where(solvable & jnp.isfinite(ahead), ahead, 0)
+        ahead = jnp.where(moving & solvable & jnp.isfinite(ahead), ahead, 0)
         place = curve.move(place, ahead)
         return count + 1, place, ahead, gap, slope, left - ahead, right - ahead, active
 
