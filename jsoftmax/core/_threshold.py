@@ -114,8 +114,9 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
     """Secant steps on the gap, kept inside the bracket that its signs give; one sum a step.
 
     A row is finished where its gap is below `precision`, or where the step about to be taken will
-    bring it there: what a secant leaves is of the order of the last two gaps' product. Returns the
-    place and the slope of the gap there, from which another search can start.
+    bring it there: what a secant leaves is of the order of the last two gaps' product. It takes that
+    step and then stays, so that it does not depend on its neighbours. Returns the place and the
+    slope of the gap there, from which another search can start.
     """
     eps = float(jnp.finfo(anchor.dtype).eps)
     precision = 4 * eps if precision is None else precision
@@ -139,9 +140,10 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         change = (gap - last) / jnp.where(step == 0, 1, step)
         # A difference of gaps that is all rounding tells nothing of the slope, but that the step
         # was too short.
+        moved = moving & (step != 0)
         tells = (change > 0) & (jnp.abs(gap - last) > 16 * eps)
-        short = (step != 0) & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
-        slope = jnp.where(tells & (step != 0), change, jnp.where(short, slope / 4, slope))
+        short = (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
+        slope = jnp.where(moved & tells, change, jnp.where(moved & short, slope / 4, slope))
         ahead = -gap / slope
         # Without an upper end the steps grow; with both, one that leaves the bracket, and now and
         # then one in any case, halves it.
