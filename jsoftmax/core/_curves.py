@@ -145,8 +145,8 @@ class Scaled(_FromTop):
     """a ≤ 1: p = e^λ (1 + a (w + δ))₊^(1/a), w = v e^(−aλ), at a = 0 too.
 
     The place is λ and δ, and the scale e^(−aλ), which would else be computed for each class. Any
-    two places with the same e^(aλ) (1 + aδ) are the same place. Near the end of a search only δ
-    moves: the scale rounded anew would move classes with little mass by an eps of the largest.
+    two places with the same e^(aλ) (1 + aδ) are the same. Near the end of a search only δ moves:
+    the scale rounded anew would move classes with little mass by an eps of the largest.
     """
 
     a: float | Array
@@ -179,7 +179,8 @@ class Scaled(_FromTop):
 
     def move(self, place, step):
         level, rest, scale = place
-        near = jnp.abs(step) < 1 / 16
+        # A small δ is known to a small part of an eps.
+        near = jnp.abs(rest) + jnp.abs(step) < 2**-12
         x = jnp.where(near, step, 0)
         grown = rest + (1 + self.a * rest) * (x * _relative_growth(self.a * x))
         far, left = two_sum(level, log_expq(rest, self.a) + step)
