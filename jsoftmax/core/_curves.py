@@ -174,7 +174,8 @@ class Scaled(_FromTop):
         level, rest, scale = place
         w = difference(z, anchor) * scale + rest
         if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
-            return level + jnp.log(1 + self.a * w) * (1 / self.a)
+            # Under caps a class may be so far above the anchor that its mass is infinite.
+            return level + jnp.log(jnp.maximum(1 + self.a * w, 0)) * (1 / self.a)
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
