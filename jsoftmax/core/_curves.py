@@ -142,10 +142,11 @@ class Power(_FromTop):
 
 @dataclasses.dataclass(frozen=True)
 class Scaled(_FromTop):
-    """a ≤ 1: p = e^λ (1 + a w)₊^(1/a), w = v e^(−aλ), at a = 0 too.
+    """a ≤ 1: p = e^λ (1 + a (w + δ))₊^(1/a), w = v e^(−aλ), at a = 0 too.
 
-    The place is λ, as a sum of two, of which the smaller is added to w: e^λ (1 + aδ)^(1/a) is
-    e^(λ+δ) for so small a δ; and e^(−aλ), which would else be computed for each class.
+    The place is λ and δ, and the scale e^(−aλ), which would else be computed for each class. Any
+    two places with the same e^(aλ) (1 + aδ) are the same. Near the end of a search only δ moves:
+    the scale rounded anew would move classes with little mass by an eps of the largest.
     """
 
     a: float | Array
@@ -173,12 +174,19 @@ class Scaled(_FromTop):
         level, rest, scale = place
         w = difference(z, anchor) * scale + rest
         if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
-            return level + jnp.log(1 + self.a * w) * (1 / self.a)
+            # Under caps a class may be so far above the anchor that its mass is infinite.
+            return level + jnp.log(jnp.maximum(1 + self.a * w, 0)) * (1 / self.a)
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
-        level, rest = two_sum(place[0], place[1] + step)
-        return level, rest, jnp.exp(-self.a * level)
+        level, rest, scale = place
+        # A small δ is known to a small part of an eps.
+        near = jnp.abs(rest) + jnp.abs(step) < 2**-12
+        x = jnp.where(near, step, 0)
+        grown = rest + (1 + self.a * rest) * (x * _relative_growth(self.a * x))
+        far, left = two_sum(level, log_expq(rest, self.a) + step)
+        rest = jnp.where(near, grown, left)
+        return jnp.where(near, level, far), rest, jnp.where(near, scale, jnp.exp(-self.a * far))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +367,12 @@ class Capped:
 
 def _growth(x: Array) -> Array:
     """eˣ − 1, to about an eps of x near 0; `jnp.expm1` costs as much as a sum over 64 classes."""
-    return x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5))))
+    return x * _relative_growth(x)
+
+
+def _relative_growth(x: Array) -> Array:
+    """(eˣ − 1)/x near 0."""
+    return 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5)))
 
 
 def two_sum(large: Array, small: Array) -> tuple[Array, Array]:

@@ -319,4 +319,5 @@ def _softmax(z: Array, classes: ClassAxis) -> tuple[Array, Array, Array]:
     v = difference(z, classes.max(z))
     weights = jnp.exp(v)
     total = classes.sum(weights)
-    return weights / jnp.maximum(total, jnp.finfo(z.dtype).tiny), total, v
+    # Not `jnp.maximum`, by which XLA may lose a NaN.
+    return weights / jnp.where(total == 0, 1, total), total, v

@@ -39,7 +39,7 @@ def _solved(curve, scores):
     if isinstance(curve, Edge):
         # Almost at the threshold, found from the top: the class above it is at the edge, or nearly.
         coarse = Power(curve.a)
-        top, place, slope = _from_top(coarse, scores, 2**-6, _NEAR_STEPS)
+        top, place, slope = _from_top(coarse, scores, 2**-8, _NEAR_STEPS)
         anchor = _edge_near(curve, scores, coarse.threshold(top, place), top)
         x, largest = (coarse.masses(z, top, place) for z in (anchor, top))
         # On both curves the same c moves: x^(a−1) dx = p_max^a d log p_max.
@@ -64,7 +64,7 @@ def _from_top(curve, scores, precision=None, most=_MOST_STEPS):
         place = curve.at_level(jnp.minimum(level, curve.highest))
     # They hold almost all the mass of a sparse row, whose threshold is then nearly theirs.
     is_sparse = isinstance(curve.order, float) and curve.order < 2
-    enough, few = (2**-14, 10) if is_sparse else (2**-8, 6)
+    enough, few = (2**-14, 10) if is_sparse else (2**-9, 6)
     for row in rows[:0:-1]:
         place, slope = _search(curve, row, top, place, slope, enough, few)
     return top, *_search(curve, scores, top, place, slope, precision, most)
@@ -114,8 +114,9 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
     """Secant steps on the gap, kept inside the bracket that its signs give; one sum a step.
 
     A row is finished where its gap is below `precision`, or where the step about to be taken will
-    bring it there: what a secant leaves is of the order of the last two gaps' product. Returns the
-    place and the slope of the gap there, from which another search can start.
+    bring it there: what a secant leaves is of the order of the last two gaps' product. It takes
+    that step and then stays, so that it does not depend on its neighbours. Returns the place and
+    the slope of the gap there, from which another search can start.
     """
     eps = float(jnp.finfo(anchor.dtype).eps)
     precision = 4 * eps if precision is None else precision
@@ -129,28 +130,32 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         return (count < most) & scores.anywhere(active)
 
     def advance(state):
-        count, place, step, last, slope, left, right, _ = state
-        gap = curve.gap(scores.sum(lambda z: curve.masses(z, anchor, place)))
+        count, place, step, last, slope, left, right, moving = state
+        mass = scores.sum(lambda z: curve.masses(z, anchor, place))
+        gap = curve.gap(mass)
         size = jnp.abs(gap)
         # The ends of the bracket are given by their distances from here.
         left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)
         close = (size <= precision) | ((size <= near) & (size * jnp.abs(last) <= eps))
-        active = solvable & ~close & (right - left > eps * eps)
+        known = mass == mass
+        active = moving & solvable & known & ~close & (right - left > eps * eps)
         change = (gap - last) / jnp.where(step == 0, 1, step)
         # A difference of gaps that is all rounding tells nothing of the slope, but that the step
         # was too short.
+        moved = moving & (step != 0)
         tells = (change > 0) & (jnp.abs(gap - last) > 16 * eps)
-        short = (step != 0) & (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
-        slope = jnp.where(tells & (step != 0), change, jnp.where(short, slope / 4, slope))
+        short = (jnp.abs(gap - last) <= 16 * eps) & (size > 32 * eps)
+        slope = jnp.where(moved & tells, change, jnp.where(moved & short, slope / 4, slope))
         ahead = -gap / slope
         # Without an upper end the steps grow; with both, one that leaves the bracket, and now and
         # then one in any case, halves it.
         ahead = jnp.where(active & jnp.isinf(right), jnp.maximum(ahead, -2 * left), ahead)
         outside = (ahead <= left) | (ahead >= right) | (count % 8 == 7)
         halve = outside & active & jnp.isfinite(left) & jnp.isfinite(right)
-        ahead = jnp.where(halve, (left + right) / 2, ahead)
-        ahead = jnp.where(solvable & jnp.isfinite(ahead), ahead, 0)
-        place = curve.move(place, ahead)
+        ahead = jnp.where(halve, (left + right) / 2, jnp.clip(ahead, left, right))
+        ahead = jnp.where(moving & solvable & jnp.isfinite(ahead), ahead, 0)
+        # XLA's maxima may miss a NaN of the row, sums do not: let the place have it.
+        place = curve.move(place, jnp.where(known, ahead, mass))
         return count + 1, place, ahead, gap, slope, left - ahead, right - ahead, active
 
     infinity = filled(anchor, jnp.inf)
