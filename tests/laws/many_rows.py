@@ -78,7 +78,8 @@ def budgeted(rows: Rows, budgets, seed=1) -> Rows:
     """Caps of 1 and a budget; one below 0 counts from the size."""
     rng = np.random.default_rng(seed)
     k = rng.choice(budgets, (ROWS, 1))
-    k = np.where(k < 0, rows.size + k, np.minimum(k, rows.size - 0.5)).astype(rows.z.dtype)
+    k = np.where(k < 0, np.maximum(rows.size + k, 0.5), np.minimum(k, rows.size - 0.5))
+    k = k.astype(rows.z.dtype)
     return dataclasses.replace(rows, total=k, upper=np.ones(rows.z.shape, rows.z.dtype))
 
 
