@@ -123,10 +123,29 @@ def solution(
         _, highest = _solve(link, up, q, u, mpf(total), full, mpf(eps))
         _, lowest = _solve(link, down, q, u, mpf(total), full, -mpf(eps))
         least, most = (
-            [min(b, a * link.link(x - t)) * (1 + e) for a, b, x in zip(q, u, x_all, strict=True)]
-            for x_all, t, e in ((down, max(tau, highest), -eps), (up, min(tau, lowest), eps))
+            [
+                _rounded(min(b, a * link.link(x - t)), e)
+                for a, b, x in zip(q, u, scores, strict=True)
+            ]
+            for scores, t, e in (
+                (down, max(tau, highest), -mpf(eps)),
+                (up, min(tau, lowest), mpf(eps)),
+            )
         )
         return Solution(p, least, most)
+
+
+def _rounded(p, eps):
+    """p moved by a relative ε, and by as much for every 8 of its exponent: powers are e^(log p)."""
+    return p * (1 + eps * (1 - mp.log(p) / 8)) if 0 < p < 1 else p * (1 + eps)
+
+
+def escort(of: Solution, alpha: mpf) -> Solution:
+    """p ∝ q^(1/α)."""
+    p, least, most = ([x ** (1 / alpha) for x in xs] for xs in (of.p, of.least, of.most))
+    return Solution(
+        [x / sum(p) for x in p], [x / sum(most) for x in least], [x / sum(least) for x in most]
+    )
 
 
 def _solve(link, y, q, u, total, full, tilt):
@@ -197,7 +216,7 @@ def spread(y: Row, eps: float, anchor: mpf | None = None) -> Row:
 
 
 def misfits(p: Sequence[float], right: Solution, tiny: float) -> list[int]:
-    """The classes whose p is out of bounds; below the normal numbers it may be anything as small."""
+    """The classes whose p is out of bounds; below the normal numbers any small p will do."""
     return [
         i
         for i, (x, least, most) in enumerate(zip(exact(p), right.least, right.most, strict=True))
