@@ -88,7 +88,10 @@ def _by_threshold(rule, moving, fixed):
         if sink is not None:
             p = curve.masses(sink, anchor, place)
             total = total + where_hard(hard, p, regularizer.slope(p))
-        level = jnp.where(anchor == -jnp.inf, 0, curve.log_masses(anchor, anchor, place))
+        level = curve.log_masses(anchor, anchor, place)
+        if regularizer.bound < jnp.inf:  # at 0, where the marginal has no bound, τ would be lost
+            level = jnp.minimum(level, -float(jnp.finfo(level.dtype).tiny))
+        level = jnp.where(anchor == -jnp.inf, 0, level)
         return anchor, level, mixed, total, mean_of(mean, total)
 
     solutions = regularizer.on_curve(rule.classes.anywhere, on_curve)

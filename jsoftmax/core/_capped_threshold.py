@@ -12,16 +12,17 @@ masses and deficits come out right to a few eps however small they are.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Capped, two_sum
+from jsoftmax.core._curves import Capped, Shift, two_sum
 from jsoftmax.core._filled import filled
+from jsoftmax.core._floats import least_float
 from jsoftmax.core._scores import Scores, difference
-from jsoftmax.core._threshold import edge_below
 
 _MOST_STEPS = 400  # more than halving both the gap and the bracket can take
 
@@ -77,6 +78,35 @@ def solve_capped(curve: Capped, scores: Scores, total: Array, pivot: Array) -> t
     return anchor, _search(curve, sums, anchor, low, guess, high, unit, scores.anywhere)
 
 
+def solve_bounded(curve: Shift, scores: Scores) -> tuple[Array, Any]:
+    """The anchor of each row, and the place where its masses sum to one, for a link bounded by 1.
+
+    Where a score is far above the others, or under a prior several are, all but nothing of the mass
+    is theirs. What is left for the others is told by the deficits alone.
+    """
+    top = scores.max()
+    one, pivot = filled(top, 1), top
+    if scores.level_of(top) is not None:
+
+        def leaves_room(t):
+            return scores.sum(lambda z: jnp.where(z > t, 1, 0).astype(z.dtype)) < 1
+
+        lowest = -scores.max(lambda z: jnp.where(z > -jnp.inf, -z, -jnp.inf))
+        pivot = least_float(leaves_room, jnp.minimum(lowest, top), top, scores.anywhere)
+        pivot = jnp.where(top == top, pivot, top)
+    return solve_capped(Capped(curve, jnp.ones((), top.dtype)), scores, one, pivot)
+
+
+def edge_below(
+    fits: Callable[[Array], Array], scores: Scores, high: Array, low: Array | None = None
+) -> Array:
+    """The smallest score with mass: the first above the least threshold that leaves room for it."""
+    low = filled(high, -jnp.inf) if low is None else low
+    threshold = least_float(fits, low, high, scores.anywhere)
+    edge = -scores.max(lambda z: jnp.where(z >= threshold, -z, -jnp.inf))
+    return jnp.where(high == high, edge, high)
+
+
 def _levels(missing, lower, highest):
     """The least and the largest mass that the pivot can have.
 
@@ -128,7 +158,13 @@ def _search(curve, sums, anchor, low, guess, high, unit, anywhere):
         high = tuple(jnp.where(gap > 0, new, old) for new, old in zip(at, high, strict=True))
         left, right = ((end[0] - at[0]) + (end[1] - at[1]) for end in (low, high))
         agree = jnp.abs(below - room) <= 4 * eps * jnp.maximum(below, room)
-        active = active & ~agree & (jnp.abs(gap) > 0) & (right - left > eps * unit)
+        empty = right - left <= eps * unit
+        # A class at the edge that has no mass at all is at the lower end.
+        at = tuple(
+            jnp.where(active & ~agree & empty, end, x) if curve.from_edge else x
+            for end, x in zip(low, at, strict=True)
+        )
+        active = active & ~agree & (jnp.abs(gap) > 0) & ~empty
         change = (gap - last) / jnp.where(step == 0, 1, step)
         slope = jnp.where((step != 0) & (change > 0), change, slope)
         ahead = -gap / slope

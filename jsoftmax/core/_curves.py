@@ -174,8 +174,9 @@ class Scaled(_FromTop):
         level, rest, scale = place
         w = difference(z, anchor) * scale + rest
         if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
-            # Under caps a class may be so far above the anchor that its mass is infinite.
-            return level + jnp.log(jnp.maximum(1 + self.a * w, 0)) * (1 / self.a)
+            # Under a cap a score may be so far above the anchor that it has no bound.
+            least = float(jnp.finfo(w.dtype).max) ** (self.a / 2)
+            return level + jnp.log(jnp.maximum(1 + self.a * w, least)) * (1 / self.a)
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
@@ -291,6 +292,10 @@ class Shift(_FromTop):
 
     def masses(self, z, anchor, place):
         return self.regularizer.link(self._argument(z, anchor, place))
+
+    def is_near_one(self, place):
+        """Whether the anchor has so much mass that the slopes of all masses sum to little."""
+        return place[0] > self.at_level(filled(place[0], math.log(0.75)))[0]
 
     def complements(self, z, anchor, place):
         """1 − p."""

@@ -6,7 +6,6 @@ sum over the row a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -14,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Curve, Edge, Power
+from jsoftmax.core._capped_threshold import edge_below, solve_bounded
+from jsoftmax.core._curves import Curve, Edge, Power, Shift
 from jsoftmax.core._filled import filled
-from jsoftmax.core._floats import least_float
 from jsoftmax.core._scores import Scores
 
 _MOST_STEPS = 100
@@ -48,7 +47,16 @@ def _solved(curve, scores):
         place, slope = _search(curve, scores, anchor, curve.at(x), slope)
         return anchor, place
     anchor, place, _ = _from_top(curve, scores)
-    return anchor, place
+    if not isinstance(curve, Shift):
+        return anchor, place
+    # Where one class has almost all the mass, a sum near one says little of the others'.
+    found, far = (anchor, place), curve.is_near_one(place)
+
+    def closer():
+        bounded = solve_bounded(curve, scores)
+        return jax.tree.map(lambda x, y: jnp.where(far, x, y), bounded, found)
+
+    return jax.lax.cond(scores.anywhere(far), closer, lambda: found)
 
 
 def _from_top(curve, scores, precision=None, most=_MOST_STEPS):
@@ -98,16 +106,6 @@ def _edge_near(curve, scores, guess, top) -> Array:
         lambda: jnp.where(active, edge_below(enough, scores, high, low), high),
         lambda: high,
     )
-
-
-def edge_below(
-    fits: Callable[[Array], Array], scores: Scores, high: Array, low: Array | None = None
-) -> Array:
-    """The smallest score with mass: the first above the least threshold that leaves room for it."""
-    low = filled(high, -jnp.inf) if low is None else low
-    threshold = least_float(fits, low, high, scores.anywhere)
-    edge = -scores.max(lambda z: jnp.where(z >= threshold, -z, -jnp.inf))
-    return jnp.where(high == high, edge, high)
 
 
 def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=_MOST_STEPS):
