@@ -176,7 +176,8 @@ class Scaled(_FromTop):
         if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
             # Under a cap a score may be so far above the anchor that it has no bound.
             least = float(jnp.finfo(w.dtype).max) ** (self.a / 2)
-            return level + jnp.log(jnp.maximum(1 + self.a * w, least)) * (1 / self.a)
+            x = 1 + self.a * w
+            return level + jnp.log(jnp.where(x < least, least, x)) * (1 / self.a)
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
