@@ -150,6 +150,7 @@ class Scaled(_FromTop):
     """
 
     a: float | Array
+    has_above: bool = False  # scores above the anchor, at which p may be infinite
 
     @property
     def slope(self):
@@ -174,8 +175,9 @@ class Scaled(_FromTop):
         level, rest, scale = place
         w = difference(z, anchor) * scale + rest
         if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
-            # Under caps a class may be so far above the anchor that its mass is infinite.
-            return level + jnp.log(jnp.maximum(1 + self.a * w, 0)) * (1 / self.a)
+            power = 1 + self.a * w
+            power = jnp.maximum(power, 0) if self.has_above else power
+            return level + jnp.log(power) * (1 / self.a)
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
@@ -315,6 +317,10 @@ class Capped:
 
     curve: Curve
     upper: Array
+
+    def __post_init__(self):
+        if isinstance(self.curve, Scaled):
+            object.__setattr__(self, "curve", dataclasses.replace(self.curve, has_above=True))
 
     @property
     def from_edge(self):
