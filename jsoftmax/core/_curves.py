@@ -150,6 +150,7 @@ class Scaled(_FromTop):
     """
 
     a: float | Array
+    has_above: bool = False  # scores above the anchor, at which p may be infinite
 
     @property
     def slope(self):
@@ -174,10 +175,12 @@ class Scaled(_FromTop):
         level, rest, scale = place
         w = difference(z, anchor) * scale + rest
         if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
-            # Under a cap a score may be so far above the anchor that it has no bound.
-            least = float(jnp.finfo(w.dtype).max) ** (self.a / 2)
-            x = 1 + self.a * w
-            return level + jnp.log(jnp.where(x < least, least, x)) * (1 / self.a)
+            power = 1 + self.a * w
+            if self.has_above:
+                # A score may be so far above the anchor that its mass has no bound.
+                least = float(jnp.finfo(w.dtype).max) ** (self.a / 2)
+                power = jnp.where(power < least, least, power)
+            return level + jnp.log(power) * (1 / self.a)
         return level + log_expq(w, self.a)
 
     def move(self, place, step):
@@ -321,6 +324,10 @@ class Capped:
 
     curve: Curve
     upper: Array
+
+    def __post_init__(self):
+        if isinstance(self.curve, Scaled):
+            object.__setattr__(self, "curve", dataclasses.replace(self.curve, has_above=True))
 
     @property
     def from_edge(self):

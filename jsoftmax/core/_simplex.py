@@ -110,7 +110,7 @@ def conjugate(
     if regularizer.is_exponential:
         weighted = with_log_prior(y, prior)
         p, total, _ = _softmax(weighted, classes)
-        excess = jnp.log(jnp.where(total > 0, total, 1))
+        excess = jnp.log(jnp.where(total == 0, 1, total))
         if prior is not None:
             excess = excess + difference(classes.max(weighted), classes.max(y))
     else:
