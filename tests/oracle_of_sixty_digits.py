@@ -25,6 +25,7 @@ class Link:
         rest: 1 − p, where p is bounded by 1.
         low, high: t at which p is surely below 1/1000, and above 1000 or almost 1.
         digits: how many more are needed, since p leaves zero with infinite slope.
+        value: ω, 0 at 0 and at 1.
     """
 
     link: Callable[[mpf], mpf]
@@ -32,6 +33,7 @@ class Link:
     low: float = -8.0
     high: float = 8.0
     digits: int = 0
+    value: Callable[[mpf], mpf] = lambda p: p * mp.log(p) if p > 0 else mpf(0)
 
 
 def tsallis(alpha: float) -> Link:
@@ -43,9 +45,13 @@ def tsallis(alpha: float) -> Link:
         base = 1 + a * t
         return base ** (1 / a) if base > 0 else (mpf(0) if a > 0 else mp.inf)
 
-    if a > 0:
-        return Link(link, low=-1 / a, high=(mpf(1000) ** a - 1) / a, digits=int(25 * max(a - 1, 0)))
-    return Link(link, low=((mpf(1) / 1000) ** a - 1) / a, high=-1 / a)
+    def value(p):
+        return p * (p**a - 1) / (a * (a + 1)) if p > 0 else mpf(0)
+
+    if a < 0:
+        return Link(link, low=((mpf(1) / 1000) ** a - 1) / a, high=-1 / a, value=value)
+    high = (mpf(1000) ** a - 1) / a
+    return Link(link, low=-1 / a, high=high, digits=int(25 * max(a - 1, 0)), value=value)
 
 
 def _sigmoid(t):
@@ -69,7 +75,9 @@ def elastic(strength: float) -> Link:
                 break
         return mp.exp(x) / strength
 
-    return Link(link, high=8 + 1000 * strength)
+    return Link(
+        link, high=8 + 1000 * strength, value=lambda p: _xlogx(p) + strength * p * (p - 1) / 2
+    )
 
 
 def _bose(t):
@@ -82,12 +90,28 @@ def blend(kappa: float) -> Link:
     def link(t):
         return (t / (1 + mp.sqrt(1 + kappa * t))) ** 2 if t > 0 else mpf(0)
 
-    return Link(link, low=0, high=1000 * kappa + 2 * 1000**0.5)
+    def value(p):
+        return kappa * p * (p - 1) / 2 + mpf(4) / 3 * (p * mp.sqrt(p) - p)
+
+    return Link(link, low=0, high=1000 * kappa + 2 * 1000**0.5, value=value)
 
 
-FERMI = Link(_sigmoid, lambda t: _sigmoid(-t))
-LAPLACE = Link(_laplace, lambda t: _laplace(-t))
-BOSE = Link(_bose, low=-4.0, high=0)
+def _xlogx(x):
+    return x * mp.log(x) if x > 0 else mpf(0)
+
+
+def _of_laplace(p):
+    m = min(p, 1 - p)
+    return (m * mp.log(2 * m) if m > 0 else 0) - m
+
+
+def _jensen_shannon(p):
+    return (_xlogx(p) - _xlogx(1 + p)) / 2 + p * mp.log(2)
+
+
+FERMI = Link(_sigmoid, lambda t: _sigmoid(-t), value=lambda p: _xlogx(p) + _xlogx(1 - p))
+LAPLACE = Link(_laplace, lambda t: _laplace(-t), value=_of_laplace)
+BOSE = Link(_bose, low=-4.0, high=0, value=_jensen_shannon)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +128,15 @@ def exact(x) -> Row:
 
 
 def solution(
-    link: Link, y: Row, noise: Row, eps: float, total=1, prior: Row | None = None, upper=None
-) -> Solution:
+    link: Link, y: Row, noise: Row, eps: float, total=1, prior: Row | None = None, upper=None,
+    digits: int = DIGITS,
+) -> Solution:  # fmt: skip
     """p of the scores y, and its bounds where y is known to ± noise and masses to a factor 1 ± ε.
 
     p_i rises with its own score and falls with the threshold, which rises with every score and
     every mass. So the bounds are those of the two extreme thresholds.
     """
-    with mp.workdps(DIGITS + link.digits):
+    with mp.workdps(digits + link.digits):
         q = prior or [mpf(1)] * len(y)
         u = [mp.inf] * len(y) if upper is None else list(upper)
         if link.rest is not None:

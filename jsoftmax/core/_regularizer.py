@@ -130,9 +130,18 @@ class Regularizer:
             total = total + float(weight / 2) * ahead * near / self.relative_slope(jnp.log(t))
         some = self.derivative(jnp.where(p > 0, p, 1))
         bottom = self.derivative(jnp.zeros_like(p))
+        # A p that underflows still has a logarithm.
+        half = jnp.full((1,) * p.ndim, 0.5, p.dtype)
+        below = self.log_marginal(jnp.where(log_p > -jnp.inf, log_p, 0))
+        below = below + (self.derivative(half) - self.marginal(half))
+        bottom = jnp.where((log_p > -jnp.inf) & jnp.isfinite(below), below, bottom)
         at_p = jnp.where(p > 0, some, jnp.where(bottom > -jnp.inf, bottom, 0))
         direct = self.value(y) - self.value(p) - at_p * (y - p)
         return jnp.where(both & close, total, jnp.maximum(direct, jnp.where(p == p, 0, p)))
+
+    def bounded_divergence(self, y: Array, p: Array, log_p: Array, t: Array) -> Array:
+        """Return the divergence from t = ω′(p) too, which alone tells a p near its `bound`."""
+        return self.divergence(y, p, log_p)
 
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
         """Return `solved` on the curve along which the threshold of every row is sought."""

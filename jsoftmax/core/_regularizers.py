@@ -232,6 +232,11 @@ class FermiDirac(Regularizer):
         log_rest = jnp.where(rest > 0, log_rest, jnp.where(rest == 0, -jnp.inf, jnp.nan))
         return SHANNON.divergence(y, p, log_p) + SHANNON.divergence(1 - y, rest, log_rest)
 
+    def bounded_divergence(self, y: Array, p: Array, log_p: Array, t: Array) -> Array:
+        log_rest = self.log_link(-t, -t)
+        rest = jnp.where(p > 0.5, jnp.exp(log_rest), 1 - p)
+        return SHANNON.divergence(y, p, log_p) + SHANNON.divergence(1 - y, rest, log_rest)
+
     def relative_slope(self, log_p: Array) -> Array:
         """Return 1 − p."""
         return -jnp.expm1(log_p)
@@ -418,12 +423,19 @@ class Laplace(Regularizer):
 
     def divergence(self, y: Array, p: Array, log_p: Array) -> Array:
         """Return ω(y) − ω(p) − ω′(p)(y − p), on one side of ½ a KL of y or of 1 − y."""
-        low = SHANNON.divergence(y, p, log_p)
         rest = jnp.where(p < 1, 1 - p, 0)
         log_rest = jnp.where(rest > 0, jnp.log(_positive(rest)), -jnp.inf)
-        high = SHANNON.divergence(jnp.maximum(1 - y, 0), rest, log_rest)
         inside = jnp.clip(p, float(jnp.finfo(p.dtype).tiny), 1 - float(jnp.finfo(p.dtype).eps) / 2)
-        across = self.value(y) - self.value(p) - self.marginal(inside) * (y - p)
+        return self._divergence(y, p, log_p, rest, log_rest, self.marginal(inside))
+
+    def bounded_divergence(self, y: Array, p: Array, log_p: Array, t: Array) -> Array:
+        log_rest = self.log_link(-t, -t)
+        return self._divergence(y, p, log_p, jnp.exp(log_rest), log_rest, t)
+
+    def _divergence(self, y, p, log_p, rest, log_rest, t):
+        low = SHANNON.divergence(y, p, log_p)
+        high = SHANNON.divergence(jnp.maximum(1 - y, 0), rest, log_rest)
+        across = self.value(y) - self.value(p) - t * (y - p)
         side = jnp.where(p <= 0.5, low, high)
         return jnp.where((p <= 0.5) == (y <= 0.5), side, jnp.maximum(across, 0))
 

@@ -278,7 +278,12 @@ def attained(
     chex.assert_equal_shape([p, log_p, z, y])
     log_r = log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
     r, u = relative_to(prior, p), relative_to(prior, y)
-    terms = times_prior(prior, regularizer.divergence(u, r, log_r))
+    if regularizer.bound < jnp.inf:
+        t = marginals(log_r, z, regularizer, classes)
+        terms = regularizer.bounded_divergence(u, r, log_r, t)
+    else:
+        terms = regularizer.divergence(u, r, log_r)
+    terms = times_prior(prior, terms)
     # Off the support ω′(0) is finite; where it is not, p = 0 only where z = −∞.
     bottom = regularizer.marginal(jnp.zeros((1,) * z.ndim, z.dtype))
     empty = (log_p == -jnp.inf) & (y > 0) & (bottom > -jnp.inf)
@@ -321,6 +326,19 @@ def along_regularizer(p, y, z, prior, regularizer, d_regularizer, classes) -> Ar
         d_regularizer,
     )
     return None if along is None else jnp.where(classes.max(z) == -jnp.inf, 0, along)
+
+
+def marginals(log_r: Array, z: Array, regularizer: Regularizer, classes: ClassAxis) -> Array:
+    """z − τ of a link bounded by 1, for a p near 1 from the largest score below ½."""
+    low = (log_r < -0.5) & (z > -jnp.inf)
+    own = regularizer.log_marginal(jnp.where(low, log_r, -1))
+    nearest = classes.max(jnp.where(low, z, -jnp.inf))
+    of_nearest = classes.max(jnp.where(low & (z == nearest), own, -jnp.inf))
+    some = nearest > -jnp.inf
+    beyond = difference(z, nearest) + jnp.where(some, of_nearest, 0)
+    # All of them near 1, which only a prior allows.
+    alone = regularizer.log_marginal(jnp.minimum(log_r, -float(jnp.finfo(z.dtype).tiny)))
+    return jnp.where(low, own, jnp.where(some, beyond, alone))
 
 
 def above_threshold(p, z, prior, regularizer, classes) -> Array:

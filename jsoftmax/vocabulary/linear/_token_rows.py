@@ -115,6 +115,8 @@ def _anchored(classes, regularizer, z, p, log_p):
     """The score from which the curve measures others, and its log-mass."""
     at_edge = regularizer.anchors_at_edge()
     anchor, level = classes.max(z), classes.max(log_p)
+    if regularizer.bound < jnp.inf:  # at 0, where the marginal has no bound, τ would be lost
+        level = jnp.minimum(level, -float(jnp.finfo(level.dtype).tiny))
     if at_edge is not False:
         edge = -classes.max(jnp.where(p > 0, -z, -jnp.inf))
         edge_level = classes.max(jnp.where(z == edge, log_p, -jnp.inf))

@@ -1,0 +1,94 @@
+"""Smooth maxima, losses, attention and inverses against sixty digits, at gaps of 1 to 1e5.
+
+What rounding explains: scores known to c ε of their distance from the largest, of which a smooth
+maximum moves by Σ p δ and a loss by Σ |p − y| δ; and c ε of the value itself.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+import jsoftmax as js
+from tests import oracle_of_sixty_digits as oracle
+from tests.laws.test_laws_sixty_digits import DTYPES, REGULARIZERS, C, gaps_and_temperatures
+from tests.oracle_of_sixty_digits import exact
+
+CLASSES = 3
+QUICK = ("Tsallis 1", "Tsallis 1.5", "FermiDirac")
+
+
+def some(names):
+    nightly = [pytest.mark.nightly, pytest.mark.slow]
+    return [pytest.param(n, marks=[] if n in names else nightly) for n in REGULARIZERS]
+
+
+def digits_for(dtype):
+    """Enough to tell the smallest normal number from 0 beside 1."""
+    return oracle.DIGITS if dtype == np.float32 else 400
+
+
+@functools.cache
+def solved(name, dtype, number, with_temperature=True):
+    z, t = gaps_and_temperatures(CLASSES, dtype)[number]
+    z, t = (z, t) if with_temperature else (z / t, dtype(1))
+    with mp.workdps(digits_for(dtype)):
+        y, eps = [x / mpf(float(t)) for x in exact(z)], float(np.finfo(dtype).eps)
+        noise = oracle.spread(y, C * eps)
+        link = REGULARIZERS[name][1]
+        right = oracle.solution(link, y, noise, C * eps, digits=digits_for(dtype))
+    return z, t, y, noise, right
+
+
+def rows(dtype, every):
+    return range(1, len(gaps_and_temperatures(CLASSES, dtype)), every)
+
+
+@pytest.mark.parametrize("dtype", **DTYPES)
+@pytest.mark.parametrize("name", some(QUICK))
+def test_smooth_maxima(name, dtype):
+    """T Ω*(z/T), relative to the largest score and to what it is above it."""
+    regularizer, link = REGULARIZERS[name]
+    function = jax.jit(lambda z, t: js.smoothmax(z, regularizer=regularizer, temperature=t))
+    eps = float(np.finfo(dtype).eps)
+    for number in rows(dtype, 12 if dtype == np.float32 else 40):
+        z, t, y, noise, right = solved(name, dtype, number)
+        with mp.workdps(digits_for(dtype)):
+            top, t_exact = max(y), mpf(float(t))
+            excess = sum(p * (x - top) - link.value(p) for p, x in zip(right.p, y, strict=True))
+            moved = sum(p * d for p, d in zip(right.most, noise, strict=True))
+            error = abs(mpf(float(function(z, t))) - t_exact * (top + excess))
+            assert error <= t_exact * (C * eps * (abs(top) + max(excess, 1)) + moved), (z, t)
+
+
+@pytest.mark.parametrize("dtype", **DTYPES)
+@pytest.mark.parametrize("name", some(QUICK))
+def test_losses_of_labels(name, dtype):
+    """Ω*(z) + Ω(y) − ⟨y, z⟩, relative to itself however small it is."""
+    regularizer, link = REGULARIZERS[name]
+    eps, tiny = (float(getattr(np.finfo(dtype), x)) for x in ("eps", "tiny"))
+
+    @jax.jit
+    def losses(z):
+        z = jnp.broadcast_to(z, (CLASSES, CLASSES))
+        return js.fenchel_young_loss(z, jnp.arange(CLASSES), regularizer)
+
+    wrong = []
+    for number in rows(dtype, 12 if dtype == np.float32 else 40):
+        z, _, y, noise, right = solved(name, dtype, number, False)
+        with mp.workdps(digits_for(dtype)):
+            for label, loss in enumerate(np.asarray(losses(z))):
+                value = sum(
+                    p * (x - y[label]) - link.value(p) for p, x in zip(right.p, y, strict=True)
+                )
+                moved = sum(
+                    max(abs(p - (i == label)) for p in (right.least[i], right.most[i])) * noise[i]
+                    for i in range(CLASSES)
+                )
+                error = abs(mpf(float(loss)) - value)
+                if not error <= 4 * C * eps * abs(value) + moved + tiny:
+                    wrong.append((z, label, float(loss), float(value), float(moved)))
+    assert wrong == []
