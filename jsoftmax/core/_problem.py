@@ -62,13 +62,15 @@ class Problem:
         """The limit at temperature 0: the largest scores share in proportion to the prior."""
         z = jax.lax.stop_gradient(self.z)
         top = self.classes.max(z)
-        ties = jnp.where((z == top) & (z > -jnp.inf), 1, jnp.where(top != top, top, 0))
+        # A maximum may lose a NaN; the sum of the ties passes it to the whole row.
+        ties = jnp.where((z == top) & (z > -jnp.inf), 1, jnp.where(z != z, z, 0))
         if self.prior is not None:
             # Measured from the largest, so that the sum of small ones does not underflow.
             q = jnp.where(ties > 0, self.prior, 0)
             largest = self.classes.max(q)
             ties = ties * q / jnp.where(largest > 0, largest, 1)
-        p = ties / jnp.maximum(self.classes.sum(ties), 1)
+        total = self.classes.sum(ties)
+        p = ties / jnp.where(total == 0, 1, total)
         return self.unmasked(p, 0)
 
     def log_probabilities(self) -> Array:

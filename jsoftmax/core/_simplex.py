@@ -109,7 +109,10 @@ def conjugate(
     y = cooled(z, temperature, classes)
     if regularizer.is_exponential:
         weighted = with_log_prior(y, prior)
-        p, total, _ = _softmax(weighted, classes)
+        # Not `difference`: a minimum may lose a NaN, and infinite rows are told by their top.
+        finite = float(jnp.finfo(z.dtype).max)
+        level = jnp.clip(classes.max(weighted), -finite, finite)
+        total = classes.sum(jnp.exp(weighted - level))
         excess = jnp.log(jnp.where(total == 0, 1, total))
         if prior is not None:
             excess = excess + difference(classes.max(weighted), classes.max(y))
@@ -118,7 +121,8 @@ def conjugate(
         p = probabilities(y, prior, regularizer, classes)
         v = jnp.where(p > 0, difference(y, classes.max(y)), 0)
         excess = classes.sum(p * v) + entropy_of(p, prior, regularizer, classes)
-    excess = jnp.where(jnp.isfinite(top), excess, 0)
+    # The maximum of a row may lose a NaN, its sum does not.
+    excess = jnp.where(jnp.isfinite(top) | (excess != excess), excess, 0)
     if temperature is None:
         return top + excess
     # At T = ∞ the excess outweighs everything. Where it is zero ⟨p, z⟩ is left: the score of the
@@ -126,6 +130,7 @@ def conjugate(
     grown = jnp.where(excess == 0, excess, temperature * excess)
     if prior is not None:
         nothing = jnp.abs(excess) <= 8 * float(jnp.finfo(z.dtype).eps)
+        p = probabilities(y, prior, regularizer, classes)
         mean = classes.sum(jnp.where(p > 0, p * difference(z, top), 0))
         at_infinity = (temperature == jnp.inf) & jnp.isfinite(top)
         grown = jnp.where(at_infinity & nothing, mean, grown)

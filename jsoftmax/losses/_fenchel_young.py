@@ -291,7 +291,8 @@ def attained(
     terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(behind, 0), 0), 0)
     lost = beyond_reach(z, y, classes) | ((z == -jnp.inf) & (y > 0))
     terms = jnp.where(lost, jnp.inf, terms)
-    return jnp.where(classes.max(z) == -jnp.inf, 0, classes.sum(terms))
+    loss = classes.sum(terms)
+    return jnp.where((classes.max(z) == -jnp.inf) & (loss == loss), 0, loss)  # no NaN is lost
 
 
 @partial(attained.defjvp, symbolic_zeros=True)

@@ -85,7 +85,10 @@ def _attained(p: Array, q: Array, z: Array, y: Array, alpha: Array, classes: Cla
     behind = jnp.where(beyond_reach(z, y, classes), jnp.inf, -difference(z, top))
     behind = classes.sum(jnp.where(y == 0, 0, y * jnp.where(y == 0, 0, behind)))
     loss = (norm(y, alpha, classes) - 1) + _short_of_one(q, alpha, classes) + behind
-    return jnp.where(top == -jnp.inf, 0, jnp.maximum(loss, 0))
+    # XLA's maxima may lose a NaN, which sums and comparisons let pass.
+    total = classes.sum(p)
+    loss = jnp.where(total == total, loss, total)
+    return jnp.where((top == -jnp.inf) & (loss == loss), 0, jnp.where(loss < 0, 0, loss))
 
 
 @partial(_attained.defjvp, symbolic_zeros=True)

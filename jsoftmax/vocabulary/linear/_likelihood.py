@@ -25,7 +25,6 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
     """Cross-entropies of rows of scores, and the solved rows."""
     classes = rule.classes
     top = classes.max(z)
-    is_empty = top == -jnp.inf
     gap, weight = _targeted(rule, fixed, z, top)
     if (apart := label(rule, fixed)) is None:
         apart = z == top
@@ -39,6 +38,7 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
         own = classes.at(z, fixed.ids)
         terms, log_total, total = total_apart(z, top, apart, own, classes)
         rest = jnp.where(own > -jnp.inf, classes.sum(terms) / total, 0)
+    is_empty = (top == -jnp.inf) & (total == total)  # a maximum may have lost a NaN
     loss = jnp.where(is_empty, 0, gap + weight * log_total)
     tau = top + log_total
     log_partition = entropy = None
