@@ -92,3 +92,66 @@ def test_losses_of_labels(name, dtype):
                 if not error <= 4 * C * eps * abs(value) + moved + tiny:
                     wrong.append((z, label, float(loss), float(value), float(moved)))
     assert wrong == []
+
+
+@pytest.mark.parametrize("dtype", **DTYPES)
+def test_temperatures_at_which_classes_enter(dtype):
+    """The inverse of entmax: T_k = a (Σ (z_j − z_k)₊^(1/a))^a."""
+    eps = float(np.finfo(dtype).eps)
+    for alpha in (1.2, 1.5, 2.0, 3.0):
+        function = jax.jit(functools.partial(js.calibration.entmax_scores, alpha=alpha))
+        for z, _ in gaps_and_temperatures(6, dtype)[::3]:
+            with mp.workdps(oracle.DIGITS):
+                scores, a, x = np.asarray(function(z)), mpf(alpha) - 1, exact(z)
+                for score, lowest in zip(scores, x, strict=True):
+                    gaps = [v - lowest for v in x if v > lowest]
+                    right = a * sum((g ** (1 / a) for g in gaps), mpf(0)) ** a
+                    # Differences of differences from the largest are as far off as these.
+                    off = sum((eps * max(gaps) for _ in gaps), mpf(0))
+                    bound = C * eps * right + a * off
+                    assert abs(mpf(float(score)) - right) <= bound, (z, alpha)
+
+
+@pytest.mark.parametrize("dtype", **DTYPES)
+def test_the_temperature_of_mellowmax(dtype):
+    """β = 1/T with Σ p x = mm(x), to C ε of the spread of ωx, and the policy to that of βx."""
+    function, eps = jax.jit(js.mellowmax_temperature), float(np.finfo(dtype).eps)
+    wrong = []
+    for x, t in gaps_and_temperatures(3, dtype)[::2]:
+        found = function(x, 1 / t)
+        with mp.workdps(oracle.DIGITS):
+            w = mpf(float(1 / t))
+            v = [w * (s - max(exact(x))) for s in exact(x)]
+            level = mp.log(sum(mp.exp(s) for s in v) / 3)
+            low, high = mpf(0), mpf(1)
+            for _ in range(190):
+                r = (low + high) / 2
+                weights = [mp.exp(r * s) for s in v]
+                enough = sum(q * (s - level) for q, s in zip(weights, v, strict=True)) >= 0
+                low, high = (low, r) if enough else (r, high)
+            error = abs(w * mpf(float(found[0])) * r - 1)
+            if not error <= C * eps * max(1, -min(v)):
+                wrong.append((x, float(t), float(found[0]), float(1 / (w * r)), float(error / eps)))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", some(("Tsallis 1.5", "FermiDirac")))
+def test_attention_and_its_weights(name):
+    """Keys that are scores; the weights again where they are recomputed for the backward pass."""
+    regularizer, link = REGULARIZERS[name]
+    eps, tiny = (float(getattr(np.finfo(np.float32), x)) for x in ("eps", "tiny"))
+    values = jnp.eye(CLASSES, dtype=np.float32)[None, :, None, :]
+
+    def attend(z, v):
+        q, k = jnp.ones((1, 1, 1, 1), z.dtype), z[None, :, None, None]
+        return js.dot_product_attention(q, k, v, regularizer=regularizer, scale=1.0)[0, 0, 0]
+
+    forward = jax.jit(attend)
+    backward = jax.jit(lambda z, v: jax.grad(lambda v: attend(z, v)[0])(v)[0, :, 0, 0])
+    for z, t in gaps_and_temperatures(CLASSES, np.float32)[2::13]:
+        z = z / t
+        with mp.workdps(oracle.DIGITS):
+            y = exact(z)
+            right = oracle.solution(link, y, oracle.spread(y, C * eps), C * eps)
+            for p in (forward(z, values), backward(z, values)):
+                assert oracle.misfits(np.asarray(p), right, tiny) == [], (z, p)
