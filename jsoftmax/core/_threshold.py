@@ -7,6 +7,7 @@ sum over the row a step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import chex
@@ -14,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Curve, Edge, Power
+from jsoftmax.core._curves import Curve, Edge, Level, Power
 from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float
-from jsoftmax.core._scores import Scores
+from jsoftmax.core._joint_threshold import solve_jointly
+from jsoftmax.core._scores import Dense, Scores
 
 _MOST_STEPS = 100
 _NEAR_STEPS = 10  # towards the edge of the support
@@ -30,9 +32,24 @@ def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
     The anchor, from which scores are measured, is the maximum, or the smallest score with mass
     where the curve wants the edge.
     """
+    if isinstance(curve, Level) and not curve.regularizer.knows_link and isinstance(scores, Dense):
+        return _solved_in_memory(curve, scores)
     anchor, place = _solved(curve, scores)
     chex.assert_equal_shape([anchor, *jax.tree.leaves(place)])  # one of each a row
     return anchor, place
+
+
+def _solved_in_memory(curve, scores):
+    """Jointly with the link, and by the search what that leaves."""
+    anchor, place, unsolved = solve_jointly(curve, scores)
+    chex.assert_equal_shape([anchor, place.level, place.rest])  # one of each a row
+
+    def search():
+        level = jnp.where(unsolved, curve.start(anchor).level, place.level)
+        found, _ = _search(curve, scores, anchor, place._replace(level=level))
+        return jax.tree.map(partial(jnp.where, unsolved), found, place)
+
+    return anchor, jax.lax.cond(scores.anywhere(unsolved), search, lambda: place)
 
 
 def _solved(curve, scores):
