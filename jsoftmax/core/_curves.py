@@ -225,11 +225,11 @@ class Edge:
 
 
 class LevelPlace(NamedTuple):
-    """A place on `Level`: a log-mass as a sum of two, and of an array of scores log p, nearly."""
+    """A place on `Level`: a log-mass as a sum of two, and log p of the scores that it solves."""
 
     level: Array
     rest: Array
-    near: Array | None = None
+    known: Array | None = None  # where they lie in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,9 +254,9 @@ class Level(_FromTop):
         return jnp.where(z == -jnp.inf, 0, p)
 
     def log_masses(self, z, anchor, place):
-        is_near = place.near is not None and place.near.shape == z.shape
-        near = place.near if is_near else place.level
-        log_p = self.regularizer.log_link(self._marginal(z, anchor, place), near)
+        if place.known is not None and place.known.shape == z.shape:
+            return place.known
+        log_p = self.regularizer.log_link(self._marginal(z, anchor, place), place.level)
         return jnp.where(z == -jnp.inf, -jnp.inf, log_p)
 
     def _marginal(self, z, anchor, place):

@@ -22,6 +22,7 @@ class Step(NamedTuple):
     """A step of the inversion from x = log p towards ω′(eˣ) = t."""
 
     ahead: Array
+    bend: Array  # a, about which power of p ω′ is
     slope_ahead: Array  # about s/p where the step leads
     short: Array  # t − ω′
     size: Array  # of the step, in units of x or 1; 0 where rounding leaves no more to be gained
@@ -58,7 +59,7 @@ def stepped(regularizer: Regularizer, x: Array, t: Array, bottom: Array) -> Step
     # The longer of the step and Newton's: where ω′ is steep a short step may leave a wide gap.
     size = jnp.maximum(jnp.abs(ahead), jnp.abs(r)) / jnp.maximum(jnp.abs(x), 1)
     size = jnp.where(jnp.abs(short) <= 2 * eps * jnp.abs(t), 0, size)
-    return Step(ahead, relative * jnp.exp(jnp.clip(-a * ahead, -4, 4)), short, size)
+    return Step(ahead, a, relative * jnp.exp(jnp.clip(-a * ahead, -4, 4)), short, size)
 
 
 def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
@@ -79,7 +80,7 @@ def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
 
     def advance(state):
         count, x, low, high, last, width, active = state
-        ahead, _, short, size = stepped(regularizer, x, t, bottom)
+        ahead, _, _, short, size = stepped(regularizer, x, t, bottom)
         done = size <= 2 * eps
         low = jnp.where(short >= 0, jnp.maximum(low, x), low)
         high = jnp.where(short > 0, high, jnp.minimum(high, x))  # NaN is beyond the domain
@@ -97,9 +98,3 @@ def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
     state = (0, start, filled(start, LOWEST), filled(start, ceiling), huge, huge, some)
     _, x, *_ = jax.lax.while_loop(unfinished, advance, state)
     return jnp.where(t == t, jnp.where(some, x, -jnp.inf), t)
-
-
-def bend_of(regularizer: Regularizer, x: Array) -> Array:
-    """Return a = 1 − p s′/s at x = log p: about which power of p ω′ is."""
-    relative, bend = jax.jvp(regularizer.relative_slope, (x,), (jnp.ones_like(x),))
-    return jnp.where(relative > 0, -bend / jnp.where(relative > 0, relative, 1), 0)

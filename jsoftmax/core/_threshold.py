@@ -7,7 +7,6 @@ sum over the row a step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import chex
@@ -33,23 +32,12 @@ def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
     where the curve wants the edge.
     """
     if isinstance(curve, Level) and not curve.regularizer.knows_link and isinstance(scores, Dense):
-        return _solved_in_memory(curve, scores)
+        anchor, place = solve_jointly(curve, scores)
+        chex.assert_equal_shape([anchor, place.level, place.rest])
+        return anchor, place
     anchor, place = _solved(curve, scores)
     chex.assert_equal_shape([anchor, *jax.tree.leaves(place)])  # one of each a row
     return anchor, place
-
-
-def _solved_in_memory(curve, scores):
-    """Jointly with the link, and by the search what that leaves."""
-    anchor, place, unsolved = solve_jointly(curve, scores)
-    chex.assert_equal_shape([anchor, place.level, place.rest])  # one of each a row
-
-    def search():
-        level = jnp.where(unsolved, curve.start(anchor).level, place.level)
-        found, _ = _search(curve, scores, anchor, place._replace(level=level))
-        return jax.tree.map(partial(jnp.where, unsolved), found, place)
-
-    return anchor, jax.lax.cond(scores.anywhere(unsolved), search, lambda: place)
 
 
 def _solved(curve, scores):
