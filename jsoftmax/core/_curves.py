@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -237,9 +237,17 @@ class Edge:
         return x, jnp.exp(self.a * jnp.log(jnp.maximum(x, 0)))
 
 
+class LevelPlace(NamedTuple):
+    """A place on `Level`: a log-mass as a sum of two, and log p of the scores that it solves."""
+
+    level: Array
+    rest: Array
+    known: Array | None = None  # where they lie in memory
+
+
 @dataclasses.dataclass(frozen=True)
 class Level(_FromTop):
-    """Any regularizer: log p = log_link(ω′(e^λ) + v). The place is λ, as a sum of two."""
+    """Any regularizer: log p = log_link(ω′(e^λ) + v). The place is λ."""
 
     regularizer: Regularizer
 
@@ -247,10 +255,10 @@ class Level(_FromTop):
     slope = 1.0
 
     def start(self, anchor):
-        return filled(anchor, 0), filled(anchor, 0)
+        return LevelPlace(filled(anchor, 0), filled(anchor, 0))
 
     def at_level(self, level):
-        return level, filled(level, 0)
+        return LevelPlace(level, filled(level, 0))
 
     def masses(self, z, anchor, place):
         if not self.regularizer.knows_link:
@@ -259,20 +267,22 @@ class Level(_FromTop):
         return jnp.where(z == -jnp.inf, 0, p)
 
     def log_masses(self, z, anchor, place):
-        log_p = self.regularizer.log_link(self._marginal(z, anchor, place), place[0])
+        if place.known is not None and place.known.shape == z.shape:
+            return place.known
+        log_p = self.regularizer.log_link(self._marginal(z, anchor, place), place.level)
         return jnp.where(z == -jnp.inf, -jnp.inf, log_p)
 
     def _marginal(self, z, anchor, place):
-        level, rest = place
         huge = float(jnp.finfo(z.dtype).max) ** 0.5
         # The marginal of the anchor, which is infinite at the end of a domain.
-        t = jnp.clip(self.regularizer.log_marginal(level), -huge, huge)
-        t = t + rest / self.regularizer.relative_slope(level)
-        return difference(z, anchor) + t
+        t = jnp.clip(self.regularizer.log_marginal(place.level), -huge, huge)
+        relative = self.regularizer.relative_slope(place.level)
+        t = difference(z, anchor) + t
+        return t + place.rest / jnp.where(relative > 0, relative, 1)
 
     def move(self, place, step):
-        level, rest = place
-        return two_sum(level, rest + step)
+        level, rest = two_sum(place.level, place.rest + step)
+        return place._replace(level=level, rest=rest)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._capped_threshold import edge_below, solve_bounded
-from jsoftmax.core._curves import Curve, Edge, Power, Shift
+from jsoftmax.core._curves import Curve, Edge, Level, Power, Shift
 from jsoftmax.core._filled import filled
-from jsoftmax.core._scores import Scores
+from jsoftmax.core._joint_threshold import solve_jointly
+from jsoftmax.core._scores import Dense, Scores
 
 _MOST_STEPS = 100
 _NEAR_STEPS = 10  # towards the edge of the support
@@ -29,6 +30,10 @@ def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
     The anchor, from which scores are measured, is the maximum, or the smallest score with mass
     where the curve wants the edge.
     """
+    if isinstance(curve, Level) and not curve.regularizer.knows_link and isinstance(scores, Dense):
+        anchor, place = solve_jointly(curve, scores)
+        chex.assert_equal_shape([anchor, place.level, place.rest])
+        return anchor, place
     anchor, place = _solved(curve, scores)
     chex.assert_equal_shape([anchor, *jax.tree.leaves(place)])  # one of each a row
     return anchor, place
