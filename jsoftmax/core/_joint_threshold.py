@@ -101,7 +101,11 @@ def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
         waits = solved | (~is_sure & (state.step >= _PATIENCE))
         ahead = jnp.where(waits | ~jnp.isfinite(ahead), 0, ahead)
         shift, rest = two_sum(state.shift, state.rest + ahead)
-        active = solvable & ~(solved & (size <= 16 * eps))
+        # A row that is done takes this step and stays, whatever its neighbours need.
+        shift, rest, x = map(
+            partial(jnp.where, state.active), (shift, rest, x), (state.shift, state.rest, state.x)
+        )
+        active = state.active & solvable & ~(solved & (size <= 16 * eps))
         return _Joint(state.step + 1, shift, rest, x, low, high, active)
 
     def search(state):
@@ -119,7 +123,7 @@ def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
     def search_on(state):
         t = (v + state.shift) + state.rest
         x = inverse_marginal(regularizer, t, state.x)
-        x = jnp.where(x > -jnp.inf, x, state.x)
+        x = jnp.where(state.active & (x > -jnp.inf), x, state.x)
         p = jnp.where(t > bottom, jnp.exp(x), 0)
         s = p * jnp.where(p > 0, regularizer.relative_slope(x), 0)
         mass, slope = scores.sum(lambda _: p), scores.sum(lambda _: s)

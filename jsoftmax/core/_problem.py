@@ -81,7 +81,8 @@ class Problem:
 
     def log_weights(self) -> Array:
         """z/T + log q, whose softmax is p where the regularizer is exponential."""
-        return with_log_prior(cooled(self.z, self.temperature, self.classes), self.prior)
+        z = cooled(self.z, self.temperature, self.classes)
+        return with_log_prior(z, self.prior, self.classes)
 
     def conjugate(self) -> Array:
         """T Ω*(z/T), kept as a size-1 axis."""

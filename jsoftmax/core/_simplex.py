@@ -39,7 +39,7 @@ def probabilities(
     The prior is positive where z > −∞, and has the rank of z.
     """
     if regularizer.is_exponential:
-        return _softmax(with_log_prior(z, prior), classes)[0]
+        return _softmax(with_log_prior(z, prior, classes), classes)[0]
     return _solved(z, prior, regularizer, classes, False)
 
 
@@ -60,7 +60,7 @@ def log_probabilities(
 ) -> Array:
     """log p, right where p underflows; −∞ off the support."""
     if regularizer.is_exponential:
-        _, total, v = _softmax(with_log_prior(z, prior), classes)
+        _, total, v = _softmax(with_log_prior(z, prior, classes), classes)
         # A finite score below one of +∞ has no mass, however large it is. (A factor a row is fused
         # into sums, a choice an entry is not.)
         finite = jnp.asarray(jnp.finfo(z.dtype).max, z.dtype)
@@ -108,14 +108,14 @@ def conjugate(
     top = classes.max(z)
     y = cooled(z, temperature, classes)
     if regularizer.is_exponential:
-        weighted = with_log_prior(y, prior)
+        weighted = with_log_prior(y, prior, classes)
         # Not `difference`: a minimum may lose a NaN, and infinite rows are told by their top.
         finite = float(jnp.finfo(z.dtype).max)
         level = jnp.clip(classes.max(weighted), -finite, finite)
         total = classes.sum(jnp.exp(weighted - level))
         excess = jnp.log(jnp.where(total == 0, 1, total))
         if prior is not None:
-            excess = excess + difference(classes.max(weighted), classes.max(y))
+            excess = excess + level  # scores with a prior are measured from max y
     else:
         # Σ p v − Ω(p), every term of which is between −log n and 0 or between 0 and log n.
         p = probabilities(y, prior, regularizer, classes)
@@ -182,10 +182,16 @@ def times_prior(prior: Array | None, x: Array) -> Array:
     return x if prior is None else jnp.where(prior == 0, 0, prior * x)
 
 
-def with_log_prior(z: Array, prior: Array | None) -> Array:
-    """z + log q, −∞ where there is no prior mass."""
+def with_log_prior(z: Array, prior: Array | None, classes: ClassAxis | None = None) -> Array:
+    """z + log q, −∞ where there is no prior mass; less max z where `classes` are given.
+
+    Beside large scores a logarithm of q would be rounded away.
+    """
     if prior is None:
         return z
+    if classes is not None:
+        top = classes.max(z)
+        z = z - jnp.where(jnp.isfinite(top), top, 0)
     return jnp.where(prior == 0, -jnp.inf, z + jnp.log(jnp.where(prior == 0, 1, prior)))
 
 

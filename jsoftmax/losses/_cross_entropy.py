@@ -92,7 +92,7 @@ def cross_entropy(
     read = read_targets(function, targets, ask, ignore_index, label_smoothing)
     weights = read_weights(function, class_weights, ask)
     ask = read.counted_rows(ask)
-    z = with_log_prior(cooled(ask.z, ask.temperature, ask.classes), ask.prior)
+    z = with_log_prior(cooled(ask.z, ask.temperature, ask.classes), ask.prior, ask.classes)
     if read.labels is None:
         y = read.y if weights is None else read.y * weights
         loss = expected_log_loss(z, y, ask.classes)

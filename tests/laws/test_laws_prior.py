@@ -153,3 +153,14 @@ def test_a_prior_need_not_sum_to_one(scale):
         near(p.sum(-1), 1, rtol=1e-5)
     q = np.float32(Q) * np.float32(scale) ** 9
     near(js.softmax(np.float32(Z), prior=q), js.softmax(Z, prior=Q), rtol=1e-5)
+
+
+def test_a_prior_counts_beside_large_scores():
+    """Added to scores of 10⁶ in float32 its logarithm would be rounded to a sixteenth."""
+    z = (np.round(8 * Z) / 8).astype(np.float32)  # exact beside 2²⁰
+    far, q = z + np.float32(2**20), Q.astype(np.float32)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    for function in (js.softmax, js.log_softmax):
+        close(function(far, prior=q), function(z, prior=q))
+    close(js.cross_entropy(far, LABELS, prior=q), js.cross_entropy(z, LABELS, prior=q))
+    close(js.logsumexp(far, prior=q), js.logsumexp(z, prior=q) + 2.0**20, rtol=1e-7)
