@@ -25,6 +25,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._floats import ratio
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense, difference
 from jsoftmax.core._threshold import solve
@@ -291,7 +292,7 @@ def _deviation(s: Array, d: Array, regularizer: Regularizer, classes: ClassAxis)
     total = classes.sum(s)
     total = jnp.where(total > 0, total, 1)
     if regularizer.has_equal_slopes:  # equal weights: none outweighs the others
-        return d - classes.sum(s * d) / total
+        return d - ratio(classes.sum(s * d), total)
     return classes.deviation(s, d, total)
 
 
