@@ -133,6 +133,7 @@ def solution(
 ) -> Solution:  # fmt: skip
     """p of the scores y, and its bounds where y is known to ± noise and masses to a factor 1 ± ε.
 
+    The argument of the link, y − τ, is known to ε too.
     p_i rises with its own score and falls with the threshold, which rises with every score and
     every mass. So the bounds are those of the two extreme thresholds.
     """
@@ -143,6 +144,7 @@ def solution(
             u = [min(a, b) for a, b in zip(u, q, strict=True)]
         p, tau = _solve(link, y, q, u, mpf(total), None, mpf(0))
         full = [a < mp.inf and x > a / 2 for x, a in zip(p, u, strict=True)]
+        noise = [max(d, eps * abs(x - tau)) for d, x in zip(noise, y, strict=True)]
         up = [a + d for a, d in zip(y, noise, strict=True)]
         down = [a - d for a, d in zip(y, noise, strict=True)]
         _, highest = _solve(link, up, q, u, mpf(total), full, mpf(eps))

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core._floats import ratio
+
 _LONG = 2048  # a row at least this long is reduced in two levels
 
 
@@ -146,8 +148,11 @@ class ClassAxis:
         time, from numbers that are now as small as the result, leaves a relative error of one eps:
         it is the rule of Gram and Schmidt's method that twice is enough. The transpose is as good.
         """
-        once = x - self.sum(weights * x) / total
-        return once - self.sum(weights * once) / total
+        if isinstance(total, float):
+            once = x - self.sum(weights * x) / total
+            return once - self.sum(weights * once) / total
+        once = x - ratio(self.sum(weights * x), total)
+        return once - ratio(self.sum(weights * once), total)
 
     def _reduce(self, reduction: Callable, x: Array, neutral: float | None = None) -> Array:
         # Two levels lose less to rounding, and give one long row to several cores. A maximum loses

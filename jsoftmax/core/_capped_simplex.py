@@ -21,7 +21,7 @@ from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._capped_threshold import solve_capped
 from jsoftmax.core._curves import Capped
 from jsoftmax.core._filled import filled
-from jsoftmax.core._floats import least_float
+from jsoftmax.core._floats import least_float, ratio
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._simplex import effective_tangent, relative_to, times_prior
@@ -54,7 +54,7 @@ def _capped_probabilities_jvp(classes, primals, tangents):
     s = times_prior(prior, regularizer.slope(r))
     s = jnp.where(binds | (y == jnp.inf), 0, s)
     weight = classes.sum(s)
-    e = s / jnp.where(weight > 0, weight, 1)
+    e = ratio(s, jnp.where(weight > 0, weight, 1))
     tangent = jnp.zeros_like(p)
     d = effective_tangent(r, d_y, regularizer, d_regularizer, s, d_prior)
     if d is not None:

@@ -39,6 +39,30 @@ def least_float(
     return to_float(least)
 
 
+@jax.custom_jvp
+def ratio(x: Array, y: Array) -> Array:
+    """x/y, whose derivatives form no 1/y², which overflows for a y that underflows almost."""
+    return x / y
+
+
+@ratio.defjvp
+def _ratio_jvp(primals, tangents):
+    (x, y), (d_x, d_y) = primals, tangents
+    value = ratio(x, y)
+    return value, (d_x - value * d_y) * _inverse(y)
+
+
+@jax.custom_jvp
+def _inverse(y):
+    return 1 / y
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    value = _inverse(*primals)
+    return value, -value * (value * tangents[0])
+
+
 def _orders(dtype):
     """Floats as integers of the same order, and back."""
     integers = {4: jnp.int32, 8: jnp.int64}[dtype.itemsize]

@@ -298,13 +298,18 @@ class Elastic(Regularizer):
 
     def link(self, t: Array) -> Array:
         """Return p with log p + λp = t, which is W(λ eᵗ)/λ with Lambert's W."""
-        return jnp.exp(self.log_link(t, t))
+        w, strength = self._grown(t)
+        return jnp.where(w > 1, w / strength, jnp.exp(t - w))
 
     def log_link(self, t: Array, near: Array) -> Array:
-        # With w = λp: w + log w = t + log λ, and log p = t − w.
+        w, strength = self._grown(t)
+        return jnp.where(w > 1, jnp.log(jnp.maximum(w, 1)) - jnp.log(strength), t - w)
+
+    def _grown(self, t):
+        """w = λp, with w + log w = t + log λ and log p = t − w, which cancels where w is large."""
         some = jnp.asarray(self.strength, t.dtype) > 0
-        shift = jnp.log(jnp.where(some, self.strength, 1).astype(t.dtype))
-        return t - jnp.where(some, wright_omega(t + shift), 0)
+        strength = jnp.where(some, self.strength, 1).astype(t.dtype)
+        return jnp.where(some, wright_omega(t + jnp.log(strength)), 0), strength
 
     def log_marginal(self, log_p: Array) -> Array:
         return log_p + self.strength * jnp.exp(log_p)

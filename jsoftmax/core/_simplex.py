@@ -25,6 +25,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._floats import ratio
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense, difference
 from jsoftmax.core._threshold import solve
@@ -226,25 +227,35 @@ def is_zero(temperature: Array) -> Array:
     return temperature < jnp.finfo(temperature.dtype).tiny
 
 
-@jax.custom_jvp
 def quotient(x: Array, temperature: Array) -> Array:
     """x/T for finite x and T ≥ 0, kept finite; 0 at T = 0, where its callers put the limit."""
+    return _over_power(x, temperature, 1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _over_power(x: Array, temperature: Array, power: int) -> Array:
+    """x/Tⁿ, kept finite; 0 at T = 0.
+
+    Of classes without mass x/Tⁿ overflows where its product with p is 0, so from T² on it is
+    clipped by so much more that sums over classes stay finite.
+    """
     dtype = jnp.finfo(x.dtype)
     none, most = is_zero(temperature), float(dtype.max) * (1 - 4 * float(dtype.eps))
-    # Clipped first, since nothing is to overflow on the way.
-    bound = most * jnp.minimum(temperature, 1)
-    return jnp.where(none, 0, jnp.clip(x, -bound, bound) / jnp.where(none, 1, temperature))
+    divisor = jnp.where(none, 1, temperature)
+    for n in range(1, power + 1):
+        # Clipped first, since nothing is to overflow on the way.
+        bound = (most if n == 1 else most / 2**24) * jnp.minimum(temperature, 1)
+        x = jnp.where(none, 0, jnp.clip(x, -bound, bound) / divisor)
+    return x
 
 
-@quotient.defjvp
-def _quotient_jvp(primals, tangents):
-    # ẋ/T − (x/T)/T Ṫ. Of classes without mass x/T² overflows where its product with p is 0, so it
-    # is clipped, and by so much more that sums over classes stay finite.
+@_over_power.defjvp
+def _over_power_jvp(power, primals, tangents):
     (x, temperature), (d_x, d_temperature) = primals, tangents
-    value = quotient(x, temperature)
-    most = float(jnp.finfo(x.dtype).max) / 2**24
-    bend = jnp.clip(quotient(value, temperature), -most, most)
-    return value, quotient(jnp.ones_like(temperature), temperature) * d_x - bend * d_temperature
+    value = _over_power(x, temperature, power)
+    along_x = _over_power(jnp.ones_like(temperature), temperature, power)
+    bend = power * _over_power(x, temperature, power + 1)
+    return value, along_x * d_x - bend * d_temperature
 
 
 def effective_tangent(
@@ -297,7 +308,7 @@ def _deviation(s: Array, d: Array, regularizer: Regularizer, classes: ClassAxis)
     total = classes.sum(s)
     total = jnp.where(total > 0, total, 1)
     if regularizer.has_equal_slopes:  # equal weights: none outweighs the others
-        return d - classes.sum(s * d) / total
+        return d - ratio(classes.sum(s * d), total)
     return classes.deviation(s, d, total)
 
 

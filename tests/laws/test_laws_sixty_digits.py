@@ -1,8 +1,9 @@
 """Every search against sixty digits, at gaps of 1 to 1e5 and temperatures of 1 to 1e-3.
 
 A search may stop where no float is nearer. So every entry has to lie between two exact answers:
-with every score lowered by c ε of its distance from the score from which the library measures, and
-every mass by c ε (and as much for every 8 of its exponent), and with both raised. That is what
+with every score lowered by c ε of its distance from the score from which the library measures, or
+from the threshold, and every mass by c ε (and as much for every 8 of its exponent), and with both
+raised. That is what
 rounding does to the input of any search; what a search leaves comes on top and shows. No entry is
 too small to count, if it is a normal number.
 
