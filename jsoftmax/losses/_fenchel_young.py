@@ -290,6 +290,8 @@ def attained(
     behind = jnp.where(empty, bottom, 0) - above_threshold(p, z, prior, regularizer, classes)
     terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(behind, 0), 0), 0)
     lost = beyond_reach(z, y, classes) | ((z == -jnp.inf) & (y > 0))
+    if regularizer.bound < jnp.inf:  # no p exceeds it, so a target that does is never reached
+        lost = lost | (u > regularizer.bound * (1 + 4 * float(jnp.finfo(z.dtype).eps)))
     terms = jnp.where(lost, jnp.inf, terms)
     loss = classes.sum(terms)
     return jnp.where((classes.max(z) == -jnp.inf) & (loss == loss), 0, loss)  # no NaN is lost

@@ -376,3 +376,15 @@ def test_split_classes_change_nothing(case, axes):
         )
     )
     near(jax.jit(jax.grad(total))(*here), jax.jit(whole)(Z))
+
+
+@pytest.mark.parametrize(
+    "regularizer", [js.FermiDirac(), js.Laplace()], ids=["FermiDirac", "Laplace"]
+)
+def test_a_target_above_the_prior_of_a_bounded_link_is_never_reached(regularizer):
+    z, y = np.array([1.0, 0, 0]), np.array([1.0, 0, 0])
+    loss = functools.partial(js.fenchel_young_loss, z, y, regularizer)
+    slope = jax.grad(lambda z, q: js.fenchel_young_loss(z, y, regularizer, prior=q), (0, 1))
+    short, enough = np.array([0.6, 1, 1]), np.ones(3)
+    assert loss(prior=short) == np.inf and np.isfinite(loss(prior=enough))
+    assert all(np.isfinite(d).all() for d in slope(z, short))
