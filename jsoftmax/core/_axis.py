@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._floats import ratio
+from jsoftmax.core._floats import inverse
 
 _LONG = 2048  # a row at least this long is reduced in two levels
 
@@ -151,8 +151,9 @@ class ClassAxis:
         if isinstance(total, float):
             once = x - self.sum(weights * x) / total
             return once - self.sum(weights * once) / total
-        once = x - ratio(self.sum(weights * x), total)
-        return once - ratio(self.sum(weights * once), total)
+        share = inverse(total)  # a factor keeps its own derivative when it is transposed
+        once = x - self.sum(weights * x) * share
+        return once - self.sum(weights * once) * share
 
     def _reduce(self, reduction: Callable, x: Array, neutral: float | None = None) -> Array:
         # Two levels lose less to rounding, and give one long row to several cores. A maximum loses

@@ -91,6 +91,7 @@ def threshold_of(
     return jnp.where(some, chosen - of_chosen, lowest_capped)
 
 
+@partial(jax.jit, static_argnums=(3,), inline=True)
 def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array:
     """The largest score t such that the caps of the scores ≥ t leave room for the total.
 

@@ -41,7 +41,7 @@ def least_float(
 
 @jax.custom_jvp
 def ratio(x: Array, y: Array) -> Array:
-    """x/y, whose derivatives form no 1/y², which overflows for a y that underflows almost."""
+    """x/y, whose derivatives form no 1/y² either."""
     return x / y
 
 
@@ -49,17 +49,18 @@ def ratio(x: Array, y: Array) -> Array:
 def _ratio_jvp(primals, tangents):
     (x, y), (d_x, d_y) = primals, tangents
     value = ratio(x, y)
-    return value, (d_x - value * d_y) * _inverse(y)
+    return value, (d_x - value * d_y) * inverse(y)
 
 
 @jax.custom_jvp
-def _inverse(y):
+def inverse(y: Array) -> Array:
+    """1/y, whose derivative forms no 1/y², which overflows for a small y."""
     return 1 / y
 
 
-@_inverse.defjvp
+@inverse.defjvp
 def _inverse_jvp(primals, tangents):
-    value = _inverse(*primals)
+    value = inverse(*primals)
     return value, -value * (value * tangents[0])
 
 

@@ -398,7 +398,7 @@ class Laplace(Regularizer):
         """Return m log 2m − m for m = min(p, 1−p), +∞ beyond 1."""
         m = jnp.clip(jnp.minimum(p, 1 - p), 0, None)
         inside = jnp.where(m > 0, m * jnp.log(2 * _positive(m)), 0) - m
-        return jnp.where(p <= 1, inside, jnp.where(p == p, jnp.inf, p))
+        return jnp.where((p <= 1) | (p != p), inside, jnp.inf)
 
     def marginal(self, p: Array) -> Array:
         """Return log 2p, or −log 2(1−p) above ½."""

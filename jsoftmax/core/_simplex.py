@@ -25,7 +25,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._floats import ratio
+from jsoftmax.core._floats import inverse
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense, difference
 from jsoftmax.core._threshold import solve
@@ -308,7 +308,7 @@ def _deviation(s: Array, d: Array, regularizer: Regularizer, classes: ClassAxis)
     total = classes.sum(s)
     total = jnp.where(total > 0, total, 1)
     if regularizer.has_equal_slopes:  # equal weights: none outweighs the others
-        return d - ratio(classes.sum(s * d), total)
+        return d - classes.sum(s * d) * inverse(total)
     return classes.deviation(s, d, total)
 
 

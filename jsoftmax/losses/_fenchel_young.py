@@ -261,6 +261,9 @@ def _perceptron_jvp(classes, primals, tangents):
     return loss, tangent
 
 
+# Compiled once for a shape also when it is called outside of `jit`, where a log p of −∞ off the
+# support is then no result that `jax.debug_infs` looks at; inside it leaves no trace.
+@partial(jax.jit, static_argnums=(4,), inline=True)
 def fenchel_young(
     z: Array, y: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
@@ -333,7 +336,7 @@ def along_regularizer(p, y, z, prior, regularizer, d_regularizer, classes) -> Ar
 
 def marginals(log_r: Array, z: Array, regularizer: Regularizer, classes: ClassAxis) -> Array:
     """z − τ of a link bounded by 1, for a p near 1 from the largest score below ½."""
-    low = (log_r < -0.5) & (z > -jnp.inf)
+    low = (log_r < -0.5) & (log_r > -jnp.inf) & (z > -jnp.inf)
     own = regularizer.log_marginal(jnp.where(low, log_r, -1))
     nearest = classes.max(jnp.where(low, z, -jnp.inf))
     of_nearest = classes.max(jnp.where(low & (z == nearest), own, -jnp.inf))

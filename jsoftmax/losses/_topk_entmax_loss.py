@@ -17,7 +17,7 @@ from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities, thres
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._regularizers import chosen
-from jsoftmax.losses._fenchel_young import along_regularizer, perceptron
+from jsoftmax.losses._fenchel_young import along_regularizer, marginals, perceptron
 from jsoftmax.losses._targets import Targets, check_labels, one_hot
 from jsoftmax.mappings._capped import solve_capped
 
@@ -116,6 +116,8 @@ def _k_hot(function, labels, ask):
     return Targets(y, valid), k
 
 
+# Compiled once for a shape also outside of `jit`, as `fenchel_young` is.
+@partial(jax.jit, static_argnums=(4,), inline=True)
 def k_hot_loss(
     z: Array, y: Array, total: Array, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
@@ -133,7 +135,12 @@ def _attained(p: Array, z: Array, y: Array, regularizer: Regularizer, classes: C
     log_p = regularizer.log_link(jnp.maximum(above, jnp.finfo(z.dtype).min), jnp.zeros_like(z))
     log_p = jnp.where(p >= 1, 0, log_p)
     log_p = jnp.where(z == -jnp.inf, -jnp.inf, jnp.minimum(log_p, 0))
-    terms = regularizer.divergence(y, p, log_p)
+    if regularizer.bound < jnp.inf:
+        small = jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), -jnp.inf)
+        t = marginals(small, z, regularizer, classes)
+        terms = regularizer.bounded_divergence(y, p, log_p, t)
+    else:
+        terms = regularizer.divergence(y, p, log_p)
     one = jnp.ones((1,) * z.ndim, z.dtype)
     bottom, ceiling = regularizer.marginal(0 * one), regularizer.marginal(one)
     empty = (log_p == -jnp.inf) & (y > 0) & (bottom > -jnp.inf)

@@ -1,5 +1,7 @@
 """Derivatives where z/T² overflows, and computations that form no infinity."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,46 @@ def test_values_and_slopes_at_any_temperature_are_numbers(name, dtype):
         np.testing.assert_allclose(*slopes[1:], rtol=1e-5, atol=1e-30)
         if name not in WITH_A_LIMIT:
             assert (slopes[1][np.abs(temperatures) < 1e-8] == 0).all()
+
+
+TIES = np.array([1.0, 3.0, 3.0, -2.0, 0.5])
+TINY = {
+    "float32": [0, 1e-38, 1.2e-38, 1e-30, 1e-19, 1e-13, 1e-6],
+    "float64": [0, 1e-308, 1e-200, 1e-160, 1e-150, 1e-38, 1e-13, 1e-6],
+}
+BENT = {name: f for name, f in AT_A_TEMPERATURE.items() if name not in UNBOUNDED}
+BENT |= {
+    type(r).__name__: functools.partial(js.regularized_argmax, regularizer=r)
+    for r in (js.FermiDirac(), js.Elastic(2.0), js.JensenShannon(), js.Laplace())
+}
+BENT["cross_entropy"] = lambda z, **options: js.cross_entropy(z, 2, **options)
+
+
+@pytest.mark.parametrize("dtype", TINY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("softmax", "entmax") else pytest.mark.slow)
+        for name in BENT
+    ],
+)
+def test_second_derivatives_in_the_temperature_are_numbers(name, dtype):
+    """Forward and reverse; 0 where p is the limit, with ties and without."""
+
+    def at(z, t):
+        return BENT[name](z, temperature=t)
+
+    @jax.jit
+    def second(z, t):
+        forward, reverse = jax.jacfwd(at, 1), jax.jacrev(at, 1)
+        return jax.jacfwd(forward, 1)(z, t), jax.jacfwd(reverse, 1)(z, t), jax.jacfwd(reverse)(z, t)
+
+    for row in (LOGITS, TIES):
+        for t in TINY[dtype]:
+            bends = second(jnp.asarray(row, dtype), jnp.asarray(t, dtype))
+            assert not any(np.isnan(np.asarray(x)).any() for x in bends), (row, t)
+            if name not in WITH_A_LIMIT and (row is TIES or t < 1e-6):
+                assert (np.asarray(bends[0]) == 0).all(), (row, t)
 
 
 def test_a_slope_at_a_small_temperature_is_right_to_rounding():
