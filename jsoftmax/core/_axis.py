@@ -78,7 +78,7 @@ class ClassAxis:
         """
         is_split = any(part is not None for part in jax.typeof(x).sharding.spec)
         if (axis := self._whole_axis(x)) is None or self.axis_name is not None or is_split:
-            return self.take(x, self.index(x) == number)
+            return self.take(x, self.index(x).astype(number.dtype) == number)
         inside = (number >= 0) & (number < x.shape[axis])
         found = jnp.take_along_axis(x, jnp.where(inside, number, 0), axis=axis, mode="clip")
         return jnp.where(inside, found, 0)

@@ -23,7 +23,9 @@ def label_log_loss(z: Array, labels: Array, classes: ClassAxis) -> Array:
     """−log p of the labels for p ∝ exp z, both kept as a size-1 axis."""
     top = classes.max(z)
     own = classes.at(z, labels)
-    _, log_total, _ = total_apart(z, top, classes.index(z) == labels, own, classes)
+    _, log_total, _ = total_apart(
+        z, top, classes.index(z).astype(labels.dtype) == labels, own, classes
+    )
     is_empty = (top == -jnp.inf) & (log_total == log_total)  # a maximum may have lost a NaN
     return jnp.where(is_empty, 0, behind(jnp.where(is_empty, 0, own), top) + log_total)
 
@@ -42,7 +44,7 @@ def _label_surplus(z, labels, classes):
     """p − y, made of the terms of the sum, so that the compiler keeps one array."""
     top = classes.max(z)
     own = classes.at(z, labels)
-    apart = classes.index(z) == labels
+    apart = classes.index(z).astype(labels.dtype) == labels
     terms, _, total = total_apart(z, top, apart, own, classes)
     rest = jnp.where(own > -jnp.inf, classes.sum(terms) / total, 0)
     return jnp.where(apart, -rest, terms / total)

@@ -92,7 +92,7 @@ def read_targets(
     if ignored is not None:
         counted = differs(labels, ignored)
         valid = valid | ~counted
-    alone = labels if smoothing is None else None
+    alone = wide(labels) if smoothing is None else None
     return Targets(_smoothed(y, smoothing, ask), valid, counted, alone)
 
 
@@ -136,11 +136,15 @@ def check_labels(function: str, known: np.ndarray, ask: Problem, ignore_index: i
 
 def one_hot(labels: Array, ask: Problem) -> tuple[Array, Array]:
     """One-hot rows for labels with a size-1 class axis, and whether each label is a class."""
-    # Compared in int32, labels of a narrow or unsigned dtype cannot wrap.
-    wide = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
-    index = ask.classes.index(ask.z).astype(wide.dtype)
-    valid = (wide >= 0) & (wide < ask.classes.size(ask.z))
-    return (index == wide).astype(ask.z.dtype), valid
+    labels = wide(labels)
+    index = ask.classes.index(ask.z).astype(labels.dtype)
+    valid = (labels >= 0) & (labels < ask.classes.size(ask.z))
+    return (index == labels).astype(ask.z.dtype), valid
+
+
+def wide(labels: Array) -> Array:
+    """Labels in int32 at least, in which those of a narrow or unsigned dtype cannot wrap."""
+    return labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
 
 
 def read_weights(function: str, class_weights: Any, ask: Problem) -> Array | None:
