@@ -59,7 +59,7 @@ class Stripe(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule(RowRule):
-    """What is known while tracing and shapes the computation; its classes are the keys."""
+    """The static description of an attention; the classes of its rows are the keys."""
 
     window: tuple[int | None, int | None]  # keys before, keys after; None: all, or `Fixed` tells
     dropout_rate: float

@@ -32,7 +32,7 @@ _OF_SCORES = ("q", "k", "bias", "scale", "soft_cap")
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def mixture(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, SolvedRow]:
-    """Σ p v of every query, and its solved row, of which only τ has a derivative."""
+    """Σ p v of every query, and its solved row. Of the row only τ has a derivative."""
     return looped(solved, rule, (moving, fixed))
 
 

@@ -14,7 +14,7 @@ from jsoftmax.attention._score_rows import WithSink, ground, rows_of
 from jsoftmax.core._arg_max import hardened, where_hard
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import difference
-from jsoftmax.core._solved_row import SolvedRow, mean_of
+from jsoftmax.core._solved_row import SolvedRow, below_bound, mean_of
 from jsoftmax.core._threshold import solve
 
 
@@ -88,9 +88,7 @@ def _by_threshold(rule, moving, fixed):
         if sink is not None:
             p = curve.masses(sink, anchor, place)
             total = total + where_hard(hard, p, regularizer.slope(p))
-        level = curve.log_masses(anchor, anchor, place)
-        if regularizer.bound < jnp.inf:  # at 0, where the marginal has no bound, τ would be lost
-            level = jnp.minimum(level, -float(jnp.finfo(level.dtype).tiny))
+        level = below_bound(curve.log_masses(anchor, anchor, place), regularizer)
         level = jnp.where(anchor == -jnp.inf, 0, level)
         return anchor, level, mixed, total, mean_of(mean, total)
 

@@ -15,7 +15,7 @@ from jax import Array
 from jsoftmax.core._axis import ClassAxis
 
 Pair = tuple[Array, Array]  # the largest score of a row, and the next below it
-Hard = bool | Array  # where the map is arg max: in all rows, in none, or in which
+Hard = bool | Array  # in which rows the map is arg max; True: in all, False: in none
 
 
 def highest(z: Array) -> Pair:
@@ -50,7 +50,7 @@ def only_highest(z: Array, floor: Array) -> Array:
 
 
 def hardened(hard: Hard, z: Array, floor: Array) -> Array:
-    """Scores of which only the largest are left, at 0, where the map is arg max."""
+    """The scores; where the map is arg max, 0 for the largest and −∞ for the others."""
     return z if hard is False else where_hard(hard, only_highest(z, floor), z)
 
 

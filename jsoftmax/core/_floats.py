@@ -41,7 +41,7 @@ def least_float(
 
 @jax.custom_jvp
 def ratio(x: Array, y: Array) -> Array:
-    """x/y, whose derivatives form no 1/y² either."""
+    """x/y, with derivatives that never divide by y²."""
     return x / y
 
 
@@ -54,7 +54,7 @@ def _ratio_jvp(primals, tangents):
 
 @jax.custom_jvp
 def inverse(y: Array) -> Array:
-    """1/y, whose derivative forms no 1/y², which overflows for a small y."""
+    """1/y, with derivatives that never divide by y²: that overflows where y is small."""
     return 1 / y
 
 

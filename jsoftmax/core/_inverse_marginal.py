@@ -29,9 +29,10 @@ class Step(NamedTuple):
 
 
 def stepped(regularizer: Regularizer, x: Array, t: Array, bottom: Array) -> Step:
-    """Return Newton's step in a coordinate in which ω′ is almost straight, for ω′(0) = `bottom`.
+    """Return a step of Newton's method. `bottom` is ω′(0).
 
-    Where ω′ ends at p = 0 that is log(ω′ − ω′(0)). Elsewhere ω′ is taken for a power of p of the
+    It is taken in a coordinate in which ω′ is almost straight. Where ω′ ends at p = 0 that is
+    log(ω′ − ω′(0)). Elsewhere ω′ is taken for a power of p of the
     slope d = ∂ω′/∂x = p/s and its bend: with d ∝ p^a, where a = 1 − p s′/s, the root of
     ω′ + d (e^{a h} − 1)/a = t is
 

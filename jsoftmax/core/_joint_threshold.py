@@ -1,10 +1,11 @@
-"""τ and every log p of rows in memory at once, for regularizers whose link is not known.
+"""The threshold and every log p together, for regularizers that give no link.
 
 A search for τ that inverts ω′ anew at every step does so to rounding long before τ is known. Here
-each class keeps x = log p, and a step of the search is one of the inversion too: for the marginals
-t = z − τ of now, x goes one step towards ω′(eˣ) = t, and τ one of Newton's towards Σ eˣ = 1. Both
-together converge quadratically, with one evaluation of ω′ and of the slope a step. Rows that this
-does not settle are solved with an inversion to rounding at every step, and a bracket.
+each class of a row in memory keeps x = log p, and a step of the search is one of the inversion too:
+for the marginals t = z − τ of now, x goes one step towards ω′(eˣ) = t, and τ one of Newton's
+towards Σ eˣ = 1. Both together converge quadratically, with one evaluation of ω′ and of the slope a
+step. Rows that this does not settle are solved with an inversion to rounding at every step, and a
+bracket.
 
 Scores are touched by `max` and `sum` alone, and x lies where they lie: split classes stay split.
 """
@@ -58,7 +59,7 @@ def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
     v = difference(scores.values, anchor)
     v = jnp.where(v > -jnp.inf, jnp.maximum(v, -huge), v)
     bottom = regularizer.marginal(filled(anchor, 0))
-    # e^λ of the largest score is at least what equal scores have, at most what it has alone.
+    # The mass of the largest score lies between that of equal scores and all of it.
     alone = scores.level_of(anchor)
     alone = filled(anchor, 0) if alone is None else alone
     count = scores.sum(lambda z: jnp.where(z == z, (z > -jnp.inf).astype(z.dtype), z))
@@ -153,7 +154,7 @@ def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
     )
     t = (v + shift) + rest
     log_p = jnp.where(count == count, jnp.where(t > bottom, x, -jnp.inf), count)
-    # The place is a log-mass: what that of the largest score lacks of the shift is its rest.
+    # The place is a log-mass: of the largest score, and what is left of the shift.
     level = jnp.where(count == 0, 0, scores.max(lambda _: log_p))
     rest = ((shift - regularizer.log_marginal(level)) + rest) * regularizer.relative_slope(level)
     return anchor, LevelPlace(level, jnp.where(jnp.isfinite(rest), rest, 0), log_p)

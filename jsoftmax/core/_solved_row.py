@@ -90,6 +90,13 @@ class Masses:
         return times_prior(self.prior, self.regularizer.slope(relative_to(self.prior, p)))
 
 
+def below_bound(level: Array, regularizer: Regularizer) -> Array:
+    """The log-mass of an anchor, below 0 where ω′ is infinite at p = 1: τ would be lost there."""
+    if regularizer.bound == jnp.inf:
+        return level
+    return jnp.minimum(level, -float(jnp.finfo(level.dtype).tiny))
+
+
 def mean_of(moved: Array, total: Array) -> Array:
     """Σ s x/Σ s from both sums; 0 where there is no weight."""
     return moved / jnp.where(total > 0, total, 1)

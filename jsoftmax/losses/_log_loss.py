@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,7 @@ def label_log_loss(z: Array, labels: Array, classes: ClassAxis) -> Array:
     """−log p of the labels for p ∝ exp z, both kept as a size-1 axis."""
     top = classes.max(z)
     own = classes.at(z, labels)
-    _, log_total, _ = total_apart(
-        z, top, classes.index(z).astype(labels.dtype) == labels, own, classes
-    )
+    log_total = sums_apart(z, top, _is_label(z, labels, classes), own, classes).log_total
     is_empty = (top == -jnp.inf) & (log_total == log_total)  # a maximum may have lost a NaN
     return jnp.where(is_empty, 0, behind(jnp.where(is_empty, 0, own), top) + log_total)
 
@@ -42,12 +41,9 @@ def _label_log_loss_jvp(classes, primals, tangents):
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _label_surplus(z, labels, classes):
     """p − y, made of the terms of the sum, so that the compiler keeps one array."""
-    top = classes.max(z)
-    own = classes.at(z, labels)
-    apart = classes.index(z).astype(labels.dtype) == labels
-    terms, _, total = total_apart(z, top, apart, own, classes)
-    rest = jnp.where(own > -jnp.inf, classes.sum(terms) / total, 0)
-    return jnp.where(apart, -rest, terms / total)
+    apart = _is_label(z, labels, classes)
+    sums = sums_apart(z, classes.max(z), apart, classes.at(z, labels), classes)
+    return jnp.where(apart, -sums.rest, sums.terms / sums.total)
 
 
 @_label_surplus.defjvp
@@ -58,10 +54,21 @@ def _label_surplus_jvp(classes, primals, tangents):
     return _label_surplus(z, labels, classes), moved
 
 
-def total_apart(
-    z: Array, top: Array, apart: Array, own: Array, classes: ClassAxis
-) -> tuple[Array, Array, Array]:
-    """The terms exp(z − max z), 0 for a class kept apart; log Σ of all terms; and Σ.
+def _is_label(z, labels, classes):
+    return classes.index(z).astype(labels.dtype) == labels
+
+
+class SumsApart(NamedTuple):
+    """Sums of a row of which one class is kept apart."""
+
+    terms: Array  # exp(z − max z) of every class, but 0 of the one apart
+    total: Array  # Σ of all terms, that of the one apart included,
+    log_total: Array  # and its logarithm
+    rest: Array  # the mass of all other classes; 0 where the one apart is out of reach
+
+
+def sums_apart(z: Array, top: Array, apart: Array, own: Array, classes: ClassAxis) -> SumsApart:
+    """The sums of rows of which the class at `apart`, of score `own`, is kept apart.
 
     Nothing cancels in log1p(Σ' + (own term − 1)) where the class apart has the largest score: there
     the bracket is 0. Elsewhere Σ' holds a 1.
@@ -71,7 +78,9 @@ def total_apart(
     ahead = jnp.where(top == -jnp.inf, 0, jnp.minimum(-behind(own, top), 0))
     less = jnp.expm1(ahead)
     others = classes.sum(terms)
-    return terms, jnp.log1p(others + less), others + (1 + less)
+    total = others + (1 + less)
+    rest = jnp.where(own > -jnp.inf, others / total, 0)
+    return SumsApart(terms, total, jnp.log1p(others + less), rest)
 
 
 def behind(z: Array, top: Array) -> Array:

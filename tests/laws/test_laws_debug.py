@@ -14,6 +14,10 @@ import jsoftmax as js
 from tests.eager_calls import CALLS, ORDER, WARMTH, Call, P, Y, Z
 
 
+def _tempered(function, z, t):
+    return function(z, temperature=t)
+
+
 def _more():
     """At a temperature, with a traced α, and with every regularizer."""
 
@@ -29,9 +33,7 @@ def _more():
         yield Call(f"{name}, T, traced", function, (Z, WARMTH, ORDER))
     yield Call("topk_sigmoid, T", lambda z, t: js.topk_sigmoid(z, 2, temperature=t), (Z, WARMTH))
     for name in ("entmax", "sparsemax", "normmax", "smoothmax", "logsumexp", "log_softmax"):
-        function = getattr(js, name)
-        at = lambda z, t, function=function: function(z, temperature=t)  # noqa: E731
-        yield Call(f"{name}, T", at, (Z, WARMTH))
+        yield Call(f"{name}, T", functools.partial(_tempered, getattr(js, name)), (Z, WARMTH))
     for y in (Y, P):
         yield Call(
             "entmax_loss, traced", lambda z, y, a: js.entmax_loss(z, y, alpha=a), (Z, y, ORDER)

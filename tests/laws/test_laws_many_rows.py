@@ -7,6 +7,7 @@ budgets are arrays, so that few programs are compiled.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -277,7 +278,7 @@ def check_loss(name, dtype, sizes, spreads):
         p, entropy = oracles.normmax(rows.z, alpha), of_norm(alpha)
     else:
         p = oracles.capped(rows.z, order, 1.0, 1.0 if name == "topk_entmax_loss" else np.inf)
-        entropy = lambda p: oracles.entropy(p, order)  # noqa: E731
+        entropy = functools.partial(oracles.entropy, alpha=order)
     right = conjugate_gap(p, y, z, entropy)
     if name.startswith("cross_entropy"):
         right = right + entropy(y)

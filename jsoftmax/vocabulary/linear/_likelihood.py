@@ -5,7 +5,7 @@ With m = max z and ℓ = log Σ e^(z−m) over all classes,
     log p = z − m − ℓ,    Σ w y (−log p) = Σ w y (m − z) + ℓ Σ w y,    H(p) = Σ p (m − z) + ℓ,
 
 where nothing cancels if ℓ is log1p of the sum without the classes of score m, and one less than
-their number. A loss with labels needs no count: it keeps the label apart (`total_apart`).
+their number. A loss with labels needs no count: it keeps the label apart (`sums_apart`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jax import Array
 
 from jsoftmax.core._scores import difference
 from jsoftmax.core._solved_row import SolvedRow
-from jsoftmax.losses._log_loss import behind, total_apart
+from jsoftmax.losses._log_loss import behind, sums_apart
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rule
 from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._token_targets import each_target, label, spread
@@ -35,9 +35,8 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
         rest = others / total
     else:
         assert fixed.ids is not None
-        own = classes.at(z, fixed.ids)
-        terms, log_total, total = total_apart(z, top, apart, own, classes)
-        rest = jnp.where(own > -jnp.inf, classes.sum(terms) / total, 0)
+        sums = sums_apart(z, top, apart, classes.at(z, fixed.ids), classes)
+        log_total, total, rest = sums.log_total, sums.total, sums.rest
     is_empty = (top == -jnp.inf) & (total == total)  # a maximum may have lost a NaN
     loss = jnp.where(is_empty, 0, gap + weight * log_total)
     tau = top + log_total

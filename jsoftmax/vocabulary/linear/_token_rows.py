@@ -9,7 +9,7 @@ from jsoftmax.core._arg_max import floor_of, hardened, highest, of_whole_rows, w
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Changes
 from jsoftmax.core._simplex import along_parameters, height, relative_to, times_prior
-from jsoftmax.core._solved_row import Masses, SolvedRow
+from jsoftmax.core._solved_row import Masses, SolvedRow, below_bound
 from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
 from jsoftmax.losses._log_loss import surplus
 from jsoftmax.vocabulary.linear._likelihood import log_losses
@@ -114,9 +114,7 @@ def _relative(log_p, prior):
 def _anchored(classes, regularizer, z, p, log_p):
     """The score from which the curve measures others, and its log-mass."""
     at_edge = regularizer.anchors_at_edge()
-    anchor, level = classes.max(z), classes.max(log_p)
-    if regularizer.bound < jnp.inf:  # at 0, where the marginal has no bound, τ would be lost
-        level = jnp.minimum(level, -float(jnp.finfo(level.dtype).tiny))
+    anchor, level = classes.max(z), below_bound(classes.max(log_p), regularizer)
     if at_edge is not False:
         edge = -classes.max(jnp.where(p > 0, -z, -jnp.inf))
         edge_level = classes.max(jnp.where(z == edge, log_p, -jnp.inf))
