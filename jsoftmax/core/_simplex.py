@@ -66,7 +66,7 @@ def log_probabilities(
         # into sums, a choice an entry is not.)
         finite = jnp.asarray(jnp.finfo(z.dtype).max, z.dtype)
         further = jnp.where(classes.max(z) == jnp.inf, finite, 1)
-        return v * further - jnp.log(jnp.where(total == 0, 1, total))
+        return v * further - jnp.log(total)
     return with_log_prior(_solved(z, prior, regularizer, classes, True), prior)
 
 
@@ -337,9 +337,10 @@ def _movable(z: Array, classes: ClassAxis) -> Array:
 
 
 def _softmax(z: Array, classes: ClassAxis) -> tuple[Array, Array, Array]:
-    """p, Σ eᵛ and v = z − max z."""
+    """p, Σ eᵛ > 0 and v = z − max z."""
     v = difference(z, classes.max(z))
     weights = jnp.exp(v)
     total = classes.sum(weights)
-    # Not `jnp.maximum`, by which XLA may lose a NaN.
-    return weights / jnp.where(total == 0, 1, total), total, v
+    # Of an empty row it is not 0; a sum, which is at least 1, stays as it is, and NaN stays NaN.
+    total = total + float(jnp.finfo(z.dtype).tiny)
+    return weights / total, total, v
