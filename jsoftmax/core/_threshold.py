@@ -126,7 +126,6 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
     place = curve.start(anchor) if place is None else place
     slope = filled(anchor, 1) * curve.slope if slope is None else slope
     near = eps ** (1 / curve.order)
-    solvable = anchor > -jnp.inf
 
     def unfinished(state):
         count, *_, active = state
@@ -139,9 +138,9 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         size = jnp.abs(gap)
         # The ends of the bracket are given by their distances from here.
         left, right = jnp.where(gap < 0, 0, left), jnp.where(gap > 0, 0, right)
-        close = (size <= precision) | ((size <= near) & (size * jnp.abs(last) <= eps))
-        known = mass == mass
-        active = moving & solvable & known & ~close & (right - left > eps * eps)
+        # Never where the gap is NaN.
+        far = (size > precision) & ((size > near) | (size * jnp.abs(last) > eps))
+        active = moving & far & (right - left > eps * eps)
         change = (gap - last) / jnp.where(step == 0, 1, step)
         # A difference of gaps that is all rounding tells nothing of the slope, but that the step
         # was too short.
@@ -156,12 +155,12 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         outside = (ahead <= left) | (ahead >= right) | (count % 8 == 7)
         halve = outside & active & jnp.isfinite(left) & jnp.isfinite(right)
         ahead = jnp.where(halve, (left + right) / 2, jnp.clip(ahead, left, right))
-        ahead = jnp.where(moving & solvable & jnp.isfinite(ahead), ahead, 0)
         # XLA's maxima may miss a NaN of the row, sums do not: let the place have it.
-        place = curve.move(place, jnp.where(known, ahead, mass))
+        ahead = jnp.where(moving & jnp.isfinite(ahead), ahead, jnp.where(gap == gap, 0, gap))
+        place = curve.move(place, ahead)
         return count + 1, place, ahead, gap, slope, left - ahead, right - ahead, active
 
     infinity = filled(anchor, jnp.inf)
     state = (0, place, filled(anchor, 0), filled(anchor, 1 / eps), slope, -infinity, infinity)
-    _, place, _, _, slope, *_ = jax.lax.while_loop(unfinished, advance, (*state, anchor == anchor))
+    _, place, _, _, slope, *_ = jax.lax.while_loop(unfinished, advance, (*state, anchor > -jnp.inf))
     return place, slope
