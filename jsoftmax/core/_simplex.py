@@ -25,7 +25,6 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._floats import inverse
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense, difference
 from jsoftmax.core._threshold import solve
@@ -52,7 +51,7 @@ def _probabilities_jvp(classes, primals, tangents):
     r = relative_to(prior, p)
     s = times_prior(prior, regularizer.slope(r)) * _movable(z, classes)
     d = effective_tangent(r, d_z, regularizer, d_regularizer, s, d_prior)
-    return p, jnp.zeros_like(p) if d is None else s * _deviation(s, d, regularizer, classes)
+    return p, jnp.zeros_like(p) if d is None else s * _deviation(s, d, regularizer, classes, prior)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -90,7 +89,7 @@ def _log_probabilities_jvp(classes, primals, tangents):
         return log_p, own - classes.sum(movable * p * d)
     log_r = log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
     relative = movable * regularizer.relative_slope(jnp.where(p > 0, log_r, 0))
-    tangent = relative * _deviation(s, d, regularizer, classes)
+    tangent = relative * _deviation(s, d, regularizer, classes, prior)
     return log_p, jnp.where((log_p == -jnp.inf) | (movable == 0), 0, tangent)
 
 
@@ -301,14 +300,17 @@ def _is_still(tangent: Any) -> bool:
     return tangent is None or isinstance(tangent, SymbolicZero)
 
 
-def _deviation(s: Array, d: Array, regularizer: Regularizer, classes: ClassAxis) -> Array:
+def _deviation(
+    s: Array, d: Array, regularizer: Regularizer, classes: ClassAxis, prior: Array | None
+) -> Array:
     """d − τ̇, with the mean of the escort distribution s/Σs."""
     if regularizer.is_exponential:
         return classes.deviation(s, d)
     total = classes.sum(s)
     total = jnp.where(total > 0, total, 1)
-    if regularizer.has_equal_slopes:  # equal weights: none outweighs the others
-        return d - classes.sum(s * d) * inverse(total)
+    if prior is None and regularizer.has_equal_slopes:
+        # Σ s counts classes: none outweighs the others, and its square does not vanish.
+        return d - classes.sum(s * d) / total
     return classes.deviation(s, d, total)
 
 
