@@ -1,5 +1,6 @@
 """Set up before anything imports JAX: float64, eight host devices, types checked at run time."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,6 +39,17 @@ jaxtyping.install_import_hook("jsoftmax", f"{annotations.__name__}.check")
 # No deadline, because a first call compiles; the same examples each time, so that a failure stays.
 hypothesis.settings.register_profile("jsoftmax", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("jsoftmax")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collections_of_garbage_stay_short():
+    """What earlier files left in JAX's caches is not looked through again.
+
+    After a thousand tests there are gigabytes of it, and `jax.checking_leaks` collects often.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
