@@ -22,6 +22,7 @@ from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import Regularizer, parted
 from jsoftmax.core._regularizers import SHANNON
 from jsoftmax.core._row_rule import RowRule
+from jsoftmax.vocabulary.linear._products import are_many
 
 
 class Moving(NamedTuple):
@@ -69,6 +70,7 @@ class Rule(RowRule):
     block_classes: Any  # and classes that are taken together for many tokens
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
     statistics: bool = False  # the log-partition and the entropy too
+    many_tokens: bool = False  # sums over them are split, so that they stay precise
 
     @property
     def takes_log_prior(self) -> bool:
@@ -171,6 +173,7 @@ def read_rows(
         logits_soft_cap=logits_soft_cap,
         block_tokens=block_tokens,
         block_classes=block_classes,
+        many_tokens=are_many(tokens),
     )
     rows = Rows(moving, Fixed(numbers, None), rule, lead, function)
     mask = checks.mask_like(function, where, rows.scores, "features @ kernel")

@@ -18,8 +18,10 @@ from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
 from jsoftmax.vocabulary.linear._outcomes import outcomes
+from jsoftmax.vocabulary.linear._products import slope_in_kernel
 from jsoftmax.vocabulary.linear._token_blocks import (
     block_count,
+    block_of_blocks,
     even_size,
     fits,
     merged_tokens,
@@ -142,29 +144,48 @@ def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
     if fits(tokens, rule.block_tokens):
         nothing = jax.tree.map(lambda _: None, moving)
         return _block(rule, *trees, total=nothing)
-    parts, rest = split_tokens(trees, rule.block_tokens)
-    # The last token fills up the blocks, and counts once.
-    w = parts[-1].weights
-    count = block_count(tokens, rule.block_tokens)
-    places = jnp.arange(w.size).reshape(-1, count).T[..., None]
-    parts = (*parts[:-1], _Weights(jnp.where(places < tokens, w, 0)))
     per_token = [
         name
         for name in ("temperature", "log_prior")
         if (x := getattr(moving, name)) is not None and not is_one(x.shape[0])
     ]
 
-    def step(total, part):
-        trees = overlaid(part, rest)
+    def step(total, trees):
         losses, gradient = _block(rule, *trees, total=total)
         mine = {name: getattr(gradient, name) for name in ("features", *per_token)}
         return gradient._replace(**dict.fromkeys(mine)), (losses, mine)
 
     shared = moving._replace(**dict.fromkeys(("features", *per_token)))
     none = jax.tree.map(lambda x: filled(x, 0), shared)
-    total, (losses, mine) = jax.lax.scan(step, none, parts)
-    losses, mine = jax.tree.map(lambda x: merged_tokens(x, tokens), (losses, mine))
+    total, (losses, mine) = _over_blocks(step, none, rule, trees)
     return losses, total._replace(**mine)
+
+
+def _over_blocks(step: Any, none: Any, rule: Rule, trees: Trees) -> Any:
+    """step(total, trees) for blocks of tokens, from the total `none`; results put side by side.
+
+    Of many tokens parts have totals of their own: few are added one after another.
+    """
+    tokens = trees[0].features.shape[0]
+    size = block = rule.block_tokens
+    if rule.many_tokens:
+        size = block_of_blocks(tokens, block)
+    parts, rest = split_tokens(trees, size)
+    # The last token fills up the blocks, and counts once.
+    w = parts[-1].weights
+    count = block_count(tokens, size)
+    places = jnp.arange(w.size).reshape(-1, count).T[..., None]
+    parts = (*parts[:-1], _Weights(jnp.where(places < tokens, w, 0)))
+
+    def of_part(total, part):
+        trees = overlaid(part, rest)
+        if size == block:
+            return step(total, trees)
+        mine, results = _over_blocks(step, none, rule, trees)
+        return jax.tree.map(jnp.add, total, mine), results
+
+    total, results = jax.lax.scan(of_part, none, parts)
+    return total, jax.tree.map(lambda x: merged_tokens(x, tokens), results)
 
 
 @_formed.defjvp
@@ -216,8 +237,7 @@ def _added(rule, total, features, pulled):
     """total + hᵀ g, in place and class by class: the product alone would be as large as the sum."""
 
     def product(pulled):
-        operands = (features, pulled) if rule.kernel_axis else (pulled, features)
-        return jax.lax.dot_general(*operands, (((0,), (0,)), ((), ())))
+        return slope_in_kernel(features, pulled, rule.kernel_axis, rule.many_tokens)
 
     if total is None:
         return product(pulled)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._named_trees import Changes, along
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._products import product
 
 _OF_SCORES = ("features", "kernel", "bias", "temperature", "log_prior")
 
@@ -19,8 +19,7 @@ def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
 
 def products(moving: Moving, rule: Rule) -> Array:
     """h W."""
-    contracted = (((1,), (1 - rule.kernel_axis,)), ((), ()))
-    return jax.lax.dot_general(moving.features, moving.kernel, contracted)
+    return product(moving.features, moving.kernel, rule.kernel_axis, rule.many_tokens)
 
 
 def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:

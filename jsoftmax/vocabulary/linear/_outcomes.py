@@ -40,7 +40,10 @@ from jsoftmax.vocabulary.linear._token_targets import label
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def outcomes(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, SolvedRow]:
     """The losses of all tokens, and their solved rows, which are to be taken as fixed."""
-    results = by_tokens(lambda trees: solved(rule, *trees), rule.block_tokens, (moving, fixed))
+    # Split as in `_over_classes`, for one copy of the features in blocks instead of two.
+    results = by_tokens(
+        lambda trees: solved(rule, *trees), rule.block_tokens, (moving, fixed), rule.many_tokens
+    )
     tokens = moving.features.shape[0]
     chex.assert_shape(jax.tree.leaves(results), (tokens, 1))  # numbers of a row, and no row
     return results
@@ -125,7 +128,7 @@ def _over_classes(rule: Rule, sums: Any, trees: tuple) -> Any:
     block = groups(rule, trees[1].numbers.shape[-1])
     if not fits(trees[0].features.shape[0], block):
         of_group = jax.checkpoint(of_group, prevent_cse=False)
-    return by_tokens(of_group, block, trees)
+    return by_tokens(of_group, block, trees, rule.many_tokens)
 
 
 def _row_sum(x: Array) -> Array:

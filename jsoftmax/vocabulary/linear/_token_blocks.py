@@ -26,21 +26,42 @@ _TOKENS = (
     "shares", "room", "hard", "floor", "tau", "anchor", "level", "rest", "weight", "loss",
     "log_partition", "entropy", "valid", "counted", "tempered", "weights",
 )  # fmt: skip
+_TOGETHER = 16  # blocks that are added one after another
 _CLASSES = ("bias", "log_prior", "prior", "mask", "present", "numbers", "class_weights")
 
 
-def by_tokens(function: Callable[[Trees], Any], block: Any, trees: Trees) -> Any:
+def by_tokens(
+    function: Callable[[Trees], Any], block: Any, trees: Trees, many: bool = False
+) -> Any:
     """function(trees) for blocks of tokens, one after another; results are put side by side.
 
     Of n blocks each has every n-th token: tokens that the compiler has split over devices need not
-    be moved.
+    be moved. Transposed, what blocks share is a sum over them; of `many` tokens a precise one.
     """
     tokens = trees[0].features.shape[0]
     if fits(tokens, block):
         return function(trees)
-    parts, rest = split_tokens(trees, block)
-    results = jax.lax.map(lambda part: function(overlaid(part, rest)), parts)
+    size = block_of_blocks(tokens, block) if many else block
+    parts, rest = split_tokens(trees, size)
+
+    def of_part(part):
+        return by_tokens(function, block, overlaid(part, rest), many)
+
+    if size != block:
+        # What parts are split into is not kept for the transpose.
+        of_part = jax.checkpoint(of_part, prevent_cse=False)
+    results = jax.lax.map(of_part, parts)
     return jax.tree.map(lambda x: merged_tokens(x, tokens), results)
+
+
+def block_of_blocks(tokens: int, block: int) -> int:
+    """A number of tokens such that few parts of so many are added one after another.
+
+    It is `block` if there are few blocks. Otherwise a part is to be split again.
+    """
+    if block_count(tokens, block) <= _TOGETHER:
+        return block
+    return -(-tokens // _TOGETHER)
 
 
 def fits(tokens: Any, block: Any) -> bool:
