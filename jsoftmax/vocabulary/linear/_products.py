@@ -97,6 +97,8 @@ def _stretches(x):
 
 def _is_split(features, many):
     tokens, width = features.shape
+    if jax.typeof(features).sharding.spec[0] is not None:
+        return False  # tokens that are split over devices are not to be moved
     return many and isinstance(width, int) and width <= _WIDEST and tokens >= 2 * _STRETCH
 
 
