@@ -24,7 +24,13 @@ from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float, ratio
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense
-from jsoftmax.core._simplex import effective_tangent, relative_to, slopes, times_prior
+from jsoftmax.core._simplex import (
+    effective_tangent,
+    marginal_tangent,
+    relative_to,
+    slopes,
+    times_prior,
+)
 
 
 def capped_probabilities(
@@ -65,29 +71,29 @@ def _capped_masses_jvp(classes, primals, tangents):
     still = binds | (y == jnp.inf)
     r = relative_to(prior, p)
     s, weights = slopes(r, t, prior, regularizer, classes, still)
-    weights = s if weights is None else weights
     weight = classes.sum(weights)
     e = ratio(weights, jnp.where(weight > 0, weight, 1))
-    tangent, moved = jnp.zeros_like(p), jnp.zeros_like(p)
+    tangent = jnp.zeros_like(p)
+    away, gained = tangent, jnp.zeros_like(weight)  # gained by the classes that no cap holds
     d = effective_tangent(r, d_y, regularizer, d_regularizer, s, d_prior)
     if d is not None:
         away = classes.deviation(e, jnp.where(weights > 0, d, 0))
-        beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
-        tangent, moved = s * away, away if beside is None else away - beside
-    gained = None  # by the classes that no cap holds
+        tangent = tangent + s * away
     if not isinstance(d_total, SymbolicZero):
         gained = d_total
         tangent = tangent + e * d_total
     if not isinstance(d_upper, SymbolicZero):
         held = jnp.where(binds & (upper > 0), d_upper, 0)
         lost = classes.sum(held)
-        gained = -lost if gained is None else gained - lost
+        gained = gained - lost
         tangent = tangent + held - e * lost
     if t is None:
         return (p, t), (tangent, None)
-    if gained is not None:  # τ̇ is less by as much as it takes to place it
-        moved = moved + ratio(gained, classes.sum(jnp.where(still, 0, s)))
-    return (p, t), (tangent, jnp.where(still, 0, moved))
+    # τ̇ is less by as much as it takes to place what is gained.
+    steepness = classes.sum(s)
+    away = away + ratio(gained, jnp.where(steepness > 0, steepness, 1))
+    beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
+    return (p, t), (tangent, marginal_tangent(t, away, beside, ~still))
 
 
 def _binds(p, t, prior, regularizer, upper):

@@ -67,9 +67,9 @@ def _solved_masses_jvp(classes, primals, tangents):
     d = effective_tangent(r, d_z, regularizer, d_regularizer, s, d_prior)
     if d is None:
         return (p, t), jax.tree.map(jnp.zeros_like, (p, t))
-    away = _deviation(s if weights is None else weights, d, regularizer, classes)
+    away = _deviation(weights, d, regularizer, classes)
     beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
-    return (p, t), (s * away, marginal_tangent(t, away, beside, movable))
+    return (p, t), (s * away, marginal_tangent(t, away, beside, movable > 0))
 
 
 def log_probabilities(
@@ -119,10 +119,10 @@ def _solved_logarithms_jvp(classes, primals, tangents):
         relative = regularizer.relative_slope(jnp.where(p > 0, log_r, 0))
     else:
         relative = jnp.exp(regularizer.log_slope(t) - regularizer.log_link(t, t))
-    away = _deviation(s if weights is None else weights, d, regularizer, classes)
+    away = _deviation(weights, d, regularizer, classes)
     tangent = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, movable * relative * away)
     beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
-    return (log_p, t), (tangent, marginal_tangent(t, away, beside, movable))
+    return (log_p, t), (tangent, marginal_tangent(t, away, beside, movable > 0))
 
 
 def slopes(
@@ -132,14 +132,16 @@ def slopes(
     regularizer: Regularizer,
     classes: ClassAxis,
     still: Array | None = None,
-) -> tuple[Array, Array | None]:
-    """s = q slope(r), and, of t where the link has a bound, s relative to the largest slope.
+) -> tuple[Array, Array]:
+    """s = q slope(r), and the weights of which τ̇ is the mean; both are 0 where p is `still`.
 
-    Of the latter the mean τ̇ is right also where every s underflows. Both are 0 where p is `still`.
+    Weights are the same s, but of t, where the link has a bound, s relative to the largest slope:
+    their mean is right also where every s underflows.
     """
     if t is None:
         s = times_prior(prior, regularizer.slope(r))
-        return s if still is None else jnp.where(still, 0, s), None
+        s = s if still is None else jnp.where(still, 0, s)
+        return s, s
     log_slope = regularizer.log_slope(t)
     if still is not None:
         log_slope = jnp.where(still, -jnp.inf, log_slope)
@@ -156,10 +158,10 @@ def slope_at(r: Array, t: Array | None, regularizer: Regularizer) -> Array:
 def marginal_tangent(
     t: Array | None, away: Array, beside: Array | None, movable: Array
 ) -> Array | None:
-    """ṫ = ż − τ̇ of d − τ̇, and of what d holds beside ż; None where there is no t."""
+    """ṫ = ż − τ̇ of d − τ̇, and of what d holds beside ż, 0 in a row that is not movable."""
     if t is None:
         return None
-    return movable * (away if beside is None else away - beside)
+    return jnp.where(movable, away if beside is None else away - beside, 0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))

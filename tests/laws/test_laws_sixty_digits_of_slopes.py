@@ -4,7 +4,7 @@ With t = z − τ, slopes s = q slope(t) and shares e = s/Σ s, ṗ = s (ż − 
 leaves Δt = C ε (|t| + max z − z) of every t, as in the other files of sixty digits, and Σ e Δt of
 the threshold that all of them share. Since |d log s/dt| ≤ 1, a slope is known to the factor 1 ± δ,
 
-    δ_i = Δt_i + Σ e Δt + C ε,    and so    |Δṗ_i| ≤ s_i (δ_i |ż_i − τ̇| + 2 Σ e δ |ż − τ̇| + C ε |ż|).
+    δ_i = Δt_i + Σ e Δt + C ε,     |Δṗ_i| ≤ s_i (δ_i |ż_i − τ̇| + 2 Σ e δ |ż − τ̇| + C ε |ż|).
 
 A second derivative is a sum of products of three such factors, s (1 − 2p) (ż − τ̇) (z̈ − τ̈) and the
 like, each known to δ: 3 δ times what they sum to when none of them cancels, 8 s |v| |w| at most.
@@ -12,6 +12,7 @@ like, each known to δ: 3 δ times what they sum to when none of them cancels, 8
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -21,8 +22,10 @@ import pytest
 from mpmath import mp, mpf
 
 import jsoftmax as js
+from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._simplex import log_probabilities
 from tests import oracle_of_sixty_digits as oracle
-from tests.laws.test_laws_sixty_digits import DTYPES, C
+from tests.laws.test_laws_sixty_digits import C
 from tests.oracle_of_sixty_digits import Link, Row, exact
 
 GAPS = (1, 10, 30, 60, 100, 1e3)
@@ -32,6 +35,7 @@ SHAPES = {  # of a row with a gap: below the first class, and below the second
 }
 PRIORS = {"no prior": None, "prior": (0.9, 0.6, 1.3, 0.2), "prior of two": (1.0, 0.5, 0.25, 0.5)}
 V, W = np.array([0.3, -1.2, 0.8, 0.5]), np.array([-0.4, 0.9, 0.1, -1.1])
+each = functools.partial(zip, strict=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +59,20 @@ class Slopes:
     s: Row
     e: Row
     delta: Row
-    spread: mpf  # Σ e Δt
 
     def mean(self, x: Row) -> mpf:
-        return sum(a * b for a, b in zip(self.e, x, strict=True))
+        return sum(a * b for a, b in each(self.e, x))
 
     def tangent(self, v: Row) -> Row:
         """ṗ."""
         mean = self.mean(v)
-        return [s * (x - mean) for s, x in zip(self.s, v, strict=True)]
+        return [s * (x - mean) for s, x in each(self.s, v)]
 
     def bounds(self, v: Row, eps: float) -> Row:
         mean, most = self.mean(v), max(map(abs, v))
         away = [abs(x - mean) for x in v]
-        shared = 2 * self.mean([d * a for d, a in zip(self.delta, away, strict=True)])
-        entries = zip(self.s, self.delta, away, strict=True)
+        shared = 2 * self.mean([d * a for d, a in each(self.delta, away)])
+        entries = each(self.s, self.delta, away)
         return [s * (d * a + shared + C * eps * most) for s, d, a in entries]
 
 
@@ -77,39 +80,28 @@ def slopes(case: Case, y: Row, eps: float, k: int = 1, prior: Row | None = None)
     tau = oracle.threshold(case.link, y, k, prior)
     q = prior or [mpf(1)] * len(y)
     t = [x - tau for x in y]
-    s = [a * mp.exp(case.log_slope(abs(x))) for a, x in zip(q, t, strict=True)]
+    s = [a * mp.exp(case.log_slope(abs(x))) for a, x in each(q, t)]
     e = [x / sum(s) for x in s]
-    moved = [C * eps * (abs(x) + max(y) - z) for x, z in zip(t, y, strict=True)]
-    spread = sum(a * b for a, b in zip(e, moved, strict=True))
-    return Slopes(t, s, e, [x + spread + C * eps for x in moved], spread)
+    moved = [C * eps * (abs(x) + max(y) - z) for x, z in each(t, y)]
+    spread = sum(a * b for a, b in each(e, moved))
+    return Slopes(t, s, e, [x + spread + C * eps for x in moved])
 
 
-def of_every(names, values):
-    return pytest.mark.parametrize(names, values)
+QUICK = {("FermiDirac", "first", np.float32), ("Laplace", "second", np.float64)}
+NIGHTLY = [pytest.mark.nightly, pytest.mark.slow]
+every = pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else NIGHTLY)
+        for case in itertools.product(LINKS, SHAPES, (np.float32, np.float64))
+    ],
+)
 
 
-EVERY = [
-    of_every("name", LINKS),
-    of_every("shape", SHAPES),
-    pytest.mark.parametrize("dtype", **DTYPES),
-]
-
-
-def every(test):
-    for mark in EVERY:
-        test = mark(test)
-    return test
-
-
-def misfit(found, right, bounds, dtype, factor=1):
+def misfit(found, right, bounds, dtype):
     """The entries out of bounds. Sums of numbers below the normal ones may be lost."""
-    tiny = float(np.finfo(dtype).tiny)
-    entries = zip(exact(np.asarray(found)), right, bounds, strict=True)
-    return [
-        (i, float(x), float(a), float(b))
-        for i, (x, a, b) in enumerate(entries)
-        if not abs(x - a) <= factor * b + 8 * tiny
-    ]
+    tiny, entries = float(np.finfo(dtype).tiny), each(exact(np.asarray(found)), right, bounds)
+    return [tuple(map(float, x)) for x in entries if not abs(x[0] - x[1]) <= x[2] + 8 * tiny]
 
 
 def inputs(shape, gap, dtype):
@@ -118,46 +110,63 @@ def inputs(shape, gap, dtype):
 
 
 @every
-@of_every("of", PRIORS)
+@pytest.mark.parametrize("of", PRIORS)
 def test_probabilities_and_their_logarithms(of, dtype, shape, name):
-    """Forwards and backwards, and of log p, where nothing underflows."""
+    """Forwards and backwards, and of log p also where p underflows."""
     case = LINKS[name]
-    q = None if PRIORS[of] is None else np.asarray(PRIORS[of], dtype)
+    q = None if PRIORS[of] is None else jnp.asarray(PRIORS[of], dtype)
     f = functools.partial(js.regularized_argmax, regularizer=case.regularizer, prior=q)
+
+    def logarithm(z):
+        return log_probabilities(z, q, case.regularizer, ClassAxis((-1,)))
 
     @jax.jit
     def derivatives(z, v):
-        return jax.jvp(f, (z,), (v,))[1], jax.vjp(f, z)[1](v)[0]
+        along = (jax.jvp(f, (z,), (v,))[1], jax.vjp(f, z)[1](v)[0])
+        return along, jax.jvp(logarithm, (z,), (v,))[1]
 
     for gap in GAPS:
         z, v, _, eps = inputs(shape, gap, dtype)
         with mp.workdps(oracle.DIGITS):
             row = slopes(case, exact(z), eps, prior=None if q is None else exact(q))
             right, bounds = row.tangent(exact(v)), row.bounds(exact(v), eps)
-            for found in derivatives(z, v):  # the Jacobian is symmetric
+            along, relative = derivatives(z, v)
+            for found in along:  # the Jacobian is symmetric
                 assert misfit(found, right, bounds, dtype) == [], gap
+            p = [case.link.link(t) * a for t, a in each(row.t, [1] * 4 if q is None else exact(q))]
+            right, bounds = ([x / a for x, a in each(xs, p)] for xs in (right, bounds))
+            assert misfit(relative, right, bounds, dtype) == [], gap
 
 
 @every
-def test_losses_and_their_gradients_have_these_slopes(dtype, shape, name):
-    """The Hessian of a loss and of a smooth maximum is that of p, at every label."""
+def test_losses_attention_and_smooth_maxima(dtype, shape, name):
+    """The Hessian of a loss and of a smooth maximum is the Jacobian of p, and of attention."""
     case = LINKS[name]
 
     def loss(z, label):
         return js.fenchel_young_loss(z, label, case.regularizer)
 
-    def maximum(z, _):
+    def linear(z, label):
+        return js.linear_fenchel_young_loss(jnp.ones(1, z.dtype), z[None], label, case.regularizer)
+
+    def maximum(z, label):
         return js.smoothmax(z, regularizer=case.regularizer)
+
+    def attended(z):
+        k, v = z[None, :, None, None], jnp.eye(4, dtype=z.dtype)[None, :, None]
+        one = jnp.ones((1, 1, 1, 1), z.dtype)
+        attend = functools.partial(js.dot_product_attention, regularizer=case.regularizer, scale=1)
+        return attend(one, k, v)[0, 0, 0]
 
     @jax.jit
     def derivatives(z, v):
         labels = jnp.arange(4)
-        each = jax.vmap(jax.grad(loss), (None, 0))(z, labels)
+        gradients = jax.vmap(jax.grad(loss), (None, 0))(z, labels)
         along = [
-            jax.jvp(lambda z: jax.grad(f)(z, label), (z,), (v,))[1]
-            for f, label in ((loss, 1), (loss, 3), (maximum, 0))
+            jax.jvp(functools.partial(jax.grad(f), label=label), (z,), (v,))[1]
+            for f, label in ((loss, 1), (loss, 3), (maximum, 0), (linear, 1), (linear, 3))
         ]
-        return each, along
+        return gradients, [*along, jax.jvp(attended, (z,), (v,))[1], jax.vjp(attended, z)[1](v)[0]]
 
     for gap in GAPS:
         z, v, _, eps = inputs(shape, gap, dtype)
@@ -173,17 +182,15 @@ def test_losses_and_their_gradients_have_these_slopes(dtype, shape, name):
 
 def _surplus(case, row, labels):
     """p − y, relative to itself: |dp| and |d(1 − p)| are s δ, and s is below both."""
-    right = [
-        -case.link.rest(t) if i in labels else case.link.link(t) for i, t in enumerate(row.t)
-    ]
+    right = [-case.link.rest(t) if i in labels else case.link.link(t) for i, t in enumerate(row.t)]
     # For the class with almost all mass 1 − p is the sum of all others.
-    others = [sum(abs(x) * d for x, d in zip(right, row.delta, strict=True))] * len(right)
-    own = [abs(x) * d for x, d in zip(right, row.delta, strict=True)]
-    return right, [b if i in labels else a for i, (a, b) in enumerate(zip(own, others, strict=True))]
+    others = [sum(abs(x) * d for x, d in each(right, row.delta))] * len(right)
+    own = [abs(x) * d for x, d in each(right, row.delta)]
+    return right, [b if i in labels else a for i, (a, b) in enumerate(each(own, others))]
 
 
 @every
-@of_every("k", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 2, 3])
 def test_top_k(k, dtype, shape, name):
     """Mapping, its change with k, and the loss with its gradient, however little is left."""
     case = LINKS[name]
@@ -197,9 +204,8 @@ def test_top_k(k, dtype, shape, name):
 
     @jax.jit
     def derivatives(z, v):
-        mass, one, still = jnp.asarray(k, z.dtype), jnp.ones((), z.dtype), jnp.zeros((), z.dtype)
-        along_z = jax.jvp(mapping, (z, mass), (v, still))[1]
-        along_k = jax.jvp(mapping, (z, mass), (0 * v, one))[1]
+        along_z = jax.jvp(lambda z: mapping(z, k), (z,), (v,))[1]
+        along_k = jax.jacfwd(lambda k: mapping(z, k))(jnp.asarray(k, z.dtype))
         return along_z, along_k, *jax.value_and_grad(loss)(z)
 
     for gap in GAPS:
@@ -211,17 +217,14 @@ def test_top_k(k, dtype, shape, name):
             tangent, bounds = row.tangent(exact(v)), row.bounds(exact(v), eps)
             assert misfit(along_z, tangent, bounds, dtype) == [], gap
             # A share is known to its own δ and to that of their sum.
-            shared = row.mean(row.delta)
-            bounds = [e * (d + shared) for e, d in zip(row.e, row.delta, strict=True)]
+            bounds = [e * (d + row.mean(row.delta)) for e, d in each(row.e, row.delta)]
             assert misfit(along_k, row.e, bounds, dtype) == [], gap
             move = _surplus(case, row, labels)
             assert misfit(gradient, *move, dtype) == [], gap
             p = [case.link.link(t) for t in row.t]
-            right = sum(
-                a * x - case.link.value(a) - (i in labels) * x
-                for i, (a, x) in enumerate(zip(p, y, strict=True))
-            )
-            moved = sum(abs(a) * d for a, d in zip(move[0], row.delta, strict=True))
+            right = sum(a * x - case.link.value(a) for a, x in each(p, y))
+            right -= sum(y[i] for i in labels)
+            moved = sum(abs(a) * d for a, d in each(move[0], row.delta))
             assert misfit([value], [right], [4 * C * eps * right + moved], dtype) == [], gap
 
 
@@ -238,14 +241,10 @@ def test_second_derivatives(dtype, shape, name):
     for gap in GAPS:
         z, v, w, eps = inputs(shape, gap, dtype)
         with mp.workdps(oracle.DIGITS):
-            y, v_exact = exact(z), exact(v)
-            ends = (
-                slopes(case, [a + sign * step * b for a, b in zip(y, exact(w), strict=True)], eps)
-                for sign in (1, -1)
-            )
-            high, low = (end.tangent(v_exact) for end in ends)
-            right = [(a - b) / (2 * step) for a, b in zip(high, low, strict=True)]
-            row = slopes(case, y, eps)
+            moved = ([a + h * b for a, b in each(exact(z), exact(w))] for h in (step, -step))
+            high, low = (slopes(case, y, eps).tangent(exact(v)) for y in moved)
+            right = [(a - b) / (2 * step) for a, b in each(high, low)]
+            row = slopes(case, exact(z), eps)
             size = 8 * float(abs(v).max()) * float(abs(w).max())
-            bounds = [3 * size * s * (d + row.mean(row.delta)) for s, d in zip(row.s, row.delta)]
+            bounds = [3 * size * s * (d + row.mean(row.delta)) for s, d in each(row.s, row.delta)]
             assert misfit(second(z, v, w), right, bounds, dtype) == [], gap
