@@ -162,6 +162,13 @@ def solution(
         return Solution(p, least, most)
 
 
+def threshold(link: Link, y: Row, total=1, prior: Row | None = None) -> mpf:
+    """τ, at the digits of the caller; of a bounded link no class exceeds its prior."""
+    q = prior or [mpf(1)] * len(y)
+    u = [mp.inf] * len(y) if link.rest is None else q
+    return _solve(link, y, q, u, mpf(total), None, mpf(0))[1]
+
+
 def _rounded(p, eps):
     """p moved by a relative ε, and by as much for every 8 of its exponent: powers are e^(log p)."""
     return p * (1 + eps * (1 - mp.log(p) / 8)) if 0 < p < 1 else p * (1 + eps)

@@ -74,7 +74,7 @@ def _block_jvp(rule, moving, fixed, row, changes):
         masses = _masses(rule, moving, fixed, row)
         z, d_z = along(lambda m: scores(m, fixed, rule), moving, changes, _OF_SCORES)
         p = masses.of(z)
-        moved = _pushed(rule, masses, p, d_z, changes)
+        moved = _pushed(rule, masses, z, p, d_z, changes)
         mixed = mixed_values(masses.unless_hard(moved), moving.v, fixed, rule)
         if changes.v is not None:
             mixed = mixed + mixed_values(p, changes.v, fixed, rule)
@@ -83,8 +83,8 @@ def _block_jvp(rule, moving, fixed, row, changes):
     total, mixed = summed(rule, sums, (moving, fixed, changes))
     masses = _masses(rule, moving, fixed, row)
     if moving.sinks is not None:
-        p = masses.of(moving.sinks + filled(row.tau, 0))
-        total = total + _pushed(rule, masses, p, changes.sinks, changes)
+        z = moving.sinks + filled(row.tau, 0)
+        total = total + _pushed(rule, masses, z, masses.of(z), changes.sinks, changes)
     return mixed - masses.unless_hard(row.mean * total), mean_of(total, row.total)
 
 
@@ -92,10 +92,10 @@ def _masses(rule, moving, fixed, row):
     return Masses(rule.regularizer(moving.numbers), row, rule.hard_rows(fixed.hard))
 
 
-def _pushed(rule, masses, p, d_z, changes):
+def _pushed(rule, masses, z, p, d_z, changes):
     """s d, the change of p but for that of the threshold."""
-    d = masses.change(p, d_z, rule.regularizer(changes.numbers))
-    return jnp.zeros_like(p) if d is None else masses.weights(p) * d
+    d = masses.change(z, p, d_z, rule.regularizer(changes.numbers))
+    return jnp.zeros_like(p) if d is None else masses.weights(z, p) * d
 
 
 # The escort is known already: only its derivative, of which second derivatives are made, costs.
@@ -121,11 +121,13 @@ def _block_escort(rule, moving, fixed, row):
     def sums(trees):
         moving, fixed = trees
         masses = _masses(rule, moving, fixed, row)
-        s = masses.weights(masses.of(scores(moving, fixed, rule)))
+        z = scores(moving, fixed, rule)
+        s = masses.weights(z, masses.of(z))
         return row_sum(s), mixed_values(s, moving.v, fixed, rule)
 
     total, mixed = summed(rule, sums, (moving, fixed))
     if moving.sinks is not None:
         masses = _masses(rule, moving, fixed, row)
-        total = total + masses.weights(masses.of(moving.sinks + filled(row.tau, 0)))
+        z = moving.sinks + filled(row.tau, 0)
+        total = total + masses.weights(z, masses.of(z))
     return total, mean_of(mixed, total)

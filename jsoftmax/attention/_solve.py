@@ -12,8 +12,10 @@ from jsoftmax.attention._clean import clean
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
 from jsoftmax.attention._score_rows import WithSink, ground, rows_of
 from jsoftmax.core._arg_max import hardened, where_hard
+from jsoftmax.core._curves import bounded_marginals
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import difference
+from jsoftmax.core._simplex import slope_at
 from jsoftmax.core._solved_row import SolvedRow, below_bound, mean_of
 from jsoftmax.core._threshold import solve
 
@@ -78,16 +80,20 @@ def _by_threshold(rule, moving, fixed):
     def on_curve(curve):
         anchor, place = solve(curve, row if sink is None else WithSink(row, sink))
 
+        def slope(z, p):
+            t = bounded_marginals(curve, regularizer, z, anchor, place)
+            return slope_at(p, t, regularizer)
+
         def sums(z, moving, fixed):
             p = curve.masses(z, anchor, place)
-            s = where_hard(rule.hard_rows(fixed.hard), p, regularizer.slope(p))
+            s = where_hard(rule.hard_rows(fixed.hard), p, slope(z, p))
             mixed, mean = (mixed_values(x, moving.v, fixed, rule) for x in (p, s))
             return mixed, row_sum(s), mean
 
         mixed, total, mean = row.every(sums)
         if sink is not None:
             p = curve.masses(sink, anchor, place)
-            total = total + where_hard(hard, p, regularizer.slope(p))
+            total = total + where_hard(hard, p, slope(sink, p))
         level = below_bound(curve.log_masses(anchor, anchor, place), regularizer)
         level = jnp.where(anchor == -jnp.inf, 0, level)
         return anchor, level, mixed, total, mean_of(mean, total)

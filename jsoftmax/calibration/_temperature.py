@@ -22,7 +22,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._simplex import cooled, probabilities
+from jsoftmax.core._simplex import cooled, slope_at, solved_masses
 
 BOUNDS = (1e-3, 1e3)
 _STEPS = 100  # each halves the bracket in log β, or the step of the one before
@@ -183,8 +183,9 @@ def _derivatives(beta, v, y, w, regularizer, classes):
     """∂L/∂β, ∂²L/∂β² and Σ |terms| of the first, in the mean over the weights."""
     excluded = v == -jnp.inf
     v = jnp.where(excluded, 0, v)
-    p = probabilities(jnp.where(excluded, -jnp.inf, beta * v), None, regularizer, classes)
-    s = regularizer.slope(p)
+    z = jnp.where(excluded, -jnp.inf, beta * v)
+    p, t = solved_masses(z, None, regularizer, classes)
+    s = slope_at(p, t, regularizer)
     s_total = classes.sum(s)
     u = v - classes.sum(y * v)
     centre = classes.sum(s * u) / jnp.where(s_total > 0, s_total, 1)

@@ -83,9 +83,7 @@ class ClassAxis:
         found = jnp.take_along_axis(x, jnp.where(inside, number, 0), axis=axis, mode="clip")
         return jnp.where(inside, found, 0)
 
-    def by_rows(
-        self, function: Callable[..., Array], scores: Array, *arrays: Array | None
-    ) -> Array:
+    def by_rows(self, function: Callable[..., Any], scores: Array, *arrays: Array | None) -> Any:
         """function(scores, *arrays), where `vmap` adds rows instead of mapping `function`.
 
         A loop or a choice that all rows take together would under `vmap` be taken by each for
@@ -101,7 +99,8 @@ class ClassAxis:
             if not mapped[0]:
                 scores = jnp.broadcast_to(scores, (size, *scores.shape))
             pairs = zip(arrays, mapped[1:], strict=True)
-            return rows(scores, *(x if m or x is None else x[None] for x, m in pairs)), True
+            found = rows(scores, *(x if m or x is None else x[None] for x, m in pairs))
+            return found, jax.tree.map(lambda _: True, found)
 
         return rows(scores, *arrays)
 

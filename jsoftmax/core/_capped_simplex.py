@@ -19,15 +19,20 @@ from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._capped_threshold import solve_capped
-from jsoftmax.core._curves import Capped
+from jsoftmax.core._curves import Capped, bounded_marginals
 from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float, ratio
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense
-from jsoftmax.core._simplex import effective_tangent, relative_to, times_prior
+from jsoftmax.core._simplex import (
+    effective_tangent,
+    marginal_tangent,
+    relative_to,
+    slopes,
+    times_prior,
+)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(5,))
 def capped_probabilities(
     y: Array,
     prior: Array | None,
@@ -41,30 +46,63 @@ def capped_probabilities(
     `upper` is 0 where `y` is −∞ and broadcasts to `y`; `total` has a size-1 class axis. NaN where
     the caps do not leave room for the total; zeros in a row without any class.
     """
+    return capped_masses(y, prior, regularizer, upper, total, classes)[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def capped_masses(
+    y: Array,
+    prior: Array | None,
+    regularizer: Regularizer,
+    upper: Array,
+    total: Array,
+    classes: ClassAxis,
+) -> tuple[Array, Array | None]:
+    """p, and t = y − τ where the link has a bound."""
     return _solved(y, prior, regularizer, upper, total, classes)
 
 
-@partial(capped_probabilities.defjvp, symbolic_zeros=True)
-def _capped_probabilities_jvp(classes, primals, tangents):
+@partial(capped_masses.defjvp, symbolic_zeros=True)
+def _capped_masses_jvp(classes, primals, tangents):
     y, prior, regularizer, upper, total = primals
     d_y, d_prior, d_regularizer, d_upper, d_total = tangents
-    p = capped_probabilities(y, prior, regularizer, upper, total, classes)
-    binds = p >= upper
+    p, t = capped_masses(y, prior, regularizer, upper, total, classes)
+    binds = _binds(p, t, prior, regularizer, upper)
+    still = binds | (y == jnp.inf)
     r = relative_to(prior, p)
-    s = times_prior(prior, regularizer.slope(r))
-    s = jnp.where(binds | (y == jnp.inf), 0, s)
-    weight = classes.sum(s)
-    e = ratio(s, jnp.where(weight > 0, weight, 1))
+    s, weights = slopes(r, t, prior, regularizer, classes, still)
+    weight = classes.sum(weights)
+    e = ratio(weights, jnp.where(weight > 0, weight, 1))
     tangent = jnp.zeros_like(p)
+    away, gained = tangent, jnp.zeros_like(weight)  # gained by the classes that no cap holds
     d = effective_tangent(r, d_y, regularizer, d_regularizer, s, d_prior)
     if d is not None:
-        tangent = tangent + s * classes.deviation(e, jnp.where(s > 0, d, 0))
+        away = classes.deviation(e, jnp.where(weights > 0, d, 0))
+        tangent = tangent + s * away
     if not isinstance(d_total, SymbolicZero):
+        gained = d_total
         tangent = tangent + e * d_total
     if not isinstance(d_upper, SymbolicZero):
         held = jnp.where(binds & (upper > 0), d_upper, 0)
-        tangent = tangent + held - e * classes.sum(held)
-    return p, tangent
+        lost = classes.sum(held)
+        gained = gained - lost
+        tangent = tangent + held - e * lost
+    if t is None:
+        return (p, t), (tangent, None)
+    # τ̇ is less by as much as it takes to place what is gained.
+    steepness = classes.sum(s)
+    away = away + ratio(gained, jnp.where(steepness > 0, steepness, 1))
+    beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
+    return (p, t), (tangent, marginal_tangent(t, away, beside, ~still))
+
+
+def _binds(p, t, prior, regularizer, upper):
+    """Where a cap holds p. A bound of the link does not, though p may round to it."""
+    binds = p >= upper
+    if t is None:
+        return binds
+    bound = times_prior(prior, jnp.full((), regularizer.bound, p.dtype))
+    return binds & ((upper < bound) | (t >= float(jnp.finfo(p.dtype).max)))
 
 
 def threshold_of(
@@ -127,15 +165,19 @@ def _solved(y, prior, regularizer, upper, total, classes):
         def solved(curve):
             capped = Capped(curve, cap)
             anchor, place = solve_capped(capped, Dense(y, classes, prior), total, pivot)
-            return capped.masses(y, anchor, place)
+            masses = capped.masses(y, anchor, place)
+            return masses, bounded_marginals(curve, family, y, anchor, place)
 
         family = jax.tree.unflatten(structure, numbers)
-        return times_prior(prior, family.on_curve(classes.anywhere, solved))
+        masses, t = family.on_curve(classes.anywhere, solved)
+        return times_prior(prior, masses), t
 
-    p = classes.by_rows(rows, y, prior, upper, total, *numbers)
+    p, t = classes.by_rows(rows, y, prior, upper, total, *numbers)
     room = classes.sum(jnp.broadcast_to(upper, y.shape))
     p = jnp.where(total >= room, upper, p)
+    if t is not None:
+        t = jnp.where((total >= room) & (upper > 0), float(jnp.finfo(t.dtype).max), t)
     fits = (total > 0) & (total <= room * (1 + 4 * jnp.finfo(y.dtype).eps))
     top = classes.max(y)  # NaN is the whole row's
     p = jnp.where(room == 0, 0, jnp.where(fits, p, jnp.nan))
-    return jnp.where(top == top, p, top)
+    return jnp.where(top == top, p, top), t

@@ -44,16 +44,17 @@ def solve_capped(curve: Capped, scores: Scores, total: Array, pivot: Array) -> t
     full = missing > ties / 2
     rest = jnp.where(full, missing - ties, missing)
 
+    def is_full(z):
+        return jnp.where(full, z >= pivot, z > pivot)
+
     def sums(anchor, place):
         """`below` and `room`."""
 
         def mass(z):
-            counted = jnp.where(full, z < pivot, z <= pivot)
-            return jnp.where(counted, curve.masses(z, anchor, place), 0)
+            return jnp.where(is_full(z), 0, curve.masses(z, anchor, place))
 
         def deficit(z):
-            counted = jnp.where(full, z >= pivot, z > pivot)
-            return jnp.where(counted, curve.deficits(z, anchor, place), 0)
+            return jnp.where(is_full(z), curve.deficits(z, anchor, place), 0)
 
         return (
             scores.sum(mass) + jnp.maximum(-rest, 0),
@@ -75,7 +76,13 @@ def solve_capped(curve: Capped, scores: Scores, total: Array, pivot: Array) -> t
     guess = jnp.where(full & (anchor == pivot), high, low + (high - low) / 2)
     # An edge is measured by its mass, and all others by logarithms.
     unit = levels[0] if curve.from_edge else 1
-    return anchor, _search(curve, sums, anchor, low, guess, high, unit, scores.anywhere)
+    place = _search(curve, sums, anchor, low, guess, high, unit, scores.anywhere)
+    if isinstance(curve.curve, Shift):
+        tiny = jnp.finfo(pivot.dtype).tiny / jnp.finfo(pivot.dtype).eps
+        below, room = sums(anchor, place)
+        lost = (jnp.maximum(below, room) < float(tiny)) & (pivot > -jnp.inf)
+        place = _by_logarithms(curve, is_full, scores, anchor, place, lost)
+    return anchor, place
 
 
 def solve_bounded(curve: Shift, scores: Scores) -> tuple[Array, Any]:
@@ -95,6 +102,32 @@ def solve_bounded(curve: Shift, scores: Scores) -> tuple[Array, Any]:
         pivot = least_float(leaves_room, jnp.minimum(lowest, top), top, scores.anywhere)
         pivot = jnp.where(top == top, pivot, top)
     return solve_capped(Capped(curve, jnp.ones((), top.dtype)), scores, one, pivot)
+
+
+def _by_logarithms(curve, is_full, scores, anchor, place, lost):
+    """The place where both sums underflow, from their logarithms.
+
+    There all links are so far out that the sums are exponentials of the shift, of slopes ±1.
+    """
+    shifts = curve.curve
+
+    def log_mass(z):
+        return jnp.where(is_full(z), -jnp.inf, shifts.log_masses(z, anchor, place))
+
+    def log_deficit(z):
+        reached = ~is_full(z) | (curve.upper < 1)
+        return jnp.where(reached, -jnp.inf, shifts.log_complements(z, anchor, place))
+
+    def logarithm(of):
+        largest = scores.max(of)
+        level = jnp.where(largest > -jnp.inf, largest, 0)
+        return jnp.log(scores.sum(lambda z: jnp.exp(of(z) - level))) + level
+
+    def moved():
+        step = (logarithm(log_deficit) - logarithm(log_mass)) / 2
+        return shifts.move(place, jnp.where(lost & jnp.isfinite(step), step, 0))
+
+    return jax.lax.cond(scores.anywhere(lost), moved, lambda: place)
 
 
 def edge_below(

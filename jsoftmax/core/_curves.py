@@ -263,16 +263,17 @@ class Level(_FromTop):
     def masses(self, z, anchor, place):
         if not self.regularizer.knows_link:
             return jnp.exp(self.log_masses(z, anchor, place))
-        p = self.regularizer.link(self._marginal(z, anchor, place))
+        p = self.regularizer.link(self.marginals(z, anchor, place))
         return jnp.where(z == -jnp.inf, 0, p)
 
     def log_masses(self, z, anchor, place):
         if place.known is not None and place.known.shape == z.shape:
             return place.known
-        log_p = self.regularizer.log_link(self._marginal(z, anchor, place), place.level)
+        log_p = self.regularizer.log_link(self.marginals(z, anchor, place), place.level)
         return jnp.where(z == -jnp.inf, -jnp.inf, log_p)
 
-    def _marginal(self, z, anchor, place):
+    def marginals(self, z, anchor, place):
+        """ω′(p)."""
         huge = float(jnp.finfo(z.dtype).max) ** 0.5
         # The marginal of the anchor, which is infinite at the end of a domain.
         t = jnp.clip(self.regularizer.log_marginal(place.level), -huge, huge)
@@ -305,7 +306,7 @@ class Shift(_FromTop):
         return self.regularizer.log_marginal(level), filled(level, 0)
 
     def masses(self, z, anchor, place):
-        return self.regularizer.link(self._argument(z, anchor, place))
+        return self.regularizer.link(self.marginals(z, anchor, place))
 
     def is_near_one(self, place):
         """Whether the anchor has so much mass that the slopes of all masses sum to little."""
@@ -313,13 +314,19 @@ class Shift(_FromTop):
 
     def complements(self, z, anchor, place):
         """1 − p."""
-        return self.regularizer.link(-self._argument(z, anchor, place))
+        return self.regularizer.complement(self.marginals(z, anchor, place))
 
     def log_masses(self, z, anchor, place):
-        t = self._argument(z, anchor, place)
+        t = self.marginals(z, anchor, place)
         return jnp.where(z == -jnp.inf, -jnp.inf, self.regularizer.log_link(t, t))
 
-    def _argument(self, z, anchor, place):
+    def log_complements(self, z, anchor, place):
+        """log(1 − p)."""
+        t = -self.marginals(z, anchor, place)
+        return self.regularizer.log_link(t, t)
+
+    def marginals(self, z, anchor, place):
+        """ω′(p)."""
         shift, rest = place
         return (difference(z, anchor) + shift) + rest
 
@@ -376,6 +383,8 @@ class Capped:
         if self.from_edge:
             return filled(highest, 0), highest
         if self.is_shift:
+            # No shift is that of a mass of 1, which a class by itself has: half of it is less.
+            lowest = jnp.minimum(lowest, 0.5)
             return tuple(self.curve.at_level(jnp.log(x))[0] for x in (lowest, highest))
         return jnp.log(lowest), jnp.log(highest)
 
@@ -386,6 +395,18 @@ class Capped:
         if isinstance(self.curve, Edge):
             return self.curve.at(coordinate)
         return self.curve.move(self.curve.at_level(coordinate), rest)
+
+
+def bounded_marginals(
+    curve: Curve, regularizer: Regularizer, z: Array, anchor: Array, place: Any
+) -> Array | None:
+    """ω′(p) of a link with a bound, near which p tells nothing of it, kept finite; else None."""
+    if regularizer.bound == math.inf:
+        return None
+    assert isinstance(curve, Shift | Level)
+    t = jnp.where(z == -jnp.inf, z, curve.marginals(z, anchor, place))
+    most = float(jnp.finfo(z.dtype).max)
+    return jnp.clip(t, -most, most)
 
 
 def _growth(x: Array) -> Array:

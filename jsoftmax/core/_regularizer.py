@@ -105,6 +105,15 @@ class Regularizer:
         p = jnp.maximum(jnp.exp(log_p), float(jnp.finfo(log_p.dtype).tiny))
         return self.slope(p) / p
 
+    def log_slope(self, t: Array) -> Array:
+        """Return log slope(p) from t = ω′(p), which alone tells a p near its `bound`."""
+        s = self.slope(self.link(t))
+        return jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), -jnp.inf)
+
+    def complement(self, t: Array) -> Array:
+        """Return `bound` − link(t)."""
+        return self.bound - self.link(t)
+
     def derivative(self, p: Array) -> Array:
         """Return ω′(p) itself, with the constant that `marginal` leaves open."""
         half = jnp.full((1,) * p.ndim, 0.5, p.dtype)

@@ -241,6 +241,14 @@ class FermiDirac(Regularizer):
         """Return 1 − p."""
         return -jnp.expm1(log_p)
 
+    def log_slope(self, t: Array) -> Array:
+        """Return log p + log(1 − p)."""
+        return jax.nn.log_sigmoid(t) + jax.nn.log_sigmoid(-t)
+
+    def complement(self, t: Array) -> Array:
+        """Return 1 − p, which is the link of −t."""
+        return self.link(-t)
+
     @property
     def bound(self) -> float:
         return 1.0
@@ -447,6 +455,14 @@ class Laplace(Regularizer):
     def relative_slope(self, log_p: Array) -> Array:
         """Return min(1, 1/p − 1)."""
         return jnp.minimum(1, jnp.expm1(-log_p))
+
+    def log_slope(self, t: Array) -> Array:
+        """Return log min(p, 1−p), which is −|t| − log 2."""
+        return -jnp.abs(t) - jnp.log(2.0).astype(t.dtype)
+
+    def complement(self, t: Array) -> Array:
+        """Return 1 − p, which is the link of −t."""
+        return self.link(-t)
 
     @property
     def bound(self) -> float:

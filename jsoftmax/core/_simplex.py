@@ -11,6 +11,10 @@ since z − τ = ω′(r). So for every regularizer, and for every parameter θ 
     (conjugate)˙ = Σ p ż − (∂Ω/∂θ) θ̇ − Σ (ω(r) − r ω′(r)) q̇,
 
 written in p alone, so that each rule differentiates again and transposes. Without a prior q is 1.
+
+Where the link is bounded, p rounds to the bound long before its slope is nothing: two classes have
+equal slopes p(1 − p), though one p is 1. There s is written in t = z − τ = ω′(r), of which the rule
+is ṫ = ż − τ̇.
 """
 
 from __future__ import annotations
@@ -25,12 +29,12 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._curves import bounded_marginals
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense, difference
 from jsoftmax.core._threshold import solve
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def probabilities(
     z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
@@ -38,59 +42,125 @@ def probabilities(
 
     The prior is positive where z > −∞, and has the rank of z.
     """
-    if regularizer.is_exponential:
-        return _softmax(with_log_prior(z, prior, classes), classes)[0]
-    return _solved(z, prior, regularizer, classes, False)
-
-
-@partial(probabilities.defjvp, symbolic_zeros=True)
-def _probabilities_jvp(classes, primals, tangents):
-    z, prior, regularizer = primals
-    d_z, d_prior, d_regularizer = tangents
-    p = probabilities(z, prior, regularizer, classes)
-    r = relative_to(prior, p)
-    s = times_prior(prior, regularizer.slope(r)) * _movable(z, classes)
-    d = effective_tangent(r, d_z, regularizer, d_regularizer, s, d_prior)
-    return p, jnp.zeros_like(p) if d is None else s * _deviation(s, d, regularizer, classes, prior)
+    return solved_masses(z, prior, regularizer, classes)[0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
+def solved_masses(
+    z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
+) -> tuple[Array, Array | None]:
+    """p, and t = ω′(p/q) where the link has a bound."""
+    if regularizer.is_exponential:
+        return _softmax(with_log_prior(z, prior, classes), classes)[0], None
+    return _solved(z, prior, regularizer, classes, False)
+
+
+@partial(solved_masses.defjvp, symbolic_zeros=True)
+def _solved_masses_jvp(classes, primals, tangents):
+    z, prior, regularizer = primals
+    d_z, d_prior, d_regularizer = tangents
+    p, t = solved_masses(z, prior, regularizer, classes)
+    r, movable = relative_to(prior, p), _movable(z, classes)
+    s, weights = slopes(r, t, prior, regularizer, classes)
+    s = s * movable
+    d = effective_tangent(r, d_z, regularizer, d_regularizer, s, d_prior)
+    if d is None:
+        return (p, t), jax.tree.map(jnp.zeros_like, (p, t))
+    away = _deviation(weights, d, regularizer, classes, prior)
+    beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
+    return (p, t), (s * away, marginal_tangent(t, away, beside, movable > 0))
+
+
 def log_probabilities(
     z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
     """log p, right where p underflows; −∞ off the support."""
+    return solved_logarithms(z, prior, regularizer, classes)[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def solved_logarithms(
+    z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
+) -> tuple[Array, Array | None]:
+    """log p, and t = ω′(p/q) where the link has a bound."""
     if regularizer.is_exponential:
         _, total, v = _softmax(with_log_prior(z, prior, classes), classes)
         # A finite score below one of +∞ has no mass, however large it is. (A factor a row is fused
         # into sums, a choice an entry is not.)
         finite = jnp.asarray(jnp.finfo(z.dtype).max, z.dtype)
         further = jnp.where(classes.max(z) == jnp.inf, finite, 1)
-        return v * further - jnp.log(total)
-    return with_log_prior(_solved(z, prior, regularizer, classes, True), prior)
+        return v * further - jnp.log(total), None
+    log_r, t = _solved(z, prior, regularizer, classes, True)
+    return with_log_prior(log_r, prior), t
 
 
-@partial(log_probabilities.defjvp, symbolic_zeros=True)
-def _log_probabilities_jvp(classes, primals, tangents):
+@partial(solved_logarithms.defjvp, symbolic_zeros=True)
+def _solved_logarithms_jvp(classes, primals, tangents):
     # ṗ/p = (s/p)(d − τ̇), and s/p = slope(r)/r.
     z, prior, regularizer = primals
     d_z, d_prior, d_regularizer = tangents
-    log_p = log_probabilities(z, prior, regularizer, classes)
+    log_p, t = solved_logarithms(z, prior, regularizer, classes)
     p = jnp.exp(log_p)
     movable = _movable(z, classes)
     r = relative_to(prior, p)
-    s = times_prior(prior, regularizer.slope(r)) * movable
+    s, weights = slopes(r, t, prior, regularizer, classes)
+    s = s * movable
     d = effective_tangent(r, d_z, regularizer, d_regularizer, s, d_prior)
     if d is None:
-        return log_p, jnp.zeros_like(p)
+        return (log_p, t), jax.tree.map(jnp.zeros_like, (log_p, t))
     if regularizer.is_exponential:
         # One mean, at the cost of jax.nn: what cancels at a p near 1 is right in `cross_entropy`.
         # The mean is taken of all tangents, for it counts an excluded class with p = 0.
         own = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, d)
-        return log_p, own - classes.sum(movable * p * d)
-    log_r = log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
-    relative = movable * regularizer.relative_slope(jnp.where(p > 0, log_r, 0))
-    tangent = relative * _deviation(s, d, regularizer, classes, prior)
-    return log_p, jnp.where((log_p == -jnp.inf) | (movable == 0), 0, tangent)
+        return (log_p, t), (own - classes.sum(movable * p * d), None)
+    if t is None:
+        log_r = log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
+        relative = regularizer.relative_slope(jnp.where(p > 0, log_r, 0))
+    else:
+        relative = jnp.exp(regularizer.log_slope(t) - regularizer.log_link(t, t))
+    away = _deviation(weights, d, regularizer, classes, prior)
+    tangent = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, movable * relative * away)
+    beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
+    return (log_p, t), (tangent, marginal_tangent(t, away, beside, movable > 0))
+
+
+def slopes(
+    r: Array,
+    t: Array | None,
+    prior: Array | None,
+    regularizer: Regularizer,
+    classes: ClassAxis,
+    still: Array | None = None,
+) -> tuple[Array, Array]:
+    """s = q slope(r), and the weights of which τ̇ is the mean; both are 0 where p is `still`.
+
+    Weights are the same s, but of t, where the link has a bound, s relative to the largest slope:
+    their mean is right also where every s underflows.
+    """
+    if t is None:
+        s = times_prior(prior, regularizer.slope(r))
+        s = s if still is None else jnp.where(still, 0, s)
+        return s, s
+    log_slope = regularizer.log_slope(t)
+    if still is not None:
+        log_slope = jnp.where(still, -jnp.inf, log_slope)
+    steepest = jnp.maximum(classes.max(log_slope), float(jnp.finfo(t.dtype).min))
+    s, weights = (times_prior(prior, jnp.exp(x)) for x in (log_slope, log_slope - steepest))
+    return s, weights
+
+
+def slope_at(r: Array, t: Array | None, regularizer: Regularizer) -> Array:
+    """1/ω″(r), of t = ω′(r) where the link has a bound."""
+    return regularizer.slope(r) if t is None else jnp.exp(regularizer.log_slope(t))
+
+
+def marginal_tangent(
+    t: Array | None, away: Array, beside: Array | None, movable: Array
+) -> Array | None:
+    """ṫ = ż − τ̇ of d − τ̇, and of what d holds beside ż, 0 in a row that is not movable."""
+    if t is None:
+        return None
+    return jnp.where(movable, away if beside is None else away - beside, 0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -317,7 +387,7 @@ def _deviation(
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
 @partial(jax.jit, static_argnums=(3, 4), inline=True)
 def _solved(z, prior, regularizer, classes, logarithm):
-    """link(z − τ) times the prior, or the logarithm of the link."""
+    """link(z − τ) times the prior, or the logarithm of the link; and z − τ where it has a bound."""
     numbers, structure = jax.tree.flatten(regularizer)
 
     def rows(z, prior, *numbers):
@@ -325,12 +395,13 @@ def _solved(z, prior, regularizer, classes, logarithm):
 
         def solved(curve):
             anchor, place = solve(curve, Dense(z, classes, prior))
-            return (curve.log_masses if logarithm else curve.masses)(z, anchor, place)
+            masses = (curve.log_masses if logarithm else curve.masses)(z, anchor, place)
+            return masses, bounded_marginals(curve, family, z, anchor, place)
 
         return family.on_curve(classes.anywhere, solved)
 
-    masses = classes.by_rows(rows, z, prior, *numbers)
-    return masses if logarithm else times_prior(prior, masses)
+    masses, t = classes.by_rows(rows, z, prior, *numbers)
+    return masses if logarithm else times_prior(prior, masses), t
 
 
 def _movable(z: Array, classes: ClassAxis) -> Array:

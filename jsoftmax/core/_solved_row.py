@@ -19,9 +19,10 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._arg_max import Hard, hardened, where_hard
+from jsoftmax.core._curves import bounded_marginals
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import effective_tangent, relative_to, times_prior
+from jsoftmax.core._simplex import effective_tangent, relative_to, slope_at, times_prior
 
 
 class SolvedRow(NamedTuple):
@@ -64,21 +65,27 @@ class Masses:
     def of(self, z: Array, apart: Array | None = None) -> Array:
         """Return p, 0 for classes that are kept apart."""
         z = hardened(self.hard, z, self.row.floor)
-        return times_prior(self.prior, _links(self.regularizer, z, self.row, self.bending, apart))
+        p, _ = _links(self.regularizer, z, self.row, self.bending, apart)
+        return times_prior(self.prior, p)
 
-    def slopes(self, p: Array) -> Array:
+    def slopes(self, z: Array, p: Array) -> Array:
         """Return s, 0 where p is a limit that no finite change of scores alters."""
-        return self._slopes(p) * self.bending
+        return self._slopes(z, p) * self.bending
 
-    def weights(self, p: Array) -> Array:
+    def weights(self, z: Array, p: Array) -> Array:
         """Return the weights of which τ̇ is the mean: s, or p where the map is arg max."""
-        return where_hard(self.hard, p, self._slopes(p)) * self.movable
+        return where_hard(self.hard, p, self._slopes(z, p)) * self.movable
 
     def change(
-        self, p: Array, d_z: Array | None, d_regularizer: Any, d_prior: Array | None = None
+        self,
+        z: Array,
+        p: Array,
+        d_z: Array | None,
+        d_regularizer: Any,
+        d_prior: Array | None = None,
     ) -> Array | None:
         """Return d, of which ṗ = s (d − τ̇); None where nothing moves."""
-        s = None if d_prior is None else self.slopes(p)
+        s = None if d_prior is None else self.slopes(z, p)
         r = relative_to(self.prior, p)
         return effective_tangent(r, d_z, self.regularizer, d_regularizer, s, d_prior)
 
@@ -86,8 +93,13 @@ class Masses:
         """Return `x`, but 0 where the map is arg max."""
         return where_hard(self.hard, jnp.zeros_like(x), x)
 
-    def _slopes(self, p):
-        return times_prior(self.prior, self.regularizer.slope(relative_to(self.prior, p)))
+    def _slopes(self, z, p):
+        t = None
+        if self.regularizer.bound < jnp.inf:
+            z = hardened(self.hard, z, self.row.floor)
+            _, t = _links(self.regularizer, z, self.row, self.bending, None)
+        s = slope_at(relative_to(self.prior, p), t, self.regularizer)
+        return times_prior(self.prior, s)
 
 
 def below_bound(level: Array, regularizer: Regularizer) -> Array:
@@ -105,18 +117,24 @@ def mean_of(moved: Array, total: Array) -> Array:
 @jax.custom_jvp
 def _links(
     regularizer: Regularizer, z: Array, row: SolvedRow, movable: Array, apart: Array | None
-) -> Array:
-    """link(z − τ), of derivative s (d − τ̇), 0 where `movable` is 0; 0 for classes kept apart."""
+) -> tuple[Array, Array | None]:
+    """link(z − τ), of derivative s (d − τ̇), 0 where `movable` is 0; 0 for classes kept apart.
+
+    And z − τ where the link has a bound.
+    """
     if regularizer.is_exponential:
         v = difference(z, row.anchor)
         if apart is None:
-            return jnp.exp(v + row.level)
+            return jnp.exp(v + row.level), None
         # As a sum over the row was made of it, so that the compiler keeps it and forms it once.
-        return jnp.where(apart, 0, jnp.exp(v)) * jnp.exp(row.level)
-    masses = regularizer.on_curve(
-        jnp.any, lambda curve: curve.masses(z, row.anchor, curve.at_level(row.level))
-    )
-    return masses if apart is None else jnp.where(apart, 0, masses)
+        return jnp.where(apart, 0, jnp.exp(v)) * jnp.exp(row.level), None
+
+    def solved(curve):
+        at = z, row.anchor, curve.at_level(row.level)
+        return curve.masses(*at), bounded_marginals(curve, regularizer, *at)
+
+    masses, t = regularizer.on_curve(jnp.any, solved)
+    return masses if apart is None else jnp.where(apart, 0, masses), t
 
 
 @partial(_links.defjvp, symbolic_zeros=True)
@@ -124,8 +142,11 @@ def _links_jvp(primals, tangents):
     # Of a row only τ moves: anchor and level are another way to write it.
     regularizer, z, row, movable, apart = primals
     d_regularizer, d_z, d_row, *_ = tangents
-    p = _links(regularizer, z, row, movable, apart)
-    d = effective_tangent(p, d_z, regularizer, d_regularizer)
+    p, t = _links(regularizer, z, row, movable, apart)
+    d, d_t = (effective_tangent(p, d_z, regularizer, x) for x in (d_regularizer, None))
     if not isinstance(d_row.tau, SymbolicZero):
-        d = -d_row.tau if d is None else d - d_row.tau
-    return p, jnp.zeros_like(p) if d is None else regularizer.slope(p) * movable * d
+        d, d_t = (-d_row.tau if x is None else x - d_row.tau for x in (d, d_t))
+    d_p = jnp.zeros_like(p) if d is None else slope_at(p, t, regularizer) * movable * d
+    if t is None:
+        return (p, t), (d_p, None)
+    return (p, t), (d_p, jnp.zeros_like(t) if d_t is None else movable * d_t)

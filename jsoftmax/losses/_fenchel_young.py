@@ -29,8 +29,8 @@ from jsoftmax.core._simplex import (
     along_parameters,
     entropy_of,
     height,
-    log_probabilities,
     relative_to,
+    solved_logarithms,
     times_prior,
 )
 from jsoftmax.losses._log_loss import (
@@ -272,20 +272,19 @@ def fenchel_young(
     return attained(*guess, z, y, prior, regularizer, classes)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(7,))
+@partial(jax.custom_jvp, nondiff_argnums=(8,))
 def attained(
-    p: Array, log_p: Array, rest: Array, z: Array, y: Array, prior: Array | None,
+    p: Array, log_p: Array, rest: Array, t: Array | None, z: Array, y: Array, prior: Array | None,
     regularizer: Regularizer, classes: ClassAxis,
 ) -> Array:  # fmt: skip
     """Ω*(z) + Ω(y) − ⟨y, z⟩ at its p, summed from terms none of which is negative."""
     chex.assert_equal_shape([p, log_p, z, y])
-    log_r = log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
+    log_r = relative_logarithm(log_p, t, z, prior, regularizer)
     r, u = relative_to(prior, p), relative_to(prior, y)
-    if regularizer.bound < jnp.inf:
-        t = marginals(log_r, z, regularizer, classes)
-        terms = regularizer.bounded_divergence(u, r, log_r, t)
-    else:
+    if t is None:
         terms = regularizer.divergence(u, r, log_r)
+    else:
+        terms = regularizer.bounded_divergence(u, r, log_r, t)
     terms = times_prior(prior, terms)
     # Off the support ω′(0) is finite; where it is not, p = 0 only where z = −∞.
     bottom = regularizer.marginal(jnp.zeros((1,) * z.ndim, z.dtype))
@@ -304,9 +303,9 @@ def attained(
 def _attained_jvp(classes, primals, tangents):
     # Nothing is gained by moving p, because the maximum of ⟨p, z⟩ − Ω(p) is there. The value is
     # returned as what it is, a loss, so that it is differentiated by this rule again.
-    p, log_p, rest, z, y, prior, regularizer = primals
-    _, _, _, d_z, d_y, d_prior, d_regularizer = tangents
-    loss = attained(p, log_p, rest, z, y, prior, regularizer, classes)
+    p, log_p, rest, t, z, y, prior, regularizer = primals
+    *_, d_z, d_y, d_prior, d_regularizer = tangents
+    loss = attained(p, log_p, rest, t, z, y, prior, regularizer, classes)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_z, SymbolicZero):
         move = jnp.where(z > -jnp.inf, surplus(p, rest, y, 1.0), 0)
@@ -334,19 +333,6 @@ def along_regularizer(p, y, z, prior, regularizer, d_regularizer, classes) -> Ar
     return None if along is None else jnp.where(classes.max(z) == -jnp.inf, 0, along)
 
 
-def marginals(log_r: Array, z: Array, regularizer: Regularizer, classes: ClassAxis) -> Array:
-    """z − τ of a link bounded by 1, for a p near 1 from the largest score below ½."""
-    low = (log_r < -0.5) & (log_r > -jnp.inf) & (z > -jnp.inf)
-    own = regularizer.log_marginal(jnp.where(low, log_r, -1))
-    nearest = classes.max(jnp.where(low, z, -jnp.inf))
-    of_nearest = classes.max(jnp.where(low & (z == nearest), own, -jnp.inf))
-    some = nearest > -jnp.inf
-    beyond = difference(z, nearest) + jnp.where(some, of_nearest, 0)
-    # All of them near 1, which only a prior allows.
-    alone = regularizer.log_marginal(jnp.minimum(log_r, -float(jnp.finfo(z.dtype).tiny)))
-    return jnp.where(low, own, jnp.where(some, beyond, alone))
-
-
 def above_threshold(p, z, prior, regularizer, classes) -> Array:
     """z − τ, which is ω′(p/q) on the support: known at the largest score."""
     r = relative_to(prior, p)
@@ -358,9 +344,18 @@ def _largest(r, z, classes):
     return classes.sum(jnp.where(top, r, 0)) / jnp.maximum(classes.sum(top.astype(r.dtype)), 1)
 
 
+def relative_logarithm(
+    log_p: Array, t: Array | None, z: Array, prior: Array | None, regularizer: Regularizer
+) -> Array:
+    """log(p/q), from t = ω′(p/q) where the link has a bound."""
+    if t is not None:
+        return jnp.where(z == -jnp.inf, z, regularizer.log_link(t, t))
+    return log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
+
+
 def prediction(z, prior, regularizer, classes):
-    """p, log p, and the mass of all classes but one that has almost all."""
-    log_p = log_probabilities(z, prior, regularizer, classes)
+    """p, log p, the mass of all classes but one that has almost all, and t = ω′(p/q) if bounded."""
+    log_p, t = solved_logarithms(z, prior, regularizer, classes)
     p = jnp.exp(log_p)
     rest = mass_of_the_rest(p, classes)
-    return p, refined_log(log_p, p, rest), rest
+    return p, refined_log(log_p, p, rest), rest, t

@@ -13,11 +13,11 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis, is_known
-from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities, threshold_of
+from jsoftmax.core._capped_simplex import anchor_of, capped_masses, threshold_of
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._regularizers import chosen
-from jsoftmax.losses._fenchel_young import along_regularizer, marginals, perceptron
+from jsoftmax.losses._fenchel_young import along_regularizer, perceptron
 from jsoftmax.losses._targets import Targets, check_labels, one_hot
 from jsoftmax.mappings._capped import solve_capped
 
@@ -123,24 +123,25 @@ def k_hot_loss(
 ) -> Array:
     """Ω*(z) + Ω(y) − ⟨y, z⟩ over 0 ≤ p ≤ 1, Σ p = total, kept as a size-1 axis."""
     upper = jnp.where(z > -jnp.inf, jnp.ones_like(z), 0)
-    p = capped_probabilities(z, None, regularizer, upper, total, classes)
-    return _attained(p, z, y, regularizer, classes)
+    p, t = capped_masses(z, None, regularizer, upper, total, classes)
+    return _attained(p, t, z, y, regularizer, classes)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _attained(p: Array, z: Array, y: Array, regularizer: Regularizer, classes: ClassAxis) -> Array:
-    tau = threshold_of(p, z, None, regularizer, jnp.ones_like(p), classes)
-    above = jnp.where(z == -jnp.inf, z, z - tau)
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _attained(
+    p: Array, t: Array | None, z: Array, y: Array, regularizer: Regularizer, classes: ClassAxis
+) -> Array:
+    if (above := t) is None:
+        above = z - threshold_of(p, z, None, regularizer, jnp.ones_like(p), classes)
+    above = jnp.where(z == -jnp.inf, z, above)
     # log p from z − τ = ω′(p), which does not underflow.
     log_p = regularizer.log_link(jnp.maximum(above, jnp.finfo(z.dtype).min), jnp.zeros_like(z))
-    log_p = jnp.where(p >= 1, 0, log_p)
+    log_p = jnp.where(p >= 1, 0, log_p) if t is None else log_p
     log_p = jnp.where(z == -jnp.inf, -jnp.inf, jnp.minimum(log_p, 0))
-    if regularizer.bound < jnp.inf:
-        small = jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), -jnp.inf)
-        t = marginals(small, z, regularizer, classes)
-        terms = regularizer.bounded_divergence(y, p, log_p, t)
-    else:
+    if t is None:
         terms = regularizer.divergence(y, p, log_p)
+    else:
+        terms = regularizer.bounded_divergence(y, p, log_p, t)
     one = jnp.ones((1,) * z.ndim, z.dtype)
     bottom, ceiling = regularizer.marginal(0 * one), regularizer.marginal(one)
     empty = (log_p == -jnp.inf) & (y > 0) & (bottom > -jnp.inf)
@@ -157,11 +158,14 @@ def _attained(p: Array, z: Array, y: Array, regularizer: Regularizer, classes: C
 @partial(_attained.defjvp, symbolic_zeros=True)
 def _attained_jvp(classes, primals, tangents):
     # As for the other Fenchel–Young losses, nothing is gained by moving p.
-    p, z, y, regularizer = primals
-    _, d_z, _, d_regularizer = tangents
-    loss = _attained(p, z, y, regularizer, classes)
+    p, t, z, y, regularizer = primals
+    _, _, d_z, _, d_regularizer = tangents
+    loss = _attained(p, t, z, y, regularizer, classes)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_z, SymbolicZero):
-        tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, p - y, 0) * d_z)
+        move = p - y
+        if t is not None:
+            move = jnp.where(t > 0, (1 - y) - regularizer.complement(jnp.maximum(t, 0)), move)
+        tangent = tangent + classes.sum(jnp.where(z > -jnp.inf, move, 0) * d_z)
     along = along_regularizer(p, y, z, None, regularizer, d_regularizer, classes)
     return loss, tangent if along is None else tangent + along

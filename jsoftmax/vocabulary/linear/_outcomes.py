@@ -103,8 +103,8 @@ def _following_jvp(rule, primals, tangents):
         z, d_z = moved_scores(moving, fixed, changes, rule)
         masses = masses_of(rule, moving, fixed, row)
         p = masses.of(z)
-        s = masses.slopes(p)
-        d = masses.change(p, d_z, rule.regularizer(changes.parameters), changes.prior)
+        s = masses.slopes(z, p)
+        d = masses.change(z, p, d_z, rule.regularizer(changes.parameters), changes.prior)
         assert d is not None  # something moves
         apart = label(rule, fixed)
         others = jnp.where(p > ALONE if apart is None else apart, 0, s)

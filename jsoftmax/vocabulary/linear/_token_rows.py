@@ -10,7 +10,7 @@ from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Changes
 from jsoftmax.core._simplex import along_parameters, height, relative_to, times_prior
 from jsoftmax.core._solved_row import Masses, SolvedRow, below_bound
-from jsoftmax.losses._fenchel_young import attained, perceptron, prediction
+from jsoftmax.losses._fenchel_young import attained, perceptron, prediction, relative_logarithm
 from jsoftmax.losses._log_loss import surplus
 from jsoftmax.vocabulary.linear._likelihood import log_losses
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
@@ -40,14 +40,15 @@ def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Ou
     if hard is not False:
         floor = where_hard(hard, floor_of(of_whole_rows(highest(z), classes)), top)
     soft = hardened(hard, z, floor)
-    p, log_p, rest = prediction(soft, moving.prior, regularizer, classes)
+    p, log_p, rest, t = prediction(soft, moving.prior, regularizer, classes)
     if hard is True:
         loss = perceptron(z, y, p, top, classes)
     else:
-        loss = attained(p, log_p, rest, z, y, moving.prior, regularizer, classes)
+        loss = attained(p, log_p, rest, t, z, y, moving.prior, regularizer, classes)
         if hard is not False:
             loss = jnp.where(hard, perceptron(z, y, p, top, classes), loss)
-    anchor, level = _anchored(classes, regularizer, soft, p, _relative(log_p, moving.prior))
+    log_r = relative_logarithm(log_p, t, soft, moving.prior, regularizer)
+    anchor, level = _anchored(classes, regularizer, soft, p, log_r)
     tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
     w = fixed.class_weights
     weight = filled(top, 1) if w is None else classes.sum(w * y)
@@ -106,18 +107,13 @@ def along_regularizer(
     return jnp.where(still if fixed.hard is None else still | fixed.hard, 0, along)
 
 
-def _relative(log_p, prior):
-    """log(p/q)."""
-    return log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
-
-
-def _anchored(classes, regularizer, z, p, log_p):
+def _anchored(classes, regularizer, z, p, log_r):
     """The score from which the curve measures others, and its log-mass."""
     at_edge = regularizer.anchors_at_edge()
-    anchor, level = classes.max(z), below_bound(classes.max(log_p), regularizer)
+    anchor, level = classes.max(z), below_bound(classes.max(log_r), regularizer)
     if at_edge is not False:
         edge = -classes.max(jnp.where(p > 0, -z, -jnp.inf))
-        edge_level = classes.max(jnp.where(z == edge, log_p, -jnp.inf))
+        edge_level = classes.max(jnp.where(z == edge, log_r, -jnp.inf))
         from_edge = at_edge & (anchor > -jnp.inf) & (anchor < jnp.inf)
         anchor = jnp.where(from_edge, edge, anchor)
         level = jnp.where(from_edge, edge_level, level)
