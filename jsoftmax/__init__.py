@@ -33,7 +33,7 @@ from jsoftmax.calibration import (
     vector_scaling,
 )
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import Elastic, FermiDirac, JensenShannon, Laplace, Tsallis
+from jsoftmax.core.regularizers import Elastic, FermiDirac, JensenShannon, Laplace, Tsallis
 from jsoftmax.losses import (
     cross_entropy,
     entmax_loss,

@@ -15,7 +15,7 @@ from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._mixture import weights
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import chosen
+from jsoftmax.core.regularizers import chosen
 
 
 def attention_weights(

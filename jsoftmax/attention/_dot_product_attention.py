@@ -12,7 +12,7 @@ from jsoftmax.attention._attend import computed, sizes_for
 from jsoftmax.attention._attention_arguments import read_arguments
 from jsoftmax.attention._kernels import by_kernel
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import chosen
+from jsoftmax.core.regularizers import chosen
 
 
 def dot_product_attention(

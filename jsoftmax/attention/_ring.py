@@ -17,7 +17,7 @@ from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._folds import like_rows
 from jsoftmax.attention._merge import merge_attention
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._regularizers import SHANNON
+from jsoftmax.core.regularizers import SHANNON
 
 
 def ring_attention(

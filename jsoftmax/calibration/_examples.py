@@ -13,7 +13,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import chosen
+from jsoftmax.core.regularizers import chosen
 from jsoftmax.losses._log_loss import beyond_reach
 from jsoftmax.losses._targets import one_hot, read_targets
 

@@ -13,8 +13,8 @@ from jsoftmax.calibration._examples import classes_back, classes_first
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
-from jsoftmax.core._regularizers import Tsallis, of_order
 from jsoftmax.core._simplex import cooled
+from jsoftmax.core.regularizers import Tsallis, of_order
 
 
 def entmax_scores(

@@ -21,6 +21,7 @@ from jax import Array
 
 from jsoftmax.core._filled import filled
 from jsoftmax.core._q_logarithm import log_expq
+from jsoftmax.core._safe_log import safe_log
 from jsoftmax.core._scores import difference
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class Edge:
 
     def log_masses(self, z, anchor, place):
         log_p = jnp.log(jnp.maximum(self.argument(z, anchor, place), 0)) / self.a
-        return jnp.where(z == anchor, _safe_log(place[0]), log_p)
+        return jnp.where(z == anchor, safe_log(place[0]), log_p)
 
     def argument(self, z, anchor, place):
         """p^a, negative below the support; at the anchor xᵃ may underflow."""
@@ -423,8 +424,3 @@ def two_sum(large: Array, small: Array) -> tuple[Array, Array]:
     """The sum rounded to one float, and what the rounding left."""
     total = large + small
     return total, small - (total - large)
-
-
-def _safe_log(x: Array) -> Array:
-    """log x for x ≥ 0, without the −∞ being computed where derivatives of it might be taken."""
-    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), jnp.where(x == 0, -jnp.inf, x))

@@ -14,7 +14,6 @@ from jax import Array
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import SHANNON
 from jsoftmax.core._simplex import (
     conjugate,
     cooled,
@@ -23,6 +22,7 @@ from jsoftmax.core._simplex import (
     probabilities,
     with_log_prior,
 )
+from jsoftmax.core.regularizers import SHANNON
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ from jax import Array
 
 from jsoftmax.core._curves import Curve, Level
 from jsoftmax.core._inverse_marginal import inverse_marginal
+from jsoftmax.core._safe_log import safe_log
 
 _Self = TypeVar("_Self", bound="Regularizer")
+Parameter: TypeAlias = Any  # a Python number, or an array with one number a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,7 @@ class Regularizer:
     def log_link(self, t: Array, near: Array) -> Array:
         """Return log p with ω′(p) = t, sought from the log-mass `near`."""
         if self.knows_link:
-            p = self.link(t)
-            return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), jnp.where(p == 0, -jnp.inf, p))
+            return safe_log(self.link(t))
         return inverse_marginal(self, t, near)
 
     def log_marginal(self, log_p: Array) -> Array:
@@ -107,8 +108,7 @@ class Regularizer:
 
     def log_slope(self, t: Array) -> Array:
         """Return log slope(p) from t = ω′(p), which alone tells a p near its `bound`."""
-        s = self.slope(self.link(t))
-        return jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), -jnp.inf)
+        return safe_log(self.slope(self.link(t)))
 
     def complement(self, t: Array) -> Array:
         """Return `bound` − link(t)."""

@@ -114,7 +114,7 @@ def _solved_logarithms_jvp(classes, primals, tangents):
         own = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, d)
         return (log_p, t), (own - classes.sum(movable * p * d), None)
     if t is None:
-        log_r = log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
+        log_r = without_log_prior(log_p, prior)
         relative = regularizer.relative_slope(jnp.where(p > 0, log_r, 0))
     else:
         relative = jnp.exp(regularizer.log_slope(t) - regularizer.log_link(t, t))
@@ -263,6 +263,11 @@ def with_log_prior(z: Array, prior: Array | None, classes: ClassAxis | None = No
         top = classes.max(z)
         z = z - jnp.where(jnp.isfinite(top), top, 0)
     return jnp.where(prior == 0, -jnp.inf, z + jnp.log(jnp.where(prior == 0, 1, prior)))
+
+
+def without_log_prior(log_p: Array, prior: Array | None) -> Array:
+    """log(p/q), −∞ where there is no mass."""
+    return log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
 
 
 def cooled(

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.core._problem import problem
-from jsoftmax.core._regularizers import Tsallis
+from jsoftmax.core.regularizers import Tsallis
 from jsoftmax.estimators._lbfgs import largest, minimise
 from jsoftmax.mappings import entmax, smoothmax
 

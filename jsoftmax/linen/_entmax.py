@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._contents import Held, hashable, of_hashable
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import chosen, of_order
+from jsoftmax.core.regularizers import chosen, of_order
 from jsoftmax.mappings import regularized_argmax
 from jsoftmax.mappings._constraints import Interval
 

@@ -23,7 +23,6 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import SHANNON, Tsallis, of_order
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import (
     along_parameters,
@@ -32,7 +31,9 @@ from jsoftmax.core._simplex import (
     relative_to,
     solved_logarithms,
     times_prior,
+    without_log_prior,
 )
+from jsoftmax.core.regularizers import SHANNON, Tsallis, of_order
 from jsoftmax.losses._log_loss import (
     beyond_reach,
     mass_of_the_rest,
@@ -350,7 +351,7 @@ def relative_logarithm(
     """log(p/q), from t = ω′(p/q) where the link has a bound."""
     if t is not None:
         return jnp.where(z == -jnp.inf, z, regularizer.log_link(t, t))
-    return log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))
+    return without_log_prior(log_p, prior)
 
 
 def prediction(z, prior, regularizer, classes):

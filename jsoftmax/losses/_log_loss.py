@@ -11,9 +11,9 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
-from jsoftmax.core._regularizers import SHANNON
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import log_probabilities, probabilities
+from jsoftmax.core.regularizers import SHANNON
 
 # A p above this is the only one of its row, also where rounding lifts two halves above one half.
 ALONE = 0.75

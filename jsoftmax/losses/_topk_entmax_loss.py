@@ -16,7 +16,7 @@ from jsoftmax.core._axis import ClassAxis, is_known
 from jsoftmax.core._capped_simplex import anchor_of, capped_masses, threshold_of
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import chosen
+from jsoftmax.core.regularizers import chosen
 from jsoftmax.losses._fenchel_young import along_regularizer, perceptron
 from jsoftmax.losses._targets import Targets, check_labels, one_hot
 from jsoftmax.mappings._capped import solve_capped

@@ -14,8 +14,8 @@ from jsoftmax.core._axis import is_known
 from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import FermiDirac, chosen
 from jsoftmax.core._simplex import cooled
+from jsoftmax.core.regularizers import FermiDirac, chosen
 
 
 def topk_entmax(

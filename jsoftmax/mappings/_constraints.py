@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
 from jsoftmax.core._checks import static_number
 from jsoftmax.core._contents import Held
-from jsoftmax.core._regularizers import chosen
+from jsoftmax.core.regularizers import chosen
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import Tsallis, chosen, of_order
+from jsoftmax.core.regularizers import Tsallis, chosen, of_order
 
 
 def entmax(

@@ -13,9 +13,9 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._regularizers import Tsallis
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled, probabilities
+from jsoftmax.core.regularizers import Tsallis
 
 
 def normmax(

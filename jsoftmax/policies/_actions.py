@@ -14,7 +14,7 @@ from jsoftmax.core._keys import one_key
 from jsoftmax.core._labels import is_class, log_prob_at
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import chosen
+from jsoftmax.core.regularizers import chosen
 from jsoftmax.losses._log_loss import mass_of_the_rest, refined_log
 from jsoftmax.policies._epsilon import mixed, read_epsilon
 from jsoftmax.sampling import sample_from

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
-from jsoftmax.core._regularizers import SHANNON
+from jsoftmax.core.regularizers import SHANNON
 
 
 def kl_divergence(

@@ -14,7 +14,7 @@ from jsoftmax.core._keys import one_key
 from jsoftmax.core._labels import is_class, log_prob_at
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import chosen
+from jsoftmax.core.regularizers import chosen
 from jsoftmax.mappings import entropy
 from jsoftmax.sampling._categorical import drawn_from, entries, sample_from
 from jsoftmax.sampling._distribution import Distribution, number_or_array, spread

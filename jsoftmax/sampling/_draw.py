@@ -20,9 +20,9 @@ from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import SHANNON
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import cooled
+from jsoftmax.core.regularizers import SHANNON
 from jsoftmax.sampling._noise import gumbel_like
 
 

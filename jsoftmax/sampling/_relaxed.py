@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jsoftmax.core._regularizers import of_order
+from jsoftmax.core.regularizers import of_order
 from jsoftmax.sampling._draw import draw, one_hot_max
 
 

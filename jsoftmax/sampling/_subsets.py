@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import chosen
+from jsoftmax.core.regularizers import chosen
 from jsoftmax.mappings import PartialLogSumExp
 from jsoftmax.mappings._capped import mass, solve_capped
 from jsoftmax.sampling._corrected import check_count

@@ -20,8 +20,8 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import Regularizer, parted
-from jsoftmax.core._regularizers import SHANNON
 from jsoftmax.core._row_rule import RowRule
+from jsoftmax.core.regularizers import SHANNON
 from jsoftmax.vocabulary.linear._products import are_many
 
 

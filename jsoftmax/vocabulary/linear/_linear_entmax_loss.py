@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from jaxtyping import Array, ArrayLike, Float
 
-from jsoftmax.core._regularizers import of_order
+from jsoftmax.core.regularizers import of_order
 from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import divergences
 
 

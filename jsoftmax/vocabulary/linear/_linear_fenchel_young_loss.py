@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._regularizers import SHANNON
+from jsoftmax.core.regularizers import SHANNON
 from jsoftmax.vocabulary.linear._class_prior import with_prior
 from jsoftmax.vocabulary.linear._linear_arguments import (
     Fixed,
