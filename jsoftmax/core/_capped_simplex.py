@@ -93,7 +93,7 @@ def _capped_masses_jvp(classes, primals, tangents):
     steepness = classes.sum(s)
     away = away + ratio(gained, jnp.where(steepness > 0, steepness, 1))
     beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
-    return (p, t), (tangent, marginal_tangent(t, away, beside, ~still))
+    return (p, t), (tangent, marginal_tangent(away, beside, ~still))
 
 
 def _binds(p, t, prior, regularizer, upper):

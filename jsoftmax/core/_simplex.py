@@ -67,8 +67,10 @@ def _solved_masses_jvp(classes, primals, tangents):
     if d is None:
         return (p, t), jax.tree.map(jnp.zeros_like, (p, t))
     away = _deviation(weights, d, regularizer, classes, prior)
+    if t is None:
+        return (p, t), (s * away, None)
     beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
-    return (p, t), (s * away, marginal_tangent(t, away, beside, movable > 0))
+    return (p, t), (s * away, marginal_tangent(away, beside, movable > 0))
 
 
 def log_probabilities(
@@ -121,7 +123,7 @@ def _solved_logarithms_jvp(classes, primals, tangents):
     away = _deviation(weights, d, regularizer, classes, prior)
     tangent = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, movable * relative * away)
     beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
-    return (log_p, t), (tangent, marginal_tangent(t, away, beside, movable > 0))
+    return (log_p, t), (tangent, marginal_tangent(away, beside, movable > 0))
 
 
 def slopes(
@@ -154,12 +156,8 @@ def slope_at(r: Array, t: Array | None, regularizer: Regularizer) -> Array:
     return regularizer.slope(r) if t is None else jnp.exp(regularizer.log_slope(t))
 
 
-def marginal_tangent(
-    t: Array | None, away: Array, beside: Array | None, movable: Array
-) -> Array | None:
+def marginal_tangent(away: Array, beside: Array | None, movable: Array) -> Array:
     """ṫ = ż − τ̇ of d − τ̇, and of what d holds beside ż, 0 in a row that is not movable."""
-    if t is None:
-        return None
     return jnp.where(movable, away if beside is None else away - beside, 0)
 
 
