@@ -122,6 +122,8 @@ def _solved_logarithms_jvp(classes, primals, tangents):
         relative = jnp.exp(regularizer.log_slope(t) - regularizer.log_link(t, t))
     away = _deviation(weights, d, regularizer, classes, prior)
     tangent = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, movable * relative * away)
+    if t is None:
+        return (log_p, t), (tangent, None)
     beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
     return (log_p, t), (tangent, marginal_tangent(away, beside, movable > 0))
 

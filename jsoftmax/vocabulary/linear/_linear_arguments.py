@@ -22,7 +22,7 @@ from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import Regularizer, parted
 from jsoftmax.core._row_rule import RowRule
 from jsoftmax.core.regularizers import SHANNON
-from jsoftmax.vocabulary.linear._products import are_many
+from jsoftmax.vocabulary.linear._token_products import are_many
 
 
 class Moving(NamedTuple):

@@ -7,7 +7,7 @@ from jax import Array
 
 from jsoftmax.core._named_trees import Changes, along
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
-from jsoftmax.vocabulary.linear._products import product
+from jsoftmax.vocabulary.linear._token_products import product
 
 _OF_SCORES = ("features", "kernel", "bias", "temperature", "log_prior")
 
