@@ -419,6 +419,6 @@ def _softmax(z: Array, classes: ClassAxis) -> tuple[Array, Array, Array]:
     v = difference(z, classes.max(z))
     weights = jnp.exp(v)
     total = classes.sum(weights)
-    # Of an empty row it is not 0; a sum, which is at least 1, stays as it is, and NaN stays NaN.
-    total = total + float(jnp.finfo(z.dtype).tiny)
+    # A choice, since of a `jnp.maximum` XLA makes one fusion with the sum, which loses a NaN there.
+    total = jnp.where(total == 0, 1, total)
     return weights / total, total, v

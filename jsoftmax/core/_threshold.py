@@ -156,7 +156,7 @@ def _search(curve, scores, anchor, place=None, slope=None, precision=None, most=
         halve = outside & active & jnp.isfinite(left) & jnp.isfinite(right)
         ahead = jnp.where(halve, (left + right) / 2, jnp.clip(ahead, left, right))
         # XLA's maxima may miss a NaN of the row, sums do not: let the place have it.
-        ahead = jnp.where(moving & jnp.isfinite(ahead), ahead, jnp.where(gap == gap, 0, gap))
+        ahead = jnp.where(moving & jnp.isfinite(ahead), ahead, jnp.where(mass == mass, 0, mass))
         place = curve.move(place, ahead)
         return count + 1, place, ahead, gap, slope, left - ahead, right - ahead, active
 
