@@ -61,7 +61,7 @@ def entmax(
         >>> import jax.numpy as jnp
         >>> z = jnp.array([0.1, 1.2, 0.9])
         >>> print(entmax(z, 1.5), entmax(z, 2.0))
-        [0.04492635 0.58058053 0.374493  ] [0.         0.65000 0.35 ]
+        [0.04493 0.58058 0.37449] [0.      0.65    0.35   ]
 
     Reference:
         B. Peters, V. Niculae and A. F. T. Martins, "Sparse sequence-to-sequence models", ACL 2019.
