@@ -18,7 +18,6 @@ from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
 from jsoftmax.vocabulary.linear._outcomes import outcomes
-from jsoftmax.vocabulary.linear._token_products import slope_in_kernel
 from jsoftmax.vocabulary.linear._token_blocks import (
     block_count,
     block_of_blocks,
@@ -27,6 +26,7 @@ from jsoftmax.vocabulary.linear._token_blocks import (
     merged_tokens,
     split_tokens,
 )
+from jsoftmax.vocabulary.linear._token_products import slope_in_kernel
 from jsoftmax.vocabulary.linear._token_rows import pull, solved_row
 from jsoftmax.vocabulary.linear._token_targets import Fate
 
