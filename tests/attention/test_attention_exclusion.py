@@ -10,6 +10,7 @@ import pytest
 
 import jsoftmax as js
 from jsoftmax.attention import _products
+from tests.marks import some
 
 B, T, S, N, K, H = 2, 4, 5, 2, 1, 3
 LAST = S - 1  # which no query may see
@@ -57,7 +58,7 @@ NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 @pytest.mark.parametrize(
     "alpha", ["1", "1.5", *(pytest.param(a, marks=NIGHTLY) for a in ("2", "∞", "traced"))]
 )
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", some(OPTIONS, ["nothing", "blocks"]))
 def test_what_is_excluded_has_no_weight_and_no_gradient(option, alpha):
     """Every way of excluding, alone; and none where nothing excludes."""
     options = {"alpha": ALPHAS[alpha]} | OPTIONS[option]

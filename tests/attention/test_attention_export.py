@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jsoftmax as js
+from tests.marks import some
 
 ATTENTION = {
     "causal": lambda q, k: js.dot_product_attention(q, q, q, is_causal=True),
@@ -25,7 +26,7 @@ ATTENTION = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", some(ATTENTION, ["weights", "a gradient"]))
 def test_an_export_of_unknown_sizes_gives_what_a_direct_call_gives(name):
     attend = jax.jit(ATTENTION[name])
     b, t, s = jax.export.symbolic_shape("b, t, s")

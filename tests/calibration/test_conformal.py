@@ -56,6 +56,7 @@ def test_a_whole_rank_is_not_rounded_up():
             assert js.conformal_threshold(row, labels, jnp.array(coverage, dtype)) == exact
 
 
+@pytest.mark.slow
 def test_integer_weights_are_repetitions_and_zero_is_absence():
     again = np.repeat(np.arange(ROWS), WEIGHTS)
     z = np.where((WEIGHTS == 0)[:, None], NAN, Z)
@@ -70,6 +71,7 @@ def test_integer_weights_are_repetitions_and_zero_is_absence():
     assert js.conformal_threshold(Z[:0], LABELS[:0]) == INF
 
 
+@pytest.mark.slow
 def test_every_class_may_have_a_threshold_of_its_own():
     each = jax.vmap(lambda k: js.conformal_threshold(Z, LABELS, 0.75, weights=k == LABELS))(
         jnp.arange(CLASSES)

@@ -85,6 +85,7 @@ def test_what_rows_share_is_pulled_back_by_that_sum():
     )
 
 
+@pytest.mark.slow
 def test_partial_sums_of_ones_count_beyond_the_integers_of_a_float():
     """0 and 1 as weights, of which more are 1 than float32 counts: 2²⁴ + 64."""
     n = 2**12 + 64

@@ -61,7 +61,12 @@ def mean_gap(confidence, accuracy, weight):
 
 
 OPTIONS = pytest.mark.parametrize(
-    ("bins", "equal_mass"), [(1, False), (4, False), (15, False), (4, True), (7, True)]
+    ("bins", "equal_mass"),
+    [
+        (4, False),
+        (7, True),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in [(1, False), (15, False), (4, True)]),
+    ],
 )
 
 
@@ -93,6 +98,7 @@ def test_of_two_classes_all_is_said_by_one():
     near(js.classwise_calibration_error(p, labels, 1), expected)
 
 
+@pytest.mark.slow
 def test_an_edge_belongs_to_the_bin_below_it():
     """0.7 is 7/10 and so in the seventh bin, though 0.7 × 10 > 7 in floats."""
     p = np.array([0.1, 0.3, 0.6, 0.7, 0.9, 1.0])

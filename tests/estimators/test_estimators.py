@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from jsoftmax import entmax_loss
 from jsoftmax.estimators import SoftmaxRegression, _linear
 from tests import oracles
+from tests.marks import some
 
 # These look for pandas, or for an environment variable that changes all of SciPy.
 ELSEWHERE = {
@@ -106,7 +107,7 @@ def test_no_gradient_is_left_at_the_minimum(alpha, classes):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("alpha", [1.5, 2.0])
+@pytest.mark.parametrize("alpha", some([1.5, 2.0], [1.5]))
 def test_another_optimiser_finds_the_same_minimum(alpha, classes):
     """SciPy's L-BFGS-B on an objective in numpy, whose losses and gradients are the oracle's."""
     X, y, w = data(classes, n=50)

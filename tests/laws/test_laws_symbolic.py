@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import jsoftmax as js
+from tests.marks import some
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -162,6 +163,12 @@ def _of_categorical(d):
 SLOW = {
     "temperature_scaling", "temperature_scaling, α", "vector_scaling", "Categorical",
     "differentiated_cross_entropy", "hierarchical_cross_entropy, wide", "aps_scores",
+    "adaptive_cross_entropy", "adaptive_log_softmax", "aps_scores, key",
+    "classwise_calibration_error", "expected_calibration_error",
+    "expected_calibration_error, equal mass", "gumbel_rao", "hierarchical_log_prob",
+    "hierarchical_log_softmax", "hierarchical_topk", "kl_divergence", "log_prob",
+    "reinforce_leave_one_out", "relaxed_topk", "sample_action, α", "sampled_softmax_loss",
+    "target_sampling_loss",
 }  # fmt: skip
 
 
@@ -171,9 +178,7 @@ PENALTY = inspect.signature(js.vector_scaling).parameters["penalty"].default
 CLOSE = {"vector_scaling": 2 * float(jnp.finfo(jnp.float64).eps) ** (2 / 3) * 16**0.5 / PENALTY}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CALLS]
-)
+@pytest.mark.parametrize("name", some(CALLS, CALLS.keys() - SLOW))
 def test_an_exported_function_serves_every_size(name):
     function, operands = CALLS[name]
     scope = jax.export.SymbolicScope()

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jsoftmax.vocabulary import row_adagrad, row_adam, row_sgd
+from tests.marks import some
 
 SIZE, WIDTH = 7, 3
 RNG = np.random.default_rng(0)
@@ -141,7 +142,7 @@ def test_tables_keep_their_dtype_and_are_rounded_once(dtype, ids):
     assert (table[100] == jnp.asarray(1 - 200 / 256, dtype)).all() and (table[99] == 1).all()
 
 
-@pytest.mark.parametrize("count", [200_000, 5_000_000])
+@pytest.mark.parametrize("count", some([200_000, 5_000_000], [200_000]))
 @pytest.mark.parametrize("rows", ["one", "few"])
 def test_gradients_of_very_many_equal_rows_are_summed_to_the_last_digits(count, rows):
     """One after another in float32, 200,000 of them lose a thousandth."""
