@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jsoftmax as js
+from tests.marks import some
 
 rng = np.random.default_rng(11)
 KNOWN = {
@@ -40,9 +41,7 @@ def without_link(known: js.Regularizer) -> js.Regularizer:
     return Bare()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("Tsallis 3", "FermiDirac") else slow) for n in KNOWN]
-)
+@pytest.mark.parametrize("name", some(KNOWN, ["Tsallis 3", "FermiDirac"]))
 def test_a_solved_link_is_the_known_one(name):
     known, bare = KNOWN[name], without_link(KNOWN[name])
     z = rng.standard_normal((12, 40)) * np.array([1e-3, 0.3, 3, 30])[np.arange(12) % 4][:, None]

@@ -8,6 +8,7 @@ import pytest
 
 from jsoftmax import cross_entropy, topk_entmax_loss
 from tests.losses.loss_helpers import LABELLED
+from tests.marks import some
 
 WAYS = {
     **{name: lambda z, y, loss=loss: loss(z, y) for name, loss in LABELLED.items()},
@@ -47,9 +48,7 @@ def test_it_exports_with_symbolic_sizes(name):
     assert exported(WAYS[name]).nr_devices == 1
 
 
-@pytest.mark.parametrize(
-    "name", [*ALWAYS, *(pytest.param(n, marks=pytest.mark.slow) for n in WAYS if n not in ALWAYS)]
-)
+@pytest.mark.parametrize("name", some(WAYS, ALWAYS))
 def test_the_exported_program_is_the_direct_one_at_every_size(name):
     program, rng = exported(WAYS[name]), np.random.default_rng(0)
     for shape in ((1, 3), (4, 7), (2, 2101)):

@@ -8,6 +8,7 @@ import pytest
 
 import jsoftmax as js
 from tests.mappings.mapping_helpers import ARGUMENTS, values
+from tests.marks import some
 
 WAYS = {
     **{name: lambda z, name=name: values(name, z) for name in ARGUMENTS},
@@ -42,9 +43,7 @@ def test_it_exports_with_symbolic_sizes(name):
     assert exported(WAYS[name]).nr_devices == 1
 
 
-@pytest.mark.parametrize(
-    "name", [*ALWAYS, *(pytest.param(n, marks=pytest.mark.slow) for n in WAYS if n not in ALWAYS)]
-)
+@pytest.mark.parametrize("name", some(WAYS, ALWAYS))
 def test_the_exported_program_is_the_direct_one_at_every_size(name):
     program = exported(WAYS[name])
     for shape in ((1, 3), (4, 7), (2, 2101)):

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import jsoftmax as js
 from tests.a_regularizer_of_a_stranger import Blend
+from tests.marks import some
 from tests.vocabulary.linear.linear_helpers import (
     BIAS,
     CLASSES,
@@ -37,9 +38,7 @@ REGULARIZERS = {
 }
 slow = pytest.mark.slow
 # What compiles long is run for one of them when the slow ones are left out.
-EACH = pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=[] if x == "Blend traced" else slow) for x in REGULARIZERS]
-)
+EACH = pytest.mark.parametrize("name", some(REGULARIZERS, ["Blend traced"]))
 ALL = (FEATURES, KERNEL, BIAS, TEMPERATURES, PRIOR)
 
 
@@ -120,9 +119,7 @@ def cross_entropies(prior, **options):
     return linear, dense
 
 
-@pytest.mark.parametrize(
-    "prior", ["prior", pytest.param("log_prior", marks=slow), pytest.param("by token", marks=slow)]
-)
+@pytest.mark.parametrize("prior", some(["prior", "log_prior", "by token"], ["prior"]))
 def test_cross_entropies_add_the_logarithm_of_the_prior_after_the_temperature(prior):
     q = PRIOR if prior == "prior" else jnp.log(PRIOR)
     if prior == "by token":
@@ -144,9 +141,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=[] if x in ("sum", "entmax") else slow) for x in FORMS]
-)
+@pytest.mark.parametrize("name", some(FORMS, ["sum", "entmax"]))
 def test_a_prior_of_zero_is_a_mask_and_one_of_one_is_none(name):
     """Beside a mask of tokens, and with NaN in the table of an excluded class."""
     spoiled = KERNEL.at[:, ~SOME].set(jnp.nan)
