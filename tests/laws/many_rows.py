@@ -184,6 +184,9 @@ def compare(p, slope, rows: Rows, order, **numbers):
     With d the error of a score, p is known to s d and to a few eps, and s to (2 − α) s/p times
     that. This gives the error that each slope may have. Less than one row in a hundred may be such
     that it says nothing.
+
+    Where caps fill the total, but for what rounding leaves of their sum, n eps of it at most, that
+    rest is shared by whoever is below: values are known to it, and neither support nor slopes are.
     """
     eps, upper, a = rows.eps, rows.upper, order - 1
     exact = oracles.capped(rows.z, order, rows.total, upper)
@@ -204,7 +207,10 @@ def compare(p, slope, rows: Rows, order, **numbers):
     )
     is_low = np.maximum(p, exact) <= np.minimum(64 * eps * most, edge)
     is_full = np.abs(upper - np.maximum(p, exact)) <= 64 * eps * most
-    every_row((inside != expected) & ~is_low & ~is_full, 0.5, "support", edge=edge, **numbers)
+    free = (np.where(is_full, 0, x).sum(-1, keepdims=True) for x in (p, exact))
+    is_filled = np.maximum(*free) <= rows.size * eps * rows.total
+    untold = is_low | is_full | is_filled
+    every_row((inside != expected) & ~untold, 0.5, "support", edge=edge, **numbers)
     s = np.where(inside, s, 0)
     w = rows.cotangent.astype(float)
     over = np.where(weight > 0, weight, 1)
@@ -216,9 +222,10 @@ def compare(p, slope, rows: Rows, order, **numbers):
     m_error = (s_error * np.abs(away)).sum(-1, keepdims=True) / over + 16 * eps * np.abs(w).max()
     allowed = s_error * np.abs(away) + s * m_error + eps * eps
     right = s * away
-    every_row(np.abs(slope - right), allowed, "slopes", slope=slope, right=right, **numbers)
+    error = np.where(is_filled, 0, np.abs(slope - right))
+    every_row(error, allowed, "slopes", slope=slope, right=right, **numbers)
     natural = (s * np.abs(w)).max(-1, keepdims=True)
-    vague = (allowed > natural / 8 + eps).any(-1)
+    vague = (allowed > natural / 8 + eps).any(-1) & ~is_filled[:, 0]
     share = vague.mean()
     assert share < 0.01, f"the slopes of {vague.sum()} rows are not known, as {vague.argmax()}"
 
