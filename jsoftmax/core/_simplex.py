@@ -128,6 +128,9 @@ def _solved_logarithms_jvp(classes, primals, tangents):
     return (log_p, t), (tangent, marginal_tangent(away, beside, movable > 0))
 
 
+_FLAT = -800.0  # a slope with this logarithm is 0 in every dtype
+
+
 def slopes(
     r: Array,
     t: Array | None,
@@ -150,7 +153,9 @@ def slopes(
         log_slope = jnp.where(still, -jnp.inf, log_slope)
     steepest = jnp.maximum(classes.max(log_slope), float(jnp.finfo(t.dtype).min))
     s, weights = (times_prior(prior, jnp.exp(x)) for x in (log_slope, log_slope - steepest))
-    return s, weights
+    # Beyond, no p has a second derivative, and that of a weight would overflow on the way to it.
+    held = jax.lax.stop_gradient(weights)
+    return s, jnp.where(steepest > _FLAT, weights, held)
 
 
 def slope_at(r: Array, t: Array | None, regularizer: Regularizer) -> Array:

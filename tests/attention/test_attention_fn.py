@@ -121,8 +121,9 @@ OPTIONS = {
 def test_options_are_those_that_flax_does_not_give():
     """Whatever attention learns to do can be asked for here too."""
     names = set(inspect.signature(dot_product_attention).parameters)
-    assert set(inspect.signature(attention_fn).parameters) == set(OPTIONS)
-    assert names - GIVEN_BY_FLAX - {"return_residual"} == set(OPTIONS)
+    options = {*OPTIONS, "regularizer"}  # which takes the place of `alpha`
+    assert set(inspect.signature(attention_fn).parameters) == options
+    assert names - GIVEN_BY_FLAX - {"return_residual"} == options
 
 
 def test_options_are_handed_on(monkeypatch):

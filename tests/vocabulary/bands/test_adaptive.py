@@ -419,7 +419,7 @@ MISTAKES = {
     "text for targets": (
         lambda: unwrap(adaptive_cross_entropy)(H, TABLES, "cat"),
         TypeError,
-        "adaptive_cross_entropy: `targets` is 'cat'",
+        "adaptive_cross_entropy: `labels` is 'cat'",
     ),
     "no class": (lambda: adaptive_cross_entropy(H, TABLES, Y + 1), ValueError, "label 10 is no"),
     "mask": (lambda: adaptive_cross_entropy(H, TABLES, Y, where=Y), TypeError, "`where`"),

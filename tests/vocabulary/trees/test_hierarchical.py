@@ -312,7 +312,7 @@ MISTAKES = {
     "text": (
         lambda: inspect.unwrap(LOSS)(H, TABLE, TREE, "cat"),
         TypeError,
-        "hierarchical_cross_entropy: `targets` is 'cat'",
+        "hierarchical_cross_entropy: `labels` is 'cat'",
     ),
     "bias": (lambda: LOSS(H, TABLE, TREE, Y, bias=np.ones(3)), ValueError, "`bias`"),
     "mask": (lambda: LOSS(H, TABLE, TREE, Y, where=np.ones(4)), TypeError, "boolean"),
@@ -324,7 +324,7 @@ MISTAKES = {
     "gathered": (
         lambda: js.hierarchical_log_prob_of_rows(H, TABLE, TREE, Y),
         ValueError,
-        r"tree.rows\(targets\)",
+        r"tree.rows\(labels\)",
     ),
     "k": (lambda: js.hierarchical_topk(H, TABLE, TREE, 12), ValueError, "from 1 to 11"),
     "no k": (lambda: js.hierarchical_topk(H, TABLE, TREE, 0), ValueError, "`k` must be at least 1"),
