@@ -94,10 +94,16 @@ class Problem:
         return entropy_of(p, self.prior, self.regularizer, self.classes)
 
     def mean(self, p: Array, x: Array) -> Array:
-        """Σ p x over the classes with mass, kept as a size-1 axis; `x` may be infinite."""
+        """Σ p x over the classes with mass, kept as a size-1 axis; `x` may be infinite.
+
+        It is taken a second time, of what `x` is beyond the first: in its derivatives, Σ ṗ x with
+        Σ ṗ = 0, large `x` that differ by little would cancel.
+        """
         x = jnp.where(p > 0, x, 0)
         infinite = jnp.isinf(x)  # by itself, since 0 × ∞ would be formed on the way back
-        mean = self.classes.sum(p * jnp.where(infinite, 0, x))
+        counted = (p > 0) & ~infinite
+        mean = jax.lax.stop_gradient(self.classes.sum(p * jnp.where(counted, x, 0)))
+        mean = mean + self.classes.sum(p * jnp.where(counted, x - mean, 0))
         return mean + self.classes.sum(jnp.where(infinite, x, 0))
 
     def unmasked(self, x: Array, elsewhere: float) -> Array:
