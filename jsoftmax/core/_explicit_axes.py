@@ -29,37 +29,37 @@ def on_explicit_axes(
     the last where it is None.
     """
 
-    def decorate(function):
+    def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
         signature = inspect.signature(function)
+        of_any: Callable[..., _Result] = function
 
         @functools.wraps(function)
-        def computed(*args, **kwargs):
+        def computed(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
             given, structure = jax.tree.flatten((args, kwargs))
-            split = [i for i, x in enumerate(given) if _explicit_mesh(x) is not None]
-            if not split:
+            if not any(map(_is_split, given)):
                 return function(*args, **kwargs)
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            arguments = bound.arguments
-            rows = _rows(arguments[like], -1 if axis is None else arguments[axis])
-            mesh = _explicit_mesh(given[split[0]])
+            arguments = signature.bind(*args, **kwargs)
+            arguments.apply_defaults()
+            named = arguments.arguments
+            rows = _rows(named[like], -1 if axis is None else named[axis])
+            there = [i for i, x in enumerate(given) if _explicit_mesh(x) is not None]
 
-            def of_split(*parts):
+            def of_arrays(*arrays):
                 whole = list(given)
-                for i, x in zip(split, parts, strict=True):
+                for i, x in zip(there, arrays, strict=True):
                     whole[i] = x
                 args, kwargs = jax.tree.unflatten(structure, whole)
-                return function(*args, **kwargs)
+                return of_any(*args, **kwargs)
 
-            parts = [given[i] for i in split]
+            arrays = [given[i] for i in there]
+            mesh = _explicit_mesh(arrays[0])
             auto = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
             with jax.sharding.use_abstract_mesh(auto):
-                unsplit = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in parts]
-                shapes = jax.eval_shape(of_split, *unsplit)
-            shardings = jax.tree.map(
-                lambda x: NamedSharding(mesh, _spec(x.shape, rows)), shapes
-            )
-            return jax.sharding.auto_axes(of_split, out_sharding=shardings)(*parts)
+                like_them = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+                shapes = jax.eval_shape(of_arrays, *like_them)
+            shardings = jax.tree.map(lambda x: NamedSharding(mesh, _spec(x.shape, rows)), shapes)
+            found: Any = jax.sharding.auto_axes(of_arrays, out_sharding=shardings)(*arrays)
+            return found
 
         return computed
 
@@ -67,13 +67,21 @@ def on_explicit_axes(
 
 
 def _explicit_mesh(x: Any) -> Any:
-    """The mesh over whose Explicit axes an array is split; None for everything else."""
+    """The mesh with Explicit axes on which an array lies; None for everything else."""
     if not isinstance(x, jax.Array):
         return None
-    sharding = jax.typeof(x).sharding
-    explicit = set(sharding.mesh.explicit_axes)
-    names = (n for part in sharding.spec for n in (part if isinstance(part, tuple) else (part,)))
-    return sharding.mesh if any(n in explicit for n in names) else None
+    mesh = jax.typeof(x).sharding.mesh
+    return mesh if mesh.explicit_axes else None
+
+
+def _is_split(x: Any) -> bool:
+    """Whether an array is split over an Explicit axis."""
+    mesh = _explicit_mesh(x)
+    if mesh is None:
+        return False
+    parts = jax.typeof(x).sharding.spec
+    names = (n for part in parts for n in (part if isinstance(part, tuple) else (part,)))
+    return any(n in mesh.explicit_axes for n in names)
 
 
 def _rows(x: Any, axis: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
