@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.calibration._examples import classes_back, classes_first
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
 
@@ -54,6 +55,7 @@ def lac_scores(
     return ask.unmasked(1 - ask.unmasked(ask.z, 0), jnp.inf)
 
 
+@on_explicit_axes(like="probabilities", axis="axis")
 def aps_scores(
     probabilities: ArrayLike,
     axis: int | tuple[int, ...] = -1,

@@ -8,8 +8,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.calibration._bins import binned, mean_gap, read_bins, read_predictions
 from jsoftmax.calibration._examples import classes_first
+from jsoftmax.core._explicit_axes import on_explicit_axes
 
 
+@on_explicit_axes(like="probabilities", axis="axis")
 def classwise_calibration_error(
     probabilities: ArrayLike,
     labels: ArrayLike,

@@ -17,9 +17,11 @@ from jsoftmax.calibration._examples import counted, read_labels, read_weights
 from jsoftmax.calibration._sums import cumulative
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import is_known
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._problem import problem
 
 
+@on_explicit_axes(like="scores", axis="axis")
 def conformal_threshold(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -108,6 +110,7 @@ def conformal_threshold(
     return jnp.where(jnp.isnan(score).any(), jnp.nan, least[place])
 
 
+@on_explicit_axes(like="scores", axis="axis")
 def conformal_sets(
     scores: ArrayLike,
     threshold: ArrayLike,

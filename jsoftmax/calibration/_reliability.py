@@ -13,8 +13,10 @@ from jsoftmax.calibration._bins import (
     read_bins,
     read_predictions,
 )
+from jsoftmax.core._explicit_axes import on_explicit_axes
 
 
+@on_explicit_axes(like="probabilities", axis="axis")
 def reliability_diagram(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -70,6 +72,7 @@ def reliability_diagram(
     ))  # fmt: skip
 
 
+@on_explicit_axes(like="probabilities", axis="axis")
 def expected_calibration_error(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -120,6 +123,7 @@ def expected_calibration_error(
     return mean_gap(binned(*examples, *read_bins(function, bins, equal_mass)))
 
 
+@on_explicit_axes(like="probabilities", axis="axis")
 def maximum_calibration_error(
     probabilities: ArrayLike,
     labels: ArrayLike,

@@ -20,6 +20,7 @@ from jsoftmax.calibration._examples import read_examples
 from jsoftmax.calibration._sums import total
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._problem import Problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._simplex import cooled, slope_at, solved_masses
@@ -28,6 +29,7 @@ BOUNDS = (1e-3, 1e3)
 _STEPS = 100  # each halves the bracket in log β, or the step of the one before
 
 
+@on_explicit_axes(like="logits", axis="axis")
 def temperature_scaling(
     logits: ArrayLike,
     targets: ArrayLike,

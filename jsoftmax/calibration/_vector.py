@@ -13,6 +13,7 @@ from jsoftmax.calibration._examples import counted, read_examples
 from jsoftmax.calibration._sums import for_rows, total
 from jsoftmax.calibration._temperature import BOUNDS, sharpness
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.losses._fenchel_young import fenchel_young
 
@@ -62,6 +63,7 @@ class VectorScaling(NamedTuple):
         return jnp.where(excluded, -jnp.inf, scaled).astype(checks.result_dtype(z))
 
 
+@on_explicit_axes(like="logits", axis="axis")
 def vector_scaling(
     logits: ArrayLike,
     targets: ArrayLike,

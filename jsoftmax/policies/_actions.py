@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._labels import is_class, log_prob_at
 from jsoftmax.core._problem import Problem, problem
@@ -21,6 +22,7 @@ from jsoftmax.sampling import sample_from
 from jsoftmax.sampling._categorical import drawn_from
 
 
+@on_explicit_axes(like="preferences", axis="axis")
 def sample_action(
     key: ArrayLike,
     preferences: ArrayLike,

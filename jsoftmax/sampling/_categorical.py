@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._scores import difference
@@ -21,6 +22,7 @@ from jsoftmax.sampling._shapes import sample_shape
 _LAST = ClassAxis((-1,))
 
 
+@on_explicit_axes(like="logits", axis="axis")
 def categorical(
     key: ArrayLike,
     logits: ArrayLike,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen
 from jsoftmax.mappings import PartialLogSumExp
@@ -41,6 +42,7 @@ class GumbelTopK(NamedTuple):
     log_prob: Float[Array, "..."]
 
 
+@on_explicit_axes(like="logits", axis="axis")
 def gumbel_topk(
     key: ArrayLike,
     logits: ArrayLike,
@@ -140,6 +142,7 @@ def _in_order(z: Array, noise: Array, k: int, last: int) -> tuple[Array, Array]:
     return jnp.moveaxis(jnp.where(enough, indices, -1), -1, last), log_prob
 
 
+@on_explicit_axes(like="logits", axis="axis")
 def relaxed_topk(
     key: ArrayLike,
     logits: ArrayLike,

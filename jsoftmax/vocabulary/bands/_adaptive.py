@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._axis import is_known
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._adaptive_table import AdaptiveTables, read_adaptive
@@ -30,6 +31,7 @@ from jsoftmax.vocabulary.linear._linear_cross_entropy import linear_cross_entrop
 _KEPT = 2**24  # scores of the head, at most, that are kept for the backward pass
 
 
+@on_explicit_axes(like="features")
 def adaptive_cross_entropy(
     features: ArrayLike,
     table: AdaptiveTables,
@@ -124,6 +126,7 @@ def _losses(blocks: Blocks, banded: Banded, head: Band, labels: Labels) -> Array
     return labels.settle(loss)
 
 
+@on_explicit_axes(like="features")
 def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTables) -> Float[Array, "... classes"]:
     r"""The log-probabilities of all classes under an adaptive softmax.
 
@@ -163,6 +166,7 @@ def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTables) -> Float[Ar
     return banded.shaped(jnp.concatenate(parts, axis=1))
 
 
+@on_explicit_axes(like="features")
 def adaptive_topk(features: ArrayLike, table: AdaptiveTables, k: int) -> TopK:
     r"""The k most probable classes under an adaptive softmax, exactly.
 

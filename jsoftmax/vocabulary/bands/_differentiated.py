@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.losses import cross_entropy
 from jsoftmax.mappings import log_softmax
@@ -70,6 +71,7 @@ def differentiated_tables(
     )  # fmt: skip
 
 
+@on_explicit_axes(like="features")
 def differentiated_cross_entropy(
     features: ArrayLike,
     table: Sequence[Band],
@@ -137,6 +139,7 @@ def differentiated_cross_entropy(
     return banded.shaped(read.settle(among + sum(losses)))
 
 
+@on_explicit_axes(like="features")
 def differentiated_log_softmax(
     features: ArrayLike, table: Sequence[Band]
 ) -> Float[Array, "... classes"]:
@@ -167,6 +170,7 @@ def differentiated_log_softmax(
     return banded.shaped(log_softmax(_scores(banded, banded.features)))
 
 
+@on_explicit_axes(like="features")
 def differentiated_topk(features: ArrayLike, table: Sequence[Band], k: int) -> TopK:
     r"""The k most probable classes under a softmax over bands of different width.
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._filled import filled
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._scores import difference
@@ -20,6 +21,7 @@ from jsoftmax.vocabulary.linear._linear_scores import scores
 from jsoftmax.vocabulary.linear._token_blocks import classes_at
 
 
+@on_explicit_axes(like="features")
 def linear_categorical(
     key: Array,
     features: ArrayLike,

@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.vocabulary.linear._class_prior import with_prior
 from jsoftmax.vocabulary.linear._linear_arguments import (
     Fixed,
@@ -46,6 +47,7 @@ class CrossEntropyTerms(NamedTuple):
     entropy: Array
 
 
+@on_explicit_axes(like="features")
 def linear_cross_entropy(
     features: ArrayLike,
     kernel: ArrayLike,
@@ -138,6 +140,7 @@ def linear_cross_entropy(
     ).loss  # fmt: skip
 
 
+@on_explicit_axes(like="features")
 def linear_cross_entropy_terms(
     features: ArrayLike,
     kernel: ArrayLike,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Trees, overlaid
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
@@ -31,6 +32,7 @@ from jsoftmax.vocabulary.linear._token_rows import pull, solved_row
 from jsoftmax.vocabulary.linear._token_targets import Fate
 
 
+@on_explicit_axes(like="features")
 def linear_cross_entropy_sum(
     features: ArrayLike,
     kernel: ArrayLike,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import SHANNON
 from jsoftmax.vocabulary.linear._class_prior import with_prior
@@ -26,6 +27,7 @@ from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 
 
+@on_explicit_axes(like="features")
 def linear_fenchel_young_loss(
     features: ArrayLike,
     kernel: ArrayLike,

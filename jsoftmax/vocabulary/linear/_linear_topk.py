@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.linear._class_prior import with_prior
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, read_rows
@@ -17,6 +18,7 @@ from jsoftmax.vocabulary.linear._linear_scores import scores, tempered
 from jsoftmax.vocabulary.linear._token_blocks import by_tokens
 
 
+@on_explicit_axes(like="features")
 def linear_topk(
     features: ArrayLike,
     kernel: ArrayLike,

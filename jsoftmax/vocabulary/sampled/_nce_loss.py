@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.vocabulary.sampled._candidates import Candidates
 from jsoftmax.vocabulary.sampled._sampled_scores import read_sampled
 
 
+@on_explicit_axes(like="features")
 def nce_loss(
     features: ArrayLike,
     kernel: ArrayLike,
@@ -83,6 +85,7 @@ def nce_loss(
     return scores.settle(_told_apart(target, scores.corrected(remove_hits) - c))
 
 
+@on_explicit_axes(like="features")
 def negative_sampling_loss(
     features: ArrayLike,
     kernel: ArrayLike,

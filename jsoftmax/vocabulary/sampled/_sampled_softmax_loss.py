@@ -5,12 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.losses import cross_entropy
 from jsoftmax.mappings import logsumexp
 from jsoftmax.vocabulary.sampled._candidates import Candidates
 from jsoftmax.vocabulary.sampled._sampled_scores import read_sampled
 
 
+@on_explicit_axes(like="features")
 def sampled_softmax_loss(
     features: ArrayLike,
     kernel: ArrayLike,
@@ -105,6 +107,7 @@ def sampled_softmax_loss(
     return scores.settle(cross_entropy(z, first)[:, None])
 
 
+@on_explicit_axes(like="features")
 def importance_sampling_loss(
     features: ArrayLike,
     kernel: ArrayLike,

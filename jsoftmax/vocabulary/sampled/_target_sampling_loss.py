@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.vocabulary.sampled._candidates import Candidates
 from jsoftmax.vocabulary.sampled._sampled_softmax_loss import sampled_softmax_loss
 
@@ -101,6 +102,7 @@ def target_partitions(labels: ArrayLike, size: int) -> TargetPartitions:
     return TargetPartitions(np.asarray(ends, np.int64), classes)
 
 
+@on_explicit_axes(like="features")
 def target_sampling_loss(
     features: ArrayLike,
     kernel: ArrayLike,

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.sampling import gumbel_argmax
 from jsoftmax.vocabulary.trees._class_tree import ClassTree
 from jsoftmax.vocabulary.trees._node_choices import Choices, read_choices
 
 
+@on_explicit_axes(like="features")
 def hierarchical_categorical(
     key: Array,
     features: ArrayLike,

@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.losses import cross_entropy
 from jsoftmax.losses._targets import differs
 from jsoftmax.vocabulary.trees._class_tree import ClassTree, Way, checked_labels, read_tree
@@ -24,6 +25,7 @@ from jsoftmax.vocabulary.trees._node_choices import (
 )
 
 
+@on_explicit_axes(like="features")
 def hierarchical_log_prob(
     features: ArrayLike,
     table: ArrayLike,
@@ -75,6 +77,7 @@ def hierarchical_log_prob(
     return choices.shaped(log_prob_of(choices, y.reshape(-1)))
 
 
+@on_explicit_axes(like="features")
 def hierarchical_cross_entropy(
     features: ArrayLike,
     table: ArrayLike,

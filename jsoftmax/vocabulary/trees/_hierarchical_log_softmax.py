@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary.trees._class_tree import ClassTree
 from jsoftmax.vocabulary.trees._node_choices import Choices, read_choices
 
 
+@on_explicit_axes(like="features")
 def hierarchical_log_softmax(
     features: ArrayLike,
     table: ArrayLike,
@@ -50,6 +52,7 @@ def hierarchical_log_softmax(
     return choices.shaped(log_probabilities(choices))
 
 
+@on_explicit_axes(like="features")
 def hierarchical_entropy(
     features: ArrayLike,
     table: ArrayLike,

@@ -11,6 +11,7 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.trees._class_tree import ClassTree
@@ -20,6 +21,7 @@ from jsoftmax.vocabulary.trees._node_choices import Choices, read_choices
 from jsoftmax.vocabulary.trees._tree_counts import read_classes
 
 
+@on_explicit_axes(like="features")
 def hierarchical_topk(
     features: ArrayLike,
     table: ArrayLike,

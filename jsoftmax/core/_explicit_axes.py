@@ -1,0 +1,106 @@
+"""Arrays that are split over Explicit axes of a mesh, computed as over Auto ones.
+
+On an Explicit axis JAX asks every operation for the sharding of its result, and blocks of tokens,
+sorting and scattering have none that follows from the operands alone. There the compiler is asked
+instead, as it is on an Auto axis, and results are split as the rows they belong to.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def on_explicit_axes(
+    like: str, axis: str | None = None
+) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]:
+    """Let a function take arrays on Explicit axes.
+
+    Results that have the rows of the argument `like` are split as these are, and others are whole
+    everywhere. The rows are all axes of it but that, or those, which the argument `axis` names:
+    the last where it is None.
+    """
+
+    def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+        signature = inspect.signature(function)
+        of_any: Callable[..., _Result] = function
+
+        @functools.wraps(function)
+        def computed(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+            given, structure = jax.tree.flatten((args, kwargs))
+            if not any(map(_is_split, given)):
+                return function(*args, **kwargs)
+            arguments = signature.bind(*args, **kwargs)
+            arguments.apply_defaults()
+            named = arguments.arguments
+            rows = _rows(named[like], -1 if axis is None else named[axis])
+            there = [i for i, x in enumerate(given) if _explicit_mesh(x) is not None]
+
+            def of_arrays(*arrays):
+                whole = list(given)
+                for i, x in zip(there, arrays, strict=True):
+                    whole[i] = x
+                args, kwargs = jax.tree.unflatten(structure, whole)
+                return of_any(*args, **kwargs)
+
+            arrays = [given[i] for i in there]
+            mesh = _explicit_mesh(arrays[0])
+            auto = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
+            with jax.sharding.use_abstract_mesh(auto):
+                like_them = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+                shapes = jax.eval_shape(of_arrays, *like_them)
+            shardings = jax.tree.map(lambda x: NamedSharding(mesh, _spec(x.shape, rows)), shapes)
+            found: Any = jax.sharding.auto_axes(of_arrays, out_sharding=shardings)(*arrays)
+            return found
+
+        return computed
+
+    return decorate
+
+
+def _explicit_mesh(x: Any) -> Any:
+    """The mesh with Explicit axes on which an array lies; None for everything else."""
+    if not isinstance(x, jax.Array):
+        return None
+    mesh = jax.typeof(x).sharding.mesh
+    return mesh if mesh.explicit_axes else None
+
+
+def _is_split(x: Any) -> bool:
+    """Whether an array is split over an Explicit axis."""
+    mesh = _explicit_mesh(x)
+    if mesh is None:
+        return False
+    parts = jax.typeof(x).sharding.spec
+    names = (n for part in parts for n in (part if isinstance(part, tuple) else (part,)))
+    return any(n in mesh.explicit_axes for n in names)
+
+
+def _rows(x: Any, axis: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Sizes and split axes of the rows of an array."""
+    if not isinstance(x, jax.Array) or not x.ndim:
+        return (), ()
+    axes = axis if isinstance(axis, tuple) else range(x.ndim) if axis is None else (axis,)
+    dropped = {a % x.ndim for a in axes}
+    spec = jax.typeof(x).sharding.spec
+    kept = [a for a in range(x.ndim) if a not in dropped]
+    return tuple(x.shape[a] for a in kept), tuple(spec[a] for a in kept)
+
+
+def _spec(shape: tuple[Any, ...], rows: tuple[tuple[Any, ...], tuple[Any, ...]]) -> PartitionSpec:
+    """How a result is split: draws come before its rows, classes after them."""
+    sizes, spec = rows
+    more = len(shape) - len(sizes)
+    if more >= 0 and shape[more:] == sizes:
+        return PartitionSpec(*[None] * more, *spec)
+    if more >= 0 and shape[: len(sizes)] == sizes:
+        return PartitionSpec(*spec, *[None] * more)
+    return PartitionSpec(*[None] * len(shape))

@@ -1,0 +1,124 @@
+"""Functions of rows that are split over Explicit axes, the default of `jax.make_mesh`.
+
+On a mesh of 2 × 4, (data, model), tokens are split over data, and classes over model or not. Values
+and gradients are those of one device, and results are split as the rows they belong to.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jsoftmax as js
+from tests.marks import some
+
+KEY = jax.random.key(0)
+CLASSES, WIDTH = 16, 8
+rng = np.random.default_rng(0)
+H = jnp.asarray(rng.standard_normal((4, 2, WIDTH)))
+W = jnp.asarray(rng.standard_normal((WIDTH, CLASSES)))
+Y = jnp.asarray(rng.integers(0, CLASSES, (4, 2)))
+TREE = js.huffman_tree(np.arange(1, CLASSES + 1))
+NODES = jnp.asarray(rng.standard_normal((CLASSES - 1, WIDTH)))
+TABLES = js.vocabulary.adaptive_tables(KEY, WIDTH, CLASSES, [4, 8])
+CANDIDATES = js.vocabulary.uniform_sampler(CLASSES).sample(KEY, (8,), labels=Y)
+
+# name → function (features, kernel, labels); a result without rows has none of these.
+DIFFERENTIABLE = {
+    "linear_cross_entropy": js.linear_cross_entropy,
+    "linear_cross_entropy_terms": js.vocabulary.linear_cross_entropy_terms,
+    "linear_cross_entropy_sum": js.linear_cross_entropy_sum,
+    "linear_fenchel_young_loss": lambda h, w, y: js.linear_fenchel_young_loss(
+        h, w, y, js.Elastic(2.0)
+    ),
+    "linear_entmax_loss": js.linear_entmax_loss,
+    "hierarchical_cross_entropy": lambda h, w, y: js.hierarchical_cross_entropy(h, NODES, TREE, y),
+    "hierarchical_log_softmax": lambda h, w, y: js.hierarchical_log_softmax(h, NODES, TREE),
+    "hierarchical_entropy": lambda h, w, y: js.hierarchical_entropy(h, NODES, TREE),
+    "adaptive_cross_entropy": lambda h, w, y: js.adaptive_cross_entropy(h, TABLES, y),
+    "adaptive_log_softmax": lambda h, w, y: js.adaptive_log_softmax(h, TABLES),
+    "sampled_softmax_loss": lambda h, w, y: js.sampled_softmax_loss(h, w, y, CANDIDATES),
+    "nce_loss": lambda h, w, y: js.nce_loss(h, w, y, CANDIDATES),
+    "cross_entropy": lambda h, w, y: js.cross_entropy(h @ w, y),
+    "entmax": lambda h, w, y: js.entmax(h @ w),
+    "temperature_scaling": lambda h, w, y: js.temperature_scaling(h @ w, y),
+    "expected_calibration_error": lambda h, w, y: js.expected_calibration_error(
+        js.softmax(h @ w), y
+    ),
+}
+CONSTANT = {
+    "linear_topk": lambda h, w, y: js.linear_topk(h, w, 3),
+    "linear_categorical": lambda h, w, y: js.linear_categorical(KEY, h, w),
+    "hierarchical_topk": lambda h, w, y: js.hierarchical_topk(h, NODES, TREE, 3),
+    "categorical": lambda h, w, y: js.categorical(KEY, h @ w, shape=(5, 4, 2)),
+    "gumbel_topk": lambda h, w, y: js.gumbel_topk(KEY, h @ w, 3),
+    "sample_action": lambda h, w, y: js.sample_action(KEY, h @ w),
+    "reliability_diagram": lambda h, w, y: js.reliability_diagram(js.softmax(h @ w), y),
+    "aps_scores": lambda h, w, y: js.calibration.aps_scores(js.softmax(h @ w)),
+    "conformal_threshold": lambda h, w, y: js.conformal_threshold(-js.softmax(h @ w), y),
+    "vector_scaling": lambda h, w, y: js.vector_scaling(h @ w, y),
+}
+QUICK = {"linear_cross_entropy", "hierarchical_cross_entropy", "linear_topk", "categorical"}
+
+
+def mesh():
+    return jax.make_mesh((2, 4), ("data", "model"))
+
+
+def split(classes):
+    """Features, kernel and labels on the mesh, classes over `model` or whole."""
+    specs = P("data"), P(None, "model" if classes else None), P("data")
+    return [
+        jax.device_put(x, NamedSharding(mesh(), s)) for x, s in zip((H, W, Y), specs, strict=True)
+    ]
+
+
+def scalar(function):
+    """A number that depends on every entry of the results, and these."""
+
+    def total(h, w, y):
+        found = function(h, w, y)
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(found)), found
+
+    return total
+
+
+@pytest.mark.parametrize("classes", [False, True], ids=["tokens", "tokens and classes"])
+@pytest.mark.parametrize("name", some(DIFFERENTIABLE, QUICK & DIFFERENTIABLE.keys()))
+def test_values_and_gradients_are_those_of_one_device(name, classes):
+    both = jax.value_and_grad(scalar(DIFFERENTIABLE[name]), (0, 1), has_aux=True)
+    expected = jax.jit(both)(H, W, Y)
+    arguments = split(classes)
+    with jax.set_mesh(mesh()):
+        found = jax.jit(both)(*arguments)
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-9)
+    for result in jax.tree.leaves(found[0][1]):
+        if result.shape[:2] == (4, 2):
+            assert result.sharding.spec[0] == "data"
+    for gradient, argument in zip(found[1], arguments, strict=False):
+        assert gradient.sharding.is_equivalent_to(argument.sharding, gradient.ndim)
+
+
+@pytest.mark.parametrize("classes", [False, True], ids=["tokens", "tokens and classes"])
+@pytest.mark.parametrize("name", some(CONSTANT, QUICK & CONSTANT.keys()))
+def test_what_has_no_gradient_is_that_of_one_device(name, classes):
+    expected = jax.jit(CONSTANT[name])(H, W, Y)
+    with jax.set_mesh(mesh()):
+        found = jax.jit(CONSTANT[name])(*split(classes))
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_called_eagerly_it_is_the_same_with_a_mesh_set_or_not():
+    expected = js.linear_cross_entropy(H, W, Y)
+    h, w, y = split(True)
+    for context in (jax.set_mesh(mesh()), jax.set_mesh(mesh())):
+        with context:
+            found = js.linear_cross_entropy(h, w, y)
+        chex.assert_trees_all_close(found, expected, rtol=1e-12)
+        assert found.sharding.spec[0] == "data"
+    chex.assert_trees_all_close(js.linear_cross_entropy(h, w, y), expected, rtol=1e-12)
