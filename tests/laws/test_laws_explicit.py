@@ -6,6 +6,8 @@ and gradients are those of one device, and results are split as the rows they be
 
 from __future__ import annotations
 
+import contextlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -116,9 +118,8 @@ def test_what_has_no_gradient_is_that_of_one_device(name, classes):
 def test_called_eagerly_it_is_the_same_with_a_mesh_set_or_not():
     expected = js.linear_cross_entropy(H, W, Y)
     h, w, y = split(True)
-    for context in (jax.set_mesh(mesh()), jax.set_mesh(mesh())):
-        with context:
+    for set_mesh in (jax.set_mesh, lambda _: contextlib.nullcontext()):
+        with set_mesh(mesh()):
             found = js.linear_cross_entropy(h, w, y)
         chex.assert_trees_all_close(found, expected, rtol=1e-12)
         assert found.sharding.spec[0] == "data"
-    chex.assert_trees_all_close(js.linear_cross_entropy(h, w, y), expected, rtol=1e-12)
