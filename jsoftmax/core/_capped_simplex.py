@@ -33,22 +33,6 @@ from jsoftmax.core._simplex import (
 )
 
 
-def capped_probabilities(
-    y: Array,
-    prior: Array | None,
-    regularizer: Regularizer,
-    upper: Array,
-    total: Array,
-    classes: ClassAxis,
-) -> Array:
-    """p = argmax ⟨p, y⟩ − Σ q ω(p/q) over 0 ≤ p ≤ upper, Σ p = total, for cooled scores.
-
-    `upper` is 0 where `y` is −∞ and broadcasts to `y`; `total` has a size-1 class axis. NaN where
-    the caps do not leave room for the total; zeros in a row without any class.
-    """
-    return capped_masses(y, prior, regularizer, upper, total, classes)[0]
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
 def capped_masses(
     y: Array,
@@ -58,7 +42,12 @@ def capped_masses(
     total: Array,
     classes: ClassAxis,
 ) -> tuple[Array, Array | None]:
-    """p, and t = y − τ where the link has a bound."""
+    """p = argmax ⟨p, y⟩ − Σ q ω(p/q) over 0 ≤ p ≤ upper, Σ p = total, for cooled scores.
+
+    `upper` is 0 where `y` is −∞ and broadcasts to `y`; `total` has a size-1 class axis. NaN where
+    the caps do not leave room for the total; zeros in a row without any class. Beside p stands
+    t = y − τ where the link has a bound.
+    """
     return _solved(y, prior, regularizer, upper, total, classes)
 
 
@@ -89,7 +78,7 @@ def _capped_masses_jvp(classes, primals, tangents):
         tangent = tangent + held - e * lost
     if t is None:
         return (p, t), (tangent, None)
-    # τ̇ is less by as much as it takes to place what is gained.
+    # What is gained lowers τ: it is −τ̇ Σ s.
     steepness = classes.sum(s)
     away = away + ratio(gained, jnp.where(steepness > 0, steepness, 1))
     beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)

@@ -115,8 +115,8 @@ def _by_logarithms(curve, is_full, scores, anchor, place, lost):
         return jnp.where(is_full(z), -jnp.inf, shifts.log_masses(z, anchor, place))
 
     def log_deficit(z):
-        reached = ~is_full(z) | (curve.upper < 1)
-        return jnp.where(reached, -jnp.inf, shifts.log_complements(z, anchor, place))
+        uncounted = ~is_full(z) | (curve.upper < 1)
+        return jnp.where(uncounted, -jnp.inf, shifts.log_complements(z, anchor, place))
 
     def logarithm(of):
         largest = scores.max(of)

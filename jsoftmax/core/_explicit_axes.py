@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -25,8 +25,8 @@ def on_explicit_axes(
     """Let a function take arrays on Explicit axes.
 
     Results that have the rows of the argument `like` are split as these are, and others are whole
-    everywhere. The rows are all axes of it but that, or those, which the argument `axis` names:
-    the last where it is None.
+    everywhere. Its rows are all its axes but those of the classes, which the argument named `axis`
+    tells; the last one where there is no such argument.
     """
 
     def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
@@ -84,20 +84,29 @@ def _is_split(x: Any) -> bool:
     return any(n in mesh.explicit_axes for n in names)
 
 
-def _rows(x: Any, axis: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Sizes and split axes of the rows of an array."""
+class _Rows(NamedTuple):
+    """The rows of an array, and how they are split."""
+
+    shape: tuple[Any, ...]  # of the array, and
+    spec: tuple[Any, ...]  # its split axes, None for those of the classes
+    kept: tuple[int, ...]  # the axes that are rows
+
+
+def _rows(x: Any, axis: Any) -> _Rows:
     if not isinstance(x, jax.Array) or not x.ndim:
-        return (), ()
+        return _Rows((), (), ())
     axes = axis if isinstance(axis, tuple) else range(x.ndim) if axis is None else (axis,)
-    dropped = {a % x.ndim for a in axes}
+    classes = {a % x.ndim for a in axes}
     spec = jax.typeof(x).sharding.spec
-    kept = [a for a in range(x.ndim) if a not in dropped]
-    return tuple(x.shape[a] for a in kept), tuple(spec[a] for a in kept)
+    kept = tuple(a for a in range(x.ndim) if a not in classes)
+    return _Rows(x.shape, tuple(spec[a] if a in kept else None for a in range(x.ndim)), kept)
 
 
-def _spec(shape: tuple[Any, ...], rows: tuple[tuple[Any, ...], tuple[Any, ...]]) -> PartitionSpec:
-    """How a result is split: draws come before its rows, classes after them."""
-    sizes, spec = rows
+def _spec(shape: tuple[Any, ...], rows: _Rows) -> PartitionSpec:
+    """How a result is split: as the whole array, or by rows with draws before or classes after."""
+    if shape == rows.shape:
+        return PartitionSpec(*rows.spec)
+    sizes, spec = (tuple(x[a] for a in rows.kept) for x in (rows.shape, rows.spec))
     more = len(shape) - len(sizes)
     if more >= 0 and shape[more:] == sizes:
         return PartitionSpec(*[None] * more, *spec)

@@ -1,4 +1,4 @@
-"""Logarithms of probabilities that may be 0, whose derivatives hold no NaN there."""
+"""Logarithms of probabilities that may be 0, with derivatives that are no NaN there."""
 
 from __future__ import annotations
 

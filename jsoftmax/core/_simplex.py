@@ -34,6 +34,8 @@ from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import Dense, difference
 from jsoftmax.core._threshold import solve
 
+_FLAT = -800.0  # a slope with this logarithm is 0 in every dtype
+
 
 def probabilities(
     z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
@@ -128,9 +130,6 @@ def _solved_logarithms_jvp(classes, primals, tangents):
     return (log_p, t), (tangent, marginal_tangent(away, beside, movable > 0))
 
 
-_FLAT = -800.0  # a slope with this logarithm is 0 in every dtype
-
-
 def slopes(
     r: Array,
     t: Array | None,
@@ -139,10 +138,10 @@ def slopes(
     classes: ClassAxis,
     still: Array | None = None,
 ) -> tuple[Array, Array]:
-    """s = q slope(r), and the weights of which τ̇ is the mean; both are 0 where p is `still`.
+    """s = q slope(r), and weights in proportion to it; both are 0 where p is `still`.
 
-    Weights are the same s, but of t, where the link has a bound, s relative to the largest slope:
-    their mean is right also where every s underflows.
+    τ̇ is the mean of d by these weights. Where the link has a bound they are s divided by the
+    largest slope, so that the mean is right even if every s underflows.
     """
     if t is None:
         s = times_prior(prior, regularizer.slope(r))
@@ -153,7 +152,7 @@ def slopes(
         log_slope = jnp.where(still, -jnp.inf, log_slope)
     steepest = jnp.maximum(classes.max(log_slope), float(jnp.finfo(t.dtype).min))
     s, weights = (times_prior(prior, jnp.exp(x)) for x in (log_slope, log_slope - steepest))
-    # Beyond, no p has a second derivative, and that of a weight would overflow on the way to it.
+    # Below, every second derivative of p is 0, and that of a weight would overflow on the way.
     held = jax.lax.stop_gradient(weights)
     return s, jnp.where(steepest > _FLAT, weights, held)
 
@@ -164,7 +163,7 @@ def slope_at(r: Array, t: Array | None, regularizer: Regularizer) -> Array:
 
 
 def marginal_tangent(away: Array, beside: Array | None, movable: Array) -> Array:
-    """ṫ = ż − τ̇ of d − τ̇, and of what d holds beside ż, 0 in a row that is not movable."""
+    """ṫ = ż − τ̇: d − τ̇ without what d holds `beside` ż. It is 0 in a row that does not move."""
     return jnp.where(movable, away if beside is None else away - beside, 0)
 
 
@@ -424,6 +423,6 @@ def _softmax(z: Array, classes: ClassAxis) -> tuple[Array, Array, Array]:
     v = difference(z, classes.max(z))
     weights = jnp.exp(v)
     total = classes.sum(weights)
-    # A choice, since of a `jnp.maximum` XLA makes one fusion with the sum, which loses a NaN there.
+    # A choice and no `jnp.maximum`, which XLA fuses with the sum: it then loses a NaN.
     total = jnp.where(total == 0, 1, total)
     return weights / total, total, v

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import is_known
-from jsoftmax.core._capped_simplex import anchor_of, capped_probabilities
+from jsoftmax.core._capped_simplex import anchor_of, capped_masses
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._simplex import cooled
@@ -235,5 +235,5 @@ def solve_capped(ask: Problem, upper: Array, total: Array) -> Array:
         # At T = 0 the classes above the anchor are at their caps, and those below it at 0.
         anchor = anchor_of(ask.z, upper, total, ask.classes)
         y = cooled(ask.z, ask.temperature, ask.classes, anchor)
-    p = capped_probabilities(y, ask.prior, ask.regularizer, upper, total, ask.classes)
+    p, _ = capped_masses(y, ask.prior, ask.regularizer, upper, total, ask.classes)
     return ask.unmasked(p, 0)

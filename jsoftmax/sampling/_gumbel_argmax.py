@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
 from jsoftmax.core._axis import ClassAxis, is_known
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
@@ -23,6 +24,7 @@ _LAST = ClassAxis((-1,))
 _AT_ONCE = 2**18  # numbers of noise in memory, about
 
 
+@on_explicit_axes(like="logits", axis="axis")
 def gumbel_argmax(
     key: ArrayLike,
     logits: ArrayLike,

@@ -186,7 +186,8 @@ def compare(p, slope, rows: Rows, order, **numbers):
     that it says nothing.
 
     Where caps fill the total, but for what rounding leaves of their sum, n eps of it at most, that
-    rest is shared by whoever is below: values are known to it, and neither support nor slopes are.
+    rest is shared by whoever is below: values are known to it and the support is not, so that
+    slopes are those of p itself.
     """
     eps, upper, a = rows.eps, rows.upper, order - 1
     exact = oracles.capped(rows.z, order, rows.total, upper)
@@ -196,7 +197,10 @@ def compare(p, slope, rows: Rows, order, **numbers):
     p_allowed = 64 * eps * most + above_pivot(exact, rows, order)
     every_row(np.abs(p - exact), p_allowed, "values", **numbers)
     inside, expected = ((x > eps**4) & (x < upper) for x in (p, exact))
-    known = np.where(expected, exact, np.where(inside, p, 1))
+    is_full = np.abs(upper - np.maximum(p, exact)) <= 64 * eps * most
+    free = (np.where(is_full, 0, x).sum(-1, keepdims=True) for x in (p, exact))
+    is_filled = np.maximum(*free) <= rows.size * eps * rows.total
+    known = np.where(expected & ~(inside & is_filled), exact, np.where(inside, p, 1))
     s = np.where(inside | expected, known ** (2 - order), 0)
     weight = (s * inside).sum(-1, keepdims=True)
     bent = np.abs(box_cox(order)(known)) * (inside | expected)
@@ -206,9 +210,6 @@ def compare(p, slope, rows: Rows, order, **numbers):
         a > 0, (np.abs(a) * 16 * eps * reach) ** (1 / np.where(a > 0, a, 1)), 2 * eps**4
     )
     is_low = np.maximum(p, exact) <= np.minimum(64 * eps * most, edge)
-    is_full = np.abs(upper - np.maximum(p, exact)) <= 64 * eps * most
-    free = (np.where(is_full, 0, x).sum(-1, keepdims=True) for x in (p, exact))
-    is_filled = np.maximum(*free) <= rows.size * eps * rows.total
     untold = is_low | is_full | is_filled
     every_row((inside != expected) & ~untold, 0.5, "support", edge=edge, **numbers)
     s = np.where(inside, s, 0)
@@ -222,10 +223,9 @@ def compare(p, slope, rows: Rows, order, **numbers):
     m_error = (s_error * np.abs(away)).sum(-1, keepdims=True) / over + 16 * eps * np.abs(w).max()
     allowed = s_error * np.abs(away) + s * m_error + eps * eps
     right = s * away
-    error = np.where(is_filled, 0, np.abs(slope - right))
-    every_row(error, allowed, "slopes", slope=slope, right=right, **numbers)
+    every_row(np.abs(slope - right), allowed, "slopes", slope=slope, right=right, **numbers)
     natural = (s * np.abs(w)).max(-1, keepdims=True)
-    vague = (allowed > natural / 8 + eps).any(-1) & ~is_filled[:, 0]
+    vague = (allowed > natural / 8 + eps).any(-1)
     share = vague.mean()
     assert share < 0.01, f"the slopes of {vague.sum()} rows are not known, as {vague.argmax()}"
 

@@ -37,11 +37,16 @@ def rows(calls):
 
 
 def gradients(calls):
-    """Those of a variant, whose name has a comma, are slow: the function itself is there too."""
+    """Those of a variant, "name, variant", are slow if those of "name" are there too."""
+    calls = [c for c in calls if c.is_differentiable]
+    names = {c.name for c in calls}
+
+    def is_slow(call):
+        name, *variant = call.name.split(", ")
+        return call.is_slow or (variant and name in names)
+
     return [
-        pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.is_slow or "," in c.name else [])
-        for c in calls
-        if c.is_differentiable
+        pytest.param(c, id=c.name, marks=[pytest.mark.slow] if is_slow(c) else []) for c in calls
     ]
 
 

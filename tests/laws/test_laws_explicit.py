@@ -28,6 +28,7 @@ Y = jnp.asarray(rng.integers(0, CLASSES, (4, 2)))
 TREE = js.huffman_tree(np.arange(1, CLASSES + 1))
 NODES = jnp.asarray(rng.standard_normal((CLASSES - 1, WIDTH)))
 TABLES = js.vocabulary.adaptive_tables(KEY, WIDTH, CLASSES, [4, 8])
+BANDS = js.vocabulary.differentiated_tables(KEY, WIDTH, CLASSES, [8])
 CANDIDATES = js.vocabulary.uniform_sampler(CLASSES).sample(KEY, (8,), labels=Y)
 
 # name → function (features, kernel, labels); a result without rows has none of these.
@@ -46,6 +47,17 @@ DIFFERENTIABLE = {
     "adaptive_log_softmax": lambda h, w, y: js.adaptive_log_softmax(h, TABLES),
     "sampled_softmax_loss": lambda h, w, y: js.sampled_softmax_loss(h, w, y, CANDIDATES),
     "nce_loss": lambda h, w, y: js.nce_loss(h, w, y, CANDIDATES),
+    "negative_sampling_loss": lambda h, w, y: js.negative_sampling_loss(h, w, y, CANDIDATES),
+    "importance_sampling_loss": lambda h, w, y: js.vocabulary.importance_sampling_loss(
+        h, w, y, CANDIDATES
+    ),
+    "differentiated_cross_entropy": lambda h, w, y: js.vocabulary.differentiated_cross_entropy(
+        h, BANDS, y
+    ),
+    "log_prob": lambda h, w, y: js.policies.log_prob(h @ w, y),
+    "soft_argmax": lambda h, w, y: js.soft_argmax(h @ w),
+    "gumbel_softmax": lambda h, w, y: js.gumbel_softmax(KEY, h @ w, 0.5),
+    "relaxed_topk": lambda h, w, y: js.relaxed_topk(KEY, h @ w, 3),
     "cross_entropy": lambda h, w, y: js.cross_entropy(h @ w, y),
     "entmax": lambda h, w, y: js.entmax(h @ w),
     "temperature_scaling": lambda h, w, y: js.temperature_scaling(h @ w, y),
@@ -58,6 +70,11 @@ CONSTANT = {
     "linear_categorical": lambda h, w, y: js.linear_categorical(KEY, h, w),
     "hierarchical_topk": lambda h, w, y: js.hierarchical_topk(h, NODES, TREE, 3),
     "categorical": lambda h, w, y: js.categorical(KEY, h @ w, shape=(5, 4, 2)),
+    "gumbel_argmax": lambda h, w, y: js.gumbel_argmax(KEY, h @ w),
+    "hierarchical_categorical": lambda h, w, y: js.hierarchical_categorical(KEY, h, NODES, TREE),
+    "adaptive_topk": lambda h, w, y: js.vocabulary.adaptive_topk(h, TABLES, 3),
+    "entmax_scores": lambda h, w, y: js.calibration.entmax_scores(h @ w),
+    "conformal_sets": lambda h, w, y: js.conformal_sets(-js.softmax(h @ w), -0.1),
     "gumbel_topk": lambda h, w, y: js.gumbel_topk(KEY, h @ w, 3),
     "sample_action": lambda h, w, y: js.sample_action(KEY, h @ w),
     "reliability_diagram": lambda h, w, y: js.reliability_diagram(js.softmax(h @ w), y),
@@ -113,6 +130,15 @@ def test_what_has_no_gradient_is_that_of_one_device(name, classes):
     with jax.set_mesh(mesh()):
         found = jax.jit(CONSTANT[name])(*split(classes))
     chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_classes_along_the_first_axis_leave_the_rows_split():
+    p = js.softmax(H @ W)
+    turned = jax.device_put(jnp.moveaxis(p, -1, 0), NamedSharding(mesh(), P(None, "data")))
+    with jax.set_mesh(mesh()):
+        found = jax.jit(lambda p: js.calibration.aps_scores(p, axis=0))(turned)
+    assert found.sharding.spec[1] == "data"
+    chex.assert_trees_all_close(jnp.moveaxis(found, 0, -1), js.calibration.aps_scores(p))
 
 
 def test_called_eagerly_it_is_the_same_with_a_mesh_set_or_not():

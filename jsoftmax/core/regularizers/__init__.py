@@ -1,4 +1,4 @@
-"""The regularizers that come with the library, each with what makes it fast and precise."""
+"""The regularizers of the library. What they override makes them fast and precise."""
 
 from jsoftmax.core.regularizers._chosen import chosen, of_order
 from jsoftmax.core.regularizers._elastic import Elastic

@@ -1,24 +1,21 @@
-"""The binary entropy of every probability by itself."""
+"""The binary entropy of each probability."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Curve, Shift
-from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._safe_log import entropy_term
+from jsoftmax.core.regularizers._symmetric import Symmetric
 from jsoftmax.core.regularizers._tsallis import SHANNON
 
 
 @dataclasses.dataclass(frozen=True)
-class FermiDirac(Regularizer):
-    r"""The binary entropy of every probability by itself, whose link is the logistic function.
+class FermiDirac(Symmetric):
+    r"""The binary entropy of each probability. Its link is the logistic function.
 
     .. math:: ω(p) = p \log p + (1-p) \log(1-p), \qquad p_i = σ(z_i - τ)
 
@@ -82,14 +79,3 @@ class FermiDirac(Regularizer):
     def log_slope(self, t: Array) -> Array:
         """Return log p + log(1 − p)."""
         return jax.nn.log_sigmoid(t) + jax.nn.log_sigmoid(-t)
-
-    def complement(self, t: Array) -> Array:
-        """Return 1 − p, which is the link of −t."""
-        return self.link(-t)
-
-    @property
-    def bound(self) -> float:
-        return 1.0
-
-    def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
-        return solved(Shift(self))

@@ -1,23 +1,20 @@
-"""The regularizer whose link is the distribution function of Laplace."""
+"""Laplace's distribution function as a link."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Curve, Shift
-from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._safe_log import positive
+from jsoftmax.core.regularizers._symmetric import Symmetric
 from jsoftmax.core.regularizers._tsallis import SHANNON
 
 
 @dataclasses.dataclass(frozen=True)
-class Laplace(Regularizer):
-    r"""The regularizer whose link is the distribution function of Laplace: LapSum's soft top-k.
+class Laplace(Symmetric):
+    r"""The soft top-k of LapSum. Its link is Laplace's distribution function.
 
     .. math:: ω′(p) = \begin{cases} \log 2p & p ≤ ½ \\ -\log 2(1-p) & p > ½ \end{cases}
 
@@ -91,14 +88,3 @@ class Laplace(Regularizer):
     def log_slope(self, t: Array) -> Array:
         """Return log min(p, 1−p), which is −|t| − log 2."""
         return -jnp.abs(t) - jnp.log(2.0).astype(t.dtype)
-
-    def complement(self, t: Array) -> Array:
-        """Return 1 − p, which is the link of −t."""
-        return self.link(-t)
-
-    @property
-    def bound(self) -> float:
-        return 1.0
-
-    def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
-        return solved(Shift(self))

@@ -48,7 +48,7 @@ def by_tokens(
         return by_tokens(function, block, overlaid(part, rest), many)
 
     if size != block:
-        # What parts are split into is not kept for the transpose.
+        # The transpose forms the blocks of a part again, instead of keeping them.
         of_part = jax.checkpoint(of_part, prevent_cse=False)
     results = jax.lax.map(of_part, parts)
     return jax.tree.map(lambda x: merged_tokens(x, tokens), results)
