@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jsoftmax as js
+from tests.laws.test_laws_eager import COMPILED
 from tests.marks import some
 
 KEY = jax.random.key(0)
@@ -149,3 +150,17 @@ def test_called_eagerly_it_is_the_same_with_a_mesh_set_or_not():
             found = js.linear_cross_entropy(h, w, y)
         chex.assert_trees_all_close(found, expected, rtol=1e-12)
         assert found.sharding.spec[0] == "data"
+
+
+def test_a_second_eager_call_with_other_values_compiles_nothing():
+    h, w, y = split(True)
+    with jax.set_mesh(mesh()):
+        other = -h
+        for function in (
+            js.linear_cross_entropy,
+            jax.grad(lambda *a: js.linear_cross_entropy_sum(*a)),
+        ):
+            jax.block_until_ready(function(h, w, y))
+            COMPILED.clear()
+            jax.block_until_ready(function(other, w, y))
+            assert not COMPILED
