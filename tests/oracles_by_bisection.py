@@ -7,6 +7,8 @@ is shared with the library. A class is excluded by the score −∞.
 import numpy as np
 from numpy.typing import ArrayLike
 
+IN_CACHE = 400  # rows bisected together; all ten thousand take twice the time
+
 
 def capped(z, alpha, total: ArrayLike = 1.0, upper: ArrayLike = np.inf) -> np.ndarray:
     """min(u, [1 + (α−1)(z − τ)]₊^{1/(α−1)}) with Σ p = total.
@@ -17,6 +19,9 @@ def capped(z, alpha, total: ArrayLike = 1.0, upper: ArrayLike = np.inf) -> np.nd
     z = np.asarray(z, np.float64)
     alpha, total = (np.broadcast_to(x, (len(z), 1)).astype(float) for x in (alpha, total))
     upper = np.where(z > -np.inf, np.broadcast_to(np.minimum(upper, total), z.shape), 0)
+    if len(z) > IN_CACHE:
+        blocks = zip(*(_blocks(x) for x in (z, alpha, total, upper)), strict=True)
+        return np.concatenate([capped(*block) for block in blocks])
     a = alpha - 1
     order = np.argsort(-z, axis=-1, kind="stable")
     ordered, caps = (np.take_along_axis(x, order, -1) for x in (z, upper))
@@ -86,6 +91,10 @@ def entropy(p, alpha) -> np.ndarray:
     a = np.where(alpha == 1, 1, alpha - 1)
     bent = np.where(alpha == 1, np.log(positive), np.expm1(a * np.log(positive)) / a)
     return -(np.where(p > 0, p * bent, 0)).sum(-1, keepdims=True) / alpha
+
+
+def _blocks(x):
+    return np.array_split(x, -(-len(x) // IN_CACHE))
 
 
 def _masses(v, a, level):
