@@ -57,6 +57,10 @@ class Call:
         rng = np.random.default_rng(seed)
         return [make(rng) for make in self.makes]
 
+    @property
+    def public_name(self) -> str:
+        return self.name.split(",")[0]
+
     def value(self, operands: list[Any]) -> Any:
         return self.function(*operands)
 
@@ -136,9 +140,9 @@ CALLS: list[Call] = []
 def _call(name: str, *makes: Make, note: str = "", smooth=True, slow=False, run=None, **options):
     """Add a call of a public function, by `run` or with its operands first."""
 
-    def function(*operands):
-        found = public(name)
-        return found(*operands, **options) if run is None else run(found, *operands)
+    def function(*operands, **more):
+        found = functools.partial(public(name), **options, **more)
+        return found(*operands) if run is None else run(found, *operands)
 
     title = f"{name}, {note}" if note else name
     CALLS.append(Call(title, function, makes, smooth, slow))

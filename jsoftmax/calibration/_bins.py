@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from jsoftmax.calibration._adaptive_sets import ties
 from jsoftmax.calibration._examples import counted, read_labels, read_weights
 from jsoftmax.calibration._sums import bin_sums, cumulative
+from jsoftmax.core._mesh_axes import gathered
 from jsoftmax.core._problem import problem
 
 
@@ -52,9 +53,12 @@ def read_predictions(function, probabilities, labels, axis, where, weights):
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(3, 4), inline=True)
-def binned(confidence, right, w, bins, equal_mass) -> Reliability:
-    """Means over the examples of each bin."""
+@partial(jax.jit, static_argnums=(3, 4, 5), inline=True)
+def binned(confidence, right, w, bins, equal_mass, over) -> Reliability:
+    """Means over the examples of each bin, of all parts on the mesh axis `over`."""
+    if over is not None and equal_mass:  # where edges are, all examples tell
+        confidence, right, w = (gathered(x, over, 0) for x in (confidence, right, w))
+        over = None
     x, finite = jax.lax.stop_gradient(confidence), jnp.isfinite
     # Where a NaN would fall nobody knows, so it is in every bin.
     spoiled = jnp.where(finite(x) & finite(w), 0, jnp.nan).sum().astype(x.dtype)
@@ -73,7 +77,8 @@ def binned(confidence, right, w, bins, equal_mass) -> Reliability:
         method = "compare_all" if bins <= 64 else "scan"
         which = jnp.searchsorted(edges, x, side="left", method=method)
     which = jnp.clip(which, 0, bins - 1).astype(jnp.int32)
-    total, confidence, right = bin_sums((w, w * confidence, w * right), which, bins)
+    sums = *bin_sums((w, w * confidence, w * right), which, bins), spoiled
+    total, confidence, right, spoiled = sums if over is None else jax.lax.psum(sums, over)
     each = jnp.where(total > 0, total, 1)
     return Reliability(confidence / each + spoiled, right / each + spoiled, total + spoiled)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -21,6 +23,7 @@ def classwise_calibration_error(
     equal_mass: bool = False,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
     r"""How far the probability of *every* class is from how often that class is the label.
 
@@ -38,6 +41,8 @@ def classwise_calibration_error(
         where: boolean mask that broadcasts to `probabilities`: where a class does not take part,
             the example does not count for it.
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
+        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+            then the same on every part. None for all rows here.
 
     Returns:
         A number from 0 to 1, in float32 at least: the mean over the classes; 0 if no row counts.
@@ -64,7 +69,7 @@ def classwise_calibration_error(
     size = ask.classes.size(p)
 
     def of_class(p, hit, w):
-        return mean_gap(binned(p, hit, w, bins, equal_mass))
+        return mean_gap(binned(p, hit, w, bins, equal_mass, axis_name))
 
     return jnp.mean(
         jax.vmap(of_class)(*(classes_first(x, ask.classes).reshape(size, -1) for x in (p, hit, w)))

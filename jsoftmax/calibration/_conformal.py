@@ -8,6 +8,7 @@ theirs is uniform, so it is no higher than the ⌈(n+1)c⌉-th of them with prob
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from fractions import Fraction
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jsoftmax.calibration._sums import cumulative
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import is_known
 from jsoftmax.core._explicit_axes import on_explicit_axes
+from jsoftmax.core._mesh_axes import gathered
 from jsoftmax.core._problem import problem
 
 
@@ -29,6 +31,7 @@ def conformal_threshold(
     axis: int | tuple[int, ...] = -1,
     *,
     weights: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
     r"""The score up to which classes belong in a set that holds the label as often as `coverage`.
 
@@ -55,6 +58,8 @@ def conformal_threshold(
         weights: w ≥ 0, one number a row, in units of the weight of a new example: the threshold is
             the least score s with Σ_{sᵢ ≤ s} wᵢ ≥ c (Σ w + 1). Rows of weight 0 do not count,
             whatever stands there; `weights=labels == k` gives the threshold of one class.
+        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+            then the same on every part, to which two numbers a row travel. None for all rows here.
 
     Returns:
         A score, in float32 at least. NaN if the score of a label that counts is NaN, or if a label
@@ -94,6 +99,8 @@ def conformal_threshold(
     score = ask.classes.sum(jnp.where(hit > 0, ask.z, 0))
     score = counted(jnp.where(valid, score, jnp.nan), w, jnp.inf).ravel()
     w = w.ravel()
+    if axis_name is not None:
+        score, w = (gathered(x, axis_name, 0) for x in (score, w))
     order = jnp.argsort(score)
     least = jnp.append(score[order], jnp.inf)
     number = checks.static_number(coverage)

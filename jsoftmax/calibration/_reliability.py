@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -26,6 +28,7 @@ def reliability_diagram(
     equal_mass: bool = False,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
 ) -> Reliability:
     r"""Mean confidence and accuracy of predictions, in bins of similar confidence.
 
@@ -43,6 +46,8 @@ def reliability_diagram(
             confident is in (b/B, (b+1)/B]. So equal confidences are never torn apart.
         where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
+        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+            then the same on every part. None for all rows here.
 
     Returns:
         `Reliability(confidence, accuracy, weight)`, each of shape [bins], in float32 at least.
@@ -69,7 +74,7 @@ def reliability_diagram(
     function = "reliability_diagram"
     return binned(*_top(function, probabilities, labels, axis, where, weights), *read_bins(
         function, bins, equal_mass
-    ))  # fmt: skip
+    ), axis_name)  # fmt: skip
 
 
 @on_explicit_axes(like="probabilities", axis="axis")
@@ -82,6 +87,7 @@ def expected_calibration_error(
     equal_mass: bool = False,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
     r"""How far confidence is from accuracy, on average over the bins of `reliability_diagram`.
 
@@ -99,6 +105,8 @@ def expected_calibration_error(
         equal_mass: whether bins are of equal weight rather than of equal width.
         where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
+        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+            then the same on every part. None for all rows here.
 
     Returns:
         A number from 0 to 1, in float32 at least; 0 if no row counts. Its gradient holds the bins
@@ -120,7 +128,7 @@ def expected_calibration_error(
     """
     function = "expected_calibration_error"
     examples = _top(function, probabilities, labels, axis, where, weights)
-    return mean_gap(binned(*examples, *read_bins(function, bins, equal_mass)))
+    return mean_gap(binned(*examples, *read_bins(function, bins, equal_mass), axis_name))
 
 
 @on_explicit_axes(like="probabilities", axis="axis")
@@ -133,6 +141,7 @@ def maximum_calibration_error(
     equal_mass: bool = False,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
     r"""How far confidence is from accuracy in the worst bin of `reliability_diagram`.
 
@@ -148,6 +157,8 @@ def maximum_calibration_error(
         equal_mass: whether bins are of equal weight rather than of equal width.
         where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
+        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+            then the same on every part. None for all rows here.
 
     Returns:
         A number from 0 to 1, in float32 at least; 0 if no row counts.
@@ -168,7 +179,7 @@ def maximum_calibration_error(
     """
     function = "maximum_calibration_error"
     examples = _top(function, probabilities, labels, axis, where, weights)
-    return jnp.max(gaps(binned(*examples, *read_bins(function, bins, equal_mass))))
+    return jnp.max(gaps(binned(*examples, *read_bins(function, bins, equal_mass), axis_name)))
 
 
 def _top(function, probabilities, labels, axis, where, weights):

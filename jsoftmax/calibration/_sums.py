@@ -5,6 +5,7 @@ One float to which numbers are added one after the other stands still at 2²⁴ 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 
 import jax
@@ -16,9 +17,9 @@ from jsoftmax.sampling._wide_integers import Words, from_limbs
 _KEPT = 48  # bits of every float32 that are summed, below the highest of the largest
 
 
-def total(x: Array) -> Array:
-    """The sum over the first axis, which is taken away."""
-    return _total(x)
+def total(x: Array, over: Hashable | None = None) -> Array:
+    """The sum over the first axis, which is taken away, and over the parts on a mesh axis."""
+    return _total(x) if over is None else jax.lax.psum(_total(x), over)
 
 
 @jax.custom_jvp

@@ -10,6 +10,7 @@ so that the best β is the one root of a function that rises.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 
 import jax
@@ -21,6 +22,7 @@ from jsoftmax.calibration._sums import total
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._explicit_axes import on_explicit_axes
+from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._problem import Problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._simplex import cooled, slope_at, solved_masses
@@ -41,6 +43,7 @@ def temperature_scaling(
     weights: ArrayLike | None = None,
     ignore_index: int | None = None,
     bounds: tuple[float, float] = BOUNDS,
+    axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
     r"""The temperature at which held-out targets cost least: one number for all rows.
 
@@ -67,6 +70,8 @@ def temperature_scaling(
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
         ignore_index: rows with this label do not count.
         bounds: the least and the largest temperature, both positive.
+        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+            then the same on every part. None for all rows here.
 
     Returns:
         T*, a number in float32 at least, differentiable in logits, weights, α and distributions
@@ -98,7 +103,7 @@ def temperature_scaling(
     ask, y, w = read_examples(
         function, logits, targets, alpha, regularizer, axis, where, weights, ignore_index
     )
-    return 1 / sharpness(ask, y, w, (low, high))
+    return 1 / sharpness(ask, y, w, (low, high), axis_name)
 
 
 def _bounds(function, bounds) -> tuple[float, float]:
@@ -112,25 +117,27 @@ def _bounds(function, bounds) -> tuple[float, float]:
     return low, high
 
 
-def sharpness(ask: Problem, y: Array, w: Array, bounds: tuple[float, float]) -> Array:
-    """The best β = 1/T."""
+def sharpness(
+    ask: Problem, y: Array, w: Array, bounds: tuple[float, float], over: Hashable | None
+) -> Array:
+    """The best β = 1/T, for the rows of all parts on the axis `over`."""
     low, high = (jnp.asarray(t, ask.z.dtype) for t in bounds)
     v = cooled(ask.z, jnp.ones((1,) * ask.z.ndim, ask.z.dtype), ask.classes)
-    return _sharpness(v, y, w, ask.regularizer, (1 / high, 1 / low), ask.classes)
+    return _sharpness(v, y, w, ask.regularizer, (1 / high, 1 / low), ask.classes, over)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(5,))
+@partial(jax.custom_jvp, nondiff_argnums=(5, 6))
 def _sharpness(
     v: Array, y: Array, w: Array, regularizer: Regularizer, limits: tuple[Array, Array],
-    classes: ClassAxis,
+    classes: ClassAxis, over: Hashable | None,
 ) -> Array:  # fmt: skip
     """The β in `limits` at which Σ w L(βv, y) is least, for v = z − max z."""
-    return _searched(v, y, w, regularizer, limits, classes)
+    return _searched(v, y, w, regularizer, limits, classes, over)
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(5,), inline=True)
-def _searched(v, y, w, regularizer, limits, classes):
+@partial(jax.jit, static_argnums=(5, 6), inline=True)
+def _searched(v, y, w, regularizer, limits, classes, over):
     # In x = log β. The ends of the bracket come first: a slope that has one sign at both is least
     # at one of them. Then Newton's step, unless it leaves the bracket or is not half the last one.
     eps = jnp.finfo(v.dtype).eps
@@ -144,7 +151,7 @@ def _searched(v, y, w, regularizer, limits, classes):
     def improve(state):
         x, low, high, last, _, step = state
         beta = jnp.exp(x)
-        slope, bend, terms = _derivatives(beta, v, y, w, regularizer, classes)
+        slope, bend, terms = _derivatives(beta, v, y, w, regularizer, classes, over)
         first, second = step == 0, step == 1
         flat, spoiled = first & (terms == 0), jnp.isnan(slope)
         at_end = (first & (slope >= 0)) | (second & (slope <= 0))
@@ -160,6 +167,7 @@ def _searched(v, y, w, regularizer, limits, classes):
         return new, low, high, last, settled, step + 1
 
     state = (ends[0], *ends, ends[1] - ends[0], jnp.bool_(False), 0)
+    state, *_ = alike((state, v, y, w), but=over)
     x, *_ = jax.lax.while_loop(unfinished, improve, state)
     # The logarithm of a bound would not lead back to it.
     beta = jnp.where(x <= ends[0], limits[0], jnp.exp(x))
@@ -167,13 +175,13 @@ def _searched(v, y, w, regularizer, limits, classes):
 
 
 @_sharpness.defjvp
-def _sharpness_jvp(classes, primals, tangents):
+def _sharpness_jvp(classes, over, primals, tangents):
     # Differentiate g(β, θ) = ∂L/∂β = 0:  g′ β̇ + ġ = 0. At a bound β stays where it is.
     v, y, w, regularizer, limits = primals
-    beta = _sharpness(v, y, w, regularizer, limits, classes)
+    beta = _sharpness(v, y, w, regularizer, limits, classes, over)
 
     def slope(v, y, w, regularizer):
-        slope, bend, _ = _derivatives(beta, v, y, w, regularizer, classes)
+        slope, bend, _ = _derivatives(beta, v, y, w, regularizer, classes, over)
         return slope, bend
 
     _, moved, bend = jax.jvp(slope, (v, y, w, regularizer), tangents[:4], has_aux=True)
@@ -181,7 +189,7 @@ def _sharpness_jvp(classes, primals, tangents):
     return beta, jnp.where(free, -moved / jnp.where(free, bend, 1), 0)
 
 
-def _derivatives(beta, v, y, w, regularizer, classes):
+def _derivatives(beta, v, y, w, regularizer, classes, over):
     """∂L/∂β, ∂²L/∂β² and Σ |terms| of the first, in the mean over the weights."""
     excluded = v == -jnp.inf
     v = jnp.where(excluded, 0, v)
@@ -193,9 +201,9 @@ def _derivatives(beta, v, y, w, regularizer, classes):
     centre = classes.sum(s * u) / jnp.where(s_total > 0, s_total, 1)
     # The classes of each row are summed first, and then the rows, of which there may be many.
     w = w.ravel()
-    share = w / jnp.maximum(total(w), jnp.finfo(w.dtype).tiny)
+    share = w / jnp.maximum(total(w, over), jnp.finfo(w.dtype).tiny)
     slope, bend, terms = (
-        total(share * classes.sum(x).ravel())
+        total(share * classes.sum(x).ravel(), over)
         for x in (p * u, s * jnp.square(u - centre), p * jnp.abs(u))
     )
     return slope, bend, terms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from jsoftmax.calibration._sums import for_rows, total
 from jsoftmax.calibration._temperature import BOUNDS, sharpness
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._explicit_axes import on_explicit_axes
+from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.losses._fenchel_young import fenchel_young
 
@@ -75,6 +77,7 @@ def vector_scaling(
     weights: ArrayLike | None = None,
     ignore_index: int | None = None,
     penalty: ArrayLike = 1e-3,
+    axis_name: Hashable | None = None,
 ) -> VectorScaling:
     r"""A scale and a bias for every class: `temperature_scaling` that tells classes apart.
 
@@ -102,6 +105,8 @@ def vector_scaling(
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
         ignore_index: rows with this label do not count.
         penalty: λ > 0.
+        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+            then the same on every part. None for all rows here.
 
     Returns:
         `VectorScaling(scale, bias)` with scale = a/T, of shape [K] (followed by 1s if `axis` is not
@@ -135,33 +140,55 @@ def vector_scaling(
     ask, y, w = read_examples(
         function, logits, targets, alpha, regularizer, axis, where, weights, ignore_index
     )
-    beta = sharpness(ask, y, w, BOUNDS)
+    beta = sharpness(ask, y, w, BOUNDS, axis_name)
     # A score of +∞ stays the highest whatever it is multiplied by, so its row does not count.
     w = jnp.where(ask.classes.max(ask.z) == jnp.inf, 0, w)
     ridge = ridge.astype(ask.z.dtype)
-    scale, bias = _fitted(beta * counted(ask.z, w), y, w, ridge, ask.regularizer, ask.classes)
+    z = beta * counted(ask.z, w)
+    scale, bias = _fitted(z, y, w, ridge, ask.regularizer, ask.classes, axis_name)
     # The axes of classes and those after them, so that rows may be of any number.
     shape = scale.shape[min(ask.classes.axis) :]
     return VectorScaling(beta * scale.reshape(shape), bias.reshape(shape))
 
 
-@partial(jax.jit, static_argnums=(5,), inline=True)
-def _fitted(x, y, w, penalty, regularizer, classes):
+@partial(jax.jit, static_argnums=(5, 6), inline=True)
+def _fitted(x, y, w, penalty, regularizer, classes, over):
     """The best scale and bias of the scores x."""
     excluded = x == -jnp.inf
     x = jnp.where(excluded, 0, x)
     w = w.ravel()
-    share = w / jnp.maximum(total(w), jnp.finfo(w.dtype).tiny)
+    share = w / jnp.maximum(total(w, over), jnp.finfo(w.dtype).tiny)
     shape = [n if a in classes.axis else 1 for a, n in enumerate(x.shape, -x.ndim)]
 
-    def objective(parameters):
+    def losses(parameters):
+        parameters, _ = alike((parameters, x))
         scale, bias = (for_rows(parameter, x.shape) for parameter in parameters)
         scaled = jnp.where(excluded, -jnp.inf, x * scale + bias)
-        losses = fenchel_young(scaled, y, None, regularizer, classes)
-        distance = jnp.sum(jnp.square(parameters[0] - 1)) + jnp.sum(jnp.square(parameters[1]))
-        return total(share * losses.ravel()) + penalty / 2 * distance
+        each = fenchel_young(scaled, y, None, regularizer, classes)
+        return total(share * each.ravel())
 
-    return _minimized(objective, (jnp.ones(shape, x.dtype), jnp.zeros(shape, x.dtype)))
+    everywhere = _over_parts(losses, over)
+
+    def objective(parameters):
+        distance = jnp.sum(jnp.square(parameters[0] - 1)) + jnp.sum(jnp.square(parameters[1]))
+        return everywhere(parameters) + penalty / 2 * distance
+
+    start = jnp.ones(shape, x.dtype), jnp.zeros(shape, x.dtype)
+    start, *_ = alike((start, x, y, w), but=over)
+    return _minimized(objective, start)
+
+
+def _over_parts(local, over):
+    """The sum of local(x) over the parts on a mesh axis, and of its gradients."""
+    if over is None:
+        return local
+
+    def with_gradient(x):
+        return jax.lax.psum(jax.value_and_grad(local)(x), over)
+
+    summed = jax.custom_vjp(lambda x: jax.lax.psum(local(x), over))
+    summed.defvjp(with_gradient, lambda slopes, d: (jax.tree.map(lambda s: d * s, slopes),))
+    return summed
 
 
 def _minimized(objective, start):

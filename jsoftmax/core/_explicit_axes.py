@@ -20,13 +20,13 @@ _Result = TypeVar("_Result")
 
 
 def on_explicit_axes(
-    like: str, axis: str | None = None
+    like: str, axis: str | tuple[int, ...] = (-1,)
 ) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]:
     """Let a function take arrays on Explicit axes.
 
     Results that have the rows of the argument `like` are split as these are, and others are whole
-    everywhere. Its rows are all its axes but those of the classes, which the argument named `axis`
-    tells; the last one where there is no such argument.
+    everywhere. Its rows are all its axes but those of the classes: `axis`, or what the argument of
+    that name says.
     """
 
     def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
@@ -41,7 +41,7 @@ def on_explicit_axes(
             arguments = signature.bind(*args, **kwargs)
             arguments.apply_defaults()
             named = arguments.arguments
-            rows = _rows(named[like], -1 if axis is None else named[axis])
+            rows = _rows(named[like], named[axis] if isinstance(axis, str) else axis)
             there = [i for i, x in enumerate(given) if _explicit_mesh(x) is not None]
 
             def of_arrays(*arrays):
@@ -108,6 +108,8 @@ def _spec(shape: tuple[Any, ...], rows: _Rows) -> PartitionSpec:
         return PartitionSpec(*rows.spec)
     sizes, spec = (tuple(x[a] for a in rows.kept) for x in (rows.shape, rows.spec))
     more = len(shape) - len(sizes)
+    if more == 0 and all(n in (1, m) for n, m in zip(shape, sizes, strict=True)):
+        return PartitionSpec(*(s if n > 1 else None for n, s in zip(shape, spec, strict=True)))
     if more >= 0 and shape[more:] == sizes:
         return PartitionSpec(*[None] * more, *spec)
     if more >= 0 and shape[: len(sizes)] == sizes:

@@ -173,6 +173,7 @@ def _from_listed(key, sparse, axis, shape, where, axis_name):
     return jnp.where(place < 0, -1, entries(sparse.indices, place)).astype(place.dtype)
 
 
+@on_explicit_axes(like="x")
 def entries(x: Array, index: Array) -> Array:
     """x[..., index] for an `index` whose shape ends in one to which x.shape[:-1] broadcasts."""
     rows = x.shape[:-1]

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._axis import is_known
 from jsoftmax.core._explicit_axes import on_explicit_axes
+from jsoftmax.core._mesh_axes import alike
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._adaptive_table import AdaptiveTables, read_adaptive
@@ -104,7 +105,7 @@ def adaptive_cross_entropy(
     banded, read = read_labels(banded, labels, starts[-1], where, ignore_index)
     if banded.features.shape[0] == 0:
         return banded.shaped(banded.features.sum(-1))
-    return banded.shaped(_losses(blocks, banded, head, read))
+    return banded.shaped(_losses(blocks, *alike((banded, head, read))))
 
 
 # Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.vocabulary.bands._bands import Band, read_bands, sliced, starts_of, width_of
 
 
+@on_explicit_axes(like="ids", axis=())
 def band_embedding(ids: ArrayLike | Sequence[int], table: Sequence[Band]) -> Float[Array, "... d"]:
     r"""Vectors of classes from the tables of an adaptive or differentiated softmax.
 

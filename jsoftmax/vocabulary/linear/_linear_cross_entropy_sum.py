@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._filled import filled
+from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._named_trees import Trees, overlaid
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
@@ -124,7 +125,8 @@ def linear_cross_entropy_sum(
             f"shape {rows.lead}."
         )
     w = jnp.broadcast_to(w.astype(rows.moving.features.dtype), rows.lead)
-    return _summed(rows.rule, rows.moving, w.reshape(-1, 1), rows.fixed, fate)
+    arrays = (rows.moving, w.reshape(-1, 1), rows.fixed, fate)
+    return _summed(rows.rule, *alike(arrays, but=axis_name))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from jsoftmax.core._explicit_axes import on_explicit_axes
+from jsoftmax.core._mesh_axes import gathered
 from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.linear._class_prior import with_prior
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, read_rows
@@ -107,9 +108,7 @@ def _highest(rule: Rule, k: int, moving: Moving, fixed: Fixed) -> tuple[Array, A
     values, classes = by_tokens(again, rule.block_tokens, (moving, fixed))
     if rule.axis_name is not None:
         # Parts are in the order of their classes, so equal scores are too.
-        values, classes = (
-            jax.lax.all_gather(x, rule.axis_name, axis=1, tiled=True) for x in (values, classes)
-        )
+        values, classes = (gathered(x, rule.axis_name, axis=1) for x in (values, classes))
         values, places = jax.lax.top_k(values, k)
         classes = jnp.take_along_axis(classes, places, axis=1)
     if t is not None and not has_prior:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 
 Schedule = Callable[[Array], ArrayLike]
 
@@ -104,6 +105,7 @@ class _Rule:
         table = _read_table(self.function, table)
         return RowState(jnp.zeros((), jnp.int32), self.descent.start(table))
 
+    @on_explicit_axes(like="table", axis=())
     def update(
         self, table: Any, state: Any, rows: Any, gradients: Any
     ) -> tuple[Float[Array, "..."], RowState]:

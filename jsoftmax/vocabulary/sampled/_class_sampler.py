@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._contents import hash_of_contents, other_contents, same_contents
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.sampling._shapes import leading_shape
 from jsoftmax.vocabulary.sampled._candidates import Candidates
@@ -47,6 +48,7 @@ class ClassSampler(abc.ABC):
     __ne__ = other_contents
     __hash__ = hash_of_contents
 
+    @on_explicit_axes(like="labels", axis=())
     def sample(
         self, key: Array, shape: tuple[int, ...], labels: ArrayLike | None = None
     ) -> Candidates:
@@ -84,6 +86,7 @@ class ClassSampler(abc.ABC):
         count = self._log_count(ids, shape[-1])
         return Candidates(ids.astype(jnp.zeros((), int).dtype), count, of_targets)
 
+    @on_explicit_axes(like="ids", axis=())
     def log_expected_count(self, ids: ArrayLike, draws: int) -> Float[Array, "..."]:
         """How often classes are expected among so many draws, as logarithms.
 

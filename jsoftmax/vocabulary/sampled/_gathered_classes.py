@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.vocabulary.sampled._candidates import Candidates, read_ids
 from jsoftmax.vocabulary.sampled._class_sampler import number_of_classes
 
@@ -33,6 +34,7 @@ class GatheredClasses(NamedTuple):
     candidates: Candidates
 
 
+@on_explicit_axes(like="labels", axis=())
 def gathered_classes(labels: ArrayLike, candidates: Candidates, classes: int) -> GatheredClasses:
     r"""Number labels and candidates anew, for a training step that touches no other rows.
 

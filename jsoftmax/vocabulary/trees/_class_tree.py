@@ -11,6 +11,7 @@ from jaxtyping import Array, Int, Integer
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._contents import hash_of_contents, other_contents, same_contents
+from jsoftmax.core._explicit_axes import on_explicit_axes
 
 
 class Branch(NamedTuple):
@@ -131,6 +132,7 @@ class ClassTree(NamedTuple):
             )
         return float(counts @ np.asarray(self.lengths) / counts.sum())
 
+    @on_explicit_axes(like="labels", axis=())
     def rows(self, labels: Any) -> Int[Array, "... n"]:
         """The rows of the table that the probabilities of classes depend on.
 

@@ -136,6 +136,7 @@ def hierarchical_cross_entropy(
     return choices.shaped(loss if counted is None else jnp.where(counted, loss, 0))
 
 
+@on_explicit_axes(like="features")
 def hierarchical_log_prob_of_rows(
     features: ArrayLike,
     rows: ArrayLike,
