@@ -12,12 +12,12 @@ from jsoftmax.attention._clean import clean
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
 from jsoftmax.attention._score_rows import WithSink, ground, rows_of
 from jsoftmax.core._arg_max import hardened, where_hard
-from jsoftmax.core._curves import bounded_marginals
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import slope_at
 from jsoftmax.core._solved_row import SolvedRow, below_bound, mean_of
 from jsoftmax.core._threshold import solve
+from jsoftmax.core.curves import bounded_marginals
 
 
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, SolvedRow]:

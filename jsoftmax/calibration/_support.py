@@ -12,9 +12,9 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.calibration._examples import classes_back, classes_first
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._problem import problem
-from jsoftmax.core._simplex import cooled
 from jsoftmax.core.regularizers import Tsallis, of_order
 
 

@@ -21,11 +21,12 @@ from jsoftmax.calibration._examples import read_examples
 from jsoftmax.calibration._sums import total
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._problem import Problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._simplex import cooled, slope_at, solved_masses
+from jsoftmax.core._simplex import slope_at, solved_masses
 
 BOUNDS = (1e-3, 1e3)
 _STEPS = 100  # each halves the bracket in log β, or the step of the one before

@@ -19,18 +19,14 @@ from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._capped_threshold import solve_capped
-from jsoftmax.core._curves import Capped, bounded_marginals
 from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float, ratio
 from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._relative_mass import relative_to, times_prior
 from jsoftmax.core._scores import Dense
-from jsoftmax.core._simplex import (
-    effective_tangent,
-    marginal_tangent,
-    relative_to,
-    slopes,
-    times_prior,
-)
+from jsoftmax.core._simplex import marginal_tangent, slopes
+from jsoftmax.core._tangents import effective_tangent
+from jsoftmax.core.curves import Capped, bounded_marginals
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Capped, Shift, two_sum
 from jsoftmax.core._filled import filled
 from jsoftmax.core._floats import least_float
 from jsoftmax.core._scores import Scores, difference
+from jsoftmax.core.curves import Capped, Shift, two_sum
 
 _MOST_STEPS = 400  # more than halving both the gap and the bracket can take
 

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._curves import Level, LevelPlace, two_sum
 from jsoftmax.core._filled import filled
 from jsoftmax.core._inverse_marginal import LOWEST, inverse_marginal, stepped
 from jsoftmax.core._scores import Dense, difference
+from jsoftmax.core.curves import Level, LevelPlace, two_sum
 
 _MOST_STEPS = 40
 _MOST_CAREFUL_STEPS = 200

@@ -13,15 +13,11 @@ from jax import Array
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._conjugate import conjugate, entropy_of
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._simplex import (
-    conjugate,
-    cooled,
-    entropy_of,
-    log_probabilities,
-    probabilities,
-    with_log_prior,
-)
+from jsoftmax.core._relative_mass import with_log_prior
+from jsoftmax.core._simplex import log_probabilities, probabilities
 from jsoftmax.core.regularizers import SHANNON
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax.core._curves import Curve, Level
 from jsoftmax.core._inverse_marginal import inverse_marginal
 from jsoftmax.core._safe_log import safe_log
+from jsoftmax.core.curves import Curve, Level
 
 _Self = TypeVar("_Self", bound="Regularizer")
 Parameter: TypeAlias = Any  # a Python number, or an array with one number a row

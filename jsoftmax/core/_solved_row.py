@@ -19,10 +19,12 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.core._arg_max import Hard, hardened, where_hard
-from jsoftmax.core._curves import bounded_marginals
 from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._relative_mass import relative_to, times_prior
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import effective_tangent, relative_to, slope_at, times_prior
+from jsoftmax.core._simplex import slope_at
+from jsoftmax.core._tangents import effective_tangent
+from jsoftmax.core.curves import bounded_marginals
 
 
 class SolvedRow(NamedTuple):

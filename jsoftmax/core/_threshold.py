@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._capped_threshold import edge_below, solve_bounded
-from jsoftmax.core._curves import Curve, Edge, Level, Power, Shift
 from jsoftmax.core._filled import filled
 from jsoftmax.core._joint_threshold import solve_jointly
 from jsoftmax.core._scores import Dense, Scores
+from jsoftmax.core.curves import Curve, Edge, Level, Power, Shift
 
 _MOST_STEPS = 100
 _NEAR_STEPS = 10  # towards the edge of the support

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._cooled import cooled, quotient
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._simplex import cooled, quotient, with_log_prior
+from jsoftmax.core._relative_mass import with_log_prior
 from jsoftmax.losses._log_loss import expected_log_loss, label_log_loss
 from jsoftmax.losses._targets import read_targets, read_weights, weighted
 

@@ -21,18 +21,13 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._conjugate import entropy_of, height
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core._relative_mass import relative_to, times_prior, without_log_prior
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import (
-    along_parameters,
-    entropy_of,
-    height,
-    relative_to,
-    solved_logarithms,
-    times_prior,
-    without_log_prior,
-)
+from jsoftmax.core._simplex import solved_logarithms
+from jsoftmax.core._tangents import along_parameters
 from jsoftmax.core.regularizers import SHANNON, Tsallis, of_order
 from jsoftmax.losses._log_loss import (
     beyond_reach,

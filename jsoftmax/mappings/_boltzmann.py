@@ -7,8 +7,9 @@ from collections.abc import Hashable
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core._conjugate import conjugate
+from jsoftmax.core._cooled import is_zero, quotient
 from jsoftmax.core._problem import Problem, problem
-from jsoftmax.core._simplex import conjugate, is_zero, quotient
 
 
 def boltzmann(

@@ -12,9 +12,9 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import is_known
 from jsoftmax.core._capped_simplex import anchor_of, capped_masses
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._simplex import cooled
 from jsoftmax.core.regularizers import FermiDirac, chosen
 
 

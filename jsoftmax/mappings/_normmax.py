@@ -12,9 +12,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import cooled, probabilities
+from jsoftmax.core._simplex import probabilities
 from jsoftmax.core.regularizers import Tsallis
 
 

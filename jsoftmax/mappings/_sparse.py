@@ -10,10 +10,11 @@ from jax.core import min_dim
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import cooled, probabilities
+from jsoftmax.core._simplex import probabilities
 from jsoftmax.core.regularizers import chosen
 
 _LAST = ClassAxis((-1,))

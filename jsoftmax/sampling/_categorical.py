@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import cooled
 from jsoftmax.mappings import SparseEntmax
 from jsoftmax.sampling._inverse import draw_classes
 from jsoftmax.sampling._shapes import sample_shape

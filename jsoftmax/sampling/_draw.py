@@ -17,11 +17,11 @@ from jax import Array
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import cooled
 from jsoftmax.core.regularizers import SHANNON
 from jsoftmax.sampling._noise import gumbel_like
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
 from jsoftmax.core._axis import ClassAxis, is_known
+from jsoftmax.core._cooled import cooled
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
 from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import cooled
 from jsoftmax.sampling._categorical import classes_last
 from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks, whole_chunk
 from jsoftmax.sampling._shapes import sample_shape

@@ -8,8 +8,8 @@ from typing import Any
 
 from jax import Array
 
-from jsoftmax.core._curves import Curve, Shift
 from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core.curves import Curve, Shift
 
 
 @dataclasses.dataclass(frozen=True)

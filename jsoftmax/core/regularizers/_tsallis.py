@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._curves import Curve, Edge, Power, Scaled
 from jsoftmax.core._q_logarithm import log_expq, p_log_p, q_log, q_log_from_log
 from jsoftmax.core._regularizer import Parameter, Regularizer
 from jsoftmax.core._safe_log import positive
+from jsoftmax.core.curves import Curve, Edge, Power, Scaled
 
 _LEAST_POWER = 0.2
 

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._arg_max import floor_of, hardened, highest, of_whole_rows, where_hard
+from jsoftmax.core._conjugate import height
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Changes
-from jsoftmax.core._simplex import along_parameters, height, relative_to, times_prior
+from jsoftmax.core._relative_mass import relative_to, times_prior
 from jsoftmax.core._solved_row import Masses, SolvedRow, below_bound
+from jsoftmax.core._tangents import along_parameters
 from jsoftmax.losses._fenchel_young import attained, perceptron, prediction, relative_logarithm
 from jsoftmax.losses._log_loss import surplus
 from jsoftmax.vocabulary.linear._likelihood import log_losses

@@ -1,0 +1,21 @@
+"""Curves: p as a function of the scores and of the sought threshold, in coordinates that hold.
+
+A *curve* writes p as a function of v = z − anchor and of a place, in coordinates in which that
+function neither overflows nor cancels, and says how to move along it.
+
+The curves of `Tsallis` with a = α − 1 are all p = (c + a v)₊^(1/a). Up to a = 1 the anchor is the
+largest score and c, or its logarithm, is kept as a sum of two floats: rounded to one, it would
+spoil the sum of a wide row. Beyond, p leaves zero with infinite slope and so many digits of c
+count that the anchor has to be the class at the edge of the support itself.
+"""
+
+from jsoftmax.core.curves._bounded_marginals import bounded_marginals as bounded_marginals
+from jsoftmax.core.curves._capped_curve import Capped as Capped
+from jsoftmax.core.curves._curve import Curve as Curve
+from jsoftmax.core.curves._curve import two_sum as two_sum
+from jsoftmax.core.curves._edge import Edge as Edge
+from jsoftmax.core.curves._level import Level as Level
+from jsoftmax.core.curves._level import LevelPlace as LevelPlace
+from jsoftmax.core.curves._power import Power as Power
+from jsoftmax.core.curves._scaled import Scaled as Scaled
+from jsoftmax.core.curves._shift import Shift as Shift

@@ -1,0 +1,75 @@
+"""What a curve is, and what all of them share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jax import Array
+
+_FAR_BELOW = -10.0  # the gap of a sum that underflowed: some place far below the sought one
+
+
+@runtime_checkable
+class Curve(Protocol):
+    """p as a function of scores and of the place on the curve."""
+
+    @property
+    def order(self) -> float | Array:
+        """The error that a secant step leaves falls as this power of the gap it closes."""
+        ...
+
+    @property
+    def slope(self) -> float | Array:
+        """About how fast the gap grows along the curve, where the search begins."""
+        ...
+
+    @property
+    def from_edge(self) -> bool:
+        """Whether the anchor is the smallest score in the support instead of the largest one."""
+        ...
+
+    def start(self, anchor: Array) -> Any:
+        """Where the search starts: the anchor alone has mass one or, at an edge, none."""
+        ...
+
+    def at_level(self, level: Array) -> Any:
+        """The place at which the anchor has this log-mass, rounded to one float."""
+        ...
+
+    def masses(self, z: Array, anchor: Array, place: Any) -> Array:
+        """p of the scores `z`."""
+        ...
+
+    def log_masses(self, z: Array, anchor: Array, place: Any) -> Array:
+        """log p, −∞ off the support."""
+        ...
+
+    def gap(self, mass: Array) -> Array:
+        """How far a sum of masses is above one: the search finds its root."""
+        ...
+
+    def move(self, place: Any, step: Array) -> Any:
+        """The place one step along the curve, in the direction of more mass."""
+        ...
+
+
+class FromTop:
+    """Curves along which log Σ p is almost a straight line in the log-mass of the largest score.
+
+    Its slope is 1 for n equal scores, and more where the support widens: about 1 + a.
+    """
+
+    from_edge = False
+    highest = math.inf  # log-mass at which the search may start
+
+    def gap(self, mass):
+        some = mass > 0
+        return jnp.where(some, jnp.log(jnp.where(some, mass, 1)), _FAR_BELOW)
+
+
+def two_sum(large: Array, small: Array) -> tuple[Array, Array]:
+    """The sum rounded to one float, and what the rounding left."""
+    total = large + small
+    return total, small - (total - large)
