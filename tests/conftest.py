@@ -26,15 +26,27 @@ hypothesis.settings.register_profile("jsoftmax", deadline=None, derandomize=True
 hypothesis.settings.load_profile("jsoftmax")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def collections_of_garbage_stay_short():
-    """What earlier files left in JAX's caches is not looked through again.
+RUN: list[str] = []  # what ran since caches were emptied
 
-    After a thousand tests there are gigabytes of it, and `jax.checking_leaks` collects often.
+
+@pytest.fixture(autouse=True, scope="module")
+def caches_stay_small():
+    """Of some hundred tests JAX's caches hold gigabytes of programs, which no other file needs.
+
+    What is left in them is not looked through again: `jax.checking_leaks` collects often.
     """
     yield
+    if len(RUN) > 150:
+        RUN.clear()
+        gc.unfreeze()
+        jax.clear_caches()
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_logfinish(nodeid):
+    """Count the tests since caches were emptied."""
+    RUN.append(nodeid)
 
 
 def pytest_collection_modifyitems(items):

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._cooled import cooled
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._scores import difference
@@ -46,6 +47,7 @@ class SparseEntmax(NamedTuple):
     certificate: Bool[Array, "..."]
 
 
+@on_explicit_axes(like="logits", axis="axis")
 def entmax_sparse(
     logits: ArrayLike,
     size: int,
