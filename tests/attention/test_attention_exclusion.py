@@ -58,7 +58,7 @@ NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 @pytest.mark.parametrize(
     "alpha", ["1", "1.5", *(pytest.param(a, marks=NIGHTLY) for a in ("2", "∞", "traced"))]
 )
-@pytest.mark.parametrize("option", some(OPTIONS, ["nothing", "blocks"]))
+@pytest.mark.parametrize("option", some(OPTIONS, ["blocks"]))
 def test_what_is_excluded_has_no_weight_and_no_gradient(option, alpha):
     """Every way of excluding, alone; and none where nothing excludes."""
     options = {"alpha": ALPHAS[alpha]} | OPTIONS[option]
@@ -147,7 +147,7 @@ def test_a_soft_cap_has_the_derivatives_of_the_dense_formula():
     assert np.isnan(attend(jnp.array([0.0, 3.0]))[:, :, 0]).all()
 
 
-@pytest.mark.parametrize("alpha", [1.0, 1.5])
+@pytest.mark.parametrize("alpha", some([1.0, 1.5], [1.5]))
 def test_nan_in_a_key_that_few_queries_do_not_see_does_not_reach_them(alpha):
     """Few queries' keys are cleaned only if a mixture tells that they must be."""
     q, k, v = arrays()
@@ -172,7 +172,7 @@ def test_nan_in_a_key_that_few_queries_do_not_see_does_not_reach_them(alpha):
         assert np.isnan(seen[0]).all() and np.isfinite(seen[1]).all()
 
 
-@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("queries", some([1, 3], [3]))
 def test_heads_whose_keys_are_read_in_one_product_are_no_others(queries, monkeypatch):
     """As on one CPU; with all derivatives, and NaN where it is seen."""
     shapes = [(2, queries, 4, 3), (2, 5, 2, 3), (2, 5, 2, 4)]

@@ -168,7 +168,10 @@ SLOW = {
     "expected_calibration_error, equal mass", "gumbel_rao", "hierarchical_log_prob",
     "hierarchical_log_softmax", "hierarchical_topk", "kl_divergence", "log_prob",
     "reinforce_leave_one_out", "relaxed_topk", "sample_action, α", "sampled_softmax_loss",
-    "target_sampling_loss",
+    "target_sampling_loss", "reliability_diagram", "hierarchical_log_prob_of_rows", "gumbel_topk",
+    "importance_sampling_loss", "categorical, shape", "mellowmax", "hierarchical_entropy",
+    "gumbel_argmax", "hierarchical_categorical", "log_prob, α", "adaptive_topk",
+    "differentiated_log_softmax", "RelaxedCategorical", "sample_from",
 }  # fmt: skip
 
 

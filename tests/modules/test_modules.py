@@ -246,7 +246,11 @@ def test_readouts_are_linear_then_a_mapping_or_its_loss(alpha):
 
 
 @pytest.mark.parametrize(
-    "regularizer", [jsoftmax.Elastic(jnp.array(2.0)), Blend(1.5)], ids=["elastic", "a stranger's"]
+    "regularizer",
+    [
+        pytest.param(jsoftmax.Elastic(jnp.array(2.0)), id="elastic"),
+        pytest.param(Blend(1.5), id="a stranger's", marks=pytest.mark.slow),
+    ],
 )
 def test_modules_of_a_fixed_regularizer_are_twins_and_the_functions(regularizer):
     """Nothing is learned of it, and its module can be copied, hashed and compiled."""

@@ -1,0 +1,256 @@
+"""Every public function and module with its rows, or its classes, split over a mesh of 2 × 4.
+
+Rows lie over `data` and classes over `model`: under plain `jit` on Auto axes and on Explicit ones,
+called eagerly on these, and in `shard_map`, which checks types by default. Values and gradients are
+those of one device. docs/meshes.md has the table of what is tested here and in `tests/attention`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import pathlib
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jsoftmax.calibration
+from tests.eager_calls import CALLS, Call, public
+from tests.eager_modules import MODULE_CALLS
+
+WAYS = {
+    "jit": AxisType.Auto, "Explicit": AxisType.Explicit, "eager": AxisType.Explicit,
+    "shard_map": AxisType.Auto,
+}  # fmt: skip
+PLACES = {"rows": "data", "classes": "model"}
+CLASSES = (8, 12)  # sizes of class axes, which nothing else has
+ROWS = 4
+
+# What has no class axis of its own: width, heads, and what `jax.nn` and Flax compute.
+WITHOUT_CLASSES = {
+    "dot_product_attention", "attention_weights", "attention_fn", "merge_attention",
+    "nnx.AdaptivelySparseAttention", "linen.AdaptivelySparseAttention",
+}  # fmt: skip
+# In `shard_map` each part has rows of its own, and these make something of all of them.
+OF_ALL_ROWS = {
+    "row_sgd", "row_adagrad", "row_adam", "gathered_classes", "in_batch_candidates",
+    "uniform_sampler", "log_uniform_sampler", "unigram_sampler", "reinforce_leave_one_out",
+    "target_sampling_loss", "AliasTable",
+}  # fmt: skip
+READS_NUMBERS = {"target_partitions"}  # of labels, in Python
+QUICK = {
+    "smoothmax - classes - eager", "linear_cross_entropy_sum - rows - shard_map",
+    "adaptive_cross_entropy - rows - shard_map", "linear_topk - classes - shard_map",
+    "nnx.LinearSoftmax, loss - classes - Explicit", "row_adagrad - rows - Explicit",
+    "expected_calibration_error - rows - shard_map",
+}  # fmt: skip
+
+
+@functools.cache
+def mesh(kind: AxisType) -> Any:
+    return jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+
+
+def spec_of(shape: tuple[int, ...], has_rows: bool, places: str) -> P:
+    """Where an array of this shape lies."""
+    parts: list[str | None] = [None] * len(shape)
+    if has_rows and places == "rows" and shape[:1] == (ROWS,):
+        parts[0] = "data"
+    for axis, size in enumerate(shape):
+        if places == "classes" and size in CLASSES:
+            parts[axis] = "model"
+    return P(*parts)
+
+
+def is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def specs_of(operands: Any, places: str) -> list[Any]:
+    """Of operands or results: arrays have rows; tables, trees and parameters have none."""
+
+    def of_operand(x):
+        if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
+            return P() if is_key(x) else spec_of(x.shape, True, places)
+        return jax.tree.map(lambda leaf: spec_of(leaf.shape, False, places), x)
+
+    return [of_operand(x) for x in operands]
+
+
+def is_split(specs: Any) -> bool:
+    leaves = jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, P))
+    return any(name for spec in leaves for name in spec)
+
+
+def has_axis_name(call: Call) -> bool:
+    if call in MODULE_CALLS:
+        return False
+    return "axis_name" in inspect.signature(public(call.public_name)).parameters
+
+
+@functools.cache
+def operands_of(call: Call) -> list[Any]:
+    return call.operands(0)
+
+
+def title_of(call: Call) -> str:
+    """The public name; of a module also the method."""
+    if call not in MODULE_CALLS:
+        return call.public_name
+    return ", ".join(call.name.split(", ")[:2])
+
+
+def is_of_calibration(call: Call) -> bool:
+    return hasattr(jsoftmax.calibration, call.public_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A call, what of it is split, and in which way."""
+
+    call: Call
+    places: str
+    way: str
+
+    @property
+    def name(self) -> str:
+        return f"{title_of(self.call)} - {self.places} - {self.way}"
+
+    @functools.cached_property
+    def specs(self) -> list[Any]:
+        return specs_of(operands_of(self.call), self.places)
+
+    def exists(self) -> bool:
+        name = self.call.public_name
+        if name in READS_NUMBERS or not is_split(self.specs):
+            return False
+        if self.places == "classes" and name in WITHOUT_CLASSES:
+            return False
+        if self.way != "shard_map":
+            return True
+        if self.places == "classes":
+            return has_axis_name(self.call) and not is_of_calibration(self.call)
+        return name not in OF_ALL_ROWS
+
+    def found(self) -> tuple[Any, Any]:
+        """The value and the gradient, each None where it cannot be compared."""
+        on = mesh(WAYS[self.way])
+        call, operands = self.call, operands_of(self.call)
+        if self.way == "shard_map":
+            call = dataclasses.replace(call, function=self.mapped(operands))
+        else:
+            operands = jax.tree.map(
+                lambda x, s: jax.device_put(x, NamedSharding(on, s)), operands, self.specs
+            )
+        run = (lambda f: f) if self.way == "eager" else jax.jit
+        with jax.set_mesh(on):
+            value = run(call.value)(operands)
+            if self.way == "eager" or not call.is_differentiable:
+                return value, None
+            return value, run(call.gradient)(operands)
+
+    def mapped(self, operands: list[Any]) -> Any:
+        """The function of the parts; a number that all rows have together is summed over them."""
+        more = {"axis_name": PLACES[self.places]} if self.names_axis() else {}
+        results = jax.eval_shape(self.call.value, operands)
+        leaves, structure = jax.tree.flatten(results)
+        out = specs_of(leaves, self.places)
+
+        def function(*operands):
+            found = structure.flatten_up_to(self.call.function(*operands, **more))
+            if self.call.public_name == "linear_cross_entropy_sum" and self.places == "rows":
+                found = [jax.lax.psum(x, "data") for x in found]
+            return structure.unflatten(found)
+
+        return jax.shard_map(
+            function,
+            mesh=mesh(AxisType.Auto),
+            in_specs=tuple(self.specs),
+            out_specs=structure.unflatten(out),
+        )
+
+    def names_axis(self) -> bool:
+        """Functions take the axis of their classes; those of calibration that of their rows."""
+        of_rows = is_of_calibration(self.call) and has_axis_name(self.call)
+        return of_rows if self.places == "rows" else has_axis_name(self.call)
+
+    def is_other_draw(self) -> bool:
+        """Whether each part draws its rows from a key that all have."""
+        keyed = any(is_key(x) for x in jax.tree.leaves(operands_of(self.call)))
+        return keyed and self.way == "shard_map" and self.places == "rows"
+
+
+@functools.cache
+def expected(call: Call) -> tuple[Any, Any]:
+    operands = operands_of(call)
+    gradient = jax.jit(call.gradient)(operands) if call.is_differentiable else None
+    return jax.jit(call.value)(operands), gradient
+
+
+def first_of_each_name() -> list[Call]:
+    calls: dict[str, Call] = {}
+    for call in CALLS + MODULE_CALLS:
+        calls.setdefault(title_of(call), call)
+    return list(calls.values())
+
+
+EVERY = [
+    split
+    for call in first_of_each_name()
+    for places in PLACES
+    for way in WAYS
+    if (split := Split(call, places, way)).exists()
+]
+NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
+
+
+def table() -> str:
+    """What is tested, as a table of docs/meshes.md."""
+    columns = [(places, way) for places in PLACES for way in WAYS]
+    known = {split.name for split in EVERY}
+    lines = [
+        "| | " + " | ".join(f"{places}, {way}" for places, way in columns) + " |",
+        "|---|" + ":-:|" * len(columns),
+    ]
+    for call in first_of_each_name():
+        marks = ["✓" if Split(call, *column).name in known else "" for column in columns]
+        if any(marks):
+            lines.append(f"| `{title_of(call)}` | " + " | ".join(marks) + " |")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "split", [pytest.param(s, id=s.name, marks=[] if s.name in QUICK else NIGHTLY) for s in EVERY]
+)
+def test_values_and_gradients_are_those_of_one_device(split):
+    found, right = split.found(), expected(split.call)
+    if split.way == "eager":
+        right = right[0], None
+    if split.is_other_draw():
+        chex.assert_trees_all_equal_shapes(found, right)
+        return
+    found, right = (
+        jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+        for tree in (found, right)
+    )
+    chex.assert_trees_all_close(found, right, rtol=1e-4, atol=2e-5)
+
+
+def test_what_is_quick_exists():
+    assert {split.name for split in EVERY} >= QUICK
+
+
+def test_the_documentation_has_the_table():
+    """To write it anew: python -m tests.laws.test_laws_meshes > docs/meshes.md, below its text."""
+    page = pathlib.Path(__file__).parents[2] / "docs" / "meshes.md"
+    assert table() in page.read_text()
+
+
+if __name__ == "__main__":
+    print(table(), end="")
