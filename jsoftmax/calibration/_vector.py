@@ -161,13 +161,12 @@ def _fitted(x, y, w, penalty, regularizer, classes, over):
     shape = [n if a in classes.axis else 1 for a, n in enumerate(x.shape, -x.ndim)]
 
     def losses(parameters):
-        parameters, _ = alike((parameters, x))
         scale, bias = (for_rows(parameter, x.shape) for parameter in parameters)
         scaled = jnp.where(excluded, -jnp.inf, x * scale + bias)
         each = fenchel_young(scaled, y, None, regularizer, classes)
         return total(share * each.ravel())
 
-    everywhere = _over_parts(losses, over)
+    everywhere = _over_parts(losses, over, x)
 
     def objective(parameters):
         distance = jnp.sum(jnp.square(parameters[0] - 1)) + jnp.sum(jnp.square(parameters[1]))
@@ -178,15 +177,24 @@ def _fitted(x, y, w, penalty, regularizer, classes, over):
     return _minimized(objective, start)
 
 
-def _over_parts(local, over):
-    """The sum of local(x) over the parts on a mesh axis, and of its gradients."""
+def _over_parts(local, over, like):
+    """The sum of local(x) over the parts on a mesh axis, and of its gradients.
+
+    On each part x is taken as one of its own, that varies as `like` does: the gradient is then that
+    of the part, in `shard_map` as under `vmap`, and is summed once.
+    """
+
+    def of_part(x):
+        return local(alike((x, like))[0])
+
     if over is None:
-        return local
+        return of_part
 
     def with_gradient(x):
+        x, _ = alike((x, like))
         return jax.lax.psum(jax.value_and_grad(local)(x), over)
 
-    summed = jax.custom_vjp(lambda x: jax.lax.psum(local(x), over))
+    summed = jax.custom_vjp(lambda x: jax.lax.psum(of_part(x), over))
     summed.defvjp(with_gradient, lambda slopes, d: (jax.tree.map(lambda s: d * s, slopes),))
     return summed
 

@@ -101,7 +101,6 @@ def drawn_from(key: Array, ask: Problem, shape: tuple[int, ...]) -> Array:
     return _drawn(key, ask, ask.z, per_row, _exponential, shape)
 
 
-@on_explicit_axes(like="probabilities", axis="axis")
 def sample_from(
     key: ArrayLike,
     probabilities: ArrayLike | SparseEntmax,

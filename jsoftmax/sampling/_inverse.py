@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._axis import is_known
+from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.sampling._noise import whole_chunk
 from jsoftmax.sampling._wide_integers import Words, from_limbs, product_high
 
@@ -28,6 +29,7 @@ _CHUNK = 1024  # blocks that are summed at once on a CPU
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
 @partial(jax.jit, static_argnames=("weigh", "shape", "axis_name"), inline=True)
+@on_explicit_axes(like="scores")
 def draw_classes(
     key: Array,
     scores: Array,

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jsoftmax.calibration
+from jsoftmax.vocabulary import Candidates
 from tests.eager_calls import CALLS, Call, public
 from tests.eager_modules import MODULE_CALLS
 
@@ -78,7 +79,8 @@ def specs_of(operands: Any, places: str) -> list[Any]:
     def of_operand(x):
         if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
             return P() if is_key(x) else spec_of(x.shape, True, places)
-        return jax.tree.map(lambda leaf: spec_of(leaf.shape, False, places), x)
+        has_rows = isinstance(x, Candidates)  # the counts of labels
+        return jax.tree.map(lambda leaf: spec_of(leaf.shape, has_rows, places), x)
 
     return [of_operand(x) for x in operands]
 
