@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jsoftmax as js
 from tests import oracles
@@ -171,9 +172,20 @@ CATALOGUE = [
 WAYS = [SOFTMAX, SPARSEMAX, ENTMAX_15, TRACED_15, NORMMAX, TOPK, SIGMOID]
 
 
+# Members whose ways to compute p others have too: `make test` leaves them to `make slow`.
+SLOW = {
+    "entmax 1.25", "entmax traced 0.5", "entmax traced 1", "entmax traced 1.75", "entmax traced 2",
+    "entmax traced inf", "normmax 5", "normmax 2", "topk_entmax 1 k=2", "topk_entmax 2 k=2",
+}  # fmt: skip
+
+
 def each(mappings: list[Mapping] = CATALOGUE) -> dict[str, Any]:
     """Arguments of `pytest.mark.parametrize`: one test per mapping, called by its name."""
-    return {"argnames": "mapping", "argvalues": mappings, "ids": lambda mapping: mapping.name}
+    values = [
+        pytest.param(m, id=m.name, marks=[pytest.mark.slow] if m.name in SLOW else [])
+        for m in mappings
+    ]
+    return {"argnames": "mapping", "argvalues": values}
 
 
 def p_of(mapping: Mapping, logits, where=True, temperature=1.0) -> np.ndarray:

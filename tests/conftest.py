@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 import hypothesis
 import jax
 import jaxtyping
+import psutil
 import pytest
 
 from tests import annotations
@@ -26,27 +27,21 @@ hypothesis.settings.register_profile("jsoftmax", deadline=None, derandomize=True
 hypothesis.settings.load_profile("jsoftmax")
 
 
-RUN: list[str] = []  # what ran since caches were emptied
+PROGRAMS = 4 * 2**30  # bytes of memory from which caches are emptied
 
 
 @pytest.fixture(autouse=True, scope="module")
 def caches_stay_small():
-    """Of some hundred tests JAX's caches hold gigabytes of programs, which no other file needs.
+    """After some hundred tests JAX's caches hold gigabytes of programs, of which few run again.
 
     What is left in them is not looked through again: `jax.checking_leaks` collects often.
     """
     yield
-    if len(RUN) > 150:
-        RUN.clear()
+    if psutil.Process().memory_info().rss > PROGRAMS:
         gc.unfreeze()
         jax.clear_caches()
     gc.collect()
     gc.freeze()
-
-
-def pytest_runtest_logfinish(nodeid):
-    """Count the tests since caches were emptied."""
-    RUN.append(nodeid)
 
 
 def pytest_collection_modifyitems(items):

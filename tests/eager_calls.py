@@ -141,7 +141,8 @@ def _call(name: str, *makes: Make, note: str = "", smooth=True, slow=False, run=
     """Add a call of a public function, by `run` or with its operands first."""
 
     def function(*operands, **more):
-        found = functools.partial(public(name), **options, **more)
+        given = options | more
+        found = functools.partial(public(name), **given) if given else public(name)
         return found(*operands) if run is None else run(found, *operands)
 
     title = f"{name}, {note}" if note else name

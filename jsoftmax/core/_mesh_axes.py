@@ -20,11 +20,11 @@ def alike(trees: Any, but: Hashable | None = None) -> Any:
 
     On the axis `but`, over which classes are split, each stays as it is.
     """
-    axes = {a for x in jax.tree.leaves(trees) for a in _varies_over(x)}
+    axes = {a for x in jax.tree.leaves(trees) for a in varies_over(x)}
     axes -= set(but) if isinstance(but, tuple) else {but}
 
     def lifted(x):
-        missing = tuple(sorted(axes - set(_varies_over(x))))
+        missing = tuple(sorted(axes - set(varies_over(x))))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(lifted, trees) if axes else trees
@@ -35,5 +35,6 @@ def gathered(x: Array, axis_name: Hashable, axis: int) -> Array:
     return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True, to="invarying")
 
 
-def _varies_over(x: Any) -> frozenset[Any]:
+def varies_over(x: Any) -> frozenset[Any]:
+    """The axes over which `shard_map` knows that an array varies; none elsewhere."""
     return jax.typeof(x).manual_axis_type.varying

@@ -43,7 +43,8 @@ def gradients(calls):
 
     def is_slow(call):
         name, *variant = call.name.split(", ")
-        return call.is_slow or (variant and name in names)
+        is_twin = name.startswith("linen.")  # of the module of jsoftmax.nnx
+        return call.is_slow or is_twin or (variant and name in names)
 
     return [
         pytest.param(c, id=c.name, marks=[pytest.mark.slow] if is_slow(c) else []) for c in calls

@@ -7,6 +7,7 @@ those of one device. docs/meshes.md has the table of what is tested here and in 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -27,7 +28,7 @@ from tests.eager_modules import MODULE_CALLS
 
 WAYS = {
     "jit": AxisType.Auto, "Explicit": AxisType.Explicit, "eager": AxisType.Explicit,
-    "shard_map": AxisType.Auto,
+    "shard_map": AxisType.Auto, "vmap": AxisType.Auto,
 }  # fmt: skip
 PLACES = {"rows": "data", "classes": "model"}
 CLASSES = (8, 12)  # sizes of class axes, which nothing else has
@@ -49,7 +50,8 @@ QUICK = {
     "smoothmax - classes - eager", "linear_cross_entropy_sum - rows - shard_map",
     "adaptive_cross_entropy - rows - shard_map", "linear_topk - classes - shard_map",
     "nnx.LinearSoftmax, loss - classes - Explicit", "row_adagrad - rows - Explicit",
-    "expected_calibration_error - rows - shard_map",
+    "expected_calibration_error - rows - shard_map", "linear_cross_entropy - classes - vmap",
+    "temperature_scaling - rows - vmap",
 }  # fmt: skip
 
 
@@ -85,9 +87,17 @@ def specs_of(operands: Any, places: str) -> list[Any]:
     return [of_operand(x) for x in operands]
 
 
+def spec_leaves(specs: Any) -> list[P]:
+    return jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, P))
+
+
 def is_split(specs: Any) -> bool:
-    leaves = jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, P))
-    return any(name for spec in leaves for name in spec)
+    return any(name for spec in spec_leaves(specs) for name in spec)
+
+
+def place_of(name: str, spec: P) -> int | None:
+    """The axis that is split over the mesh axis `name`."""
+    return list(spec).index(name) if name in spec else None
 
 
 def has_axis_name(call: Call) -> bool:
@@ -134,8 +144,10 @@ class Split:
             return False
         if self.places == "classes" and name in WITHOUT_CLASSES:
             return False
-        if self.way != "shard_map":
+        if self.way in ("jit", "Explicit", "eager"):
             return True
+        if self.way == "vmap" and not self.names_axis():
+            return False  # which any function may be
         if self.places == "classes":
             return has_axis_name(self.call) and not is_of_calibration(self.call)
         return name not in OF_ALL_ROWS
@@ -144,16 +156,17 @@ class Split:
         """The value and the gradient, each None where it cannot be compared."""
         on = mesh(WAYS[self.way])
         call, operands = self.call, operands_of(self.call)
-        if self.way == "shard_map":
-            call = dataclasses.replace(call, function=self.mapped(operands))
+        if self.way in ("shard_map", "vmap"):
+            mapped = self.mapped if self.way == "shard_map" else self.vmapped
+            call = dataclasses.replace(call, function=mapped(operands))
         else:
             operands = jax.tree.map(
                 lambda x, s: jax.device_put(x, NamedSharding(on, s)), operands, self.specs
             )
         run = (lambda f: f) if self.way == "eager" else jax.jit
-        with jax.set_mesh(on):
+        with contextlib.nullcontext() if self.way == "vmap" else jax.set_mesh(on):
             value = run(call.value)(operands)
-            if self.way == "eager" or not call.is_differentiable:
+            if not self.has_gradient():
                 return value, None
             return value, run(call.gradient)(operands)
 
@@ -175,6 +188,43 @@ class Split:
             mesh=mesh(AxisType.Auto),
             in_specs=tuple(self.specs),
             out_specs=structure.unflatten(out),
+        )
+
+    def vmapped(self, operands: list[Any]) -> Any:
+        """The function of the parts, stacked on a first axis that `vmap` gives the name."""
+        axis = PLACES[self.places]
+        parts = mesh(AxisType.Auto).shape[axis]
+        leaves, structure = jax.tree.flatten(jax.eval_shape(self.call.value, operands))
+        out = specs_of(leaves, self.places)
+        places = [place_of(axis, s) for s in spec_leaves(self.specs)]
+        inner = functools.partial(self.call.function, axis_name=axis)
+
+        def of_parts(*given):
+            found = inner(*jax.tree.unflatten(jax.tree.structure(tuple(operands)), given))
+            return structure.flatten_up_to(found)
+
+        def function(*operands):
+            given = [
+                x if i is None else jnp.stack(jnp.split(x, parts, i))
+                for x, i in zip(jax.tree.leaves(operands), places, strict=True)
+            ]
+            axes = [None if i is None else 0 for i in places]
+            found = jax.vmap(of_parts, axes, axis_name=axis, axis_size=parts)(*given)
+            joined = [
+                x[0] if (i := place_of(axis, s)) is None else jnp.concatenate(list(x), i)
+                for x, s in zip(found, out, strict=True)
+            ]
+            return structure.unflatten(joined)
+
+        return function
+
+    def has_gradient(self) -> bool:
+        """Eager calls show values, and a sum over split classes has no gradient under `vmap`."""
+        is_sum = self.call.public_name == "linear_cross_entropy_sum"
+        return (
+            self.call.is_differentiable
+            and self.way != "eager"
+            and not (self.way == "vmap" and is_sum)
         )
 
     def names_axis(self) -> bool:
@@ -232,7 +282,7 @@ def table() -> str:
 )
 def test_values_and_gradients_are_those_of_one_device(split):
     found, right = split.found(), expected(split.call)
-    if split.way == "eager":
+    if not split.has_gradient():
         right = right[0], None
     if split.is_other_draw():
         chex.assert_trees_all_equal_shapes(found, right)

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._filled import filled
-from jsoftmax.core._mesh_axes import alike
+from jsoftmax.core._mesh_axes import alike, varies_over
 from jsoftmax.core._named_trees import Trees, overlaid
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
@@ -85,7 +85,8 @@ def linear_cross_entropy_sum(
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
         axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
-            `check_vma=True`, as it is by default: without it, and in `vmap`, gradients are wrong.
+            `check_vma=True`, as it is by default: without it, and in `vmap`, gradients would be
+            wrong, and raise.
         block_tokens: how many rows are in memory together; None for all up to 2²⁴
             scores, and beyond for as many as hold 3·2²¹ scores and at least 64: the kernel and its
             gradient are gone through once a block.
@@ -97,7 +98,8 @@ def linear_cross_entropy_sum(
 
     Raises:
         TypeError: as `linear_cross_entropy`.
-        ValueError: as `linear_cross_entropy`, and if `weights` do not broadcast to the tokens.
+        ValueError: as `linear_cross_entropy`; if `weights` do not broadcast to the tokens; and for
+            a gradient over split classes under `vmap` or with `check_vma=False`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -136,8 +138,20 @@ def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -
 
 
 def _forward(rule, moving, weights, fixed, fate):
+    _check_axis(rule.axis_name, moving.kernel)
     losses, gradient = _formed(rule, moving, weights, fixed, fate)
     return jnp.sum(weights * losses), (gradient, losses)
+
+
+def _check_axis(axis_name: Any, kernel: Array) -> None:
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if axis_name is not None and not varies_over(kernel).issuperset(names):
+        raise ValueError(
+            "jsoftmax.linear_cross_entropy_sum: a gradient over classes that are split over "
+            f"{axis_name!r} needs `jax.shard_map` with check_vma=True, its default, and a `kernel` "
+            "that is split over that axis; elsewhere it would be wrong. Under `vmap`, or with "
+            "check_vma=False, use `linear_cross_entropy`."
+        )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
