@@ -21,7 +21,7 @@ def alike(trees: Any, but: Hashable | None = None) -> Any:
     On the axis `but`, over which classes are split, each stays as it is.
     """
     axes = {a for x in jax.tree.leaves(trees) for a in varies_over(x)}
-    axes -= set(but) if isinstance(but, tuple) else {but}
+    axes -= set(axis_names(but))
 
     def lifted(x):
         missing = tuple(sorted(axes - set(varies_over(x))))
@@ -32,7 +32,13 @@ def alike(trees: Any, but: Hashable | None = None) -> Any:
 
 def gathered(x: Array, axis_name: Hashable, axis: int) -> Array:
     """The parts of all devices along `axis`, put side by side; known to be the same everywhere."""
-    return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True, to="invarying")
+    # Where types do not tell what varies, as under `vmap`, JAX has no such gathering.
+    to = "invarying" if varies_over(x).issuperset(axis_names(axis_name)) else "varying"
+    return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True, to=to)
+
+
+def axis_names(axis_name: Hashable) -> tuple[Hashable, ...]:
+    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
 
 
 def varies_over(x: Any) -> frozenset[Any]:

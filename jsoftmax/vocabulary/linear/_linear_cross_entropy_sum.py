@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._filled import filled
-from jsoftmax.core._mesh_axes import alike, varies_over
+from jsoftmax.core._mesh_axes import alike, axis_names, varies_over
 from jsoftmax.core._named_trees import Trees, overlaid
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
@@ -144,8 +144,7 @@ def _forward(rule, moving, weights, fixed, fate):
 
 
 def _check_axis(axis_name: Any, kernel: Array) -> None:
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    if axis_name is not None and not varies_over(kernel).issuperset(names):
+    if axis_name is not None and not varies_over(kernel).issuperset(axis_names(axis_name)):
         raise ValueError(
             "jsoftmax.linear_cross_entropy_sum: a gradient over classes that are split over "
             f"{axis_name!r} needs `jax.shard_map` with check_vma=True, its default, and a `kernel` "
