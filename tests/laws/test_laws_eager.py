@@ -32,26 +32,36 @@ def compiles_again(function, call) -> int:
     return len(COMPILED)
 
 
-def rows(calls):
-    return [pytest.param(c, id=c.name) for c in calls]
-
-
-def gradients(calls):
-    """Those of a variant, "name, variant", are slow if those of "name" are there too."""
-    calls = [c for c in calls if c.is_differentiable]
+def values(calls):
+    """A variant, "name, variant", is slow if "name" is there too."""
     names = {c.name for c in calls}
 
     def is_slow(call):
         name, *variant = call.name.split(", ")
-        is_twin = name.startswith("linen.")  # of the module of jsoftmax.nnx
-        return call.is_slow or is_twin or (variant and name in names)
+        return variant and name in names
 
     return [
         pytest.param(c, id=c.name, marks=[pytest.mark.slow] if is_slow(c) else []) for c in calls
     ]
 
 
-@pytest.mark.parametrize("call", rows(CALLS + MODULE_CALLS))
+def gradients(calls):
+    """Those whose gradient takes long, and the Linen twins of NNX modules, are slow too."""
+    return [
+        pytest.param(
+            *c.values,
+            id=c.id,
+            marks=[pytest.mark.slow] if _is_long(c.values[0]) else list(c.marks),
+        )
+        for c in values([c for c in calls if c.is_differentiable])
+    ]
+
+
+def _is_long(call):
+    return call.is_slow or call.name.startswith("linen.")
+
+
+@pytest.mark.parametrize("call", values(CALLS + MODULE_CALLS))
 def test_a_second_eager_call_compiles_nothing(call):
     assert compiles_again(call.value, call) == 0
 
