@@ -175,7 +175,8 @@ WAYS = [SOFTMAX, SPARSEMAX, ENTMAX_15, TRACED_15, NORMMAX, TOPK, SIGMOID]
 # Members whose ways to compute p others have too: `make test` leaves them to `make slow`.
 SLOW = {
     "entmax 1.25", "entmax traced 0.5", "entmax traced 1", "entmax traced 1.75", "entmax traced 2",
-    "entmax traced 3", "entmax traced inf", "normmax 5", "normmax 2", "topk_entmax 1 k=2", "topk_entmax 2 k=2",
+    "entmax traced 3", "entmax traced inf", "normmax 5", "normmax 2", "topk_entmax 1 k=2",
+    "topk_entmax 2 k=2",
 }  # fmt: skip
 
 
