@@ -4,8 +4,6 @@
 VENV ?= .venv
 PYTEST = $(VENV)/bin/python -m pytest
 WORKERS ?= 2
-# Each worker takes files that follow one another, so that what they share is compiled once.
-SPLIT = -n $(WORKERS) --dist worksteal
 
 # The first of these that is new enough and can make environments; or name one: make test PYTHON=...
 ENOUGH = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -25,25 +23,25 @@ demo: $(VENV)/.has-demo  ## the guided run: train, calibrate, act and read, prin
 test: tests doctests  ## the tests but the slow ones; import layers and examples in docstrings included
 
 tests: $(VENV)/.has-test
-	$(PYTEST) $(SPLIT) -m "not slow"
+	$(PYTEST) -n $(WORKERS) -m "not slow"
 
 slow: $(VENV)/.has-test  ## the tests that `make test` leaves out because they take long
-	$(PYTEST) $(SPLIT) -m "slow and not nightly"
+	$(PYTEST) -n $(WORKERS) -m "slow and not nightly"
 
 nightly: $(VENV)/.has-test  ## the widest tables, which only .ci/nightly runs
-	$(PYTEST) $(SPLIT) -m nightly
+	$(PYTEST) -n $(WORKERS) -m nightly
 
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
 doctests: $(VENV)/.has-test  ## the examples in docstrings
-	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) $(SPLIT) --doctest-modules jsoftmax
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax
 
 FUNCTIONS = $(addprefix jsoftmax/,mappings losses sampling policies calibration attention vocabulary)
 bare: $(VENV)/.has-test  ## the examples of functions, where neither Flax nor optax can be imported
-	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) $(SPLIT) -p tests.without_flax \
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) -p tests.without_flax \
 		--doctest-modules $(FUNCTIONS)
 
 laws: $(VENV)/.has-test  ## the tests that hold for every member of the catalogue, but the slow ones
-	JSOFTMAX_COMPILE=wholly $(PYTEST) $(SPLIT) -m "law and not slow"
+	JSOFTMAX_COMPILE=wholly $(PYTEST) -n $(WORKERS) -m "law and not slow"
 
 layers: $(VENV)/.has-test  ## imports point one way
 	$(PYTEST) tests/test_layers.py

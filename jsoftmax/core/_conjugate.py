@@ -1,4 +1,4 @@
-"""The conjugate of a regularizer, T Ω*(z/T), and what it is made of.
+"""The conjugate of a regularizer, T Ω*(z/T), and its derivatives.
 
 Its derivatives, at T = 1, are (conjugate)˙ = Σ p ż − (∂Ω/∂θ) θ̇ − Σ (ω(r) − r ω′(r)) q̇, r = p/q.
 """
@@ -45,7 +45,7 @@ def conjugate(
         if prior is not None:
             excess = excess + level  # scores with a prior are measured from max y
     else:
-        # Σ p v − Ω(p), every term of which is between −log n and 0 or between 0 and log n.
+        # Σ p v − Ω(p): the first sum is from −log n to 0, the second from 0 to log n.
         p = probabilities(y, prior, regularizer, classes)
         v = jnp.where(p > 0, difference(y, classes.max(y)), 0)
         excess = classes.sum(p * v) + entropy_of(p, prior, regularizer, classes)

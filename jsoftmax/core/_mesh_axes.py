@@ -32,7 +32,7 @@ def alike(trees: Any, but: Hashable | None = None) -> Any:
 
 def gathered(x: Array, axis_name: Hashable, axis: int) -> Array:
     """The parts of all devices along `axis`, put side by side; known to be the same everywhere."""
-    # Where types do not tell what varies, as under `vmap`, JAX has no such gathering.
+    # Under `vmap` JAX does not track what varies, and refuses a result that does not.
     to = "invarying" if varies_over(x).issuperset(axis_names(axis_name)) else "varying"
     return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True, to=to)
 

@@ -1,4 +1,4 @@
-"""What moves p besides its scores: the parameters of a regularizer, and a prior."""
+"""Tangents of scores, parameters and prior as one: that of scores which move p the same way."""
 
 from __future__ import annotations
 

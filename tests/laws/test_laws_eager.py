@@ -32,13 +32,13 @@ def compiles_again(function, call) -> int:
     return len(COMPILED)
 
 
-def values(calls):
-    """A variant, "name, variant", is slow if "name" is there too."""
+def rows(calls, is_long=lambda call: False):
+    """Slow is what takes long, and a variant, "name, variant", if "name" is there too."""
     names = {c.name for c in calls}
 
     def is_slow(call):
         name, *variant = call.name.split(", ")
-        return variant and name in names
+        return is_long(call) or (variant and name in names)
 
     return [
         pytest.param(c, id=c.name, marks=[pytest.mark.slow] if is_slow(c) else []) for c in calls
@@ -46,22 +46,12 @@ def values(calls):
 
 
 def gradients(calls):
-    """Those whose gradient takes long, and the Linen twins of NNX modules, are slow too."""
-    return [
-        pytest.param(
-            *c.values,
-            id=c.id,
-            marks=[pytest.mark.slow] if _is_long(c.values[0]) else list(c.marks),
-        )
-        for c in values([c for c in calls if c.is_differentiable])
-    ]
+    """Those of Linen's modules are slow, too: NNX has the same."""
+    differentiable = [c for c in calls if c.is_differentiable]
+    return rows(differentiable, lambda c: c.is_slow or c.name.startswith("linen."))
 
 
-def _is_long(call):
-    return call.is_slow or call.name.startswith("linen.")
-
-
-@pytest.mark.parametrize("call", values(CALLS + MODULE_CALLS))
+@pytest.mark.parametrize("call", rows(CALLS + MODULE_CALLS))
 def test_a_second_eager_call_compiles_nothing(call):
     assert compiles_again(call.value, call) == 0
 

@@ -34,7 +34,7 @@ PLACES = {"rows": "data", "classes": "model"}
 CLASSES = (8, 12)  # sizes of class axes, which nothing else has
 ROWS = 4
 
-# What has no class axis of its own: width, heads, and what `jax.nn` and Flax compute.
+# Axes of these sizes are widths here, not classes.
 WITHOUT_CLASSES = {
     "dot_product_attention", "attention_weights", "attention_fn", "merge_attention",
     "nnx.AdaptivelySparseAttention", "linen.AdaptivelySparseAttention",
@@ -153,7 +153,7 @@ class Split:
         return name not in OF_ALL_ROWS
 
     def found(self) -> tuple[Any, Any]:
-        """The value and the gradient, each None where it cannot be compared."""
+        """The value, and the gradient or None where there is none to compare."""
         on = mesh(WAYS[self.way])
         call, operands = self.call, operands_of(self.call)
         if self.way in ("shard_map", "vmap"):
@@ -171,7 +171,7 @@ class Split:
             return value, run(call.gradient)(operands)
 
     def mapped(self, operands: list[Any]) -> Any:
-        """The function of the parts; a number that all rows have together is summed over them."""
+        """The function in `shard_map`; the sum of losses is added up over the parts of the rows."""
         more = {"axis_name": PLACES[self.places]} if self.names_axis() else {}
         results = jax.eval_shape(self.call.value, operands)
         leaves, structure = jax.tree.flatten(results)

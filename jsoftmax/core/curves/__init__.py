@@ -1,7 +1,7 @@
 """Curves: p as a function of the scores and of the sought threshold, in coordinates that hold.
 
-A *curve* writes p as a function of v = z − anchor and of a place, in coordinates in which that
-function neither overflows nor cancels, and says how to move along it.
+A *curve* gives p for v = z − anchor at a place on it, in coordinates that neither overflow nor
+cancel, and says how to move along it.
 
 The curves of `Tsallis` with a = α − 1 are all p = (c + a v)₊^(1/a). Up to a = 1 the anchor is the
 largest score and c, or its logarithm, is kept as a sum of two floats: rounded to one, it would

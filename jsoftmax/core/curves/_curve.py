@@ -1,4 +1,4 @@
-"""What a curve is, and what all of them share."""
+"""The interface of curves, and what they share."""
 
 from __future__ import annotations
 
@@ -70,6 +70,6 @@ class FromTop:
 
 
 def two_sum(large: Array, small: Array) -> tuple[Array, Array]:
-    """The sum rounded to one float, and what the rounding left."""
+    """The sum, rounded, and its rounding error."""
     total = large + small
     return total, small - (total - large)
