@@ -36,7 +36,7 @@ def on_explicit_axes(
         @functools.wraps(function)
         def computed(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
             given, structure = jax.tree.flatten((args, kwargs))
-            if not any(map(_is_split, given)):
+            if not any(map(is_split, given)):
                 return function(*args, **kwargs)
             arguments = signature.bind(*args, **kwargs)
             arguments.apply_defaults()
@@ -74,7 +74,7 @@ def _explicit_mesh(x: Any) -> Any:
     return mesh if mesh.explicit_axes else None
 
 
-def _is_split(x: Any) -> bool:
+def is_split(x: Any) -> bool:
     """Whether an array is split over an Explicit axis."""
     mesh = _explicit_mesh(x)
     if mesh is None:

@@ -21,7 +21,7 @@ from jax import Array
 
 from jsoftmax.core._axis import is_known
 from jsoftmax.vocabulary.bands._bands import Band, band_scores, projected
-from jsoftmax.vocabulary.linear._token_blocks import even_size
+from jsoftmax.vocabulary.linear._block_sizes import even_size
 
 _SCORES = 2**20  # that lie in memory together
 

@@ -22,6 +22,7 @@ from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import Regularizer, parted
 from jsoftmax.core._row_rule import RowRule
 from jsoftmax.core.regularizers import SHANNON
+from jsoftmax.vocabulary.linear._block_sizes import classes_together, tokens_together
 from jsoftmax.vocabulary.linear._token_products import are_many
 
 
@@ -296,13 +297,10 @@ def _sizes(function, tokens, classes, block_tokens, block_classes):
             raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
         if size < 1:
             raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
-    # Of sizes that are not known while tracing: as many tokens as of very many classes, and as many
-    # classes as for so many tokens.
     if block_tokens is None:
-        block_tokens = max(64, 2**22 // classes) if isinstance(classes, int) else 64
-    if not isinstance(classes, int):
-        return int(block_tokens), classes
-    if block_classes is None:
-        together = max(tokens, 1) if isinstance(tokens, int) else block_tokens
-        block_classes = max(512, 2**22 // together)
-    return int(block_tokens), int(min(block_classes, classes))
+        block_tokens = tokens_together(tokens, classes)
+    if block_classes is None or not isinstance(classes, int):
+        block_classes = classes_together(tokens, classes, block_tokens)
+    elif isinstance(classes, int):
+        block_classes = min(block_classes, classes)
+    return int(block_tokens), block_classes

@@ -11,7 +11,6 @@ import jax
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.vocabulary.linear._class_prior import with_prior
 from jsoftmax.vocabulary.linear._linear_arguments import (
     Fixed,
@@ -22,6 +21,7 @@ from jsoftmax.vocabulary.linear._linear_arguments import (
     read_rows,
     whole_if_few,
 )
+from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import Fate, label, with_targets
@@ -47,7 +47,7 @@ class CrossEntropyTerms(NamedTuple):
     entropy: Array
 
 
-@on_explicit_axes(like="features")
+@on_parts()
 def linear_cross_entropy(
     features: ArrayLike,
     kernel: ArrayLike,
@@ -140,7 +140,7 @@ def linear_cross_entropy(
     ).loss  # fmt: skip
 
 
-@on_explicit_axes(like="features")
+@on_parts()
 def linear_cross_entropy_terms(
     features: ArrayLike,
     kernel: ArrayLike,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,18 +11,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._filled import filled
-from jsoftmax.core._mesh_axes import alike, axis_names, varies_over
+from jsoftmax.core._mesh_axes import varies_over
 from jsoftmax.core._named_trees import Trees, overlaid
+from jsoftmax.vocabulary.linear._block_sizes import even_size
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
+from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_blocks import (
     block_count,
     block_of_blocks,
-    even_size,
     fits,
     merged_tokens,
     split_tokens,
@@ -33,7 +32,7 @@ from jsoftmax.vocabulary.linear._token_rows import pull, solved_row
 from jsoftmax.vocabulary.linear._token_targets import Fate
 
 
-@on_explicit_axes(like="features")
+@on_parts(is_sum=True)
 def linear_cross_entropy_sum(
     features: ArrayLike,
     kernel: ArrayLike,
@@ -59,11 +58,12 @@ def linear_cross_entropy_sum(
 
     .. math:: S = \sum_t w_t L_t
 
-    The scores are computed once: `value_and_grad` costs three matrix products, as the dense way
-    does, where that of `linear_cross_entropy` costs four. The price: there is no forward mode, so
-    that `jax.jvp` raises. Derivatives of the gradient, as `jax.hessian` asks for, are those of
-    `linear_cross_entropy`, at its cost. Where no gradient is asked for, none is formed. For the
-    mean over n tokens give weights 1/n.
+    On a CPU, and where all scores fit one block, the scores are computed once: `value_and_grad`
+    costs three matrix products, as the dense way does, where that of `linear_cross_entropy` costs
+    four. The price: there is no forward mode, so that `jax.jvp` raises. Derivatives of the
+    gradient, as `jax.hessian` asks for, are those of `linear_cross_entropy`, at its cost. Where no
+    gradient is asked for, none is formed. Elsewhere, and on a mesh, the function is the sum of
+    `linear_cross_entropy`. For the mean over n tokens give weights 1/n.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -84,22 +84,18 @@ def linear_cross_entropy_sum(
             number makes what is returned NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh axis over which the classes are split, in `shard_map` with
-            `check_vma=True`, as it is by default: without it, and in `vmap`, gradients would be
-            wrong, and raise.
-        block_tokens: how many rows are in memory together; None for all up to 2²⁴
-            scores, and beyond for as many as hold 3·2²¹ scores and at least 64: the kernel and its
-            gradient are gone through once a block.
-        block_classes: how many columns of the gradient of the kernel are added to together; None
-            for the rule.
+        axis_name: name of the mesh or `vmap` axis over which the classes are split, as
+            `linear_cross_entropy`.
+        block_tokens: how many rows are in memory together; None for the rule of
+            `linear_cross_entropy`.
+        block_classes: how many classes are taken together backward; None for the rule.
 
     Returns:
         A number, in float32 at least.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
-        ValueError: as `linear_cross_entropy`; if `weights` do not broadcast to the tokens; and for
-            a gradient over split classes under `vmap` or with `check_vma=False`.
+        ValueError: as `linear_cross_entropy`, and if `weights` do not broadcast to the tokens.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -116,10 +112,6 @@ def linear_cross_entropy_sum(
         label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes,
     )  # fmt: skip
-    classes, tokens = rows.scores.shape[-1], rows.moving.features.shape[0]
-    if block_tokens is None and not fits(tokens, rows.rule.block_tokens):
-        most = max(64, 3 * 2**21 // classes) if isinstance(classes, int) else 64
-        rows = dataclasses.replace(rows, rule=dataclasses.replace(rows.rule, block_tokens=most))
     w = checks.as_array(function, "weights", 1 if weights is None else weights)
     if not checks.broadcasts(w, rows.lead):
         raise ValueError(
@@ -128,39 +120,47 @@ def linear_cross_entropy_sum(
         )
     w = jnp.broadcast_to(w.astype(rows.moving.features.dtype), rows.lead)
     arrays = (rows.moving, w.reshape(-1, 1), rows.fixed, fate)
-    return _summed(rows.rule, *alike(arrays, but=axis_name))
+    if axis_name is not None or any(map(varies_over, jax.tree.leaves(arrays))):
+        return _added_up(rows.rule, *arrays)
+    return _summed(rows.rule, *arrays)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
+# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+@partial(jax.jit, static_argnums=0, inline=True)
+def _summed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
+    """The sum, with gradients formed on the way forward where that is cheaper."""
+    arrays = (moving, weights, fixed, fate)
+    if fits(moving.features.shape[0], rule.block_tokens):
+        return _sum(rule, *arrays)
+    # Off CPUs the sum of gradients in the kernel, which is read and written once a block of tokens,
+    # costs more than a fourth product does. On a mesh it would be summed over devices as a whole.
+    return jax.lax.platform_dependent(
+        *arrays, cpu=partial(_sum, rule), default=partial(_added_up, rule)
+    )
+
+
+def _added_up(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
+    """The sum of losses, with the derivatives of `linear_cross_entropy`."""
     outcome, _ = outcomes(rule, moving, fixed)
     return jnp.sum(weights * fate.settle(outcome.loss))
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
+    return _added_up(rule, moving, weights, fixed, fate)
+
+
 def _forward(rule, moving, weights, fixed, fate):
-    _check_axis(rule.axis_name, moving.kernel)
     losses, gradient = _formed(rule, moving, weights, fixed, fate)
     return jnp.sum(weights * losses), (gradient, losses)
-
-
-def _check_axis(axis_name: Any, kernel: Array) -> None:
-    if axis_name is not None and not varies_over(kernel).issuperset(axis_names(axis_name)):
-        raise ValueError(
-            "jsoftmax.linear_cross_entropy_sum: a gradient over classes that are split over "
-            f"{axis_name!r} needs `jax.shard_map` with check_vma=True, its default, and a `kernel` "
-            "that is split over that axis; elsewhere it would be wrong. Under `vmap`, or with "
-            "check_vma=False, use `linear_cross_entropy`."
-        )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Any:
     """The losses of all tokens, and the gradient of their weighted sum in what moves."""
     trees: Trees = (moving, fixed, fate, _Weights(weights))
-    tokens = moving.features.shape[0]
-    if fits(tokens, rule.block_tokens):
-        nothing = jax.tree.map(lambda _: None, moving)
-        return _block(rule, *trees, total=nothing)
+    if fits(moving.features.shape[0], rule.block_tokens):
+        return _block(rule, *trees, total=jax.tree.map(lambda _: None, moving))
     per_token = [
         name
         for name in ("temperature", "log_prior")
@@ -210,7 +210,7 @@ def _formed_jvp(rule, primals, tangents):
     # Slopes made by hand from a solved row have no derivative of their own.
     moving, weights, fixed, fate = primals
 
-    def by_outcomes(moving, weights):
+    def formed(moving, weights):
         def total(moving):
             losses = fate.settle(outcomes(rule, moving, fixed)[0].loss)
             return jnp.sum(weights * losses), losses
@@ -218,7 +218,7 @@ def _formed_jvp(rule, primals, tangents):
         gradient, losses = jax.grad(total, has_aux=True)(moving)
         return losses, gradient
 
-    _, moved = jax.jvp(by_outcomes, (moving, weights), tangents[:2])
+    _, moved = jax.jvp(formed, (moving, weights), tangents[:2])
     return _formed(rule, *primals), moved
 
 
@@ -279,10 +279,6 @@ def _backward(rule, known, d_sum):
 
 
 _sum.defvjp(_forward, _backward)
-
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-_summed = jax.jit(_sum, static_argnums=0, inline=True)
-
 
 class _Weights(NamedTuple):
     weights: Array

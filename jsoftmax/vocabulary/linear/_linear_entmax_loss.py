@@ -6,12 +6,12 @@ from collections.abc import Hashable
 
 from jaxtyping import Array, ArrayLike, Float
 
-from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core.regularizers import of_order
 from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import divergences
+from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 
 
-@on_explicit_axes(like="features")
+@on_parts()
 def linear_entmax_loss(
     features: ArrayLike,
     kernel: ArrayLike,

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import SHANNON
 from jsoftmax.vocabulary.linear._class_prior import with_prior
@@ -23,11 +22,12 @@ from jsoftmax.vocabulary.linear._linear_arguments import (
     read_rows,
     with_regularizer,
 )
+from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 
 
-@on_explicit_axes(like="features")
+@on_parts()
 def linear_fenchel_young_loss(
     features: ArrayLike,
     kernel: ArrayLike,

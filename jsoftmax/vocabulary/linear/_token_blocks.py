@@ -17,6 +17,7 @@ from jax import Array
 
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Changes, Trees, by_name, overlaid
+from jsoftmax.vocabulary.linear._block_sizes import even_size
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_scores import scores
 
@@ -147,15 +148,6 @@ def classes_at(rule: Rule, trees: Trees, start: int | Array, size: Any) -> Trees
         return x if axis is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis=axis)
 
     return by_name(trees, cut)
-
-
-def even_size(n: Any, size: Any) -> Any:
-    """The size of blocks of at most `size` that go into n evenly, if some not much smaller do."""
-    count = -(-n // size)
-    for more in range(count, min(2 * count, n) + 1):
-        if n % more == 0:
-            return n // more
-    return -(-n // count)
 
 
 def _cut_changes(rule, changes, count, size):

@@ -1,0 +1,57 @@
+"""The rule for the sizes of blocks, from the sizes that one device has.
+
+Each block of tokens reads the whole class table, and each block of classes all the features. So
+blocks grow with the problem, to a share of its scores that is small beside the dense way:
+
+- forward, rows of 1/8 of the tokens, at most 2²⁷ scores but 256 tokens in any case, whose products
+  keep a matrix unit busy while the table is read;
+- backward, 1/16 of the classes for many tokens, at most 2²⁶ scores;
+- and never fewer than 2²² scores, 64 tokens or 512 classes, below which loops cost more than they
+  save.
+
+The rule asks neither for the platform nor for the process: on two CPU cores blocks of this size
+are as fast as blocks that fit a cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LEAST = 2**22  # scores
+_MOST_FORWARD, _MOST_BACKWARD = 2**27, 2**26
+_SHARE_FORWARD, _SHARE_BACKWARD = 8, 16
+_BUSY = 256  # tokens
+_LANES = 128  # classes that a TPU takes at once
+
+
+def tokens_together(tokens: Any, classes: Any) -> int:
+    """How many rows of scores are in memory together."""
+    if not isinstance(classes, int):
+        return 64
+    # Of tokens that are not known while tracing: as of very many.
+    share = -(-tokens // _SHARE_FORWARD) if isinstance(tokens, int) else _BUSY
+    most = max(_BUSY, _MOST_FORWARD // classes)
+    return max(64, _LEAST // classes, min(share, most))
+
+
+def classes_together(tokens: Any, classes: Any, block_tokens: int) -> Any:
+    """How many classes are taken together for many tokens."""
+    if not isinstance(classes, int):
+        return classes
+    together = max(tokens, 1) if isinstance(tokens, int) else block_tokens
+    share = -(-classes // _SHARE_BACKWARD)
+    size = max(512, _LEAST // together, min(share, _MOST_BACKWARD // together))
+    return min(size, classes)
+
+
+def even_size(n: Any, size: Any) -> Any:
+    """The size of blocks of at most `size` that go into n evenly, if some not much smaller do.
+
+    Multiples of `_LANES` come first.
+    """
+    count = -(-n // size)
+    if not isinstance(n, int):
+        return -(-n // count)
+    evenly = [n // more for more in range(count, min(2 * count, n) + 1) if n % more == 0]
+    aligned = [block for block in evenly if block % _LANES == 0]
+    return (aligned or evenly or [-(-n // count)])[0]

@@ -1,0 +1,237 @@
+"""Linear losses on a mesh, computed where the parts of tokens and classes lie.
+
+The compiler alone would gather the class table, because blocks of classes cut across the parts of a
+split table. So each device goes through blocks of its own classes, as in `shard_map` with an
+`axis_name`, and numbers of a row are all that devices exchange:
+
+- On Explicit axes, the default of `jax.make_mesh`, types say how arrays are split. Tokens stay on
+  their devices, and so do classes over the axes that tokens leave free. A kernel whose features are
+  split (FSDP) is gathered over these once, and its gradient is scattered back.
+- On Auto axes the `axis_name` of the call names the mesh axes of the classes. How tokens are split
+  is left to the compiler, which is told to gather a kernel whose features are split once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, PartitionSpec
+
+from jsoftmax.core._explicit_axes import is_split
+from jsoftmax.core._mesh_axes import axis_names
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+_PER_TOKEN = ("targets", "weights")  # of shape [...]; pairs of targets have one axis more
+_PER_CLASS = ("bias", "class_weights")  # of shape [K]
+
+
+def on_parts(is_sum: bool = False) -> Callable:
+    """Let a linear loss take arrays that are split over a mesh, outside of `shard_map`.
+
+    The loss has `features`, `kernel`, `class_axis` and `axis_name` among its arguments, and gives
+    one number a token, or if `is_sum` one for all of them.
+    """
+
+    def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def computed(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+            are_split = any(map(is_split, jax.tree.leaves((args, kwargs))))
+            if not are_split and not jax.sharding.get_abstract_mesh().auto_axes:
+                return function(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = dict(bound.arguments)
+            split = _split(given)
+            if split is None:
+                return function(**given)
+            return _over_parts(function, is_sum, split, given)
+
+        return computed
+
+    return decorate
+
+
+class _Split(NamedTuple):
+    """How tokens and classes are split over a mesh."""
+
+    mesh: Any
+    manual: frozenset[str]  # the axes over which each device computes its own part
+    lead: tuple[Any, ...]  # axes of the mesh for each axis of the features but the last,
+    classes: tuple[str, ...]  # for the classes,
+    width: tuple[str, ...]  # and for the features of the kernel
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return tuple(name for part in self.lead for name in _names(part))
+
+
+def _split(given: dict[str, Any]) -> _Split | None:
+    """How a call is to be split; None where nothing is, or where the caller did it."""
+    features, kernel = given["features"], given["kernel"]
+    ndim = jnp.ndim(features)
+    if jnp.ndim(kernel) != 2 or not ndim or given["class_axis"] not in (-2, -1, 0, 1):
+        return None  # an error, and the function says which
+    named = () if given["axis_name"] is None else axis_names(given["axis_name"])
+    mesh = _mesh(jax.tree.leaves(given))
+    if mesh is not None:
+        free = mesh.explicit_axes
+        if not set(named).issubset(free):
+            return None
+        axis = given["class_axis"] % 2
+        lead, table = _spec(features), _spec(kernel)
+        lead = lead[:-1] if lead else (None,) * (ndim - 1)
+        tokens = {name for part in lead for name in _names(part)}
+        of_classes, width = (_names(table[i]) if table else () for i in (axis, 1 - axis))
+        classes = named or tuple(n for n in of_classes if n not in tokens)
+        width = tuple(n for n in width if n in tokens)
+        return _Split(mesh, frozenset(free), lead, classes, width)
+    mesh = jax.sharding.get_abstract_mesh()
+    given["kernel"] = _with_whole_features(kernel, given["class_axis"] % 2)
+    if not named or not set(named).issubset(mesh.auto_axes):
+        return None
+    return _Split(mesh, frozenset(named), (None,) * (ndim - 1), named, ())
+
+
+def _with_whole_features(kernel: Any, axis: int) -> Any:
+    """A kernel that is not split along its features; how its classes are split stays open."""
+    if not isinstance(kernel, jax.core.Tracer):
+        return kernel
+    spec = [None, None]
+    spec[axis] = PartitionSpec.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(kernel, PartitionSpec(*spec))
+
+
+def _over_parts(function: Callable, is_sum: bool, split: _Split, given: dict[str, Any]) -> Any:
+    """The loss, each device having its tokens and its classes."""
+    given = {name: _as_array(x) for name, x in given.items()} | {"axis_name": None}
+    leaves, structure = jax.tree.flatten(given)
+    names = [path[0].key for path, _ in jax.tree_util.tree_flatten_with_path(given)[0]]
+    are_arrays = tuple(isinstance(x, jax.Array | np.ndarray) for x in leaves)
+    mine = tuple(name for name, is_array in zip(names, are_arrays, strict=True) if is_array)
+    others = tuple(x for x, is_array in zip(leaves, are_arrays, strict=True) if not is_array)
+    arrays = [x for x, is_array in zip(leaves, are_arrays, strict=True) if is_array]
+    if any(isinstance(x, np.ndarray) for x in arrays):
+        # Values that are known are checked, which in the program they are no longer.
+        _outline(function, split.mesh, structure, are_arrays, others, arrays)
+    arrays = [jnp.asarray(x) for x in arrays]
+    outlines = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays)
+    specs = tuple(_specs(split, mine, outlines, given))
+    if split.mesh.explicit_axes:
+        arrays = [_resharded(split.mesh, x, spec) for x, spec in zip(arrays, specs, strict=True)]
+    key = (function, is_sum, split, structure, are_arrays, others, outlines, specs)
+    return _program(*key)(*arrays)
+
+
+@functools.lru_cache(maxsize=512)
+def _program(
+    function: Callable, is_sum: bool, split: _Split, structure: Any, are_arrays: tuple[bool, ...],
+    others: tuple[Any, ...], outlines: tuple[Any, ...], specs: tuple[PartitionSpec, ...],
+) -> Callable:  # fmt: skip
+    """The compiled loss of arrays of these shapes, split like this. Mistakes raise here."""
+    _outline(function, split.mesh, structure, are_arrays, others, outlines)
+
+    def part(*arrays):
+        given = _joined(structure, are_arrays, others, arrays)
+        axis = given["class_axis"] % 2
+        if split.width:
+            given["kernel"] = jax.lax.all_gather(
+                given["kernel"], split.width, axis=1 - axis, tiled=True
+            )
+        total = function(**given | {"axis_name": split.classes or None})
+        return jax.lax.psum(total, split.tokens) if is_sum and split.tokens else total
+
+    return jax.jit(
+        jax.shard_map(
+            part,
+            mesh=split.mesh,
+            in_specs=specs,
+            out_specs=PartitionSpec() if is_sum else PartitionSpec(*split.lead),
+            axis_names=split.manual,
+        )
+    )
+
+
+def _outline(function, mesh, structure, are_arrays, others, arrays):
+    """Ask for the shapes of the results, which raises the errors of the function."""
+    mesh = getattr(mesh, "abstract_mesh", mesh)
+    whole = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
+
+    def of(*known):
+        places = iter(known)
+        mixed = [x if isinstance(x, np.ndarray) else next(places) for x in arrays]
+        return function(**_joined(structure, are_arrays, others, mixed))
+
+    unknown = [x for x in arrays if not isinstance(x, np.ndarray)]
+    with jax.sharding.use_abstract_mesh(whole):
+        return jax.eval_shape(of, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in unknown))
+
+
+def _joined(structure, are_arrays, others, arrays) -> dict[str, Any]:
+    arrays, others = iter(arrays), iter(others)
+    return jax.tree.unflatten(
+        structure, [next(arrays) if is_array else next(others) for is_array in are_arrays]
+    )
+
+
+def _specs(split, names, outlines, given):
+    """How each array is split: along the axes of tokens and of classes that it has."""
+    axis = given["class_axis"] % 2
+    classes = given["kernel"].shape[axis]
+    of_classes = split.classes or None
+    for name, x in zip(names, outlines, strict=True):
+        if name == "features":
+            yield PartitionSpec(*split.lead, None)
+        elif name == "kernel":
+            parts = (split.width or None, of_classes)
+            yield PartitionSpec(*(parts if axis else parts[::-1]))
+        elif name in _PER_CLASS:
+            yield PartitionSpec(of_classes)
+        else:
+            *lead, last = (1,) * (len(split.lead) + 1 - x.ndim) + x.shape
+            is_pair = name == "targets" and isinstance(given["targets"], tuple)
+            if name in _PER_TOKEN and not is_pair:
+                lead, end = (1,) * (len(split.lead) - x.ndim) + x.shape, ()
+            else:
+                end = (of_classes if not is_pair and last == classes > 1 else None,)
+            spec = [
+                part if size > 1 else None for part, size in zip(split.lead, lead, strict=False)
+            ]
+            yield PartitionSpec(*[*spec, *end][len(spec) + len(end) - x.ndim :])
+
+
+def _resharded(mesh: Any, x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    known = jax.typeof(x).sharding
+    if known.mesh == mesh and known.spec == spec:
+        return x
+    return jax.sharding.reshard(x, jax.sharding.NamedSharding(mesh, spec))
+
+
+def _as_array(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return tuple(map(_as_array, x))
+    return np.asarray(x) if isinstance(x, list) else x
+
+
+def _mesh(arrays: list[Any]) -> Any:
+    """The mesh with Explicit axes on which one of the arrays lies."""
+    for x in arrays:
+        if isinstance(x, jax.Array) and (mesh := jax.typeof(x).sharding.mesh).explicit_axes:
+            return mesh if isinstance(x, jax.core.Tracer) else x.sharding.mesh
+    return None
+
+
+def _spec(x: Any) -> tuple[Any, ...]:
+    return tuple(jax.typeof(x).sharding.spec) if isinstance(x, jax.Array) else ()
+
+
+def _names(part: Any) -> tuple[str, ...]:
+    return () if part is None else axis_names(part)
