@@ -55,3 +55,13 @@ def even_size(n: Any, size: Any) -> Any:
     evenly = [n // more for more in range(count, min(2 * count, n) + 1) if n % more == 0]
     aligned = [block for block in evenly if block % _LANES == 0]
     return (aligned or evenly or [-(-n // count)])[0]
+
+
+def fits(tokens: Any, block: Any) -> bool:
+    """Whether one block has all tokens; a number of them that is not known while tracing never."""
+    return isinstance(tokens, int) and tokens <= block
+
+
+def tokens_backward(classes: Any, block_tokens: int, block_classes: Any) -> Any:
+    """For how many tokens a block of classes is taken, so that forward holds no fewer scores."""
+    return max(1, (block_tokens + 1) * classes // block_classes)

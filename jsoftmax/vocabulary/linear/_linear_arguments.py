@@ -22,15 +22,20 @@ from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import Regularizer, parted
 from jsoftmax.core._row_rule import RowRule
 from jsoftmax.core.regularizers import SHANNON
-from jsoftmax.vocabulary.linear._block_sizes import classes_together, tokens_together
-from jsoftmax.vocabulary.linear._token_products import are_many
+from jsoftmax.vocabulary.linear._block_sizes import (
+    classes_together,
+    fits,
+    tokens_backward,
+    tokens_together,
+)
+from jsoftmax.vocabulary.linear._token_products import are_many, is_split
 
 
 class Moving(NamedTuple):
     """What a derivative may be taken in."""
 
     features: Array  # (token, d)
-    kernel: Array  # (d, class), or (class, d)
+    kernel: Array  # (d, class), or (class, d), in the dtype of the others or in fewer bits
     bias: Array | None
     temperature: Array | None
     log_prior: Array | None = None  # added to the scores,
@@ -148,9 +153,11 @@ def read_rows(
     width, classes = kernel.shape[1 - axis], kernel.shape[axis]
     lead = features.shape[:-1]
     dtype = jnp.result_type(checks.compute_dtype(features), checks.compute_dtype(kernel))
+    tokens = math.prod(lead)
+    block_tokens, block_classes = _sizes(function, tokens, classes, block_tokens, block_classes)
     moving = Moving(
-        features.astype(dtype).reshape(math.prod(lead), width),
-        kernel.astype(dtype),
+        features.astype(dtype).reshape(tokens, width),
+        kernel,
         _per_class(function, "bias", bias, classes, dtype),
         None,
     )
@@ -165,8 +172,6 @@ def read_rows(
                 f"tracing, got {logits_soft_cap!r}."
             )
         logits_soft_cap = cap
-    tokens = math.prod(lead)
-    block_tokens, block_classes = _sizes(function, tokens, classes, block_tokens, block_classes)
     rule = Rule(
         classes=ClassAxis((-1,), axis_name),
         structure=parted(SHANNON)[1],
@@ -176,6 +181,8 @@ def read_rows(
         block_classes=block_classes,
         many_tokens=are_many(tokens),
     )
+    if features.dtype != kernel.dtype or not _is_narrow(moving, rule):
+        moving = moving._replace(kernel=kernel.astype(dtype))
     rows = Rows(moving, Fixed(numbers, None), rule, lead, function)
     mask = checks.mask_like(function, where, rows.scores, "features @ kernel")
     if mask is not None:
@@ -183,6 +190,14 @@ def read_rows(
         moving = without_masked(moving, mask, axis)
     moving = moving._replace(temperature=_temperature(rows, temperature, has_limit))
     return dataclasses.replace(rows, moving=moving, fixed=Fixed(numbers, mask))
+
+
+def _is_narrow(moving: Moving, rule: Rule) -> bool:
+    """Whether a kernel may stay in fewer bits: its gradient is then summed in one product."""
+    tokens, classes = moving.features.shape[0], moving.kernel.shape[rule.kernel_axis]
+    if not isinstance(classes, int) or is_split(moving.features, rule.many_tokens):
+        return False
+    return fits(tokens, tokens_backward(classes, rule.block_tokens, rule.block_classes))
 
 
 def _temperature(rows, temperature, has_limit):

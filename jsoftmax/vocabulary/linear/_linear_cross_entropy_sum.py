@@ -14,7 +14,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._filled import filled
 from jsoftmax.core._mesh_axes import varies_over
 from jsoftmax.core._named_trees import Trees, overlaid
-from jsoftmax.vocabulary.linear._block_sizes import even_size
+from jsoftmax.vocabulary.linear._block_sizes import even_size, fits
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
@@ -23,7 +23,6 @@ from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_blocks import (
     block_count,
     block_of_blocks,
-    fits,
     merged_tokens,
     split_tokens,
 )
@@ -129,14 +128,24 @@ def linear_cross_entropy_sum(
 @partial(jax.jit, static_argnums=0, inline=True)
 def _summed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
     """The sum, with gradients formed on the way forward where that is cheaper."""
-    arrays = (moving, weights, fixed, fate)
     if fits(moving.features.shape[0], rule.block_tokens):
-        return _sum(rule, *arrays)
+        return _formed_forward(rule, moving, weights, fixed, fate)
     # Off CPUs the sum of gradients in the kernel, which is read and written once a block of tokens,
     # costs more than a fourth product does. On a mesh it would be summed over devices as a whole.
     return jax.lax.platform_dependent(
-        *arrays, cpu=partial(_sum, rule), default=partial(_added_up, rule)
+        moving,
+        weights,
+        fixed,
+        fate,
+        cpu=partial(_formed_forward, rule),
+        default=partial(_added_up, rule),
     )
+
+
+def _formed_forward(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
+    # Gradients of blocks are added to in the dtype of the features.
+    kernel = moving.kernel.astype(moving.features.dtype)
+    return _sum(rule, moving._replace(kernel=kernel), weights, fixed, fate)
 
 
 def _added_up(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
@@ -279,6 +288,7 @@ def _backward(rule, known, d_sum):
 
 
 _sum.defvjp(_forward, _backward)
+
 
 class _Weights(NamedTuple):
     weights: Array

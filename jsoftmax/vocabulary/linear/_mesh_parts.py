@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, PartitionSpec
 
 from jsoftmax.core._explicit_axes import is_split
@@ -41,6 +42,7 @@ def on_parts(is_sum: bool = False) -> Callable:
 
     def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
         signature = inspect.signature(function)
+        of_any: Callable[..., _Result] = function
 
         @functools.wraps(function)
         def computed(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
@@ -52,7 +54,7 @@ def on_parts(is_sum: bool = False) -> Callable:
             given = dict(bound.arguments)
             split = _split(given)
             if split is None:
-                return function(**given)
+                return of_any(**given)
             return _over_parts(function, is_sum, split, given)
 
         return computed
@@ -64,13 +66,13 @@ class _Split(NamedTuple):
     """How tokens and classes are split over a mesh."""
 
     mesh: Any
-    manual: frozenset[str]  # the axes over which each device computes its own part
+    manual: frozenset[Hashable]  # the axes over which each device computes its own part
     lead: tuple[Any, ...]  # axes of the mesh for each axis of the features but the last,
-    classes: tuple[str, ...]  # for the classes,
-    width: tuple[str, ...]  # and for the features of the kernel
+    classes: tuple[Hashable, ...]  # for the classes,
+    width: tuple[Hashable, ...]  # and for the features of the kernel
 
     @property
-    def tokens(self) -> tuple[str, ...]:
+    def tokens(self) -> tuple[Hashable, ...]:
         return tuple(name for part in self.lead for name in _names(part))
 
 
@@ -103,9 +105,9 @@ def _split(given: dict[str, Any]) -> _Split | None:
 
 def _with_whole_features(kernel: Any, axis: int) -> Any:
     """A kernel that is not split along its features; how its classes are split stays open."""
-    if not isinstance(kernel, jax.core.Tracer):
+    if not isinstance(kernel, Tracer):
         return kernel
-    spec = [None, None]
+    spec: list[Any] = [None, None]
     spec[axis] = PartitionSpec.UNCONSTRAINED
     return jax.lax.with_sharding_constraint(kernel, PartitionSpec(*spec))
 
@@ -225,7 +227,8 @@ def _mesh(arrays: list[Any]) -> Any:
     """The mesh with Explicit axes on which one of the arrays lies."""
     for x in arrays:
         if isinstance(x, jax.Array) and (mesh := jax.typeof(x).sharding.mesh).explicit_axes:
-            return mesh if isinstance(x, jax.core.Tracer) else x.sharding.mesh
+            concrete: Any = x
+            return mesh if isinstance(x, Tracer) else concrete.sharding.mesh
     return None
 
 
@@ -233,5 +236,5 @@ def _spec(x: Any) -> tuple[Any, ...]:
     return tuple(jax.typeof(x).sharding.spec) if isinstance(x, jax.Array) else ()
 
 
-def _names(part: Any) -> tuple[str, ...]:
+def _names(part: Any) -> tuple[Hashable, ...]:
     return () if part is None else axis_names(part)

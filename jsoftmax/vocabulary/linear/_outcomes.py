@@ -24,10 +24,11 @@ from jax import Array
 from jsoftmax.core._named_trees import changes_of
 from jsoftmax.core._solved_row import SolvedRow, mean_of
 from jsoftmax.losses._log_loss import ALONE
+from jsoftmax.vocabulary.linear._block_sizes import fits, tokens_backward
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import moved_scores
 from jsoftmax.vocabulary.linear._outcome import Outcome
-from jsoftmax.vocabulary.linear._token_blocks import by_tokens, fits, groups, sum_by_classes
+from jsoftmax.vocabulary.linear._token_blocks import by_tokens, sum_by_classes
 from jsoftmax.vocabulary.linear._token_rows import (
     along_regularizer,
     masses_of,
@@ -125,7 +126,7 @@ def _over_classes(rule: Rule, sums: Any, trees: tuple) -> Any:
         moving, fixed, changes, *known = trees
         return sum_by_classes(rule, sums, moving, fixed, known, changes)
 
-    block = groups(rule, trees[1].numbers.shape[-1])
+    block = tokens_backward(trees[1].numbers.shape[-1], rule.block_tokens, rule.block_classes)
     if not fits(trees[0].features.shape[0], block):
         of_group = jax.checkpoint(of_group, prevent_cse=False)
     return by_tokens(of_group, block, trees, rule.many_tokens)

@@ -17,7 +17,7 @@ from jax import Array
 
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Changes, Trees, by_name, overlaid
-from jsoftmax.vocabulary.linear._block_sizes import even_size
+from jsoftmax.vocabulary.linear._block_sizes import even_size, fits
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_scores import scores
 
@@ -63,11 +63,6 @@ def block_of_blocks(tokens: int, block: int) -> int:
     if block_count(tokens, block) <= _TOGETHER:
         return block
     return -(-tokens // _TOGETHER)
-
-
-def fits(tokens: Any, block: Any) -> bool:
-    """Whether one block has all tokens; a number of them that is not known while tracing never."""
-    return isinstance(tokens, int) and tokens <= block
 
 
 def block_count(tokens: Any, block: int) -> Any:
@@ -188,8 +183,3 @@ def _class_axis(rule, name, x):
 
 def _is_per_token(name: str, x: Array) -> bool:
     return name in _TOKENS and not is_one(x.shape[0])
-
-
-def groups(rule: Rule, classes: Any) -> Any:
-    """For how many tokens a block of classes is taken, so that forward holds no fewer scores."""
-    return max(1, (rule.block_tokens + 1) * classes // rule.block_classes)

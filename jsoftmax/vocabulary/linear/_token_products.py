@@ -1,5 +1,9 @@
 """The product h W. Of many tokens its gradient in W is summed in stretches.
 
+A kernel in bfloat16 or float16 enters products as it is, and so do its features, though they are
+held in float32, in which their gradient is summed over blocks of classes; what is added up is in
+float32. Only a slope meets the kernel in float32, as the platform multiplies such a pair.
+
 A matrix product adds some hundred tokens one after another, which in float32 is 5e-6 off for equal
 ones. In a stretch of 32 it is 5e-7 at most, and the sums of stretches are added as a tree.
 """
@@ -27,7 +31,9 @@ def are_many(tokens: Any) -> bool:
 
 def product(features: Array, kernel: Array, kernel_axis: int, many: bool) -> Array:
     """h W of shape (token, class), from a kernel with its classes along `kernel_axis`."""
-    if _is_split(features, many):
+    if features.dtype != kernel.dtype:
+        return _narrow(kernel_axis, features, kernel)
+    if is_split(features, many):
         return _product(kernel_axis, features, kernel)
     return _whole(kernel_axis, features, kernel)
 
@@ -39,7 +45,7 @@ def slope_in_kernel(features: Array, pulled: Array, kernel_axis: int, many: bool
     def whole(x, y):
         return jax.lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
-    if not _is_split(features, many):
+    if not is_split(features, many):
         return whole(*operands)
     body, rest = zip(*map(_stretches, operands), strict=True)
     x, y = body
@@ -84,8 +90,26 @@ def _of_copies(kernel_axis, features, d_kernel):
     return jnp.concatenate([z, _whole(kernel_axis, rest, d_kernel)])
 
 
-def _whole(kernel_axis, features, kernel):
-    return jax.lax.dot_general(features, kernel, (((1,), (1 - kernel_axis,)), ((), ())))
+def _whole(kernel_axis, features, kernel, dtype=None):
+    axes = (((1,), (1 - kernel_axis,)), ((), ()))
+    return jax.lax.dot_general(features, kernel, axes, preferred_element_type=dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _narrow(kernel_axis: int, features: Array, kernel: Array) -> Array:
+    """h W of a kernel in fewer bits, in which h has come too."""
+    return _whole(kernel_axis, features.astype(kernel.dtype), kernel, features.dtype)
+
+
+@partial(_narrow.defjvp, symbolic_zeros=True)
+def _narrow_jvp(kernel_axis, primals, tangents):
+    (features, kernel), (d_features, d_kernel) = primals, tangents
+    terms = []
+    if not isinstance(d_features, SymbolicZero):
+        terms.append(_whole(kernel_axis, d_features, kernel, features.dtype))
+    if not isinstance(d_kernel, SymbolicZero):
+        terms.append(_narrow(kernel_axis, features, d_kernel))
+    return _narrow(kernel_axis, features, kernel), sum(terms)
 
 
 def _stretches(x):
@@ -95,7 +119,8 @@ def _stretches(x):
     return x[: count * _STRETCH].reshape(count, _STRETCH, width), x[count * _STRETCH :]
 
 
-def _is_split(features, many):
+def is_split(features: Array, many: bool) -> bool:
+    """Whether the gradient in the kernel is summed in stretches."""
     tokens, width = features.shape
     if jax.typeof(features).sharding.spec[0] is not None:
         return False  # tokens that are split over devices are not to be moved
