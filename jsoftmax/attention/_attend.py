@@ -16,7 +16,7 @@ from jsoftmax.attention._attention_arguments import Arguments, Given, prepared
 from jsoftmax.attention._attention_problem import Rule, Stripe
 from jsoftmax.attention._key_blocks import KEYS, QUERIES, padded, resized, windows
 from jsoftmax.attention._mixture import mixture
-from jsoftmax.attention._products import is_one_cpu
+from jsoftmax.attention._products import may_be_split
 from jsoftmax.core._named_trees import Trees
 
 _GROUPS = 8  # into which queries are parted, where later ones see more keys
@@ -25,7 +25,7 @@ _IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much is computed together: queries, keys, and at most so many scores; None for any."""
+    """How much is computed together: queries, keys, and on a CPU how many scores; None for any."""
 
     block_q: Any
     block_k: Any
@@ -34,12 +34,12 @@ class Sizes:
 
 
 def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: Any) -> Sizes:
-    """The sizes that are given, and for the others such as suit the hardware.
+    """The sizes that are given, and for the others the rule.
 
     On a CPU (measured on two cores) a block should fit the caches and still be large enough for a
-    matrix product, so batch entries and heads come one after another. Elsewhere all of them are
-    computed together: that keeps a large device busy, and a loop over an axis that the compiler
-    has split over devices would gather it. Softmax goes through its keys once. Other mappings go
+    matrix product, so batch entries and heads come one after another. On other platforms, and on a
+    mesh, all of them are computed together: that keeps a large device busy, and a loop over an axis
+    that is split over devices would gather it. Softmax goes through its keys once. Other mappings go
     through them again for every step towards τ, so their scores are kept in memory, for fewer
     queries at once. A step of decoding has so few scores that nothing is cut, and neither is an
     array of unknown size, for `jax.export`.
@@ -70,7 +70,9 @@ def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: An
             # In two blocks at least, that is in a loop: outside of one XLA on CPU (0.10.2) gets
             # Hessian-vector products of rows of 256 and more wrong where it fuses sums.
             block_q = min(block_q, max(1, queries // 2))
-    return Sizes(int(block_q), int(block_k), scores if is_one_cpu() else None)
+    if may_be_split(given.query, given.key):
+        scores = None
+    return Sizes(int(block_q), int(block_k), scores)
 
 
 # Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.

@@ -237,8 +237,10 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         return jnp.expand_dims(x, (len(batch), len(batch) + 1))
 
     q = jnp.swapaxes(query, -2, -3).reshape(*batch, key_heads, groups, queries, width)
-    q, k, v = (x.astype(computing) for x in (q, key, value))
-    q, row_spoiled = cleaned(q)
+    q, row_spoiled = cleaned(q.astype(computing))
+    if not (rule.are_few and query.dtype == key.dtype == value.dtype):
+        key, value = key.astype(computing), value.astype(computing)
+    k, v = key, value
     if rule.are_few:  # these are cleaned where they are used
         column_spoiled = jnp.zeros((1,) * (len(batch) + 4), computing)
     else:

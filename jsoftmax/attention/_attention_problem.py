@@ -66,10 +66,10 @@ class Rule(RowRule):
     is_dropout_shared: bool  # whether all batch entries and heads drop the same weights
     is_part: bool  # whether queries or keys are parts of longer sequences
     are_few: bool  # whether so few queries share their keys that these are read but not moved
-    are_joined: bool  # whether these then read all heads of keys in one product
+    are_joined: bool  # whether a CPU then reads all heads of keys in one product
     is_clean: bool  # whether keys and values are finite
     block_q: Any  # how many queries are computed together: a number, or a symbol of `jax.export`,
     block_k: Any  # with how many keys,
-    scores: int | None  # and at most so many scores, if the batch has them
+    scores: int | None  # and on a CPU at most so many scores, if the batch has them
     stripes: tuple[Stripe, ...]  # queries that need other keys than others do; none: all need all
     precision: str | None  # of products: the default where attention is called, not where derived

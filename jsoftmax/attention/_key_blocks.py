@@ -33,22 +33,37 @@ KEYS = {
 
 
 def looped(function: Callable, rule: Rule, trees: Trees) -> Any:
-    """function(rule, *trees), on parts of the batch and blocks of queries."""
-    if rule.scores is None:
-        return _striped(function, rule, trees)
-    *lead, groups, _, _ = trees[0].q.shape
-    together = rule.scores // (groups * rule.block_q * rule.block_k)
+    """function(rule, *trees), on blocks of queries, and on a CPU on parts of the batch as well."""
+    lead = trees[0].q.shape[:-3]
+    together = _together(rule, trees[0].q)
+    whole = partial(_striped, function, rule)
+    if together == lead:
+        return whole(trees)
 
     def over(trees, axes):
         if not axes:
-            return _striped(function, rule, trees)
+            return whole(trees)
         (axis, size), *others = axes
-        # As many together as are allowed, the last axes first.
-        inner = math.prod(n for _, n in others)
-        sizes = (n for n in range(size, 1, -1) if size % n == 0 and n * inner <= together)
-        return mapped(lambda trees: over(trees, others), trees, axis, next(sizes, 1))
+        return mapped(lambda trees: over(trees, others), trees, axis, size)
 
-    return over(trees, list(enumerate(lead)))
+    def by_parts(trees):
+        return over(trees, list(enumerate(together)))
+
+    return jax.lax.platform_dependent(trees, cpu=by_parts, default=whole)
+
+
+def _together(rule: Rule, q: Array) -> tuple[int, ...]:
+    """How many batch entries and heads a CPU computes at once: the last axes first."""
+    *lead, groups, _, _ = q.shape
+    if rule.scores is None:
+        return tuple(lead)
+    left = rule.scores // (groups * rule.block_q * rule.block_k)
+    sizes = []
+    for i, size in enumerate(lead):
+        inner = math.prod(lead[i + 1 :])
+        fitting = (n for n in range(size, 1, -1) if size % n == 0 and n * inner <= left)
+        sizes.append(next(fitting, 1))
+    return tuple(sizes)
 
 
 def _striped(function: Callable, rule: Rule, trees: Trees) -> Any:

@@ -1,12 +1,16 @@
 """The two products of attention, q·k and Σ w v, for many queries or for few.
 
-Few queries read keys and values as they lie in memory, (*batch, key, head, width). XLA on CPU
-copies them for a product by head. So for few enough, or for large enough keys, all heads are
-columns of one product, whose entries between different heads are not used: it does more work, and
-no copy. Where there are several devices heads may be split over them, and stay apart.
+Few queries read keys and values as they lie in memory, (*batch, key, head, width), and in their own
+dtype; sums are in that of the scores. XLA on CPU copies them for a product by head. So there, for
+few enough queries or large enough keys, all heads are columns of one product, whose entries between
+different heads are not used: it does more work, and no copy. On a mesh heads stay apart.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +30,9 @@ def queries_by_keys(q: Array, k: Array, rule: Rule) -> Array:
     rows = q.reshape(*batch, heads, groups * queries, width)
     if not rule.are_few:
         z = jnp.matmul(rows, k[..., 0, :, :], precision=rule.precision)
-    elif rule.are_joined:
-        apart = rows[..., None, :] * jnp.eye(heads, dtype=q.dtype)[:, None, :, None]
-        apart = apart.reshape(*batch, -1, heads * width)
-        z = jnp.einsum("...sx,...rx->...sr", _joined(k), apart, precision=rule.precision)
-        z = jnp.swapaxes(z, -1, -2)
     else:
-        z = jnp.einsum("...nrh,...snh->...nrs", rows, k, precision=rule.precision)
-    return z.reshape(*batch, heads, groups, queries, z.shape[-1])
+        z = _by_platform(rule, _joined_scores, -1, rows.astype(k.dtype), k)
+    return z.reshape(*batch, heads, groups, queries, z.shape[-1]).astype(q.dtype)
 
 
 def weighted_values(weights: Array, v: Array, rule: Rule) -> Array:
@@ -43,26 +42,73 @@ def weighted_values(weights: Array, v: Array, rule: Rule) -> Array:
     if not rule.are_few:
         values = v[..., 0, :, :]
         mixed = jnp.einsum("...qs,...hs->...qh", rows, values, precision=rule.precision)
-    elif rule.are_joined:
-        rows = rows.reshape(*batch, -1, keys)
-        mixed = jnp.einsum("...rs,...sx->...rx", rows, _joined(v), precision=rule.precision)
-        mixed = mixed.reshape(*batch, heads, groups * queries, heads, -1)
-        own = jnp.eye(heads, dtype=bool)[:, None, :, None]
-        mixed = jnp.sum(jnp.where(own, mixed, 0), axis=-2)
     else:
-        mixed = jnp.einsum("...nrs,...snh->...nrh", rows, v, precision=rule.precision)
+        mixed = _by_platform(rule, _joined_mixtures, -3, rows, v)
     return mixed.reshape(*batch, heads, groups, queries, mixed.shape[-1])
 
 
-def is_one_cpu() -> bool:
-    """Whether there is nothing else that an array may be split over, or computed on."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+def _by_platform(rule: Rule, joined: Callable, keys_axis: int, x: Array, y: Array) -> Array:
+    """x of shape (*batch, head, row, ·) by y along an axis of y, as suits the platform."""
+    batch, n = tuple(range(x.ndim - 3)), x.ndim
+    axes = (((n - 1,), (n + keys_axis,)), ((*batch, n - 3), (*batch, n - 2)))
+
+    def product(x, y):
+        return jax.lax.dot_general(
+            x, y, axes, precision=rule.precision, preferred_element_type=_wide(y)
+        )
+
+    def of_two_rows(x, y):
+        # XLA on TPU makes a sum of products of a single row, eight times as slow as a product.
+        rows = x.shape[-2]
+        x = jnp.concatenate([x, jnp.zeros_like(x)], axis=-2) if rows == 1 else x
+        return product(x, y)[..., :rows, :]
+
+    def in_its_dtype(x, y):
+        # XLA on GPU would copy y in the dtype of x.
+        return product(x.astype(y.dtype), y)
+
+    return jax.lax.platform_dependent(
+        x,
+        y,
+        cpu=partial(joined, rule) if rule.are_joined else product,
+        tpu=of_two_rows,
+        default=in_its_dtype,
+    )
+
+
+def _joined_scores(rule, rows, k):
+    *batch, heads, _, width = rows.shape
+    apart = rows[..., None, :] * jnp.eye(heads, dtype=rows.dtype)[:, None, :, None]
+    apart = apart.reshape(*batch, -1, heads * width).astype(_wide(k))
+    z = jnp.einsum("...sx,...rx->...sr", _joined(k), apart, precision=rule.precision)
+    return jnp.swapaxes(z, -1, -2).reshape(*rows.shape[:-1], -1)
+
+
+def _joined_mixtures(rule, rows, v):
+    *batch, heads, columns, keys = rows.shape
+    joined = rows.reshape(*batch, -1, keys)
+    mixed = jnp.einsum("...rs,...sx->...rx", joined, _joined(v), precision=rule.precision)
+    mixed = mixed.reshape(*batch, heads, columns, heads, -1)
+    own = jnp.eye(heads, dtype=bool)[:, None, :, None]
+    return jnp.sum(jnp.where(own, mixed, 0), axis=-2)
+
+
+def _wide(x: Array) -> Any:
+    """The dtype in which products with x are added up."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def may_be_split(*arrays: Array) -> bool:
+    """Whether a mesh is known, over whose devices arrays may be split."""
+    meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in arrays)]
+    return not all(mesh.empty for mesh in meshes)
 
 
 def are_joined(query: Array, key: Array) -> bool:
-    """Whether the heads of few queries are all columns of one product."""
+    """Whether on a CPU the heads of few queries are all columns of one product."""
     columns = query.shape[-3] * query.shape[-2]
-    return is_one_cpu() and columns <= (_FEW_COLUMNS if key.size < _LARGE else _MORE_COLUMNS)
+    most = _FEW_COLUMNS if key.size < _LARGE else _MORE_COLUMNS
+    return columns <= most and not may_be_split(query, key)
 
 
 def _joined(keys: Array) -> Array:

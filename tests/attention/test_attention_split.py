@@ -1,7 +1,10 @@
 """Attention over parts of a sequence: windows, merged parts, a ring of devices."""
 
 import math
+import os
 import re
+import subprocess
+import sys
 
 import chex
 import jax
@@ -10,6 +13,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jsoftmax
+from jsoftmax.attention import _attend
 from tests.marks import some
 
 AXIS = "parts"
@@ -118,7 +122,7 @@ def multiplications(jaxpr):
 
 @pytest.mark.slow
 def test_batch_and_heads_may_come_one_after_another(monkeypatch):
-    """As they do on one CPU, in parts that fit its caches; with dropout, which draws by place."""
+    """As they do on a CPU, in parts that fit its caches; with dropout, which draws by place."""
     q, k, v, w = jax.random.normal(jax.random.key(4), (4, 2, 700, 2, 4))
 
     def gradients(alpha):
@@ -131,10 +135,10 @@ def test_batch_and_heads_may_come_one_after_another(monkeypatch):
         return jax.jit(jax.grad(weighted, (0, 1, 2), has_aux=True))(q, k, v)
 
     for alpha in (1.0, jnp.array([1.2, 1.8])):
-        together = gradients(alpha)
+        apart = gradients(alpha)
         with monkeypatch.context() as patch:
-            patch.setattr(jax, "device_count", lambda: 1)
-            apart = gradients(alpha)
+            patch.setattr(_attend, "may_be_split", lambda *arrays: True)
+            together = gradients(alpha)
         chex.assert_trees_all_close(together, apart, atol=1e-12)
 
 
@@ -239,3 +243,42 @@ def test_second_derivatives_of_long_rows_are_right_however_they_are_cut(T, S, is
         return jax.jit(lambda q: jax.jvp(jax.grad(loss), (q,), (jnp.sin(q),))[1])(q)
 
     chex.assert_trees_all_close(bend(), bend(block_q=8), atol=1e-3)
+
+
+def test_a_program_does_not_depend_on_the_host():
+    """Nor on how many devices it has: what is exported for a TPU here equals what is elsewhere."""
+    program = """
+import hashlib, jax, jax.numpy as jnp, jsoftmax
+q = jax.ShapeDtypeStruct((2, 2048, 8, 16), jnp.bfloat16)
+few = jax.ShapeDtypeStruct((2, 1, 8, 16), jnp.bfloat16)
+w, y = jax.ShapeDtypeStruct((16, 8192), jnp.float32), jax.ShapeDtypeStruct((4096,), jnp.int32)
+h = jax.ShapeDtypeStruct((4096, 16), jnp.float32)
+z, key = jax.ShapeDtypeStruct((64, 4096), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
+
+def attention(q, k):
+    return jnp.sum(jsoftmax.dot_product_attention(q, k, k, alpha=1.5, is_causal=True) ** 2)
+
+for function, arguments in (
+    (jax.grad(attention), (q, q)),
+    (jsoftmax.dot_product_attention, (few, q, q)),
+    (jax.grad(jsoftmax.linear_cross_entropy_sum, (0, 1)), (h, w, y)),
+    (jax.grad(lambda z: jnp.sum(jsoftmax.topk_entmax(z, 8) ** 2)), (z,)),
+    (jsoftmax.categorical, (key, z)),
+):
+    for platform in ("cpu", "tpu", "cuda"):
+        exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
+        print(platform, hashlib.sha256(exported.mlir_module().encode()).hexdigest())
+"""
+    found = []
+    for devices in (1, 8):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        run = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        found.append(run.stdout.split())
+    assert len(found[0]) == 2 * 15
+    assert found[0] == found[1]
+    # What is exported for a CPU differs: otherwise the test could not fail.
+    assert found[0][1] != found[0][3]
