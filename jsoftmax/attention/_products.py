@@ -99,9 +99,9 @@ def _wide(x: Array) -> Any:
 
 
 def may_be_split(*arrays: Array) -> bool:
-    """Whether a mesh is known, over whose devices arrays may be split."""
+    """Whether a mesh of several devices is known, over which arrays may be split."""
     meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in arrays)]
-    return not all(mesh.empty for mesh in meshes)
+    return any(mesh.size > 1 for mesh in meshes)
 
 
 def are_joined(query: Array, key: Array) -> bool:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core._mesh_axes import gathered
+
 from jsoftmax.core._floats import inverse
 
 _LONG = 2048  # a row at least this long is reduced in two levels
@@ -103,6 +105,20 @@ class ClassAxis:
             return found, jax.tree.map(lambda _: True, found)
 
         return rows(scores, *arrays)
+
+    def can_rank(self, x: Array, rank: int) -> bool:
+        """Whether `ranked` can tell: of a single axis with so many entries on each device."""
+        size = x.shape[self.axis[0]]
+        return len(self.axis) == 1 and is_known(size) and rank <= size
+
+    def ranked(self, x: Array, rank: int) -> Array:
+        """The entry of this rank, the largest being the first."""
+        axis = self.axis[0] % x.ndim
+        highest = jax.lax.top_k(jnp.moveaxis(x, axis, -1), rank)[0]
+        if self.axis_name is not None:
+            highest = gathered(highest, self.axis_name, axis=highest.ndim - 1)
+            highest = jax.lax.top_k(highest, rank)[0]
+        return jnp.moveaxis(highest[..., -1:], -1, axis)
 
     def anywhere(self, flags: Array) -> Array:
         """Whether a flag is raised in any row: the same answer on every part of a split row."""

@@ -28,8 +28,10 @@ from jsoftmax.core._simplex import marginal_tangent, slopes
 from jsoftmax.core._tangents import effective_tangent
 from jsoftmax.core.curves import Capped, bounded_marginals
 
+_MOST_SORTED = 128  # beyond, bisection over the bits of a score is faster
 
-@partial(jax.custom_jvp, nondiff_argnums=(5,))
+
+@partial(jax.custom_jvp, nondiff_argnums=(5, 6))
 def capped_masses(
     y: Array,
     prior: Array | None,
@@ -37,21 +39,25 @@ def capped_masses(
     upper: Array,
     total: Array,
     classes: ClassAxis,
+    filled_ones: int | None = None,
 ) -> tuple[Array, Array | None]:
     """p = argmax ⟨p, y⟩ − Σ q ω(p/q) over 0 ≤ p ≤ upper, Σ p = total, for cooled scores.
 
     `upper` is 0 where `y` is −∞ and broadcasts to `y`; `total` has a size-1 class axis. NaN where
     the caps do not leave room for the total; zeros in a row without any class. Beside p stands
-    t = y − τ where the link has a bound.
+    t = y − τ where the link has a bound. `filled_ones` is ⌈total⌉ where it is known while tracing
+    and all caps are 1.
     """
-    return _solved(y, prior, regularizer, upper, total, classes)
+    if prior is not None and regularizer.bound < jnp.inf:
+        filled_ones = None  # the prior times the bound is a cap too
+    return _solved(y, prior, regularizer, upper, total, classes, filled_ones)
 
 
 @partial(capped_masses.defjvp, symbolic_zeros=True)
-def _capped_masses_jvp(classes, primals, tangents):
+def _capped_masses_jvp(classes, filled_ones, primals, tangents):
     y, prior, regularizer, upper, total = primals
     d_y, d_prior, d_regularizer, d_upper, d_total = tangents
-    p, t = capped_masses(y, prior, regularizer, upper, total, classes)
+    p, t = capped_masses(y, prior, regularizer, upper, total, classes, filled_ones)
     binds = _binds(p, t, prior, regularizer, upper)
     still = binds | (y == jnp.inf)
     r = relative_to(prior, p)
@@ -114,15 +120,30 @@ def threshold_of(
     return jnp.where(some, chosen - of_chosen, lowest_capped)
 
 
-@partial(jax.jit, static_argnums=(3,), inline=True)
-def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array:
+@partial(jax.jit, static_argnums=(3, 4), inline=True)
+def anchor_of(
+    y: Array, upper: Array, total: Array, classes: ClassAxis, filled_ones: int | None = None
+) -> Array:
     """The largest score t such that the caps of the scores ≥ t leave room for the total.
 
     Scores are measured from there, since the largest classes may be capped however far above the
-    rest they are.
+    rest they are. With caps of 1 it is the score of rank `filled_ones`, which is sought among few.
     """
     y = jax.lax.stop_gradient(y)
-    top = classes.max(y)
+    few = filled_ones is not None and filled_ones <= _MOST_SORTED
+    if not few or not classes.can_rank(y, filled_ones):
+        return _bisected(y, upper, total, classes)
+    # XLA on CPU sorts more slowly than bisection, which takes a pass over the row for each bit.
+    return jax.lax.platform_dependent(
+        y,
+        upper,
+        total,
+        cpu=partial(_bisected, classes=classes),
+        default=partial(_ranked, classes=classes, rank=filled_ones),
+    )
+
+
+def _bisected(y, upper, total, classes):
     caps = jnp.broadcast_to(upper, y.shape)
 
     def leaves_room(t):
@@ -130,20 +151,26 @@ def anchor_of(y: Array, upper: Array, total: Array, classes: ClassAxis) -> Array
 
     # Made from all that a row depends on. Without room, or with NaN in the row, the row will not
     # be solved; any anchor will do.
+    top = classes.max(y)
     high = top + 0 * filled(total, 1)
     anchor = least_float(leaves_room, filled(high, -jnp.inf), high, classes.anywhere)
     return jnp.where(top == top, jnp.minimum(anchor, top), top)
 
 
+def _ranked(y, upper, total, classes, rank):
+    top = classes.max(y)
+    return jnp.where(top == top, classes.ranked(y, rank) + 0 * filled(total, 1), top)
+
+
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=(5,), inline=True)
-def _solved(y, prior, regularizer, upper, total, classes):
+@partial(jax.jit, static_argnums=(5, 6), inline=True)
+def _solved(y, prior, regularizer, upper, total, classes, filled_ones):
     numbers, structure = jax.tree.flatten(regularizer)
     if regularizer.bound < jnp.inf:
         upper = jnp.minimum(upper, times_prior(prior, jnp.full((), regularizer.bound, y.dtype)))
 
     def rows(y, prior, upper, total, *numbers):
-        pivot = anchor_of(y, upper, total, classes)
+        pivot = anchor_of(y, upper, total, classes, filled_ones)
         # The link is capped where q times it is.
         cap = upper if prior is None else upper / jnp.where(prior > 0, prior, 1)
 

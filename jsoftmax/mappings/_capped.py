@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -75,8 +76,8 @@ def topk_entmax(
         "topk_entmax", logits, axis, where, regularizer=chosen("topk_entmax", alpha, regularizer),
         prior=prior, temperature=temperature, axis_name=axis_name,
     )  # fmt: skip
-    k = mass("topk_entmax", k, ask)
-    return solve_capped(ask, jnp.ones((), ask.z.dtype), k).astype(ask.dtype)
+    total, one = mass("topk_entmax", k, ask), jnp.ones((), ask.z.dtype)
+    return solve_capped(ask, one, total, ones_filled_by(k)).astype(ask.dtype)
 
 
 def topk_sigmoid(
@@ -128,8 +129,8 @@ def topk_sigmoid(
         "topk_sigmoid", logits, axis, where, regularizer=FermiDirac(), prior=prior,
         temperature=temperature, axis_name=axis_name,
     )  # fmt: skip
-    k = mass("topk_sigmoid", k, ask)
-    return solve_capped(ask, jnp.ones((), ask.z.dtype), k).astype(ask.dtype)
+    total, one = mass("topk_sigmoid", k, ask), jnp.ones((), ask.z.dtype)
+    return solve_capped(ask, one, total, ones_filled_by(k)).astype(ask.dtype)
 
 
 def capped_entmax(
@@ -226,14 +227,22 @@ def mass(function: str, k: Any, ask: Problem) -> Array:
     return checks.per_row(function, "k", k, ask.z, ask.classes, ask.z.dtype)
 
 
-def solve_capped(ask: Problem, upper: Array, total: Array) -> Array:
+def solve_capped(
+    ask: Problem, upper: Array, total: Array, filled_ones: int | None = None
+) -> Array:
     """p of the capped problem, with temperature, mask and limits."""
     upper = jnp.where(ask.z > -jnp.inf, upper, 0)
     upper = jnp.where(jnp.isnan(ask.z), jnp.ones_like(upper), upper)
     y = ask.z
     if ask.temperature is not None:
         # At T = 0 the classes above the anchor are at their caps, and those below it at 0.
-        anchor = anchor_of(ask.z, upper, total, ask.classes)
+        anchor = anchor_of(ask.z, upper, total, ask.classes, filled_ones)
         y = cooled(ask.z, ask.temperature, ask.classes, anchor)
-    p, _ = capped_masses(y, ask.prior, ask.regularizer, upper, total, ask.classes)
+    p, _ = capped_masses(y, ask.prior, ask.regularizer, upper, total, ask.classes, filled_ones)
     return ask.unmasked(p, 0)
+
+
+def ones_filled_by(k: Any) -> int | None:
+    """How many classes of cap 1 hold a mass that is known while tracing."""
+    number = checks.static_number(k)
+    return None if number is None else math.ceil(number)
