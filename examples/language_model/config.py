@@ -7,6 +7,10 @@ import dataclasses
 import jax.numpy as jnp
 
 
+class Mistake(ValueError):
+    """A setting that does not work, in words for the one who gave it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of model, data and optimizer; what a checkpoint has to agree with.
@@ -59,31 +63,31 @@ class Config:
         for name in ("length", "features", "layers", "heads", "key_heads", "hidden", "batch",
                      "accumulate", "steps"):  # fmt: skip
             if getattr(self, name) < 1:
-                raise ValueError(f"--{option(name)} {getattr(self, name)} is below 1.")
+                raise Mistake(f"--{option(name)} {getattr(self, name)} is below 1.")
         if self.classes <= 257:
-            raise ValueError(f"--classes {self.classes}: 256 bytes and the end take 257 of them.")
+            raise Mistake(f"--classes {self.classes}: 256 bytes and the end take 257 of them.")
         if self.features % self.heads or self.features // self.heads % 2:
-            raise ValueError(
+            raise Mistake(
                 f"--features {self.features} does not give --heads {self.heads} an even width "
                 "each, which rotary embeddings turn in pairs."
             )
         if self.heads % self.key_heads:
-            raise ValueError(
+            raise Mistake(
                 f"--heads {self.heads} is not a multiple of --key-heads {self.key_heads}: every "
                 "key head serves the same number of query heads."
             )
         if not self.alpha > 0:
-            raise ValueError(f"--alpha {self.alpha} is not above 0.")
+            raise Mistake(f"--alpha {self.alpha} is not above 0.")
         if self.peer and self.alpha != 1:
-            raise ValueError(f"--peer has softmax attention only; leave out --alpha {self.alpha}.")
+            raise Mistake(f"--peer has softmax attention only; leave out --alpha {self.alpha}.")
         if not 0 <= self.warmup < self.steps:
-            raise ValueError(f"--warmup {self.warmup} is not from 0 to below --steps {self.steps}.")
+            raise Mistake(f"--warmup {self.warmup} is not from 0 to below --steps {self.steps}.")
         for name in ("rate", "clip"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"--{option(name)} {getattr(self, name)} is not above 0.")
+                raise Mistake(f"--{option(name)} {getattr(self, name)} is not above 0.")
         for name in ("decay", "z_loss"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"--{option(name)} {getattr(self, name)} is below 0.")
+                raise Mistake(f"--{option(name)} {getattr(self, name)} is below 0.")
         jnp.dtype(self.dtype)
 
     @property
@@ -94,12 +98,12 @@ class Config:
     def check_mesh(self, data: int, model: int) -> None:
         """Raise where a mesh of data × model does not divide the sizes that it splits."""
         if self.batch % data:
-            raise ValueError(
+            raise Mistake(
                 f"--batch {self.batch} is not a multiple of the {data} parts of the data axis."
             )
         for name in ("classes", "heads", "key_heads", "hidden"):
             if getattr(self, name) % model:
-                raise ValueError(
+                raise Mistake(
                     f"--{option(name)} {getattr(self, name)} is not a multiple of the {model} "
                     "parts of the model axis."
                 )

@@ -10,10 +10,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from examples.language_model.config import Config
+from examples.language_model.config import Config, Mistake
 from examples.language_model.tokens import END, IGNORED, Tokenizer
-
-
 
 
 class Batch(TypedDict):
@@ -76,7 +74,7 @@ def share(mesh: Mesh) -> tuple[int, int]:
     )  # fmt: skip
     size, first = len(rows), rows[0]
     if rows != list(range(first, first + size)) or first % size or mesh.shape["data"] % size:
-        raise ValueError(
+        raise Mistake(
             f"--mesh {mesh.shape['data']}x{mesh.shape['model']} gives a process the parts {rows} "
             "of the data axis, which are no equal share of it."
         )

@@ -65,9 +65,7 @@ class Attention(nnx.Module):
         q, k, v = rotate(self.query(x)), rotate(self.key(x)), self.value(x)
         return self.out(self.attend(q, k, v, is_causal=True))
 
-    def cached(
-        self, x: jax.Array, cache: Cache, start: int | jax.Array
-    ) -> tuple[jax.Array, Cache]:
+    def cached(self, x: jax.Array, cache: Cache, start: int | jax.Array) -> tuple[jax.Array, Cache]:
         """Places from `start` on, looking back at the cache, which takes them in."""
         q, k, v = rotate(self.query(x), start), rotate(self.key(x), start), self.value(x)
         keys, values = (
@@ -98,9 +96,7 @@ class Block(nnx.Module):
         x = x + self.attention(self.before_attention(x))
         return x + self.mlp(x)
 
-    def cached(
-        self, x: jax.Array, cache: Cache, start: int | jax.Array
-    ) -> tuple[jax.Array, Cache]:
+    def cached(self, x: jax.Array, cache: Cache, start: int | jax.Array) -> tuple[jax.Array, Cache]:
         """As a call, for places from `start` on."""
         mixed, cache = self.attention.cached(self.before_attention(x), cache, start)
         x = x + mixed

@@ -6,6 +6,8 @@ import collections
 import pathlib
 import re
 
+from examples.language_model.config import Mistake
+
 END = 0  # ends a document, and fills windows
 BYTES = 257  # tokens below are END and the 256 bytes
 IGNORED = -1  # the label of padding
@@ -65,5 +67,5 @@ def documents(path: pathlib.Path | None = None) -> list[str]:
         return [text for _, text in sorted(topics.topics.items())]
     found = [part for part in re.split(r"\n\s*\n\s*\n", path.read_text()) if part.strip()]
     if not found:
-        raise ValueError(f"--text {path} has no text in it.")
+        raise Mistake(f"--text {path} has no text in it.")
     return found

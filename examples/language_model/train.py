@@ -98,6 +98,11 @@ class Training:
         """The model of a state."""
         return nnx.merge(self.graph, state)[0]
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(x.size for x in jax.tree.leaves(nnx.state(self.model(self.abstract))))
+
     def _build(self) -> tuple[GPT, nnx.Optimizer]:
         model = GPT(self.config, rngs=nnx.Rngs(self.config.seed))
         return model, nnx.Optimizer(model, optimizer(self.config), wrt=nnx.Param)
@@ -121,5 +126,5 @@ class Training:
         else:
             (loss, gradients), _ = jax.lax.scan(part, zeros, batch)
         optimizer.update(model, gradients)
-        metrics = Metrics(loss, optax.global_norm(gradients), count)
+        metrics = Metrics(loss, optax.tree.norm(gradients), count)
         return nnx.state((model, optimizer)), metrics
