@@ -24,5 +24,6 @@ def loss(head, features: jax.Array, labels: jax.Array, *, ignore_index: int, z_l
     )
     known = labels != ignore_index
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(known, labels, 0))
-    losses = losses + z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
+    if z_loss:
+        losses = losses + z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
     return jnp.where(known, losses, 0)
