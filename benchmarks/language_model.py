@@ -92,7 +92,7 @@ def table(records: dict[str, dict], steps: int) -> Table:
     """A row a case."""
     return Table(
         "A training step of a language model",
-        f"Ours and the peer's, the fastest of {steps - 1} steps in turns, and the ratio of medians. "
+        f"Ours and the peer's: the fastest of {steps - 1} steps in turns; the ratio of medians. "
         "Temporaries as the compiler states them. The last column is the largest relative "
         "difference of their losses in any step.",
         ["", "ms", "peer ms", "ratio", "bound", "met", "of medians", "MB", "peer MB", "compile s",

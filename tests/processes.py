@@ -1,5 +1,6 @@
 """The language model of examples/ in processes of their own."""
 
+import concurrent.futures
 import os
 import pathlib
 import socket
@@ -34,20 +35,25 @@ def run(*options: str, **how) -> str:
 
 def ended(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
     """Wait for a process; returns its exit status and what it printed of errors."""
-    _, errors = process.communicate(timeout=seconds)
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
     return process.returncode, errors
 
 
 def finish(started: list[subprocess.Popen], seconds: float = 300) -> list[str]:
     """Wait for processes, all of which must succeed; returns what each prints."""
     try:
-        ended = [process.communicate(timeout=seconds) for process in started]
+        # All at once: one that waits until its output is read would keep the others waiting.
+        with concurrent.futures.ThreadPoolExecutor(len(started)) as readers:
+            ends = list(readers.map(lambda one: one.communicate(timeout=seconds), started))
     finally:
         for process in started:
             process.kill()
-    for process, (_, errors) in zip(started, ended, strict=True):
+    for process, (_, errors) in zip(started, ends, strict=True):
         assert process.returncode == 0, errors
-    return [text for text, _ in ended]
+    return [text for text, _ in ends]
 
 
 def start_together(count: int, *options: str, **how) -> list[subprocess.Popen]:

@@ -31,6 +31,7 @@ def start(devices: int, *, coordinator: str | None, processes: int, process: int
             coordinator,
             num_processes=processes,
             process_id=process,
+            coordinator_bind_address=coordinator if process == 0 else None,  # no other interface
             heartbeat_timeout_seconds=timeout,
             initialization_timeout=120,
         )
