@@ -76,6 +76,7 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folde
 	$(VENV)/bin/python -m benchmarks.trees
 	$(VENV)/bin/python -m benchmarks.sampled
 	$(VENV)/bin/python -m benchmarks.adaptive
+	$(VENV)/bin/python -m benchmarks.language_model
 	$(if $(DATA),$(VENV)/bin/python -m benchmarks.text $(DATA))
 	$(if $(DATA),$(VENV)/bin/python -m benchmarks.word_vectors $(DATA))
 

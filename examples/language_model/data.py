@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import grain
 import jax
@@ -17,8 +17,8 @@ from examples.language_model.tokens import END, IGNORED, Tokenizer
 class Batch(TypedDict):
     """Tokens and the labels that follow them, both int32 of shape [accumulate, batch, length]."""
 
-    tokens: np.ndarray
-    labels: np.ndarray
+    tokens: Any  # of numpy as they are read, of JAX as they are used
+    labels: Any
 
 
 def windows(documents: list[str], tokenizer: Tokenizer, length: int) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from examples.language_model.model import GPT
 
@@ -49,4 +50,5 @@ def _generate(graph, state, prompt, count, key, temperature):
     features, cache = model.cached(prompt, model.cache(batch, length + count), 0)
     first = draw(features, 0)
     _, rest = jax.lax.scan(one, (first, cache), jnp.arange(1, count))
-    return jnp.concatenate([first[None], rest]).T
+    # Whole on every device, so that every process can read it.
+    return jax.lax.with_sharding_constraint(jnp.concatenate([first[None], rest]).T, P())

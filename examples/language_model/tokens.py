@@ -60,12 +60,13 @@ class Tokenizer:
 
 
 def documents(path: pathlib.Path | None = None) -> list[str]:
-    """The paragraphs of a file, or the help topics that come with Python."""
+    """The parts of a file between two empty lines, or the help topics that come with Python."""
     if path is None:
         from pydoc_data import topics
 
         return [text for _, text in sorted(topics.topics.items())]
-    found = [part for part in re.split(r"\n\s*\n\s*\n", path.read_text()) if part.strip()]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    found = [part for part in re.split(r"\n\s*\n\s*\n", text) if part.strip()]
     if not found:
         raise Mistake(f"--text {path} has no text in it.")
     return found
