@@ -72,7 +72,7 @@ def flat(state: nnx.State) -> dict[str, Any]:
 
 
 def last_run(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What the last checkpoint says of its run, with its `step`; None where there is none.
+    """What the last checkpoint says of its run; None where there is none.
 
     It is read without orbax, since settings are checked before any device is asked for.
     """
@@ -88,5 +88,7 @@ def check_same(config: Config, text: int, run: dict[str, Any]) -> None:
     found = dataclasses.replace(config, **free).differences(run["config"])
     if found:
         raise Mistake(f"--resume: other settings than the checkpoint's: {', '.join(found)}.")
+    if run["step"] >= config.steps:
+        raise Mistake(f"--resume: all --steps {config.steps} are done.")
     if text != run["text"]:
         raise Mistake("--resume: the checkpoint was trained on another --text.")

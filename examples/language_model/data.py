@@ -65,13 +65,12 @@ def sharding(mesh: Mesh) -> NamedSharding:
 
 def share(mesh: Mesh) -> tuple[int, int]:
     """Which part of the data axis this process reads, and how many parts there are."""
-    rows = sorted(
-        {
-            int(place[0])
-            for place in np.argwhere(np.vectorize(lambda d: d.process_index)(mesh.devices)
-                                     == jax.process_index())
-        }
-    )  # fmt: skip
+    mine = jax.process_index()
+    rows = [
+        row
+        for row, devices in enumerate(mesh.devices)
+        if any(device.process_index == mine for device in devices)
+    ]
     size, first = len(rows), rows[0]
     if rows != list(range(first, first + size)) or first % size or mesh.shape["data"] % size:
         raise Mistake(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -85,11 +86,11 @@ class Block(nnx.Module):
         self.before_attention = nnx.RMSNorm(features, dtype=dtype, rngs=rngs)
         self.attention = Attention(config, rngs=rngs)
         self.before_mlp = nnx.RMSNorm(features, dtype=dtype, rngs=rngs)
-        options = dict(use_bias=False, dtype=dtype, rngs=rngs)
+        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, rngs=rngs)
         wide, narrow = split(None, "model"), split("model", None)
-        self.gate = nnx.Linear(features, hidden, kernel_init=wide, **options)
-        self.up = nnx.Linear(features, hidden, kernel_init=wide, **options)
-        self.down = nnx.Linear(hidden, features, kernel_init=narrow, **options)
+        self.gate = linear(features, hidden, kernel_init=wide)
+        self.up = linear(features, hidden, kernel_init=wide)
+        self.down = linear(hidden, features, kernel_init=narrow)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Features [batch, length, d] → the same shape."""
@@ -136,10 +137,10 @@ class GPT(nnx.Module):
 
     def loss(self, tokens: jax.Array, labels: jax.Array) -> jax.Array:
         """The loss of every label, [batch, length]; 0 for padding."""
-        options = dict(ignore_index=IGNORED, z_loss=self.config.z_loss)
+        features, z_loss = self(tokens), self.config.z_loss
         if self.config.peer:
-            return peer.loss(self.head, self(tokens), labels, **options)
-        return self.head.loss(self(tokens), labels, **options)
+            return peer.loss(self.head, features, labels, ignore_index=IGNORED, z_loss=z_loss)
+        return self.head.loss(features, labels, ignore_index=IGNORED, z_loss=z_loss)
 
     def cache(self, batch: int, places: int) -> list[Cache]:
         """An empty cache for so many places."""

@@ -82,9 +82,11 @@ def test_killed_and_resumed_it_goes_on_to_the_same_losses(tmp_path):
     assert losses(parts) == losses(whole)
     assert {path.name for path in folder.iterdir()} >= {"35", "40"}
 
-    other = processes.start(*saving, "--resume", "--rate", "0.5")
-    status, errors = processes.ended(other)
-    assert status == 2 and "--rate 0.5 (checkpoint: 0.003)" in errors
+    for change, message in (
+        (("--rate", "0.5"), "--rate 0.5 (checkpoint: 0.003)"), ((), "all --steps 40 are done"),
+    ):  # fmt: skip
+        status, errors = processes.ended(processes.start(*saving, "--resume", *change))
+        assert status == 2 and message in errors
     written = processes.run("--checkpoints", str(folder), "--generate", "Once", "--tokens", "5")
     assert "Once" in written and "5 tokens" in written
 
