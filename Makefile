@@ -11,7 +11,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c '$(ENOUGH)' >/dev/null 2>&1 && { echo $$name; break; }; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test tests slow nightly doctests bare laws layers lint format types notebooks check-notebooks \
+.PHONY: help demo example test tests slow nightly doctests bare laws layers lint format types notebooks check-notebooks \
 	bench peers multilabel text vectors conformance clean
 
 help:  ## list the targets
@@ -19,6 +19,9 @@ help:  ## list the targets
 
 demo: $(VENV)/.has-demo  ## the guided run: train, calibrate, act and read, print tables, save pictures
 	$(VENV)/bin/python -m jsoftmax
+
+example: $(VENV)/.has-examples  ## train a small language model on a mesh of 2 × 4 forced devices; half a minute
+	$(VENV)/bin/python -m examples.language_model --mesh 2x4 --steps 50
 
 test: tests doctests  ## the tests but the slow ones; import layers and examples in docstrings included
 
@@ -33,7 +36,7 @@ nightly: $(VENV)/.has-test  ## the widest tables, which only .ci/nightly runs
 
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
 doctests: $(VENV)/.has-test  ## the examples in docstrings
-	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax examples
 
 FUNCTIONS = $(addprefix jsoftmax/,mappings losses sampling policies calibration attention vocabulary)
 bare: $(VENV)/.has-test  ## the examples of functions, where neither Flax nor optax can be imported
@@ -73,6 +76,7 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folde
 	$(VENV)/bin/python -m benchmarks.trees
 	$(VENV)/bin/python -m benchmarks.sampled
 	$(VENV)/bin/python -m benchmarks.adaptive
+	$(VENV)/bin/python -m benchmarks.language_model
 	$(if $(DATA),$(VENV)/bin/python -m benchmarks.text $(DATA))
 	$(if $(DATA),$(VENV)/bin/python -m benchmarks.word_vectors $(DATA))
 

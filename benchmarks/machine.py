@@ -9,7 +9,8 @@ import platform
 import jax
 
 PACKAGES = (
-    "jax", "jaxlib", "jsoftmax", "numpy", "optax", "jaxopt", "torch", "entmax", "tokamax", "gensim",
+    "jax", "jaxlib", "jsoftmax", "flax", "numpy", "optax", "jaxopt", "torch", "entmax", "tokamax",
+    "gensim",
 )  # fmt: skip
 
 

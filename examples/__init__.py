@@ -1,0 +1,1 @@
+"""Programs that use jsoftmax as a practitioner would."""

@@ -1,0 +1,1 @@
+"""Several processes over loopback, with the collectives that JAX ships for CPUs."""
