@@ -136,6 +136,8 @@ def read_arguments(
         for name, x in (("query", query), ("key", key), ("value", value))
     )
     _check_shapes(function, query, key, value)
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        _check_whole(function, name, x)
     *batch, queries, heads, _ = query.shape
     batch = tuple(batch)
     keys = key.shape[-3]
@@ -238,7 +240,8 @@ def prepared(given: Given, rule: Rule) -> Arguments:
 
     q = jnp.swapaxes(query, -2, -3).reshape(*batch, key_heads, groups, queries, width)
     q, row_spoiled = cleaned(q.astype(computing))
-    if not (rule.are_few and query.dtype == key.dtype == value.dtype):
+    stay = rule.are_few and jnp.issubdtype(query.dtype, jnp.floating)
+    if not (stay and query.dtype == key.dtype == value.dtype):
         key, value = key.astype(computing), value.astype(computing)
     k, v = key, value
     if rule.are_few:  # these are cleaned where they are used
@@ -314,6 +317,24 @@ def _check_shapes(function, query, key, value):
         raise ValueError(
             f"jsoftmax.{function}: {shapes}: the {query.shape[-2]} query heads must be a multiple "
             f"of the {key.shape[-2]} key heads."
+        )
+
+
+def _check_whole(function, name, x):
+    """On Explicit axes JAX tells how an array is split, and refuses to cut such an axis again."""
+    *_, length, _, width = jax.typeof(x).sharding.spec
+    remedy = None
+    if length is not None:
+        part, over = "sequence", length
+        remedy = f"call `ring_attention` with axis_name={over!r} in `jax.shard_map`, where keys go "
+        remedy += "round, or this function with that `axis_name`, where keys alone are split"
+    elif width is not None:
+        part, over = "features", width
+        remedy = "split its heads instead"
+    if remedy is not None:
+        raise ValueError(
+            f"jsoftmax.{function}: `{name}` of shape {x.shape} has its {part} split over the mesh "
+            f"axis {over!r}. Either {remedy}; or gather it first by `jax.sharding.reshard`."
         )
 
 

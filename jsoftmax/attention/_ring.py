@@ -129,9 +129,9 @@ def _around(given: Given, rule: Rule, sizes: Sizes, axis_name: Hashable) -> tupl
     devices = jax.lax.axis_size(axis_name)
     others = given._replace(sinks=None)  # these count once
 
-    def turn(state, _):
+    def turn(state, step):
         owner, going, out, tau = state
-        going = jax.lax.ppermute(going, axis_name, [(i, (i + 1) % devices) for i in range(devices)])
+        going = _passed_on(going, rule, step, axis_name)
         owner = (owner - 1) % devices
         here = prepared(others._replace(**going, key_part=owner), rule)
         out_here, tau_here = _unless_hidden(here, sizes)
@@ -141,8 +141,38 @@ def _around(given: Given, rule: Rule, sizes: Sizes, axis_name: Hashable) -> tupl
     own = prepared(given, rule)
     going = {name: getattr(given, name) for name in ("key", "value", "key_value_segment_ids")}
     start = (given.key_part, going, *_unless_hidden(own, sizes))
-    (_, _, out, tau), _ = jax.lax.scan(turn, start, length=devices - 1)
+    turns = _turns(rule, devices, given.key.shape[-3])
+    (_, _, out, tau), _ = jax.lax.scan(turn, start, jnp.arange(turns, dtype=jnp.int32))
     return own.output(out), own.output(tau[..., None])[..., 0]
+
+
+def _passed_on(going, rule: Rule, step: Array, axis_name: Hashable):
+    """The keys of the device before this one, by which they were passed on `step` times.
+
+    Queries that see no later keys need none from behind their own: those that have come to the last
+    device go no further, so that of a full ring half is moved.
+    """
+    devices = jax.lax.axis_size(axis_name)
+
+    def pass_on(first, last):
+        pairs = [(i, (i + 1) % devices) for i in range(first, last)]
+        return lambda going: jax.lax.ppermute(going, axis_name, pairs)
+
+    if not _is_causal(rule):
+        return pass_on(0, devices)(going)
+    return jax.lax.switch(step, [pass_on(i, devices - 1) for i in range(devices - 1)], going)
+
+
+def _turns(rule: Rule, devices: int, keys: int) -> int:
+    """How many other devices' keys the queries of a device may see."""
+    before, _ = rule.window
+    if before is None or not _is_causal(rule):
+        return devices - 1
+    return min(devices - 1, (before + keys - 1) // keys)
+
+
+def _is_causal(rule: Rule) -> bool:
+    return rule.window[1] == 0
 
 
 def _unless_hidden(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:

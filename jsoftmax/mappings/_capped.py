@@ -227,9 +227,7 @@ def mass(function: str, k: Any, ask: Problem) -> Array:
     return checks.per_row(function, "k", k, ask.z, ask.classes, ask.z.dtype)
 
 
-def solve_capped(
-    ask: Problem, upper: Array, total: Array, filled_ones: int | None = None
-) -> Array:
+def solve_capped(ask: Problem, upper: Array, total: Array, filled_ones: int | None = None) -> Array:
     """p of the capped problem, with temperature, mask and limits."""
     upper = jnp.where(ask.z > -jnp.inf, upper, 0)
     upper = jnp.where(jnp.isnan(ask.z), jnp.ones_like(upper), upper)

@@ -156,3 +156,19 @@ def test_places_are_counted_over_all_parts():
         out_specs=P(),
     )
     near(jax.jit(split)(q, k, v, of_keys), jax.jit(function)(q, k, v, of_keys))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (P(None, "h"), "sequence split over the mesh axis 'h'. Either call `ring_attention`"),
+        (P(None, None, None, "h"), "features split over the mesh axis 'h'.*split its heads"),
+    ],
+)
+def test_a_split_sequence_on_explicit_axes_is_refused(spec, message):
+    """With the remedy; JAX's own error tells of an axis inside of a loop."""
+    grid = mesh((2, 2), ("b", "h"), AxisType.Explicit)
+    with jax.set_mesh(grid):
+        q = place(jnp.ones((2, 8, 2, 4)), grid, spec)
+        with pytest.raises(ValueError, match=message):
+            js.dot_product_attention(q, q, q)

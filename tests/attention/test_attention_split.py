@@ -1,5 +1,6 @@
 """Attention over parts of a sequence: windows, merged parts, a ring of devices."""
 
+import ast
 import math
 import os
 import re
@@ -159,6 +160,28 @@ def test_a_ring_finds_what_the_whole_sequence_does(name):
     found = value_and_gradients(lambda q, k, v: ring(q, k, v, segments))
     whole = value_and_gradients(lambda q, k, v: jsoftmax.dot_product_attention(q, k, v, **options))
     chex.assert_trees_all_close(found, whole, atol=1e-12)
+
+
+def test_a_causal_ring_moves_half():
+    """And with a window no more than it shows; counted in the program, for four devices."""
+    split = PartitionSpec(None, AXIS)
+
+    def moves(**options):
+        def part(q, k, v):
+            return jsoftmax.ring_attention(q, k, v, axis_name=AXIS, **options)
+
+        ring = jax.shard_map(part, mesh=mesh(), in_specs=(split,) * 3, out_specs=split)
+        text = str(jax.make_jaxpr(ring)(*QKV))
+        perms = [ast.literal_eval(x) for x in re.findall(r"perm=(\(.*?\))\n", text)]
+        (turns,) = (int(n) for n in re.findall(r"length=(\d+)", text) if int(n) < 4)
+        # Two arrays at each turn, keys and values; where there is a choice, each turn has its own.
+        sizes = [len(perm) for perm in perms[: 2 * turns]]
+        return sum(sizes) * (turns if len(perms) == 2 else 1) / 2
+
+    assert moves() == 3 * 4
+    assert moves(is_causal=True) == 3 + 2 + 1
+    assert moves(is_causal=True, local_window_size=4) == 3
+    assert moves(is_causal=True, local_window_size=5) == 3 + 2
 
 
 def test_a_ring_has_forward_mode_and_residuals():
