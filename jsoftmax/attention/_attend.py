@@ -39,8 +39,8 @@ def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: An
     On a CPU (measured on two cores) a block should fit the caches and still be large enough for a
     matrix product, so batch entries and heads come one after another. On other platforms, and on a
     mesh, all of them are computed together: that keeps a large device busy, and a loop over an axis
-    that is split over devices would gather it. Softmax goes through its keys once. Other mappings go
-    through them again for every step towards τ, so their scores are kept in memory, for fewer
+    that is split over devices would gather it. Softmax goes through its keys once. Other mappings
+    go through them again for every step towards τ, so their scores are kept in memory, for fewer
     queries at once. A step of decoding has so few scores that nothing is cut, and neither is an
     array of unknown size, for `jax.export`.
 

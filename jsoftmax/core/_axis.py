@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core._mesh_axes import gathered
-
 from jsoftmax.core._floats import inverse
+from jsoftmax.core._mesh_axes import gathered
 
 _LONG = 2048  # a row at least this long is reduced in two levels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from jsoftmax.vocabulary.trees._node_choices import (
     read_bias,
     read_choices,
 )
+
+_GATHERED = 2**26  # numbers
 
 
 @on_explicit_axes(like="features")
@@ -209,6 +212,34 @@ def hierarchical_log_prob_of_rows(
 
 def log_prob_of(choices: Choices, y: Array) -> Array:
     """The log-probabilities of classes (token, …)."""
+    tokens, size = y.shape[0], _tokens_together(choices, y)
+    if not isinstance(tokens, int) or tokens <= size:
+        return _log_prob_at_once(choices, y)
+    count = -(-tokens // size)
+    size = -(-tokens // count)
+
+    def stacked(x):
+        # Every n-th token: those that the compiler has split over devices need not be moved.
+        x = jnp.pad(x, [(0, size * count - tokens)] + [(0, 0)] * (x.ndim - 1), mode="edge")
+        return jnp.moveaxis(x.reshape(size, count, *x.shape[1:]), 1, 0)
+
+    def of_block(block):
+        features, y = block
+        return _log_prob_at_once(dataclasses.replace(choices, features=features), y)
+
+    # On the way back a block gathers its rows again, instead of all being kept.
+    again = jax.checkpoint(of_block, prevent_cse=False)
+    found = jax.lax.map(again, (stacked(choices.features), stacked(y)))
+    return jnp.moveaxis(found, 0, 1).reshape(-1, *y.shape[1:])[:tokens]
+
+
+def _tokens_together(choices: Choices, y: Array) -> int:
+    """How many tokens gather `_GATHERED` numbers from the table: wide nodes need many for each."""
+    each = choices.tree.path_rows * choices.features.shape[-1] * math.prod(y.shape[1:])
+    return max(1, _GATHERED // each) if isinstance(each, int) else 1
+
+
+def _log_prob_at_once(choices: Choices, y: Array) -> Array:
     tree, bias = choices.tree, choices.bias
     way = tree.way(y)
     ids = tree.node_rows(way.nodes)
