@@ -105,10 +105,10 @@ class ClassAxis:
 
         return rows(scores, *arrays)
 
-    def can_rank(self, x: Array, rank: int) -> bool:
-        """Whether `ranked` can tell: of a single axis with so many entries on each device."""
+    def size_here(self, x: Array) -> int:
+        """How many classes are on this device; 0 where there are several axes, or nobody knows."""
         size = x.shape[self.axis[0]]
-        return len(self.axis) == 1 and is_known(size) and rank <= size
+        return size if len(self.axis) == 1 and is_known(size) else 0
 
     def ranked(self, x: Array, rank: int) -> Array:
         """The entry of this rank, the largest being the first."""

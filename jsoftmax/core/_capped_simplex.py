@@ -130,8 +130,7 @@ def anchor_of(
     rest they are. With caps of 1 it is the score of rank `filled_ones`, which is sought among few.
     """
     y = jax.lax.stop_gradient(y)
-    few = filled_ones is not None and filled_ones <= _MOST_SORTED
-    if not few or not classes.can_rank(y, filled_ones):
+    if filled_ones is None or filled_ones > min(_MOST_SORTED, classes.size_here(y)):
         return _bisected(y, upper, total, classes)
     # XLA on CPU sorts more slowly than bisection, which takes a pass over the row for each bit.
     return jax.lax.platform_dependent(

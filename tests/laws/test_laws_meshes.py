@@ -1,4 +1,4 @@
-"""Every public function and module with its rows, or its classes, split over a mesh of 2 × 4.
+"""Every public function and module with its rows, classes or both split over a mesh of 2 × 4.
 
 Rows lie over `data` and classes over `model`: under plain `jit` on Auto axes and on Explicit ones,
 called eagerly on these, and in `shard_map`, which checks types by default. Values and gradients are
@@ -30,7 +30,7 @@ WAYS = {
     "jit": AxisType.Auto, "Explicit": AxisType.Explicit, "eager": AxisType.Explicit,
     "shard_map": AxisType.Auto, "vmap": AxisType.Auto,
 }  # fmt: skip
-PLACES = {"rows": "data", "classes": "model"}
+PLACES = {"rows": "data", "classes": "model", "both": "model"}
 CLASSES = (8, 12)  # sizes of class axes, which nothing else has
 ROWS = 4
 
@@ -63,10 +63,10 @@ def mesh(kind: AxisType) -> Any:
 def spec_of(shape: tuple[int, ...], has_rows: bool, places: str) -> P:
     """Where an array of this shape lies."""
     parts: list[str | None] = [None] * len(shape)
-    if has_rows and places == "rows" and shape[:1] == (ROWS,):
+    if has_rows and places in ("rows", "both") and shape[:1] == (ROWS,):
         parts[0] = "data"
     for axis, size in enumerate(shape):
-        if places == "classes" and size in CLASSES:
+        if places in ("classes", "both") and size in CLASSES:
             parts[axis] = "model"
     return P(*parts)
 
@@ -142,15 +142,20 @@ class Split:
         name = self.call.public_name
         if name in READS_NUMBERS or not is_split(self.specs):
             return False
-        if self.places == "classes" and name in WITHOUT_CLASSES:
+        if self.places != "rows" and name in WITHOUT_CLASSES:
             return False
+        if self.places == "both":
+            axes = {axis for spec in spec_leaves(self.specs) for axis in spec}
+            if self.way == "vmap" or not axes >= {"data", "model"}:
+                return False
         if self.way in ("jit", "Explicit", "eager"):
             return True
         if self.way == "vmap" and not self.names_axis():
             return False  # which any function may be
+        takes_classes = has_axis_name(self.call) and not is_of_calibration(self.call)
         if self.places == "classes":
-            return has_axis_name(self.call) and not is_of_calibration(self.call)
-        return name not in OF_ALL_ROWS
+            return takes_classes
+        return name not in OF_ALL_ROWS and (takes_classes or self.places == "rows")
 
     def found(self) -> tuple[Any, Any]:
         """The value, and the gradient or None where there is none to compare."""
@@ -179,7 +184,7 @@ class Split:
 
         def function(*operands):
             found = structure.flatten_up_to(self.call.function(*operands, **more))
-            if self.call.public_name == "linear_cross_entropy_sum" and self.places == "rows":
+            if self.call.public_name == "linear_cross_entropy_sum" and self.places != "classes":
                 found = [jax.lax.psum(x, "data") for x in found]
             return structure.unflatten(found)
 
@@ -219,13 +224,7 @@ class Split:
         return function
 
     def has_gradient(self) -> bool:
-        """Eager calls show values, and a sum over split classes has no gradient under `vmap`."""
-        is_sum = self.call.public_name == "linear_cross_entropy_sum"
-        return (
-            self.call.is_differentiable
-            and self.way != "eager"
-            and not (self.way == "vmap" and is_sum)
-        )
+        return self.call.is_differentiable
 
     def names_axis(self) -> bool:
         """Functions take the axis of their classes; those of calibration that of their rows."""
@@ -235,7 +234,7 @@ class Split:
     def is_other_draw(self) -> bool:
         """Whether each part draws its rows from a key that all have."""
         keyed = any(is_key(x) for x in jax.tree.leaves(operands_of(self.call)))
-        return keyed and self.way == "shard_map" and self.places == "rows"
+        return keyed and self.way == "shard_map" and self.places != "classes"
 
 
 @functools.cache
@@ -265,6 +264,7 @@ NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 def table() -> str:
     """What is tested, as a table of docs/meshes.md."""
     columns = [(places, way) for places in PLACES for way in WAYS]
+    columns.remove(("both", "vmap"))  # which has one axis
     known = {split.name for split in EVERY}
     lines = [
         "| | " + " | ".join(f"{places}, {way}" for places, way in columns) + " |",

@@ -78,12 +78,21 @@ def linear_cross_entropy(
     temperature and prior. To derivatives all else is constant.
 
     With one label a token, up to 2²⁴ scores in all stay in memory from forward to backward: half of
-    what the dense way takes, and nothing is done twice. Beyond, and with pairs beyond 2²² scores,
-    the backward pass computes the scores again in blocks, a fourth matrix product beside the three
-    of the dense way; `linear_cross_entropy_sum` does without it where only a sum is wanted.
-    Forward, `block_tokens` tokens then have their rows in memory together: as many as hold 2²²
-    scores, and at least 64. Backward, `block_classes` classes are taken for many tokens: as many as
-    hold 2²² scores with all the tokens, and at least 512.
+    what the dense way takes, and nothing is done twice. Beyond, and with pairs, the backward pass
+    computes the scores again in blocks, a fourth matrix product beside the three of the dense way;
+    `linear_cross_entropy_sum` does without it where only a sum is wanted. Forward, an eighth of the
+    tokens have their rows in memory together, at most 2²⁷ scores but 256 tokens in any case.
+    Backward, a sixteenth of the classes is taken for many tokens, at most 2²⁶ scores. No block has
+    fewer than 2²² scores, 64 tokens or 512 classes. On a mesh the sizes are those of one device.
+
+    A kernel in bfloat16 or float16 enters products as it is, if the features have its dtype; scores
+    and sums are in float32.
+
+    On a mesh each device goes through its own classes, and numbers of a row are all that the
+    devices exchange. On Explicit axes, the default of `jax.make_mesh`, the types of the arguments
+    say how they are split: the function opens `shard_map`, and gathers a kernel whose features are
+    split (FSDP) once. On Auto axes name those of the classes by `axis_name`, under `jax.set_mesh`:
+    without it the compiler gathers the kernel.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -109,7 +118,8 @@ def linear_cross_entropy(
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d], the layout of an
             embedding table, which so serves here as it is.
         axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
-            `class_weights`, `where` and prior are split. Targets are numbered over all parts.
+            `class_weights`, `where` and prior are split, in `shard_map`, or outside of it on Auto
+            axes. Targets are numbered over all parts.
         block_tokens: how many rows are in memory together; None for the rule above.
         block_classes: how many classes are taken together backward; None for the rule above.
 
