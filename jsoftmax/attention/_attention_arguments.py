@@ -323,19 +323,20 @@ def _check_shapes(function, query, key, value):
 def _check_whole(function, name, x):
     """On Explicit axes JAX tells how an array is split, and refuses to cut such an axis again."""
     *_, length, _, width = jax.typeof(x).sharding.spec
-    remedy = None
     if length is not None:
         part, over = "sequence", length
-        remedy = f"call `ring_attention` with axis_name={over!r} in `jax.shard_map`, where keys go "
-        remedy += "round, or this function with that `axis_name`, where keys alone are split"
-    elif width is not None:
-        part, over = "features", width
-        remedy = "split its heads instead"
-    if remedy is not None:
-        raise ValueError(
-            f"jsoftmax.{function}: `{name}` of shape {x.shape} has its {part} split over the mesh "
-            f"axis {over!r}. Either {remedy}; or gather it first by `jax.sharding.reshard`."
+        remedy = (
+            f"call `ring_attention` with axis_name={over!r} in `jax.shard_map`, where keys go "
+            "round, or this function with that `axis_name`, where keys alone are split"
         )
+    elif width is not None:
+        part, over, remedy = "features", width, "split its heads instead"
+    else:
+        return
+    raise ValueError(
+        f"jsoftmax.{function}: `{name}` of shape {x.shape} has its {part} split over the mesh "
+        f"axis {over!r}. Either {remedy}; or gather it first by `jax.sharding.reshard`."
+    )
 
 
 def _aligned(function, name, x, whole):

@@ -106,9 +106,14 @@ class ClassAxis:
         return rows(scores, *arrays)
 
     def size_here(self, x: Array) -> int:
-        """How many classes are on this device; 0 where there are several axes, or nobody knows."""
-        size = x.shape[self.axis[0]]
-        return size if len(self.axis) == 1 and is_known(size) else 0
+        """How many classes are on this device; 0 where nobody knows, or there are several axes.
+
+        Of an axis that is split over an Explicit one JAX sorts no parts.
+        """
+        axis, *more = self.axis
+        if more or not is_known(x.shape[axis]) or jax.typeof(x).sharding.spec[axis] is not None:
+            return 0
+        return x.shape[axis]
 
     def ranked(self, x: Array, rank: int) -> Array:
         """The entry of this rank, the largest being the first."""

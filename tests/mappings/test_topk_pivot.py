@@ -33,7 +33,7 @@ def test_both_ways_find_the_same_score(k, dtype):
     ranked = functools.partial(_capped_simplex._ranked, rank=math.ceil(k))
     by_rank = ranked(z, upper, total, ClassAxis((-1,), None))
     np.testing.assert_array_equal(by_rank[has_room], by_bits[has_room])
-    along_first = ranked(z.T, upper.T, total, ClassAxis((0,), None))
+    along_first = ranked(z.T, upper.T, total, ClassAxis((-2,), None))
     np.testing.assert_array_equal(along_first.T, by_rank)
     if k <= CLASSES // 4:
         parts = jnp.moveaxis(z.reshape(ROWS, 4, -1), 1, 0)

@@ -1,0 +1,200 @@
+"""python -m benchmarks.chips: compile every case, print a table, and fail where a limit is broken.
+
+python -m benchmarks.chips --platform tpu             # make compile-tpu
+python -m benchmarks.chips --platform gpu             # make compile-gpu
+python -m benchmarks.chips --platform tpu --quick     # what .ci/run compiles
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import pathlib
+import sys
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.chips import target
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results"
+NUMBERS_A_ROW = 256  # that may travel besides what the dense way moves
+
+
+def main() -> int:
+    """Compile, print, write; 1 where a limit is broken."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chips", description=__doc__)
+    parser.add_argument("--platform", choices=list(target.KINDS), default="tpu")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="cases whose group or name has it"
+    )
+    parser.add_argument("--quick", action="store_true", help="the cases of .ci/run; writes nothing")
+    options = parser.parse_args()
+    from benchmarks.chips.cases import cases
+
+    chosen = [
+        case
+        for case in cases()
+        if case.platform in (None, options.platform)
+        and (case.is_quick or not options.quick)
+        and options.only in f"{case.group}: {case.name}"
+    ]
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    rows, broken, found = [], [], {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(chosen))
+        targets: dict = {}
+        for case in chosen:
+            progress.update(task, description=f"{case.group[:40]}: {case.name}")
+            if case.axes not in targets:
+                targets[case.axes] = target.Target(options.platform, case.axes)
+            on = targets[case.axes]
+            compiled = on.compile(case.function, *(on.array(*x) for x in case.shapes))
+            found[case.group, case.name] = compiled
+            peer = found.get((case.group, case.peer))
+            ratios = _ratios(compiled, peer)
+            broken += _broken(case, compiled, peer, ratios)
+            rows.append(_row(case, compiled, ratios))
+            progress.advance(task)
+    _print(console, rows)
+    for line in broken:
+        console.print(f"broken: {line}", style="red", soft_wrap=True)
+    if not options.quick and not options.only:
+        _write(options.platform, rows, broken)
+    console.print(
+        f"{len(rows)} programs for {target.KINDS[options.platform]}, {len(broken)} limits broken"
+    )
+    return 1 if broken else 0
+
+
+def _ratios(compiled, peer):
+    if peer is None:
+        return {}
+    pairs = ((name, x, peer.figures[name]) for name, x in compiled.figures.items())
+    return {name: x / y for name, x, y in pairs if y}
+
+
+def _broken(case, compiled, peer, ratios) -> list[str]:
+    name = f"{case.group}: {case.name}"
+    found = []
+    if compiled.program.has_float64:
+        found.append(f"{name}: float64")
+    for figure, limit in case.limits.items():
+        if ratios.get(figure, 0) > limit:
+            found.append(f"{name}: {figure} {ratios[figure]:.2f} of its peer's, limit {limit:.2f}")
+    if case.rows is not None:
+        theirs = [] if peer is None else peer.program.collectives
+        for kind in (None, "all-gather"):
+            ours, allowed = (
+                sum(c.numbers for c in collectives if kind in (None, c.opcode))
+                for collectives in (compiled.program.collectives, theirs)
+            )
+            allowed += NUMBERS_A_ROW * case.rows
+            if ours > allowed:
+                what = "numbers travel" if kind is None else "numbers are gathered"
+                found.append(f"{name}: {ours:.3g} {what}, allowed {allowed:.3g}")
+    return found
+
+
+def _row(case, compiled, ratios) -> dict:
+    totals = compiled.program.totals
+    return {
+        "group": case.group,
+        "name": case.name,
+        "seconds": compiled.seconds,
+        "temporaries": compiled.temporaries,
+        "traffic": totals.traffic,
+        "cycles": totals.cycles,
+        "launches": totals.launches,
+        "fusions": compiled.program.fusions,
+        "ratios": ratios,
+        "limits": case.limits,
+        "collectives": [str(c) for c in compiled.program.collectives],
+    }
+
+
+HEAD = (
+    "", "compile s", "temporaries MB", "÷ peer", "traffic MB", "÷ peer", "M cycles", "÷ peer",
+    "launches", "fusions", "travels",
+)  # fmt: skip
+
+
+def _cells(row) -> tuple[str, ...]:
+    def ratio(name):
+        return f"{row['ratios'][name]:.2f}" if name in row["ratios"] else ""
+
+    return (
+        row["name"], f"{row['seconds']:.1f}", f"{row['temporaries'] / 1e6:.1f}",
+        ratio("temporaries"), f"{row['traffic'] / 1e6:.0f}", ratio("traffic"),
+        f"{row['cycles'] / 1e6:.2f}", ratio("cycles"), f"{row['launches']:.0f}",
+        str(row["fusions"]), "; ".join(row["collectives"]),
+    )  # fmt: skip
+
+
+def _by_group(rows) -> dict[str, list[dict]]:
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    return groups
+
+
+def _print(console, rows) -> None:
+    for group, members in _by_group(rows).items():
+        table = Table(title=group, title_justify="left")
+        for i, name in enumerate(HEAD[:-1]):  # what travels is on the page that is written
+            table.add_column(name, justify="right" if i else "left")
+        for row in members:
+            table.add_row(*_cells(row)[:-1])
+        console.print(table)
+
+
+def _write(platform, rows, broken) -> None:
+    """The figures of a platform as JSON, and those of all platforms as a page."""
+    import jax
+    import jaxlib
+
+    try:
+        import libtpu
+
+        compiler = f"libtpu {libtpu.__version__}" if platform == "tpu" else "XLA:GPU"
+    except ImportError:
+        compiler = "XLA:GPU"
+    known = {
+        "kind": target.KINDS[platform],
+        "date": datetime.date.today().isoformat(),
+        "versions": f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, {compiler}",
+        "rows": rows,
+        "broken": broken,
+    }
+    (RESULTS / f"compiled-{platform}.json").write_text(
+        json.dumps(known, indent=1, ensure_ascii=False) + "\n"
+    )
+    pages = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("compiled-*.json"))]
+    (RESULTS / "compiled.md").write_text(_page(pages))
+
+
+def _page(pages) -> str:
+    lines = [
+        "# What the compilers make of it", "",
+        "Compiled for chips that were not there: nothing ran. Temporaries are those of one device.",
+        "Traffic is what a device reads from and writes to its main memory, loops counted; a",
+        "search of unknown length counts five turns, and of a choice the cheapest branch. Cycles",
+        "are the TPU compiler's own estimates (there are none for GPUs), without those of kernels.",
+        "`÷ peer` divides by the first row of a table, or by jax.nn's of the same form.", "",
+    ]  # fmt: skip
+    for page in pages:
+        lines += [f"## {page['kind']}", "", f"{page['date']}, {page['versions']}.", ""]
+        if page["broken"]:
+            lines += ["Limits that do not hold:", "", *(f"- {x}" for x in page["broken"]), ""]
+        for group, members in _by_group(page["rows"]).items():
+            lines += [f"### {group}", "", "| " + " | ".join(HEAD) + " |"]
+            lines += ["|---|" + "---:|" * (len(HEAD) - 2) + "---|"]
+            lines += ["| " + " | ".join(_cells(row)) + " |" for row in members]
+            lines += [""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
