@@ -12,7 +12,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo example test tests slow nightly doctests bare laws layers lint format types notebooks check-notebooks \
-	bench peers multilabel text vectors conformance clean
+	compile-tpu compile-gpu bench peers multilabel text vectors conformance clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,16 @@ notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute notebooks/*.py and wr
 
 check-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute them, write nothing, fail where a pair differs
 	JSOFTMAX_LONGEST=8192 $(VENV)/bin/python .ci/notebooks.py --check
+
+# Without the hardware: compilers work from the description of a chip. QUICK=1 compiles what CI does.
+compile-tpu:  ## compile hot functions and the example for TPU v5e, print figures, fail at broken limits
+	$(MAKE) VENV=.venv-tpu .venv-tpu/.has-tpu
+	.venv-tpu/bin/python -m benchmarks.chips --platform tpu $(if $(QUICK),--quick)
+	.venv-tpu/bin/python -m pytest -m tpu_compiler tests/examples
+
+compile-gpu:  ## the same functions for an H100; 5.6 GB of packages
+	$(MAKE) VENV=.venv-gpu .venv-gpu/.has-gpu
+	.venv-gpu/bin/python -m benchmarks.chips --platform gpu $(if $(QUICK),--quick)
 
 bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folder also text and vectors
 	$(VENV)/bin/python -m benchmarks
