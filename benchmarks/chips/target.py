@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +44,9 @@ class Compiled:
     """One program on one device of its target."""
 
     seconds: float
-    temporaries: float  # bytes
+    arguments: int  # bytes,
+    results: int
+    temporaries: int
     program: Program
 
     @property
@@ -59,20 +62,27 @@ class Compiled:
 
 
 class Target:
-    """One device, or a mesh of 2 × 4 with axes of a type."""
+    """One device, or a mesh with axes of a type: 2 × 4, or as `sizes` says."""
 
-    def __init__(self, platform: str, axes: AxisType | None = None):
-        count = 1 if axes is None else 8
+    def __init__(
+        self,
+        platform: str,
+        axes: AxisType | None = None,
+        topology: str = "v5e:2x4",
+        sizes: dict[str, int] | None = None,
+    ):
+        if axes is None:
+            axes, sizes = AxisType.Auto, {"one": 1}
+        sizes = AXES if sizes is None else sizes
+        count = math.prod(sizes.values())
         if platform == "tpu":
-            found = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
+            found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
         else:
             found = topologies.get_topology_desc(
                 platform="cuda", topology_name="h100", target_config=_H100, topology=f"1x1x{count}"
             )
-        sizes = AXES if axes is not None else {"one": 1}
         devices = np.array(found.devices[:count]).reshape(*sizes.values())
-        kind = AxisType.Auto if axes is None else axes
-        self.mesh = Mesh(devices, tuple(sizes), axis_types=(kind,) * len(sizes))
+        self.mesh = Mesh(devices, tuple(sizes), axis_types=(axes,) * len(sizes))
 
     def array(self, shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> Any:
         """The outline of an array that lies on the target."""
@@ -84,5 +94,11 @@ class Target:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             compiled = jax.jit(function).lower(*arrays).compile()
         seconds = time.perf_counter() - start
-        temporaries = compiled.memory_analysis().temp_size_in_bytes
-        return Compiled(seconds, temporaries, Program(compiled.as_text()))
+        memory = compiled.memory_analysis()
+        return Compiled(
+            seconds,
+            memory.argument_size_in_bytes,
+            memory.output_size_in_bytes,
+            memory.temp_size_in_bytes,
+            Program(compiled.as_text()),
+        )
