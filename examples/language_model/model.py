@@ -140,7 +140,9 @@ class GPT(nnx.Module):
         features, z_loss = self(tokens), self.config.z_loss
         if self.config.peer:
             return peer.loss(self.head, features, labels, ignore_index=IGNORED, z_loss=z_loss)
-        return self.head.loss(features, labels, ignore_index=IGNORED, z_loss=z_loss)
+        # On a mesh each device goes through the classes that it has: no table is gathered.
+        axis = "model" if "model" in jax.sharding.get_abstract_mesh().axis_names else None
+        return self.head.loss(features, labels, ignore_index=IGNORED, z_loss=z_loss, axis_name=axis)
 
     def cache(self, batch: int, places: int) -> list[Cache]:
         """An empty cache for so many places."""

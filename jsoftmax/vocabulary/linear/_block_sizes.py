@@ -3,14 +3,15 @@
 Each block of tokens reads the whole class table, and each block of classes all the features. So
 blocks grow with the problem, to a share of its scores that is small beside the dense way:
 
-- forward, rows of 1/8 of the tokens, at most 2²⁷ scores but 256 tokens in any case, whose products
-  keep a matrix unit busy while the table is read;
-- backward, 1/16 of the classes for many tokens, at most 2²⁶ scores;
-- and never fewer than 2²² scores, 64 tokens or 512 classes, below which loops cost more than they
-  save.
+- forward, rows of 1/8 of the tokens and of 512 at least, whose products keep a matrix unit busy
+  while the table is read; but no more than 2²⁷ scores where 512 tokens have fewer;
+- backward, 1/16 of the classes and 1024 at least for many tokens, but no more than 2²⁶ scores where
+  512 classes have fewer;
+- and never fewer than 2²² scores, below which loops cost more than they save.
 
-The rule asks neither for the platform nor for the process: on two CPU cores blocks of this size
-are as fast as blocks that fit a cache.
+Where there are half as many tokens as features, or fewer, the scores are no larger than the table,
+and stay whole. The rule asks neither for the platform nor for the process: on two CPU cores blocks
+of this size are as fast as blocks that fit a cache.
 """
 
 from __future__ import annotations
@@ -20,18 +21,26 @@ from typing import Any
 _LEAST = 2**22  # scores
 _MOST_FORWARD, _MOST_BACKWARD = 2**27, 2**26
 _SHARE_FORWARD, _SHARE_BACKWARD = 8, 16
-_BUSY = 256  # tokens
+_TOKENS, _CLASSES, _FEW_CLASSES = 512, 1024, 512
+_WHOLE = 2**24  # scores that stay in memory from forward to backward
 _LANES = 128  # classes that a TPU takes at once
+
+
+def stay_whole(tokens: Any, classes: Any, width: Any) -> bool:
+    """Whether whole scores take less memory than the dense way, or less than the table does."""
+    if not all(isinstance(n, int) for n in (tokens, classes, width)):
+        return False
+    return tokens * classes <= _WHOLE or 2 * tokens <= width
 
 
 def tokens_together(tokens: Any, classes: Any) -> int:
     """How many rows of scores are in memory together."""
     if not isinstance(classes, int):
         return 64
-    # Of tokens that are not known while tracing: as of very many.
-    share = -(-tokens // _SHARE_FORWARD) if isinstance(tokens, int) else _BUSY
-    most = max(_BUSY, _MOST_FORWARD // classes)
-    return max(64, _LEAST // classes, min(share, most))
+    # Of tokens that are not known while tracing: as of few.
+    share = -(-tokens // _SHARE_FORWARD) if isinstance(tokens, int) else 0
+    most = max(_TOKENS, _MOST_FORWARD // classes)
+    return max(_LEAST // classes, min(max(share, _TOKENS), most))
 
 
 def classes_together(tokens: Any, classes: Any, block_tokens: int) -> Any:
@@ -39,9 +48,9 @@ def classes_together(tokens: Any, classes: Any, block_tokens: int) -> Any:
     if not isinstance(classes, int):
         return classes
     together = max(tokens, 1) if isinstance(tokens, int) else block_tokens
-    share = -(-classes // _SHARE_BACKWARD)
-    size = max(512, _LEAST // together, min(share, _MOST_BACKWARD // together))
-    return min(size, classes)
+    share = max(-(-classes // _SHARE_BACKWARD), _CLASSES)
+    most = max(_FEW_CLASSES, _MOST_BACKWARD // together)
+    return min(max(_LEAST // together, min(share, most)), classes)
 
 
 def even_size(n: Any, size: Any) -> Any:

@@ -25,6 +25,7 @@ from jsoftmax.core.regularizers import SHANNON
 from jsoftmax.vocabulary.linear._block_sizes import (
     classes_together,
     fits,
+    stay_whole,
     tokens_backward,
     tokens_together,
 )
@@ -287,13 +288,12 @@ def without_masked(moving: Moving, mask: Array, axis: int) -> Moving:
 
 
 def whole_if_few(rows: Rows, block_tokens: int | None, block_classes: int | None) -> Rows:
-    """Rows for a loss whose whole scores take less memory than the dense way.
+    """Rows for a loss whose whole scores stay in memory from forward to backward, if they are few.
 
-    Up to 2²⁴ scores they stay in memory from forward to backward, where blocks would compute them
-    twice. Sizes that are given stay.
+    Blocks would compute them twice. Sizes that are given stay.
     """
-    tokens, classes = rows.moving.features.shape[0], rows.fixed.numbers.shape[-1]
-    if not (isinstance(tokens, int) and isinstance(classes, int) and tokens * classes <= 2**24):
+    (tokens, width), classes = rows.moving.features.shape, rows.fixed.numbers.shape[-1]
+    if not stay_whole(tokens, classes, width):
         return rows
     rule = dataclasses.replace(
         rows.rule,

@@ -78,12 +78,14 @@ def linear_cross_entropy(
     temperature and prior. To derivatives all else is constant.
 
     With one label a token, up to 2²⁴ scores in all stay in memory from forward to backward: half of
-    what the dense way takes, and nothing is done twice. Beyond, and with pairs, the backward pass
-    computes the scores again in blocks, a fourth matrix product beside the three of the dense way;
+    what the dense way takes, and nothing is done twice. So do those of at most d/2 tokens, which
+    are no larger than the kernel. Beyond, and with pairs, the backward pass computes the scores
+    again in blocks, a fourth matrix product beside the three of the dense way;
     `linear_cross_entropy_sum` does without it where only a sum is wanted. Forward, an eighth of the
-    tokens have their rows in memory together, at most 2²⁷ scores but 256 tokens in any case.
-    Backward, a sixteenth of the classes is taken for many tokens, at most 2²⁶ scores. No block has
-    fewer than 2²² scores, 64 tokens or 512 classes. On a mesh the sizes are those of one device.
+    tokens have their rows in memory together, at least 512 of them and at most 2²⁷ scores.
+    Backward, a sixteenth of the classes is taken for many tokens, at least 1024 of them and at most
+    2²⁶ scores. Where 512 tokens or 512 classes have more scores than that, these are taken. On a
+    mesh the sizes are those of one device.
 
     A kernel in bfloat16 or float16 enters products as it is, if the features have its dtype; scores
     and sums are in float32.
