@@ -20,7 +20,6 @@ from rich.table import Table
 from benchmarks.chips import target
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
-NUMBERS_A_ROW = 256  # that may travel besides what the dense way moves
 
 
 def main() -> int:
@@ -33,6 +32,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the cases of .ci/run; writes nothing")
     options = parser.parse_args()
     from benchmarks.chips.cases import cases
+    from benchmarks.chips.limits import limits_broken, ratios_to
 
     chosen = [
         case
@@ -54,8 +54,8 @@ def main() -> int:
             compiled = on.compile(case.function, *(on.array(*x) for x in case.shapes))
             found[case.group, case.name] = compiled
             peer = found.get((case.group, case.peer))
-            ratios = _ratios(compiled, peer)
-            broken += _broken(case, compiled, peer, ratios)
+            ratios = ratios_to(compiled, peer)
+            broken += limits_broken(case, compiled, peer, ratios)
             rows.append(_row(case, compiled, ratios))
             progress.advance(task)
     _print(console, rows)
@@ -67,35 +67,6 @@ def main() -> int:
         f"{len(rows)} programs for {target.KINDS[options.platform]}, {len(broken)} limits broken"
     )
     return 1 if broken else 0
-
-
-def _ratios(compiled, peer):
-    if peer is None:
-        return {}
-    pairs = ((name, x, peer.figures[name]) for name, x in compiled.figures.items())
-    return {name: x / y for name, x, y in pairs if y}
-
-
-def _broken(case, compiled, peer, ratios) -> list[str]:
-    name = f"{case.group}: {case.name}"
-    found = []
-    if compiled.program.has_float64:
-        found.append(f"{name}: float64")
-    for figure, limit in case.limits.items():
-        if ratios.get(figure, 0) > limit:
-            found.append(f"{name}: {figure} {ratios[figure]:.2f} of its peer's, limit {limit:.2f}")
-    if case.rows is not None:
-        theirs = [] if peer is None else peer.program.collectives
-        for kind in (None, "all-gather"):
-            ours, allowed = (
-                sum(c.numbers for c in collectives if kind in (None, c.opcode))
-                for collectives in (compiled.program.collectives, theirs)
-            )
-            allowed += NUMBERS_A_ROW * case.rows
-            if ours > allowed:
-                what = "numbers travel" if kind is None else "numbers are gathered"
-                found.append(f"{name}: {ours:.3g} {what}, allowed {allowed:.3g}")
-    return found
 
 
 def _row(case, compiled, ratios) -> dict:

@@ -28,7 +28,7 @@ from jsoftmax.core._simplex import marginal_tangent, slopes
 from jsoftmax.core._tangents import effective_tangent
 from jsoftmax.core.curves import Capped, bounded_marginals
 
-_MOST_SORTED = 128  # beyond, bisection over the bits of a score is faster
+_MOST_SORTED = 128  # the highest rank for which rows are sorted
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5, 6))

@@ -1,6 +1,11 @@
 """Figures read off the text of a program, against sums by hand."""
 
+import dataclasses
+
+from benchmarks.chips.cases import Case
 from benchmarks.chips.hlo import TURNS, Program
+from benchmarks.chips.limits import limits_broken, ratios_to
+from benchmarks.chips.target import Compiled
 
 TEXT = """HloModule test
 
@@ -59,3 +64,26 @@ def test_a_loop_of_unknown_length_counts_some_turns():
     assert program.totals.cycles == TURNS * (10 + 1) + 100
     noted = TEXT.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}')
     assert Program(noted).totals.cycles == 3 * (10 + 1) + 100
+
+
+def test_a_broken_limit_is_named():
+    """Numbers that travel beyond those of the peer and some a row, float64, and a ratio."""
+
+    def compiled(text, temporaries):
+        return Compiled(1.0, 0, 0, temporaries, Program(text))
+
+    def broken(case, text=TEXT, peer=None):
+        found = compiled(text, 300)
+        return limits_broken(case, found, peer, ratios_to(found, peer))
+
+    case = Case("group", "name", len, (), limits={"temporaries": 2.0}, rows=0)
+    assert broken(case) == ["group: name: 40 numbers travel, allowed 0"]
+    assert broken(dataclasses.replace(case, rows=1)) == []
+    assert broken(case, peer=compiled(TEXT, 200)) == []
+    (line,) = broken(case, peer=compiled(TEXT, 100))
+    assert line == "group: name: temporaries 3.00 of its peer's, limit 2.00"
+    gathers = TEXT.replace("all-reduce", "all-gather")
+    (line,) = broken(dataclasses.replace(case, rows=0), gathers, compiled(TEXT, 200))
+    assert line == "group: name: 40 numbers are gathered, allowed 0"
+    (line,) = broken(dataclasses.replace(case, rows=None), TEXT.replace("f32[1,8]", "f64[1,8]"))
+    assert line == "group: name: float64"
