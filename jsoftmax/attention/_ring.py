@@ -17,6 +17,7 @@ from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._folds import like_rows
 from jsoftmax.attention._merge import merge_attention
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._mesh_axes import axis_names, varies_over
 from jsoftmax.core.regularizers import SHANNON
 
 
@@ -150,15 +151,17 @@ def _passed_on(going, rule: Rule, step: Array, axis_name: Hashable):
     """The keys of the device before this one, by which they were passed on `step` times.
 
     Queries that see no later keys need none from behind their own: those that have come to the last
-    device go no further, so that of a full ring half is moved.
+    device go no further, so that of a full ring half is moved. Under `vmap` nothing is moved, and
+    JAX asks for whole permutations.
     """
     devices = jax.lax.axis_size(axis_name)
+    is_mesh = varies_over(going["key"]).issuperset(axis_names(axis_name))
 
     def pass_on(first, last):
         pairs = [(i, (i + 1) % devices) for i in range(first, last)]
         return lambda going: jax.lax.ppermute(going, axis_name, pairs)
 
-    if not _is_causal(rule):
+    if not (is_mesh and _is_causal(rule)):
         return pass_on(0, devices)(going)
     return jax.lax.switch(step, [pass_on(i, devices - 1) for i in range(devices - 1)], going)
 
