@@ -61,8 +61,8 @@ def main() -> int:
     _print(console, rows)
     for line in broken:
         console.print(f"broken: {line}", style="red", soft_wrap=True)
-    if not options.quick and not options.only:
-        _write(options.platform, rows, broken)
+    if not options.quick:
+        _write(options.platform, rows, broken, is_part=bool(options.only))
     console.print(
         f"{len(rows)} programs for {target.KINDS[options.platform]}, {len(broken)} limits broken"
     )
@@ -121,7 +121,7 @@ def _print(console, rows) -> None:
         console.print(table)
 
 
-def _write(platform, rows, broken) -> None:
+def _write(platform, rows, broken, is_part) -> None:
     """The figures of a platform as JSON, and those of all platforms as a page."""
     import jax
     import jaxlib
@@ -132,6 +132,14 @@ def _write(platform, rows, broken) -> None:
         compiler = f"libtpu {libtpu.__version__}" if platform == "tpu" else "XLA:GPU"
     except ImportError:
         compiler = "XLA:GPU"
+    file = RESULTS / f"compiled-{platform}.json"
+    if is_part and file.exists():
+        before = json.loads(file.read_text())
+        new = {(row["group"], row["name"]): row for row in rows}
+        old = {(row["group"], row["name"]): row for row in before["rows"]}
+        names = [f"{group}: {name}:" for group, name in new]
+        kept = [x for x in before["broken"] if not any(x.startswith(name) for name in names)]
+        rows, broken = list((old | new).values()), kept + broken
     known = {
         "kind": target.KINDS[platform],
         "date": datetime.date.today().isoformat(),
@@ -139,9 +147,7 @@ def _write(platform, rows, broken) -> None:
         "rows": rows,
         "broken": broken,
     }
-    (RESULTS / f"compiled-{platform}.json").write_text(
-        json.dumps(known, indent=1, ensure_ascii=False) + "\n"
-    )
+    file.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
     pages = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("compiled-*.json"))]
     (RESULTS / "compiled.md").write_text(_page(pages))
 

@@ -140,10 +140,12 @@ def block_sizes() -> Iterator[Case]:
             size = f"{tokens:,} × {classes:,}"
             shapes = _linear(tokens, classes, 1024)
             peer = f"dense optax, {size}"
+            # Classes that are no multiple of 128 lanes have no aligned blocks: slices are copied.
+            traffic = 1.5 if classes % 128 == 0 else 2.0
             yield Case(group, peer, jax.value_and_grad(_dense, (0, 1)), shapes, platform="tpu")
             yield Case(
                 group, f"linear_cross_entropy, {size}", jax.value_and_grad(_per_token, (0, 1)),
-                shapes, peer, limits={"temporaries": 1.0, "traffic": 1.5}, platform="tpu",
+                shapes, peer, limits={"temporaries": 1.0, "traffic": traffic}, platform="tpu",
             )  # fmt: skip
 
 

@@ -130,6 +130,8 @@ class Program:
             if base in COLLECTIVES:
                 found.append(Collective(base, _received(one), times))
             more = times * self._turns(one, inside) if one.opcode == "while" else times
+            if one.opcode == "conditional":
+                more = times / len(_called(one))  # a loop over a choice takes each in its turn
             for inner in _called(one):
                 if one.opcode not in ("fusion", "reduce", "sort", "scatter"):
                     self._collect(inner, more, found)
