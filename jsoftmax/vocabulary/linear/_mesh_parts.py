@@ -100,6 +100,10 @@ def _split(given: dict[str, Any]) -> _Split | None:
     given["kernel"] = _with_whole_features(kernel, given["class_axis"] % 2)
     if not named or not set(named).issubset(mesh.auto_axes):
         return None
+    named = tuple(n for n in named if mesh.shape[n] > 1)
+    if not named:  # nothing is split, and XLA refuses to sum over a single device
+        given["axis_name"] = None
+        return None
     return _Split(mesh, frozenset(named), (None,) * (ndim - 1), named, ())
 
 

@@ -129,6 +129,13 @@ def test_auto_axes_give_them_where_the_axis_of_classes_is_named(name, table):
         assert_close(jax.jit(value_and_gradients(named))(h, w, B, PRIOR), expected)
 
 
+def test_an_axis_of_one_device_splits_nothing():
+    there = jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(there):
+        loss = jax.jit(lambda h, w: jsoftmax.linear_cross_entropy(h, w, LABELS, axis_name="model"))
+        assert_close(loss(H, W), jsoftmax.linear_cross_entropy(H, W, LABELS))
+
+
 def test_rows_of_a_table_are_classes_too():
     """class_axis=0, as an embedding has it, and forward mode."""
 
