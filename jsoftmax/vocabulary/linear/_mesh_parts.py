@@ -92,6 +92,12 @@ def _split(given: dict[str, Any]) -> _Split | None:
         lead, table = _spec(features), _spec(kernel)
         lead = lead[:-1] if lead else (None,) * (ndim - 1)
         tokens = {name for part in lead for name in _names(part)}
+        if tokens.intersection(named):
+            raise ValueError(
+                f"jsoftmax: `axis_name` is {given['axis_name']!r}, but the tokens of `features`, "
+                f"of shape {jnp.shape(features)}, are split over that mesh axis. Split the classes "
+                "over another one, or gather the tokens first by `jax.sharding.reshard`."
+            )
         of_classes, width = (_names(table[i]) if table else () for i in (axis, 1 - axis))
         classes = named or tuple(n for n in of_classes if n not in tokens)
         width = tuple(n for n in width if n in tokens)

@@ -129,6 +129,14 @@ def test_auto_axes_give_them_where_the_axis_of_classes_is_named(name, table):
         assert_close(jax.jit(value_and_gradients(named))(h, w, B, PRIOR), expected)
 
 
+def test_tokens_and_classes_need_axes_of_their_own():
+    there = mesh(AxisType.Explicit)
+    with jax.set_mesh(there):
+        h = jax.device_put(H, NamedSharding(there, P("model")))
+        with pytest.raises(ValueError, match=r"'model', but the tokens .* are split over that"):
+            jsoftmax.linear_cross_entropy(h, W, LABELS, axis_name="model")
+
+
 def test_an_axis_of_one_device_splits_nothing():
     there = jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     with jax.set_mesh(there):
