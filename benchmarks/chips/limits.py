@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.chips.cases import Case
 from benchmarks.chips.target import Compiled
 
+LEAST = {"temporaries": 2**20}  # bytes of the peer, below which a quotient tells nothing
 NUMBERS_A_ROW = 256  # that may travel besides what the dense way moves
 
 
@@ -13,7 +14,7 @@ def ratios_to(compiled: Compiled, peer: Compiled | None) -> dict[str, float]:
     if peer is None:
         return {}
     pairs = ((name, x, peer.figures[name]) for name, x in compiled.figures.items())
-    return {name: x / y for name, x, y in pairs if y}
+    return {name: x / y for name, x, y in pairs if y > LEAST.get(name, 0)}
 
 
 def limits_broken(

@@ -73,17 +73,17 @@ def test_a_broken_limit_is_named():
         return Compiled(1.0, 0, 0, temporaries, Program(text))
 
     def broken(case, text=TEXT, peer=None):
-        found = compiled(text, 300)
+        found = compiled(text, 300 * 2**20)
         return limits_broken(case, found, peer, ratios_to(found, peer))
 
     case = Case("group", "name", len, (), limits={"temporaries": 2.0}, rows=0)
     assert broken(case) == ["group: name: 40 numbers travel, allowed 0"]
     assert broken(dataclasses.replace(case, rows=1)) == []
-    assert broken(case, peer=compiled(TEXT, 200)) == []
-    (line,) = broken(case, peer=compiled(TEXT, 100))
+    assert broken(case, peer=compiled(TEXT, 200 * 2**20)) == []
+    (line,) = broken(case, peer=compiled(TEXT, 100 * 2**20))
     assert line == "group: name: temporaries 3.00 of its peer's, limit 2.00"
     gathers = TEXT.replace("all-reduce", "all-gather")
-    (line,) = broken(dataclasses.replace(case, rows=0), gathers, compiled(TEXT, 200))
+    (line,) = broken(dataclasses.replace(case, rows=0), gathers, compiled(TEXT, 200 * 2**20))
     assert line == "group: name: 40 numbers are gathered, allowed 0"
     (line,) = broken(dataclasses.replace(case, rows=None), TEXT.replace("f32[1,8]", "f64[1,8]"))
     assert line == "group: name: float64"
