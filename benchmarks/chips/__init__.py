@@ -1,4 +1,4 @@
-"""What the compilers of TPUs and GPUs make of the library, on a machine that has neither.
+"""Compile the library for TPUs and GPUs on a machine that has neither.
 
 Nothing runs: XLA's compilers work from the description of a topology. A compiled program tells how
 much memory it takes and moves, how many cycles its compiler expects, and what travels.

@@ -27,20 +27,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chips", description=__doc__)
     parser.add_argument("--platform", choices=list(target.KINDS), default="tpu")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="cases whose group or name has it"
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="cases with this in group or name, and their peers",
     )
     parser.add_argument("--quick", action="store_true", help="the cases of .ci/run; writes nothing")
     options = parser.parse_args()
     from benchmarks.chips.cases import cases
     from benchmarks.chips.limits import limits_broken, ratios_to
 
-    chosen = [
+    known = [case for case in cases() if case.platform in (None, options.platform)]
+    wanted = [
         case
-        for case in cases()
-        if case.platform in (None, options.platform)
-        and (case.is_quick or not options.quick)
-        and options.only in f"{case.group}: {case.name}"
+        for case in known
+        if (case.is_quick or not options.quick) and options.only in f"{case.group}: {case.name}"
     ]
+    peers = {(case.group, case.peer) for case in wanted}
+    chosen = [case for case in known if case in wanted or (case.group, case.name) in peers]
     console = Console(width=None if sys.stdout.isatty() else 150)
     rows, broken, found = [], [], {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -114,7 +118,7 @@ def _by_group(rows) -> dict[str, list[dict]]:
 def _print(console, rows) -> None:
     for group, members in _by_group(rows).items():
         table = Table(title=group, title_justify="left")
-        for i, name in enumerate(HEAD[:-1]):  # what travels is on the page that is written
+        for i, name in enumerate(HEAD[:-1]):  # the page also lists collectives
             table.add_column(name, justify="right" if i else "left")
         for row in members:
             table.add_row(*_cells(row)[:-1])
@@ -154,7 +158,7 @@ def _write(platform, rows, broken, is_part) -> None:
 
 def _page(pages) -> str:
     lines = [
-        "# What the compilers make of it", "",
+        "# Compiled for TPU v5e and H100", "",
         "Compiled for chips that were not there: nothing ran. Temporaries are those of one device.",
         "Traffic is what a device reads from and writes to its main memory, loops counted; a",
         "search of unknown length counts five turns, and of a choice the cheapest branch. Cycles",

@@ -32,7 +32,7 @@ class Case:
     peer: str | None = None  # the name of another case of the group
     axes: AxisType | None = None  # of a mesh of 2 × 4; None for one device
     limits: dict[str, float] = dataclasses.field(default_factory=dict)
-    rows: int | None = None  # of a device: besides what its peer moves, some numbers a row travel
+    rows: int | None = None  # of a device, if no more than the peer's and some numbers a row travel
     is_quick: bool = False
     platform: str | None = None  # the only one
 
@@ -50,7 +50,7 @@ def cases() -> Iterator[Case]:
 
 
 def both(group: str, name: str, function: Callable, *shapes: Shape, **more: Any) -> Iterator[Case]:
-    """Forward, and the gradient of the sum of what it gives in its first argument."""
+    """A function, and the gradient of its sum of squares in the first argument."""
     peer = more.pop("peer", None)
 
     def gradient(*arrays):
@@ -86,7 +86,7 @@ def losses() -> Iterator[Case]:
     yield from both(group, "entmax_loss", jsoftmax.entmax_loss, z, y, peer=peer)
 
 
-def _dense(h, w, y, weights, **options):
+def _dense(h, w, y, weights):
     logits = jnp.dot(h, w, preferred_element_type=F32)
     return jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, y))
 
@@ -125,6 +125,7 @@ def linear_losses() -> Iterator[Case]:
     shapes = _linear(8192, 128256)
     yield Case(group, "dense optax", jax.value_and_grad(_dense, (0, 1)), shapes, is_quick=True)
     for name, loss in _FORMS.items():
+        # The dense way launches 12 programs on an H100, and 500 are allowed.
         limits = {"temporaries": 0.3, "traffic": 1.5, "cycles": 1.4, "launches": 500 / 12}
         yield Case(
             group, name, jax.value_and_grad(loss, (0, 1)), shapes, "dense optax",
@@ -238,11 +239,10 @@ def attention_on_a_mesh() -> Iterator[Case]:
 
         name = "softmax, causal" if causal else "softmax"
         yield Case(group, name, jax.grad(loss, (0, 1, 2)), qkv, axes=AxisType.Auto, rows=0)
-    group, spec = "A ring of 4 on 2 × 4, T = 32,768, 8 heads of 128", P(None, "model")
-    qkv = (((2, 32768, 8, 128), BF16, P("data", "model")),) * 3
+    group, spec = "A ring of 4 on 2 × 4, T = 32,768, 8 heads of 128", P("data", "model")
+    qkv = (((2, 32768, 8, 128), BF16, spec),) * 3
     for causal in (False, True):
         ring = jax.tree_util.Partial(jsoftmax.ring_attention, axis_name="model", is_causal=causal)
-        spec = P("data", "model")
         mapped = jax.shard_map(ring, in_specs=(spec,) * 3, out_specs=spec)
         yield Case(group, "causal" if causal else "full", mapped, qkv, axes=AxisType.Auto)
 

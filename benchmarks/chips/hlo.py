@@ -1,4 +1,4 @@
-"""The text of an optimized program: what it moves, how long its compiler expects it to take.
+"""Read memory traffic, cycles and collectives off the text of an optimized program.
 
 A loop counts as often as it turns, if the compiler knows that, and `TURNS` times otherwise. Of the
 branches of a choice the cheapest counts: the others are for what is rare. A fusion reads its
@@ -13,7 +13,7 @@ import functools
 import math
 import re
 
-TURNS = 5  # of a search whose end depends on the data
+TURNS = 5  # of a loop whose length depends on the data
 COLLECTIVES = (
     "all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter",
 )  # fmt: skip

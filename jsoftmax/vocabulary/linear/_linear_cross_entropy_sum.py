@@ -14,18 +14,14 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._filled import filled
 from jsoftmax.core._mesh_axes import varies_over
 from jsoftmax.core._named_trees import Trees, overlaid
+from jsoftmax.vocabulary._stacked_tokens import block_count, merged_tokens
 from jsoftmax.vocabulary.linear._block_sizes import even_size, fits
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
 from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._outcomes import outcomes
-from jsoftmax.vocabulary.linear._token_blocks import (
-    block_count,
-    block_of_blocks,
-    merged_tokens,
-    split_tokens,
-)
+from jsoftmax.vocabulary.linear._token_blocks import block_of_blocks, split_tokens
 from jsoftmax.vocabulary.linear._token_products import slope_in_kernel
 from jsoftmax.vocabulary.linear._token_rows import pull, solved_row
 from jsoftmax.vocabulary.linear._token_targets import Fate

@@ -17,6 +17,7 @@ from jax import Array
 
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Changes, Trees, by_name, overlaid
+from jsoftmax.vocabulary._stacked_tokens import block_count, merged_tokens, stacked_tokens
 from jsoftmax.vocabulary.linear._block_sizes import even_size, fits
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_scores import scores
@@ -65,33 +66,12 @@ def block_of_blocks(tokens: int, block: int) -> int:
     return -(-tokens // _TOGETHER)
 
 
-def block_count(tokens: Any, block: int) -> Any:
-    """How many blocks of at most `block` tokens there are."""
-    return -(-tokens // block)
-
-
 def split_tokens(trees: Trees, block: Any) -> tuple[Trees, Trees]:
-    """What tokens have, in blocks along a new first axis, and the rest. The last token fills up."""
-
-    def stacked(x):
-        tokens = x.shape[0]
-        count = block_count(tokens, block)
-        size = -(-tokens // count) if isinstance(tokens, int) else block
-        missing = size * count - tokens
-        if not isinstance(missing, int) or missing:
-            x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge")
-        return jnp.moveaxis(x.reshape(size, count, *x.shape[1:]), 1, 0)
-
+    """What tokens have, in blocks along a new first axis, and the rest."""
     return (
-        by_name(trees, lambda n, x: stacked(x) if _is_per_token(n, x) else None),
+        by_name(trees, lambda n, x: stacked_tokens(x, block) if _is_per_token(n, x) else None),
         by_name(trees, lambda n, x: None if _is_per_token(n, x) else x),
     )
-
-
-def merged_tokens(x: Array, tokens: Any) -> Array:
-    """Blocks along the first axis put back in the order of the tokens."""
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(-1, *x.shape[2:])[:tokens]
 
 
 def sum_by_classes(

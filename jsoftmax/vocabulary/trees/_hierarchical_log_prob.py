@@ -16,6 +16,7 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.losses import cross_entropy
 from jsoftmax.losses._targets import differs
+from jsoftmax.vocabulary._stacked_tokens import merged_tokens, stacked_tokens
 from jsoftmax.vocabulary.trees._class_tree import ClassTree, Way, checked_labels, read_tree
 from jsoftmax.vocabulary.trees._node_choices import (
     Choices,
@@ -215,13 +216,6 @@ def log_prob_of(choices: Choices, y: Array) -> Array:
     tokens, size = y.shape[0], _tokens_together(choices, y)
     if not isinstance(tokens, int) or tokens <= size:
         return _log_prob_at_once(choices, y)
-    count = -(-tokens // size)
-    size = -(-tokens // count)
-
-    def stacked(x):
-        # Every n-th token: those that the compiler has split over devices need not be moved.
-        x = jnp.pad(x, [(0, size * count - tokens)] + [(0, 0)] * (x.ndim - 1), mode="edge")
-        return jnp.moveaxis(x.reshape(size, count, *x.shape[1:]), 1, 0)
 
     def of_block(block):
         features, y = block
@@ -229,8 +223,8 @@ def log_prob_of(choices: Choices, y: Array) -> Array:
 
     # On the way back a block gathers its rows again, instead of all being kept.
     again = jax.checkpoint(of_block, prevent_cse=False)
-    found = jax.lax.map(again, (stacked(choices.features), stacked(y)))
-    return jnp.moveaxis(found, 0, 1).reshape(-1, *y.shape[1:])[:tokens]
+    parts = (stacked_tokens(choices.features, size), stacked_tokens(y, size))
+    return merged_tokens(jax.lax.map(again, parts), tokens)
 
 
 def _tokens_together(choices: Choices, y: Array) -> int:
