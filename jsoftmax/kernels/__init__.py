@@ -1,0 +1,1 @@
+"""The same regularizers on a chip: kernels in Pallas for TPU and GPU, taken by name."""

@@ -1,0 +1,225 @@
+"""Plain jnp, written again in what the compilers of kernels take.
+
+Regularizers, curves and the solver are functions of arrays, and know nothing of kernels. Mosaic and
+Triton lack some of what they use: a vector of booleans cannot go round a loop or through a choice,
+there is no `expm1`, and no derivative rule is needed any more. `plain` traces a function and says
+the same without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend import core as jex
+
+_INLINED = {  # primitives that call a jaxpr, and the parameter that holds it
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+
+def plain(function: Callable) -> Callable:
+    """`function` in words that kernels know; it may close over arrays and references."""
+
+    def spoken(*arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+
+        def flat(*leaves):
+            return function(*jax.tree.unflatten(structure, leaves))
+
+        jaxpr, shape = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+        results = _evaluated(jaxpr.jaxpr, jaxpr.consts, leaves)
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return spoken
+
+
+def _evaluated(jaxpr: Any, constants: Any, arguments: Any) -> list[Any]:
+    known = dict(zip(jaxpr.constvars, constants, strict=True))
+    known |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(x):
+        return np.asarray(x.val, x.aval.dtype) if isinstance(x, jex.Literal) else known[x]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(x) for x in equation.invars]
+        outputs = _said(equation, inputs)
+        known |= dict(zip(equation.outvars, outputs, strict=True))
+    return [read(x) for x in jaxpr.outvars]
+
+
+def _said(equation, inputs):
+    name, parameters = equation.primitive.name, equation.params
+    if name in _INLINED:
+        inner = parameters[_INLINED[name]]
+        if hasattr(inner, "consts"):
+            return _evaluated(inner.jaxpr, inner.consts, inputs)
+        return _evaluated(inner, (), inputs)
+    if name in _RULES:
+        return _RULES[name](inputs, **parameters)
+    if all(isinstance(x, np.ndarray | np.generic) and np.ndim(x) == 0 for x in inputs) and inputs:
+        with jax.ensure_compile_time_eval():
+            outputs = equation.primitive.bind(*inputs, **parameters)
+        return [np.asarray(outputs)]
+    outputs = equation.primitive.bind(*inputs, **parameters)
+    return outputs if equation.primitive.multiple_results else [outputs]
+
+
+def _number(x: Any) -> Any:
+    """A boolean vector as numbers, which loops and choices may carry."""
+    return jnp.where(x, 1.0, 0.0).astype(jnp.float32) if _is_flag(x) else x
+
+
+def _like(x: Any, flag: bool) -> Any:
+    return x > 0 if flag else x
+
+
+def _is_flag(x: Any) -> bool:
+    return getattr(x, "dtype", None) == jnp.bool_ and jnp.ndim(x) > 0
+
+
+def _while(inputs, *, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr, **_):
+    of_condition = inputs[:cond_nconsts]
+    of_body = inputs[cond_nconsts : cond_nconsts + body_nconsts]
+    state = inputs[cond_nconsts + body_nconsts :]
+    flags = [_is_flag(x) for x in state]
+
+    def unpacked(state):
+        return [_like(x, flag) for x, flag in zip(state, flags, strict=True)]
+
+    def condition(state):
+        arguments = [*of_condition, *unpacked(state)]
+        return _evaluated(cond_jaxpr.jaxpr, cond_jaxpr.consts, arguments)[0]
+
+    def body(state):
+        arguments = [*of_body, *unpacked(state)]
+        return tuple(map(_number, _evaluated(body_jaxpr.jaxpr, body_jaxpr.consts, arguments)))
+
+    return unpacked(jax.lax.while_loop(condition, body, tuple(map(_number, state))))
+
+
+def _scan(inputs, *, jaxpr, num_consts, num_carry, length, reverse, **_):
+    if len(inputs) != num_consts + num_carry or reverse or len(jaxpr.out_avals) != num_carry:
+        raise NotImplementedError(
+            "jsoftmax.kernels: a scan over arrays cannot be said in a kernel; write a fori_loop."
+        )
+    constants, state = inputs[:num_consts], inputs[num_consts:]
+    flags = [_is_flag(x) for x in state]
+
+    def unpacked(state):
+        return [_like(x, flag) for x, flag in zip(state, flags, strict=True)]
+
+    def body(_, state):
+        found = _evaluated(jaxpr.jaxpr, jaxpr.consts, [*constants, *unpacked(state)])
+        return tuple(map(_number, found))
+
+    return unpacked(jax.lax.fori_loop(0, length, body, tuple(map(_number, state))))
+
+
+def _cond(inputs, *, branches, **_):
+    index, *operands = inputs
+    flags = [x.dtype == jnp.bool_ and x.ndim > 0 for x in branches[0].out_avals]
+
+    def branch(jaxpr):
+        return lambda: tuple(map(_number, _evaluated(jaxpr.jaxpr, jaxpr.consts, operands)))
+
+    first, *others = map(branch, branches)
+    if not others:
+        found = first()
+    elif len(others) == 1:
+        found = jax.lax.cond(index == 1 if index.dtype != jnp.bool_ else index, others[0], first)
+    else:
+        found = jax.lax.cond(index <= 0, first, lambda: _among(index - 1, others))
+    return [_like(x, flag) for x, flag in zip(found, flags, strict=True)]
+
+
+def _among(index, branches):
+    first, *others = branches
+    if not others:
+        return first()
+    return jax.lax.cond(index <= 0, first, lambda: _among(index - 1, others))
+
+
+def _select(inputs, **_):
+    which, *cases = inputs
+    if len(cases) == 2 and _is_flag(cases[0]) and which.dtype == jnp.bool_:
+        return [(~which & cases[0]) | (which & cases[1])]
+    return [jax.lax.select_n(which, *cases)]
+
+
+def _convert(inputs, *, new_dtype, weak_type, **_):
+    (x,) = inputs
+    if _is_flag(x) and new_dtype != jnp.bool_:
+        return [jnp.where(x, 1, 0).astype(new_dtype)]
+    return [jax.lax.convert_element_type(x, new_dtype)]
+
+
+def _broadcast(inputs, **parameters):
+    x, *sizes = inputs
+    found = jax.lax.broadcast_in_dim_p.bind(_number(x), *sizes, **parameters)
+    return [_like(found, _is_flag(x))]
+
+
+def _expm1(inputs, **_):
+    """eˣ − 1; a series near 0, where the difference would cancel."""
+    (x,) = inputs
+    near = jnp.abs(x) < 0.5
+    y = jnp.where(near, x, 0)
+    series = jnp.ones_like(x)
+    for k in range(11, 1, -1):  # 0.5¹¹/12! is 1e-12
+        series = 1 + y * (1 / k) * series
+    return [jnp.where(near, y * series, jnp.exp(jnp.where(near, 0, x)) - 1)]
+
+
+def _pow(inputs, **_):
+    """x^y for x ≥ 0, which is all that curves need."""
+    x, y = inputs
+    return [jnp.where(x > 0, jnp.exp(y * jnp.log(jnp.where(x > 0, x, 1))), jnp.where(y == 0, 1, 0))]
+
+
+def _reduce_or(inputs, *, axes, **_):
+    (x,) = inputs
+    return [jnp.max(_number(x), axis=axes) > 0]
+
+
+def _reduce_and(inputs, *, axes, **_):
+    (x,) = inputs
+    return [jnp.min(_number(x), axis=axes) > 0]
+
+
+def _is_finite(inputs, **_):
+    (x,) = inputs
+    return [jnp.abs(x) < jnp.inf]
+
+
+def _ignored(inputs, **_) -> list[Array]:
+    return inputs
+
+
+_RULES = {
+    "while": _while,
+    "scan": _scan,
+    "cond": _cond,
+    "select_n": _select,
+    "convert_element_type": _convert,
+    "broadcast_in_dim": _broadcast,
+    "expm1": _expm1,
+    "pow": _pow,
+    "reduce_or": _reduce_or,
+    "reduce_and": _reduce_and,
+    "is_finite": _is_finite,
+    "stop_gradient": _ignored,
+    "optimization_barrier": _ignored,
+}
