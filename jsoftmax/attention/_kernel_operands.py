@@ -39,6 +39,22 @@ def pulled(
     )
 
 
+def tiles_in_sight(given: Given, rule: Rule) -> Array:
+    """Which tiles the kernels of a TPU form: (heads × blocks of queries, tiles of keys)."""
+    spec, arrays = _operands(given, rule, "tpu", True, ())
+    blocks, tiles = (
+        n // size
+        for n, size in ((arrays.q.shape[1], spec.block_q), (arrays.k.shape[1], spec.block_k))
+    )
+    queries, keys, before, after = jnp.moveaxis(arrays.lengths.reshape(-1, 4), 1, 0)[..., None, None]
+    start = spec.block_q * jnp.arange(blocks)[:, None]
+    first = spec.block_k * jnp.arange(tiles)
+    end = jnp.minimum(start + spec.block_q, queries)
+    sight = (first < jnp.minimum(keys, end + after)) & (first + spec.block_k > start - before)
+    sight = sight & (end > start)
+    return jnp.repeat(sight, spec.heads // spec.entries, axis=0).reshape(-1, tiles)
+
+
 def _by_platform(function, is_interpreted, *arguments):
     """function(platform, interpret, ...) of the platform for which it is compiled.
 
