@@ -29,6 +29,7 @@ from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import solved_logarithms
 from jsoftmax.core._tangents import along_parameters
 from jsoftmax.core.regularizers import SHANNON, Tsallis, of_order
+from jsoftmax.mappings._implementation import by_rows
 from jsoftmax.losses._log_loss import (
     beyond_reach,
     mass_of_the_rest,
@@ -38,6 +39,7 @@ from jsoftmax.losses._log_loss import (
 from jsoftmax.losses._targets import read_targets, read_weights, weighted
 
 
+@by_rows
 def fenchel_young_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -50,6 +52,7 @@ def fenchel_young_loss(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The loss whose prediction is `regularized_argmax`: zero exactly when p = y, gradient p − y.
 
@@ -78,6 +81,7 @@ def fenchel_young_loss(
             classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for a kernel; None takes "xla".
 
     Returns:
         One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of
@@ -108,6 +112,7 @@ def fenchel_young_loss(
     )  # fmt: skip
 
 
+@by_rows
 def entmax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -120,6 +125,7 @@ def entmax_loss(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The loss of `entmax`: `fenchel_young_loss`, at α = 1.5 unless told otherwise.
 
@@ -137,6 +143,7 @@ def entmax_loss(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for a kernel; None takes "xla".
 
     Returns:
         One loss a row, in float32 at least.
@@ -159,6 +166,7 @@ def entmax_loss(
     )  # fmt: skip
 
 
+@by_rows
 def sparsemax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -170,6 +178,7 @@ def sparsemax_loss(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The loss of `sparsemax`: `fenchel_young_loss` at α = 2, a smooth multi-class hinge.
 
@@ -184,6 +193,7 @@ def sparsemax_loss(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for a kernel; None takes "xla".
 
     Returns:
         One loss a row, in float32 at least.

@@ -1,0 +1,62 @@
+"""How many rows a block has, and how long its pieces are, for each kind of chip."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jsoftmax.kernels.rows._tile import Tile
+
+LANES = 128
+_SHORT = 4096  # classes up to which rows lie on the lanes of a TPU
+_VECTORS = 16  # registers of a piece
+_VMEM = 96 * 2**20  # bytes of a TPU's vector memory that blocks may fill
+_REGISTERS = 4096  # numbers of a row that a block of a GPU's threads keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A tile, and what it takes of the chip."""
+
+    tile: Tile
+    width: int  # of blocks: whole pieces
+    vmem: int = 0
+    warps: int = 4
+
+
+def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
+    """Blocks in vector memory, of long arrays with entries of these sizes.
+
+    Short rows are turned so that they lie on the lanes, where one register holds a number of each
+    of 128 rows. A row of thousands takes registers enough by itself.
+
+    Raises:
+        NotImplementedError: for rows too long for the chip.
+    """
+    if classes <= _SHORT and rows >= LANES:
+        width = _rounded(classes, LANES)
+        piece = next(p for p in (128, 64) if width % p == 0)
+        tile = Tile(LANES, classes, min(piece, width), on_lanes=True)
+        vmem = LANES * width * sum(2 * n + 4 for n in sizes)
+    else:
+        height = min(rows, 32 // min([*sizes, 4]))
+        piece = min(_rounded(classes, LANES), _VECTORS * 1024 // max(height, 8))
+        width = _rounded(classes, piece)
+        tile = Tile(height, classes, piece)
+        vmem = max(height, 8) * width * sum(2 * n for n in sizes)
+    if vmem > _VMEM:
+        raise NotImplementedError(
+            f"jsoftmax.kernels: rows of {classes:,} classes do not fit the memory of a chip; "
+            'leave `implementation` at "xla".'
+        )
+    return Plan(tile, width, vmem=vmem + 16 * 2**20)
+
+
+def gpu_plan(rows: int, classes: int) -> Plan:
+    """A row for each block of threads: in registers, or again and again from the caches."""
+    piece = min(1 << max(classes - 1, 15).bit_length(), _REGISTERS)
+    warps = min(max(piece // 256, 1), 16)
+    return Plan(Tile(1, classes, piece), _rounded(classes, piece), warps=warps)
+
+
+def _rounded(n: int, unit: int) -> int:
+    return -(-n // unit) * unit

@@ -1,0 +1,113 @@
+"""Row functions by kernels, with their derivatives: the first in kernels too, others plain."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jsoftmax.kernels._linear_operator import LinearOperator
+from jsoftmax.kernels.rows._call import RowCall, on_chip
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def by_rows(call: RowCall, *arrays: Array) -> list[Array]:
+    """The results of a row function. Under `vmap` there are more rows."""
+    return _merged(call, arrays)
+
+
+@partial(by_rows.defjvp, symbolic_zeros=True)
+def _by_rows_jvp(call, arrays, tangents):
+    results = by_rows(call, *arrays)
+    moving = tuple(
+        i for i, d in enumerate(tangents)
+        if not isinstance(d, SymbolicZero) and jnp.issubdtype(arrays[i].dtype, jnp.floating)
+    )  # fmt: skip
+    if not moving:
+        return results, [jnp.zeros_like(x) for x in results]
+    # An array that all rows share moves in each row by itself; what is summed then is plain.
+    rows = max(x.shape[0] for x in arrays)
+
+    def own(i, x):
+        return jnp.broadcast_to(x, (rows, x.shape[1])) if i in moving else x
+
+    residuals = [own(i, x) for i, x in enumerate(arrays)]
+    x = [own(i, tangents[i]) for i in moving]
+    change = _Change(call, moving)
+    operator = LinearOperator(change.forward, change.transposed, change.reference)
+    return results, operator(residuals, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """The derivative of a row function in some of its arguments, both ways."""
+
+    call: RowCall
+    moving: tuple[int, ...]
+
+    def forward(self, residuals: list[Array], x: list[Array]) -> list[Array]:
+        """The tangents of the results, of those of the moving arguments."""
+        longs = (*self.call.longs, *(self.call.longs[i] for i in self.moving))
+        call = dataclasses.replace(self.call, function=self._pushed, longs=longs)
+        return _merged(call, [*residuals, *x])
+
+    def transposed(self, residuals: list[Array], cotangents: list[Array]) -> list[Array]:
+        """The cotangents of the moving arguments."""
+        longs = (*self.call.longs, *(long for long, _ in self.call.results))
+        results = tuple((self.call.longs[i], residuals[i].dtype) for i in self.moving)
+        call = RowCall(self._pulled, self.call.classes, longs, results)
+        return _merged(call, [*residuals, *cotangents])
+
+    def reference(self, residuals: list[Array], x: list[Array]) -> list[Array]:
+        """`forward`, in plain jnp."""
+        found = self._pushed(*residuals, *x, None)
+        dtypes = (dtype for _, dtype in self.call.results)
+        return [d.astype(dtype) for d, dtype in zip(found, dtypes, strict=True)]
+
+    def _pushed(self, *arrays: Any):
+        *arrays, mask = arrays
+        count = len(self.call.longs)
+        primals = tuple(arrays[i] for i in self.moving)
+        return jax.jvp(partial(self._at, arrays[:count], mask), primals, tuple(arrays[count:]))[1]
+
+    def _pulled(self, *arrays: Any):
+        *arrays, mask = arrays
+        count = len(self.call.longs)
+        primals = tuple(arrays[i] for i in self.moving)
+        _, pull = jax.vjp(partial(self._at, arrays[:count], mask), *primals)
+        return pull(tuple(arrays[count:]))
+
+    def _at(self, arrays, mask, *moved):
+        arrays = list(arrays)
+        for i, x in zip(self.moving, moved, strict=True):
+            arrays[i] = x
+        return self.call.function(*arrays, mask)
+
+
+def _merged(call: RowCall, arrays: Any) -> list[Array]:
+    """`on_chip`, where `vmap` adds rows."""
+
+    @jax.custom_batching.custom_vmap
+    def run(*arrays):
+        return on_chip(call, *arrays)
+
+    @run.def_vmap
+    def _(size, mapped, *arrays):
+        rows = max(x.shape[-2] for x in arrays)
+
+        def merged(x, is_mapped, long):
+            if not is_mapped and long and x.shape[0] == 1:
+                return x
+            x = x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
+            return jnp.broadcast_to(x, (size, rows, x.shape[-1])).reshape(size * rows, -1)
+
+        arrays = map(merged, arrays, mapped, call.longs)
+        found = _merged(call, list(arrays))
+        return [x.reshape(size, rows, -1) for x in found], [True] * len(found)
+
+    return run(*arrays)
