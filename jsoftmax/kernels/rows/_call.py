@@ -13,11 +13,16 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 from jsoftmax.kernels.rows._graph import traced
 from jsoftmax.kernels.rows._pieces import Rows
 from jsoftmax.kernels.rows._plan import Plan, gpu_plan, tpu_plan
 from jsoftmax.kernels.rows._tile import is_long
+
+
+_SUBLANES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +55,48 @@ class _Operand:
 
 def on_chip(call: RowCall, *arrays: Array) -> list[Array]:
     """The results of a row function, by a kernel for the platform that is lowered for."""
-    return jax.lax.platform_dependent(
-        *arrays,
-        tpu=partial(tpu_kernel, call),
-        cuda=partial(gpu_kernel, call),
-        default=partial(tpu_kernel, call, interpret=True),
-    )
+    return _rows.bind(*arrays, call=call)
+
+
+_rows = Primitive("jsoftmax_rows")
+_rows.multiple_results = True
+
+
+@_rows.def_abstract_eval
+def _shapes(*arrays, call):
+    shapes = call.shapes(max(x.shape[0] for x in arrays))
+    return [jax.core.ShapedArray(x.shape, x.dtype) for x in shapes]
+
+
+@_rows.def_impl
+def _computed(*arrays, call):
+    return jax.jit(partial(_rows.bind, call=call))(*arrays)
+
+
+def _batched(arrays, axes, *, call):
+    """`vmap` adds rows."""
+    size = next(x.shape[a] for x, a in zip(arrays, axes, strict=True) if a is not None)
+    rows = max(x.shape[0 if a is None else a == 0] for x, a in zip(arrays, axes, strict=True))
+
+    def merged(x, axis, long):
+        if axis is None and long and x.shape[0] == 1:
+            return x
+        x = jnp.expand_dims(x, 0) if axis is None else jnp.moveaxis(x, axis, 0)
+        return jnp.broadcast_to(x, (size, rows, x.shape[-1])).reshape(size * rows, -1)
+
+    found = _rows.bind(*map(merged, arrays, axes, call.longs), call=call)
+    return [x.reshape(size, rows, -1) for x in found], [0] * len(found)
+
+
+batching.primitive_batchers[_rows] = _batched
+
+
+def _register(function: Callable, platform: str | None = None, **options: Any) -> None:
+    def lowered(*arrays, call):
+        return function(call, *arrays, **options)
+
+    rule = mlir.lower_fun(lowered, multiple_results=True)
+    mlir.register_lowering(_rows, rule, platform=platform)
 
 
 def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[Array]:
@@ -72,11 +113,12 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
         if long:
             return pl.BlockSpec((height, width), lambda i: (i if height > 1 or n == 1 else 0, 0))
         if turned:
-            return pl.BlockSpec((1, height), lambda i: (0, i))
+            return pl.BlockSpec((_SUBLANES, height), lambda i: (0, i))
         return pl.BlockSpec((height, 1), lambda i: (i, 0))
 
     def lying(x, long):
-        return x.reshape(1, -1) if turned and not long else x
+        # A number is the same on all sublanes, since Mosaic does not spread one.
+        return jnp.broadcast_to(x.reshape(1, -1), (_SUBLANES, n)) if turned and not long else x
 
     def body(*refs):
         spare = list(refs[len(pairs) :])
@@ -130,7 +172,10 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
             dimension_semantics=("parallel",), vmem_limit_bytes=plan.vmem
         ),
     )(*(lying(_packed(x), long) for x, long in zip(arrays, call.longs, strict=True)))
-    return [x.reshape(y.shape) for x, y in zip(found, results, strict=True)]
+    return [
+        x[:1].reshape(y.shape) if turned and not long else x
+        for x, y, (long, _) in zip(found, results, call.results, strict=True)
+    ]
 
 
 def gpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[Array]:
@@ -265,3 +310,8 @@ def _computing(x, dtype):
 def _packed(x):
     """Flags as bytes, which kernels read."""
     return x.astype(jnp.int8) if x.dtype == jnp.bool_ else x
+
+
+_register(tpu_kernel, interpret=True)
+_register(tpu_kernel, "tpu")
+_register(gpu_kernel, "cuda")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ def traced(function: Callable, shapes: Sequence[Any]) -> tuple[Graph, Any]:
     return graph_of(jaxpr), jax.tree.structure(shape)
 
 
+@functools.lru_cache(maxsize=256)
 def graph_of(jaxpr: Any) -> Graph:
     """The graph of a closed jaxpr."""
     builder = _Builder()
@@ -112,9 +114,22 @@ def _constant(x: Any) -> Any:
 
 def _key(equation, inputs):
     """Equal for steps that give the same."""
-    parameters = str(sorted((k, str(v)) for k, v in equation.params.items()))
+    parameters = tuple((k, _text(v)) for k, v in sorted(equation.params.items()))
     places = tuple(id(x) if isinstance(x, Node) else (str(x.dtype), x.tobytes()) for x in inputs)
     return equation.primitive.name, parameters, places
+
+
+def _text(x):
+    if isinstance(x, int | str | type(None)):
+        return x
+    if hasattr(x, "jaxpr"):
+        return _program_text(x)
+    return tuple(map(_text, x)) if isinstance(x, tuple) else str(x)
+
+
+@functools.lru_cache(maxsize=64)
+def _program_text(program):
+    return str(program)
 
 
 def _needed(steps, results):

@@ -18,7 +18,7 @@ from jsoftmax.kernels.rows._call import RowCall, on_chip
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def by_rows(call: RowCall, *arrays: Array) -> list[Array]:
     """The results of a row function. Under `vmap` there are more rows."""
-    return _merged(call, arrays)
+    return on_chip(call, *arrays)
 
 
 @partial(by_rows.defjvp, symbolic_zeros=True)
@@ -54,14 +54,14 @@ class _Change:
         """The tangents of the results, of those of the moving arguments."""
         longs = (*self.call.longs, *(self.call.longs[i] for i in self.moving))
         call = dataclasses.replace(self.call, function=self._pushed, longs=longs)
-        return _merged(call, [*residuals, *x])
+        return on_chip(call, *residuals, *x)
 
     def transposed(self, residuals: list[Array], cotangents: list[Array]) -> list[Array]:
         """The cotangents of the moving arguments."""
         longs = (*self.call.longs, *(long for long, _ in self.call.results))
         results = tuple((self.call.longs[i], residuals[i].dtype) for i in self.moving)
         call = RowCall(self._pulled, self.call.classes, longs, results)
-        return _merged(call, [*residuals, *cotangents])
+        return on_chip(call, *residuals, *cotangents)
 
     def reference(self, residuals: list[Array], x: list[Array]) -> list[Array]:
         """`forward`, in plain jnp."""
@@ -87,27 +87,3 @@ class _Change:
         for i, x in zip(self.moving, moved, strict=True):
             arrays[i] = x
         return self.call.function(*arrays, mask)
-
-
-def _merged(call: RowCall, arrays: Any) -> list[Array]:
-    """`on_chip`, where `vmap` adds rows."""
-
-    @jax.custom_batching.custom_vmap
-    def run(*arrays):
-        return on_chip(call, *arrays)
-
-    @run.def_vmap
-    def _(size, mapped, *arrays):
-        rows = max(x.shape[-2] for x in arrays)
-
-        def merged(x, is_mapped, long):
-            if not is_mapped and long and x.shape[0] == 1:
-                return x
-            x = x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
-            return jnp.broadcast_to(x, (size, rows, x.shape[-1])).reshape(size * rows, -1)
-
-        arrays = map(merged, arrays, mapped, call.longs)
-        found = _merged(call, list(arrays))
-        return [x.reshape(size, rows, -1) for x in found], [True] * len(found)
-
-    return run(*arrays)
