@@ -18,7 +18,7 @@ from jax.interpreters import batching, mlir
 
 from jsoftmax.kernels.rows._graph import traced
 from jsoftmax.kernels.rows._pieces import Rows
-from jsoftmax.kernels.rows._plan import Plan, gpu_plan, tpu_plan
+from jsoftmax.kernels.rows._plan import LANES, Plan, gpu_plan, tpu_plan
 from jsoftmax.kernels.rows._tile import is_long
 
 
@@ -114,11 +114,15 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
             return pl.BlockSpec((height, width), lambda i: (i if height > 1 or n == 1 else 0, 0))
         if turned:
             return pl.BlockSpec((_SUBLANES, height), lambda i: (0, i))
-        return pl.BlockSpec((height, 1), lambda i: (i, 0))
+        return pl.BlockSpec((height, LANES), lambda i: (i, 0))
 
     def lying(x, long):
-        # A number is the same on all sublanes, since Mosaic does not spread one.
-        return jnp.broadcast_to(x.reshape(1, -1), (_SUBLANES, n)) if turned and not long else x
+        # A number is there for every sublane, or lane, since Mosaic does not spread one.
+        if long:
+            return x
+        return jnp.broadcast_to(x.reshape(1, n), (_SUBLANES, n)) if turned else (
+            jnp.broadcast_to(x, (n, LANES))
+        )  # fmt: skip
 
     def body(*refs):
         spare = list(refs[len(pairs) :])
@@ -173,7 +177,7 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
         ),
     )(*(lying(_packed(x), long) for x, long in zip(arrays, call.longs, strict=True)))
     return [
-        x[:1].reshape(y.shape) if turned and not long else x
+        x if long else x[:1].reshape(y.shape) if turned else x[:, :1]
         for x, y, (long, _) in zip(found, results, call.results, strict=True)
     ]
 
