@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jsoftmax.core import _checks as checks
@@ -17,6 +18,7 @@ from jsoftmax.kernels.rows._call import RowCall
 from jsoftmax.kernels.rows._rows import by_rows
 
 _NATIVE = (jnp.float32, jnp.bfloat16)
+_FLOAT = np.dtype(np.float32)
 _NUMBERS = ("alpha", "temperature", "z_loss", "label_smoothing")  # of rows
 
 
@@ -30,11 +32,12 @@ def by_kernel(function: Callable, name: str, arguments: dict[str, Any]) -> Array
     given = {n: x for n, x in arguments.items() if x is not None}
     logits = checks.as_array(name, "logits", given.pop("logits"))
     axis = _taken(name, logits, arguments)
+    keeps_axis = given.pop("keepdims", False)
     given.pop("axis", None)
     if logits.size == 0:
         return function(**arguments)
     rows = _Rows(name, logits, axis, given)
-    is_long = outline.shape == logits.shape
+    is_long = outline.ndim == logits.ndim and not keeps_axis
     dtype = outline.dtype if outline.dtype in _NATIVE else jnp.float32
 
     def block(*arrays):
@@ -134,7 +137,7 @@ class _Rows:
         classes = ClassAxis((self.axis - self.logits.ndim,))
         x = checks.as_array(self.function, name, x)
         return self._flat(
-            checks.per_row(self.function, name, x, self.logits, classes, jnp.float32)
+            checks.per_row(self.function, name, x, self.logits, classes, _FLOAT)
         )
 
     def _flat(self, x):

@@ -175,7 +175,7 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",), vmem_limit_bytes=plan.vmem
         ),
-    )(*(lying(_packed(x), long) for x, long in zip(arrays, call.longs, strict=True)))
+    )(*(lying(_packed(x, long), long) for x, long in zip(arrays, call.longs, strict=True)))
     return [
         x if long else x[:1].reshape(y.shape) if turned else x[:, :1]
         for x, y, (long, _) in zip(found, results, call.results, strict=True)
@@ -230,7 +230,7 @@ def gpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
         out_specs=specs[len(arrays) :],
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=plan.warps),
-    )(*map(_packed, arrays))
+    )(*map(_packed, arrays, call.longs))
     return list(found)
 
 
@@ -311,9 +311,9 @@ def _computing(x, dtype):
     return x.astype(_computing_dtype(dtype))
 
 
-def _packed(x):
-    """Flags as bytes, which kernels read."""
-    return x.astype(jnp.int8) if x.dtype == jnp.bool_ else x
+def _packed(x, is_long):
+    """Flags as integers, which kernels read; many of them as bytes."""
+    return x.astype(jnp.int8 if is_long else jnp.int32) if x.dtype == jnp.bool_ else x
 
 
 _register(tpu_kernel, interpret=True)
