@@ -16,6 +16,7 @@ from jax.experimental.pallas import triton
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
+from jsoftmax.kernels._plain import as_flag, as_number
 from jsoftmax.kernels.rows._graph import traced
 from jsoftmax.kernels.rows._pieces import Rows
 from jsoftmax.kernels.rows._plan import LANES, Plan, gpu_plan, tpu_plan
@@ -154,7 +155,15 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
             x = ref[...]
             return jnp.max(x, axis=tile.axis, keepdims=True)
 
-        _evaluate(call, plan, ins, outs, load, store, number, n)
+        def room(nodes, then):
+            return pl.run_scoped(lambda *refs: then(*_kept(nodes, refs, index)), *map(space, nodes))
+
+        def space(x):
+            sizes = tile.shape(x.aval)
+            dtype = jnp.float32 if x.aval.dtype == jnp.bool_ else x.aval.dtype
+            return pltpu.VMEM((width, sizes[1]) if turned else (sizes[0], width), dtype)
+
+        _evaluate(call, plan, ins, outs, load, store, number, room)
         for x in outs:
             if id(x.ref) in lies:
                 x.ref[...] = lies[id(x.ref)][...].T.astype(x.ref.dtype)
@@ -219,7 +228,14 @@ def gpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
         def store(ref, i, x):
             triton.store(place(ref, i), x.astype(ref.dtype), mask=inside(i))
 
-        _evaluate(call, plan, ins, outs, load, store, lambda ref: ref[...], n)
+        def room(nodes, then):
+            found: dict[int, Any] = {}
+            return then(
+                lambda x: lambda i, known: found[id(x)], lambda x, i, v: found.update({id(x): v})
+            )
+
+        one = room if tile.pieces == 1 else None
+        _evaluate(call, plan, ins, outs, load, store, lambda ref: ref[...], one)
 
     specs = [spec(x, long) for x, long in zip([*arrays, *results], longs, strict=True)]
     found = pl.pallas_call(
@@ -241,7 +257,21 @@ def _operands(call, arrays, refs):
     return every[: len(arrays)], every[len(arrays) :]
 
 
-def _evaluate(call, plan: Plan, ins, outs, load, store, number, n) -> None:
+def _kept(nodes, refs, index):
+    """How long arrays are read from references, and written there."""
+    places = {id(x): ref for x, ref in zip(nodes, refs, strict=True)}
+
+    def load(x):
+        flag = x.aval.dtype == jnp.bool_
+        return lambda i, known: as_flag(places[id(x)][index(i)], flag)
+
+    def store(x, i, value):
+        places[id(x)][index(i)] = as_number(value)
+
+    return load, store
+
+
+def _evaluate(call, plan: Plan, ins, outs, load, store, number, room) -> None:
     """Evaluate the function on a block, and store what it gives."""
     tile, padded = plan.tile, plan.width != call.classes
     r, k = jax.export.symbolic_shape("r, k")
@@ -297,7 +327,7 @@ def _evaluate(call, plan: Plan, ins, outs, load, store, number, n) -> None:
                 out.ref[...] = value.astype(out.ref.dtype)
         return []
 
-    Rows(graph, tile, values).run(finish)
+    Rows(graph, tile, values, room).run(finish)
 
 
 def _computing_dtype(dtype):

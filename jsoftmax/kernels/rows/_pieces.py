@@ -21,6 +21,10 @@ from jsoftmax.kernels.rows._graph import Graph, Node, Step, graph_of, has_progra
 from jsoftmax.kernels.rows._tile import REDUCTIONS, Tile, is_long, spread
 
 Piece = Callable[[Any, dict], Array]  # of the number of a piece, and what is known in this turn
+Room = Callable[[list[Any], Callable[..., Any]], Any]  # for long arrays, while a function runs
+
+_DEAR = 4  # steps of forming a long array from which it is kept over a loop
+_FREE = ("broadcast_in_dim", "convert_element_type")
 
 _NEUTRAL = {"reduce_sum": 0, "reduce_max": -np.inf, "reduce_min": np.inf, "reduce_or": 0, "reduce_and": 1}
 _JOINED = {
@@ -35,8 +39,10 @@ _JOINED = {
 class Rows:
     """A graph with values: arrays for numbers of rows, functions of pieces for long arrays."""
 
-    def __init__(self, graph: Graph, tile: Tile, arguments: Sequence[Any]):
-        self.graph, self.tile = graph, tile
+    def __init__(
+        self, graph: Graph, tile: Tile, arguments: Sequence[Any], room: Room | None = None
+    ):
+        self.graph, self.tile, self.room = graph, tile, room
         self.values: dict[int, Any] = {
             id(x): v for x, v in zip(graph.arguments, arguments, strict=True)
         }
@@ -46,6 +52,9 @@ class Rows:
         """Compute all numbers of rows from a step on, then what `then` gives."""
         for place, step in enumerate(self.graph.steps[position:], position):
             if has_programs(step):
+                self.settle_for([x for x in step.inputs if self._is_formed(x)])
+                if dear := [x for x in step.inputs if self._is_dear(x)]:
+                    return self._keep_pieces_then(dear, then, place)
                 if step.name == "cond" and any(is_long(x.aval) for x in step.outputs):
                     return self._choose_then(step, then, place + 1)
                 if not any(is_long(x.aval) for x in step.outputs):
@@ -170,8 +179,29 @@ class Rows:
             for y in node.step.inputs
         )
 
+    def _is_formed(self, x):
+        return isinstance(x, Node) and is_long(x.aval) and id(x) not in self.values
+
+    def _is_dear(self, x):
+        if self.room is None or not self._is_formed(x):
+            return False
+        formed = [node for node in self._formed(x) if id(node) not in self.values]
+        return sum(node.step.name not in _FREE for node in formed) >= _DEAR
+
+    def _keep_pieces_then(self, nodes, then, position):
+        """Form long arrays once, before the loop that reads them again and again."""
+        nodes = list({id(x): x for x in nodes}.values())
+
+        def kept(load, store):
+            after = self._copied()
+            after.sweep(lambda i, known: [store(x, i, after.piece(x, i, known)) for x in nodes])
+            after.values |= {id(x): load(x) for x in nodes}
+            return after.run(then, position)
+
+        return self.room(nodes, kept)
+
     def _inner(self, program, inputs):
-        return Rows(graph_of(program), self.tile, inputs)
+        return Rows(graph_of(program), self.tile, inputs, self.room)
 
     def _program(self, step):
         parameters = step.equation.params
@@ -240,8 +270,8 @@ class Rows:
 
     def _copied(self):
         copied = object.__new__(Rows)
-        copied.graph, copied.tile = self.graph, self.tile
-        copied.values, copied.waiting = dict(self.values), []
+        copied.graph, copied.tile, copied.room = self.graph, self.tile, self.room
+        copied.values, copied.waiting = dict(self.values), list(self.waiting)
         return copied
 
 

@@ -8,7 +8,7 @@ from jsoftmax.kernels.rows._tile import Tile
 
 LANES = 128
 _SHORT = 4096  # classes up to which rows lie on the lanes of a TPU
-_VECTORS = 16  # registers of a piece
+_VECTORS = 8  # registers of a piece
 _VMEM = 96 * 2**20  # bytes of a TPU's vector memory that blocks may fill
 _REGISTERS = 4096  # numbers of a row that a block of a GPU's threads keeps
 
@@ -34,12 +34,14 @@ def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
     """
     if classes <= _SHORT and rows >= LANES:
         width = _rounded(classes, LANES)
-        piece = next(p for p in (128, 64) if width % p == 0)
-        tile = Tile(LANES, classes, min(piece, width), on_lanes=True)
+        tile = Tile(LANES, classes, 64, on_lanes=True)
         vmem = LANES * width * sum(2 * n + 4 for n in sizes)
     else:
         height = min(rows, 32 // min([*sizes, 4]))
-        piece = min(_rounded(classes, LANES), _VECTORS * 1024 // max(height, 8))
+        groups = max(_VECTORS * 8 // max(height, 8), 1)
+        width = _rounded(classes, LANES)
+        whole = [n for n in range(groups // 2, groups + groups // 2) if width % (n * LANES) == 0]
+        piece = max(whole, default=groups) * LANES
         width = _rounded(classes, piece)
         tile = Tile(height, classes, piece)
         vmem = max(height, 8) * width * sum(2 * n for n in sizes)
@@ -48,7 +50,7 @@ def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
             f"jsoftmax.kernels: rows of {classes:,} classes do not fit the memory of a chip; "
             'leave `implementation` at "xla".'
         )
-    return Plan(tile, width, vmem=vmem + 16 * 2**20)
+    return Plan(tile, width, vmem=vmem + 24 * 2**20)
 
 
 def gpu_plan(rows: int, classes: int) -> Plan:
