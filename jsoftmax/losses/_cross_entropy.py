@@ -12,9 +12,9 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._cooled import cooled, quotient
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._relative_mass import with_log_prior
-from jsoftmax.mappings._implementation import by_rows
 from jsoftmax.losses._log_loss import expected_log_loss, label_log_loss
 from jsoftmax.losses._targets import read_targets, read_weights, weighted
+from jsoftmax.mappings._implementation import by_rows
 
 
 @by_rows

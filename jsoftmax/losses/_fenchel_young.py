@@ -29,7 +29,6 @@ from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import solved_logarithms
 from jsoftmax.core._tangents import along_parameters
 from jsoftmax.core.regularizers import SHANNON, Tsallis, of_order
-from jsoftmax.mappings._implementation import by_rows
 from jsoftmax.losses._log_loss import (
     beyond_reach,
     mass_of_the_rest,
@@ -37,6 +36,7 @@ from jsoftmax.losses._log_loss import (
     surplus,
 )
 from jsoftmax.losses._targets import read_targets, read_weights, weighted
+from jsoftmax.mappings._implementation import by_rows
 
 
 @by_rows
@@ -225,7 +225,8 @@ def _loss(
     )
     read = read_targets(function, targets, ask, ignore_index, label_smoothing)
     weights = read_weights(function, class_weights, ask)
-    ask, y, classes = read.counted_rows(ask), read.y, ask.classes
+    ask, classes = read.counted_rows(ask), ask.classes
+    y = jnp.broadcast_to(read.y, ask.z.shape)
     if ask.is_hard:
         loss = perceptron(ask.z, y, ask.hard(), classes.max(ask.z), classes)
     else:

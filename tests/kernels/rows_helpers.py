@@ -10,7 +10,8 @@ import numpy as np
 
 import jsoftmax as js
 from jsoftmax.kernels.rows import _rows
-from jsoftmax.kernels.rows._call import gpu_kernel, tpu_kernel
+from jsoftmax.kernels.rows._gpu_kernel import gpu_kernel
+from jsoftmax.kernels.rows._tpu_kernel import tpu_kernel
 
 KERNELS = {"tpu": tpu_kernel, "gpu": gpu_kernel}
 

@@ -24,7 +24,10 @@ def test_an_unknown_name_is_an_error(function):
     ("message", "call"),
     [
         ("`logits` of dtype float64", lambda: js.softmax(Z.astype(float), implementation="pallas")),
-        ("`logits` of dtype int32", lambda: js.softmax(Z.astype(np.int32), implementation="pallas")),
+        (
+            "`logits` of dtype int32",
+            lambda: js.softmax(Z.astype(np.int32), implementation="pallas"),
+        ),
         ("`axis` of 2 axes", lambda: js.softmax(Z, axis=(0, 1), implementation="pallas")),
         ("`axis` of 2 axes", lambda: js.entmax(Z, axis=None, implementation="pallas")),
         (

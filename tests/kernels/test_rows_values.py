@@ -27,7 +27,9 @@ def test_ten_thousand_rows_are_right(alpha):
         p = by_kernel(functools.partial(js.entmax, alpha=alpha))(z)
     expected = oracles.entmax(z, np.asarray(order, np.float64))
     # A score is rounded to an eps of itself, and p moves by its slope times that.
-    slope = np.where(expected > 0, np.where(expected > 0, expected, 1) ** (2 - np.asarray(order)), 0)
+    slope = np.where(
+        expected > 0, np.where(expected > 0, expected, 1) ** (2 - np.asarray(order)), 0
+    )
     eps = float(np.finfo(np.float32).eps)
     allowed = 8 * eps * (expected + np.minimum(slope, 1) * (1 + np.abs(z).max(-1, keepdims=True)))
     assert (np.abs(p - expected) <= np.maximum(allowed, 1e-6)).all()
@@ -81,17 +83,10 @@ def pairs():
     }
     rng = np.random.default_rng(0)
     while wanted:
-        tries = [
-            {n: xs[rng.integers(len(xs))] for n, xs in options.items()} for _ in range(200)
-        ]
+        tries = [{n: xs[rng.integers(len(xs))] for n, xs in options.items()} for _ in range(200)]
 
-        def met(x):
-            return {
-                w for w in wanted if x[w[0]] is w[1] and x[w[2]] is w[3]
-            }
-
-        best = max(tries, key=lambda x: len(met(x)))
-        gained = met(best)
+        gains = [{w for w in wanted if x[w[0]] is w[1] and x[w[2]] is w[3]} for x in tries]
+        best, gained = max(zip(tries, gains, strict=True), key=lambda pair: len(pair[1]))
         if not gained:
             continue
         wanted -= gained

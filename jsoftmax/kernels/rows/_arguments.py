@@ -14,7 +14,7 @@ from jax import Array
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.kernels.rows._call import RowCall
+from jsoftmax.kernels.rows._row_call import RowCall
 from jsoftmax.kernels.rows._rows import by_rows
 
 _NATIVE = (jnp.float32, jnp.bfloat16)
@@ -58,8 +58,8 @@ def _taken(name: str, logits: Array, arguments: dict[str, Any]) -> int:
 
     def refuse(argument, what, remedy):
         raise NotImplementedError(
-            f"jsoftmax.{name}: implementation=\"pallas\" does not take `{argument}` {what}; "
-            f"{remedy}, or leave `implementation` at \"xla\"."
+            f'jsoftmax.{name}: implementation="pallas" does not take `{argument}` {what}; '
+            f'{remedy}, or leave `implementation` at "xla".'
         )
 
     axis = arguments.get("axis", -1)
@@ -136,9 +136,7 @@ class _Rows:
     def _number(self, name, x):
         classes = ClassAxis((self.axis - self.logits.ndim,))
         x = checks.as_array(self.function, name, x)
-        return self._flat(
-            checks.per_row(self.function, name, x, self.logits, classes, _FLOAT)
-        )
+        return self._flat(checks.per_row(self.function, name, x, self.logits, classes, _FLOAT))
 
     def _flat(self, x):
         """Rows first, then classes; an array that all rows share has one row."""

@@ -13,7 +13,14 @@ from jax.extend import core as jex
 
 from jsoftmax.kernels._plain import INLINED
 
-_IDENTITIES = ("stop_gradient", "optimization_barrier", "copy", "copy_p", "pvary", "reduce_precision")
+_IDENTITIES = (
+    "stop_gradient",
+    "optimization_barrier",
+    "copy",
+    "copy_p",
+    "pvary",
+    "reduce_precision",
+)
 _WITH_PROGRAMS = ("while", "cond", "scan")
 
 
@@ -47,11 +54,10 @@ class Graph:
     results: list[Any]
 
 
-def traced(function: Callable, shapes: Sequence[Any]) -> tuple[Graph, Any]:
-    """The graph of a function of arrays, and the structure of its result."""
+def traced(function: Callable, shapes: Sequence[Any]) -> Graph:
+    """The graph of a function of arrays."""
     with jax.enable_x64(False):
-        jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*shapes)
-    return graph_of(jaxpr), jax.tree.structure(shape)
+        return graph_of(jax.make_jaxpr(function)(*shapes))
 
 
 @functools.lru_cache(maxsize=256)
@@ -79,7 +85,9 @@ class _Builder:
             inputs, name = tuple(map(read, equation.invars)), equation.primitive.name
             if name in INLINED:
                 inner = equation.params[INLINED[name]]
-                inner, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+                inner, consts = (
+                    (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+                )
                 outputs = self.inlined(inner, consts, inputs)
             elif name in _IDENTITIES:
                 outputs = inputs

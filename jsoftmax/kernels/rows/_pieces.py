@@ -26,7 +26,13 @@ Room = Callable[[list[Any], Callable[..., Any]], Any]  # for long arrays, while 
 _DEAR = 4  # steps of forming a long array from which it is kept over a loop
 _FREE = ("broadcast_in_dim", "convert_element_type")
 
-_NEUTRAL = {"reduce_sum": 0, "reduce_max": -np.inf, "reduce_min": np.inf, "reduce_or": 0, "reduce_and": 1}
+_NEUTRAL = {
+    "reduce_sum": 0,
+    "reduce_max": -np.inf,
+    "reduce_min": np.inf,
+    "reduce_or": 0,
+    "reduce_and": 1,
+}
 _JOINED = {
     "reduce_sum": jnp.add,
     "reduce_max": jnp.maximum,
@@ -217,7 +223,9 @@ class Rows:
     def _while(self, inputs, step, *, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr, **_):
         of_condition, of_body = inputs[:cond_nconsts], inputs[cond_nconsts:]
         of_body, state = of_body[:body_nconsts], of_body[body_nconsts:]
-        state = [spread(x, self.tile.shape(y.aval)) for x, y in zip(state, step.outputs, strict=True)]
+        state = [
+            spread(x, self.tile.shape(y.aval)) for x, y in zip(state, step.outputs, strict=True)
+        ]
         flags = [is_flag(x) for x in state]
 
         def unpacked(state):
@@ -313,7 +321,9 @@ def _among(index, first, others):
     if not others:
         return first()
     away = index if index.dtype == jnp.bool_ else index > 0
-    return jax.lax.cond(away, lambda: _among(index - 1 if len(others) > 1 else index, *_split(others)), first)
+    return jax.lax.cond(
+        away, lambda: _among(index - 1 if len(others) > 1 else index, *_split(others)), first
+    )
 
 
 def _split(branches):
@@ -338,7 +348,9 @@ def _outright(tile: Tile, equation: Any, inputs: list[Any], start: Any) -> list[
     flags = [x.aval.dtype == jnp.bool_ and x.aval.ndim > 0 for x in equation.outvars]
 
     def packed(values):
-        return tuple(jnp.asarray(as_number(spread(x, s))) for x, s in zip(values, shapes, strict=True))
+        return tuple(
+            jnp.asarray(as_number(spread(x, s))) for x, s in zip(values, shapes, strict=True)
+        )
 
     def unpacked(state):
         return [as_flag(x, flag) for x, flag in zip(state, flags, strict=True)]

@@ -10,7 +10,8 @@ LANES = 128
 _SHORT = 4096  # classes up to which rows lie on the lanes of a TPU
 _VECTORS = 8  # registers of a piece
 _VMEM = 96 * 2**20  # bytes of a TPU's vector memory that blocks may fill
-_REGISTERS = 4096  # numbers of a row that a block of a GPU's threads keeps
+_REGISTERS = 4096  # entries of a row that a block of a GPU's threads keeps,
+_FEW_STEPS = 200  # and eight times as many for a function of fewer steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +54,17 @@ def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
     return Plan(tile, width, vmem=vmem + 24 * 2**20)
 
 
-def gpu_plan(rows: int, classes: int) -> Plan:
-    """A row for each block of threads: in registers, or again and again from the caches."""
-    piece = min(1 << max(classes - 1, 15).bit_length(), _REGISTERS)
-    warps = min(max(piece // 256, 1), 16)
+def gpu_plan(classes: int, longs: int, steps: int) -> Plan:
+    """A row for each block of threads: in registers, or read again from the caches.
+
+    A function of many steps, or of several long arrays, leaves fewer registers for a row: counted
+    by ptxas for an H100, where 1024 threads hold 32,768 entries of a row beside 130 steps of
+    entmax at α = 1.5, and spill with the 300 of a loss.
+    """
+    most = _REGISTERS if longs > 2 or steps > _FEW_STEPS else 8 * _REGISTERS
+    whole = 1 << max(classes - 1, 15).bit_length()
+    piece = whole if whole <= most else _REGISTERS
+    warps = min(max(piece // 256, 1), 16 if piece <= _REGISTERS else 32)
     return Plan(Tile(1, classes, piece), _rounded(classes, piece), warps=warps)
 
 

@@ -12,11 +12,12 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.kernels._linear_operator import LinearOperator
-from jsoftmax.kernels.rows._call import RowCall, on_chip
+from jsoftmax.kernels.rows._call import on_chip
+from jsoftmax.kernels.rows._row_call import RowCall
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def by_rows(call: RowCall, *arrays: Array) -> list[Array]:
+def by_rows(call: RowCall, *arrays: Any) -> list[Array]:
     """The results of a row function. Under `vmap` there are more rows."""
     return on_chip(call, *arrays)
 
