@@ -21,7 +21,7 @@ def gpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
     results = call.shapes(n)
     longs = call.all_longs
     block = traced_block(call, arrays, is_masked=k & (k - 1) != 0)
-    plan = gpu_plan(k, sum(longs), len(block.graph.steps))
+    plan = gpu_plan(k, sum(longs), block.graph.size)
     tile = plan.tile
 
     def spec(x, long):

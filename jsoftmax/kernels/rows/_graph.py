@@ -53,6 +53,11 @@ class Graph:
     steps: list[Step]
     results: list[Any]
 
+    @property
+    def size(self) -> int:
+        """The number of steps, those in loops and choices included."""
+        return sum(1 + sum(graph_of(x).size for x in _programs(step)) for step in self.steps)
+
 
 def traced(function: Callable, shapes: Sequence[Any]) -> Graph:
     """The graph of a function of arrays."""
@@ -148,6 +153,11 @@ def _needed(steps, results):
             wanted |= {id(x) for x in step.inputs}
             kept.append(step)
     return kept[::-1]
+
+
+def _programs(step):
+    for x in step.equation.params.values():
+        yield from (y for y in (x if isinstance(x, tuple) else (x,)) if hasattr(y, "jaxpr"))
 
 
 def has_programs(step: Step) -> bool:

@@ -9,7 +9,10 @@ from jsoftmax.kernels.rows._tile import Tile
 LANES = 128
 _SHORT = 4096  # classes up to which rows lie on the lanes of a TPU
 _VECTORS = 8  # registers of a piece
-_VMEM = 96 * 2**20  # bytes of a TPU's vector memory that blocks may fill
+_VMEM = 36 * 2**20  # bytes of a TPU's vector memory that blocks may fill, each of them twice,
+_MOST_VMEM = 96 * 2**20  # and once, where nothing less does: on chips that have 128 MB
+_ROOM = 16 * 2**20  # for what is formed on the way
+_KEPT = 2  # long arrays that are kept over a loop
 _REGISTERS = 4096  # entries of a row that a block of a GPU's threads keeps,
 _FEW_STEPS = 200  # and eight times as many for a function of fewer steps
 
@@ -21,6 +24,8 @@ class Plan:
     tile: Tile
     width: int  # of blocks: whole pieces
     vmem: int = 0
+    buffers: int = 2  # of each block, so that the next is fetched meanwhile
+    keeps: bool = True  # whether there is room for long arrays that a loop reads again
     warps: int = 4
 
 
@@ -36,7 +41,7 @@ def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
     if classes <= _SHORT and rows >= LANES:
         width = _rounded(classes, LANES)
         tile = Tile(LANES, classes, 64, on_lanes=True)
-        vmem = LANES * width * sum(2 * n + 4 for n in sizes)
+        once, more = LANES * width * sum(sizes), LANES * width * 4 * len(sizes)
     else:
         height = min(rows, 32 // min([*sizes, 4]))
         groups = max(_VECTORS * 8 // max(height, 8), 1)
@@ -45,13 +50,16 @@ def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
         piece = max(whole, default=groups) * LANES
         width = _rounded(classes, piece)
         tile = Tile(height, classes, piece)
-        vmem = max(height, 8) * width * sum(2 * n for n in sizes)
-    if vmem > _VMEM:
-        raise NotImplementedError(
-            f"jsoftmax.kernels: rows of {classes:,} classes do not fit the memory of a chip; "
-            'leave `implementation` at "xla".'
-        )
-    return Plan(tile, width, vmem=vmem + 24 * 2**20)
+        once, more = max(height, 8) * width * sum(sizes), 0
+    kept = _KEPT * 4 * max(tile.rows, 8) * width
+    for buffers, keeps, most in ((2, True, _VMEM), (1, True, _MOST_VMEM), (1, False, _MOST_VMEM)):
+        vmem = buffers * once + more + keeps * kept
+        if vmem <= most:
+            return Plan(tile, width, vmem + _ROOM, buffers, keeps)
+    raise NotImplementedError(
+        f"jsoftmax.kernels: rows of {classes:,} classes do not fit the memory of a TPU; "
+        'leave `implementation` at "xla".'
+    )
 
 
 def gpu_plan(classes: int, longs: int, steps: int) -> Plan:

@@ -31,7 +31,9 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
     def spec(x, long):
         height = 1 if x.shape[0] == 1 else tile.rows
         if long:
-            return pl.BlockSpec((height, width), lambda i: (i if height > 1 or n == 1 else 0, 0))
+            place = (lambda i: (i, 0)) if height > 1 or n == 1 else (lambda i: (0, 0))
+            mode = {} if plan.buffers > 1 else {"pipeline_mode": pl.Buffered(1)}
+            return pl.BlockSpec((height, width), place, **mode)
         if turned:
             return pl.BlockSpec((_SUBLANES, height), lambda i: (0, i))
         return pl.BlockSpec((height, LANES), lambda i: (i, 0))
@@ -56,7 +58,7 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
                 lies[id(ref)][...] = whole.T
 
         def place(i):
-            if tile.pieces == 1:
+            if tile.piece == width:
                 return slice(None)
             return pl.ds(pl.multiple_of(i * tile.piece, tile.piece), tile.piece)
 
@@ -83,7 +85,7 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
             dtype = jnp.float32 if x.aval.dtype == jnp.bool_ else x.aval.dtype
             return pltpu.VMEM((width, sizes[1]) if turned else (sizes[0], width), dtype)
 
-        evaluate(block, tile, call, refs, load, store, number, room)
+        evaluate(block, tile, call, refs, load, store, number, room if plan.keeps else None)
         for ref in refs[len(arrays) :]:
             if id(ref) in lies:
                 ref[...] = lies[id(ref)][...].T.astype(ref.dtype)
