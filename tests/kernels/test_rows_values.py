@@ -45,7 +45,9 @@ def test_mappings_are_those_of_xla(name, chip):
 
 
 @pytest.mark.parametrize("chip", KERNELS)
-@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 7), (130, 50), (130, 128), (200, 129), (5, 1000)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (3, 1), (2, 7), (130, 50), (130, 128), (200, 129), (5, 1000)]
+)
 def test_any_number_of_rows_and_classes(shape, chip):
     z = scores(*shape)
     for function in (js.softmax, js.entmax):

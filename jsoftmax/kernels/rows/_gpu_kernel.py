@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from jsoftmax.kernels.rows._block import evaluate, packed, traced_block
-from jsoftmax.kernels.rows._plan import gpu_plan
+from jsoftmax.kernels.rows._plan import LEAST, gpu_plan
 from jsoftmax.kernels.rows._row_call import RowCall
 
 
@@ -20,9 +21,9 @@ def gpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
     n, k = max(x.shape[0] for x in arrays), call.classes
     results = call.shapes(n)
     longs = call.all_longs
-    block = traced_block(call, arrays, is_masked=k & (k - 1) != 0)
+    block = traced_block(call, arrays, is_masked=k < LEAST or k & (k - 1) != 0)
     plan = gpu_plan(k, sum(longs), block.graph.size)
-    tile = plan.tile
+    tile = dataclasses.replace(plan.tile, is_interpreted=interpret)
 
     def spec(x, long):
         place = (lambda i: (0, 0)) if x.shape[0] == 1 else (lambda i: (i, 0))

@@ -13,8 +13,9 @@ _VMEM = 36 * 2**20  # bytes of a TPU's vector memory that blocks may fill, each 
 _MOST_VMEM = 96 * 2**20  # and once, where nothing less does: on chips that have 128 MB
 _ROOM = 16 * 2**20  # for what is formed on the way
 _KEPT = 2  # long arrays that are kept over a loop
+LEAST = 16  # entries of a row on a GPU
 _REGISTERS = 4096  # entries of a row that a block of a GPU's threads keeps,
-_FEW_STEPS = 200  # and eight times as many for a function of fewer steps
+_FEW_STEPS = 200  # and eight times as many for a function of fewer steps, loops included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +41,12 @@ def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
     """
     if classes <= _SHORT and rows >= LANES:
         width = _rounded(classes, LANES)
-        tile = Tile(LANES, classes, 64, on_lanes=True)
+        tile = Tile(LANES, classes, 8 * _VECTORS, on_lanes=True)
         once, more = LANES * width * sum(sizes), LANES * width * 4 * len(sizes)
     else:
         height = min(rows, 32 // min([*sizes, 4]))
-        groups = max(_VECTORS * 8 // max(height, 8), 1)
         width = _rounded(classes, LANES)
+        groups = min(max(_VECTORS * 8 // max(height, 8), 1), width // LANES)
         whole = [n for n in range(groups // 2, groups + groups // 2) if width % (n * LANES) == 0]
         piece = max(whole, default=groups) * LANES
         width = _rounded(classes, piece)
@@ -70,7 +71,7 @@ def gpu_plan(classes: int, longs: int, steps: int) -> Plan:
     entmax at α = 1.5, and spill with the 300 of a loss.
     """
     most = _REGISTERS if longs > 2 or steps > _FEW_STEPS else 8 * _REGISTERS
-    whole = 1 << max(classes - 1, 15).bit_length()
+    whole = max(1 << (classes - 1).bit_length(), LEAST)
     piece = whole if whole <= most else _REGISTERS
     warps = min(max(piece // 256, 1), 16 if piece <= _REGISTERS else 32)
     return Plan(Tile(1, classes, piece), _rounded(classes, piece), warps=warps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -24,8 +25,10 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
     results = call.shapes(n)
     longs = call.all_longs
     pairs = list(zip([*arrays, *results], longs, strict=True))
-    plan = tpu_plan(n, k, [x.dtype.itemsize for x, long in pairs if long])
-    tile, width, turned = plan.tile, plan.width, plan.tile.on_lanes
+    sizes = [x.dtype.itemsize for x, long in pairs if long]
+    plan = tpu_plan(n, k, sizes)
+    tile = dataclasses.replace(plan.tile, is_interpreted=interpret)
+    width, turned = plan.width, tile.on_lanes
     block = traced_block(call, arrays, is_masked=width != k, shares=not turned)
 
     def spec(x, long):
