@@ -47,7 +47,11 @@ def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
         height = min(rows, 32 // min([*sizes, 4]))
         width = _rounded(classes, LANES)
         groups = min(max(_VECTORS * 8 // max(height, 8), 1), width // LANES)
-        whole = [n for n in range(groups // 2, groups + groups // 2) if width % (n * LANES) == 0]
+        whole = [
+            n
+            for n in range(max(groups // 2, 1), groups + groups // 2 + 1)
+            if width % (n * LANES) == 0
+        ]
         piece = max(whole, default=groups) * LANES
         width = _rounded(classes, piece)
         tile = Tile(height, classes, piece)
