@@ -10,6 +10,7 @@ import pytest
 
 import jsoftmax as js
 from tests import oracles_by_bisection as oracles
+from tests.a_regularizer_of_a_stranger import Blend
 from tests.kernels.rows_helpers import KERNELS, LOSSES, MAPPINGS, by_kernel, same, scores
 
 pytestmark = pytest.mark.kernels
@@ -47,7 +48,9 @@ def test_mappings_are_those_of_xla(name, chip):
 
 
 @pytest.mark.parametrize("chip", KERNELS)
-@pytest.mark.parametrize()
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (3, 1), (2, 7), (130, 50), (130, 128), (200, 129), (5, 1000)]
+)
 def test_any_number_of_rows_and_classes(shape, chip):
     z = scores(*shape)
     for function in (js.softmax, js.entmax):
@@ -207,3 +210,15 @@ def test_alpha_of_a_group_of_rows():
     a = jnp.asarray([[[1.2]], [[1.7]], [[2.5]]], np.float32)
     same(by_kernel(js.entmax)(z, a), js.entmax(z, a))
     same(by_kernel(js.entmax)(z, jnp.float32(1.3)), js.entmax(z, jnp.float32(1.3)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "chip"), [((9, 21), "tpu"), ((9, 21), "gpu"), ((130, 200), "tpu")]
+)
+def test_a_regularizer_of_a_stranger_is_as_good_as_ours(shape, chip):
+    """One that gives no link, which is solved in every piece."""
+    z = scores(*shape)
+    strength = jnp.linspace(0.5, 2, shape[0], dtype=np.float32)[:, None]
+    for regularizer in (Blend(), Blend(strength)):
+        function = functools.partial(js.regularized_argmax, regularizer=regularizer)
+        same(by_kernel(function, chip)(z), function(z), atol=4e-6)

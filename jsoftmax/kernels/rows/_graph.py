@@ -26,10 +26,10 @@ _WITH_PROGRAMS = ("while", "cond", "scan")
 
 @dataclasses.dataclass(eq=False)
 class Node:
-    """One array of the graph; `step` is None for an argument."""
+    """One array of the graph: an argument, or a result of a step."""
 
     aval: Any
-    step: Step | None = None
+    step: Any = None  # the Step that gives it
 
 
 @dataclasses.dataclass(eq=False)

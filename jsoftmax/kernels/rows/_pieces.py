@@ -9,6 +9,7 @@ fit into registers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.kernels._plain import as_flag, as_number, is_flag
+from jsoftmax.kernels.rows._choices import one_of, outright, packed
 from jsoftmax.kernels.rows._graph import Graph, Node, Step, graph_of, has_programs
 from jsoftmax.kernels.rows._tile import REDUCTIONS, Tile, is_long, spread
 
@@ -99,12 +101,12 @@ class Rows:
                 known[id(y)] if isinstance(y, Node) and is_long(y.aval) else self.number(y)
                 for y in node.step.inputs
             ]
-            said = _outright if has_programs(node.step) else Tile.said
+            said = outright if has_programs(node.step) else Tile.said
             found = said(self.tile, node.step.equation, inputs, i * self.tile.piece)
             known |= {id(y): v for y, v in zip(node.step.outputs, found, strict=True)}
         return known[id(x)]
 
-    def sweep(self, store: Callable[[Any, dict], None] | None = None) -> None:
+    def sweep(self, store: Callable[[Any, dict], Any] | None = None) -> None:
         """Go once through the pieces: for the reductions that can be done now, and to store."""
         ready = [step for step in self.waiting if self._is_ready(step.inputs[0])]
         self.waiting = [step for step in self.waiting if step not in ready]
@@ -204,6 +206,7 @@ class Rows:
             after.values |= {id(x): load(x) for x in nodes}
             return after.run(then, position)
 
+        assert self.room is not None
         return self.room(nodes, kept)
 
     def _inner(self, program, inputs):
@@ -216,9 +219,11 @@ class Rows:
             return self._while(inputs, step, **parameters)
         if step.name == "scan":
             return self._scan(inputs, step, **parameters)
-        return _chosen(inputs[0], [
-            lambda x=x: self._inner(x, inputs[1:]).run(_numbers) for x in parameters["branches"]
-        ], step)  # fmt: skip
+        branches = [partial(self._branch, x, inputs[1:]) for x in parameters["branches"]]
+        return one_of(inputs[0], branches)
+
+    def _branch(self, program, inputs):
+        return self._inner(program, inputs).run(_numbers)
 
     def _while(self, inputs, step, *, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr, **_):
         of_condition, of_body = inputs[:cond_nconsts], inputs[cond_nconsts:]
@@ -236,9 +241,9 @@ class Rows:
 
         def body(state):
             found = self._inner(body_jaxpr, [*of_body, *unpacked(state)]).run(_numbers)
-            return _packed(found, step, self.tile)
+            return packed(found, step.outputs, self.tile)
 
-        state = _packed(state, step, self.tile)
+        state = packed(state, step.outputs, self.tile)
         return unpacked(jax.lax.while_loop(condition, body, state))
 
     def _scan(self, inputs, step, *, jaxpr, num_consts, num_carry, length, reverse, **_):
@@ -255,9 +260,9 @@ class Rows:
 
         def body(_, state):
             found = self._inner(jaxpr, [*constants, *unpacked(state)]).run(_numbers)
-            return _packed(found, step, self.tile)
+            return packed(found, step.outputs, self.tile)
 
-        state = _packed(state, step, self.tile)
+        state = packed(state, step.outputs, self.tile)
         return unpacked(jax.lax.fori_loop(0, length, body, state))
 
     def _choose_then(self, step, then, position):
@@ -274,7 +279,7 @@ class Rows:
 
             return lambda: self._inner(program, inputs).run(chosen)
 
-        return _chosen(index, [branch(x) for x in step.equation.params["branches"]], None)
+        return one_of(index, [branch(x) for x in step.equation.params["branches"]])
 
     def _copied(self):
         copied = object.__new__(Rows)
@@ -293,79 +298,3 @@ def _aval(x):
 
 def _dtype(x):
     return jnp.float32 if x.aval.dtype == jnp.bool_ else x.aval.dtype
-
-
-def _packed(values, step, tile):
-    shapes = [tile.shape(x.aval) for x in step.outputs]
-    return tuple(jnp.asarray(as_number(spread(x, s))) for x, s in zip(values, shapes, strict=True))
-
-
-def _chosen(index, branches, step):
-    """One of the branches; results, flags among them, as numbers in between."""
-    flags: list[bool] = []
-
-    def numbers(branch):
-        def run():
-            found = branch()
-            flags[:] = [is_flag(x) for x in found]
-            return tuple(map(as_number, found))
-
-        return run
-
-    first, *others = map(numbers, branches)
-    found = _among(index, first, others)
-    return [as_flag(x, flag) for x, flag in zip(found, flags, strict=True)]
-
-
-def _among(index, first, others):
-    if not others:
-        return first()
-    away = index if index.dtype == jnp.bool_ else index > 0
-    return jax.lax.cond(
-        away, lambda: _among(index - 1 if len(others) > 1 else index, *_split(others)), first
-    )
-
-
-def _split(branches):
-    return branches[0], branches[1:]
-
-
-def _outright(tile: Tile, equation: Any, inputs: list[Any], start: Any) -> list[Any]:
-    """A loop or a choice over the entries of a piece, each by itself."""
-    parameters = equation.params
-
-    def inner(program, arguments):
-        graph = graph_of(program)
-        values = {id(x): v for x, v in zip(graph.arguments, arguments, strict=True)}
-        for step in graph.steps:
-            said = _outright if has_programs(step) else Tile.said
-            known = [values[id(x)] if isinstance(x, Node) else x for x in step.inputs]
-            found = said(tile, step.equation, known, start)
-            values |= {id(x): v for x, v in zip(step.outputs, found, strict=True)}
-        return [values[id(x)] if isinstance(x, Node) else x for x in graph.results]
-
-    shapes = [tile.shape(x.aval) for x in equation.outvars]
-    flags = [x.aval.dtype == jnp.bool_ and x.aval.ndim > 0 for x in equation.outvars]
-
-    def packed(values):
-        return tuple(
-            jnp.asarray(as_number(spread(x, s))) for x, s in zip(values, shapes, strict=True)
-        )
-
-    def unpacked(state):
-        return [as_flag(x, flag) for x, flag in zip(state, flags, strict=True)]
-
-    if equation.primitive.name == "while":
-        a, b = parameters["cond_nconsts"], parameters["body_nconsts"]
-        of_condition, of_body, state = inputs[:a], inputs[a : a + b], inputs[a + b :]
-        state = jax.lax.while_loop(
-            lambda s: inner(parameters["cond_jaxpr"], [*of_condition, *unpacked(s)])[0],
-            lambda s: packed(inner(parameters["body_jaxpr"], [*of_body, *unpacked(s)])),
-            packed(state),
-        )
-        return unpacked(state)
-    if equation.primitive.name == "cond":
-        index, *operands = inputs
-        branches = [lambda x=x: packed(inner(x, operands)) for x in parameters["branches"]]
-        return unpacked(_among(index, branches[0], branches[1:]))
-    raise NotImplementedError(f"jsoftmax.kernels: `{equation.primitive.name}` over classes.")

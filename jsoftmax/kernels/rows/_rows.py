@@ -71,17 +71,17 @@ class _Change:
         return [d.astype(dtype) for d, dtype in zip(found, dtypes, strict=True)]
 
     def _pushed(self, *arrays: Any):
-        *arrays, mask = arrays
+        *known, mask = arrays
         count = len(self.call.longs)
-        primals = tuple(arrays[i] for i in self.moving)
-        return jax.jvp(partial(self._at, arrays[:count], mask), primals, tuple(arrays[count:]))[1]
+        primals = tuple(known[i] for i in self.moving)
+        return jax.jvp(partial(self._at, known[:count], mask), primals, tuple(known[count:]))[1]
 
     def _pulled(self, *arrays: Any):
-        *arrays, mask = arrays
+        *known, mask = arrays
         count = len(self.call.longs)
-        primals = tuple(arrays[i] for i in self.moving)
-        _, pull = jax.vjp(partial(self._at, arrays[:count], mask), *primals)
-        return pull(tuple(arrays[count:]))
+        primals = tuple(known[i] for i in self.moving)
+        _, pull = jax.vjp(partial(self._at, known[:count], mask), *primals)
+        return pull(tuple(known[count:]))
 
     def _at(self, arrays, mask, *moved):
         arrays = list(arrays)

@@ -106,7 +106,10 @@ def _reduced(tile, equation, inputs, start):
     if not equation.outvars[0].aval.ndim:
         found = REDUCTIONS[name](flagged)
     elif is_long(equation.invars[0].aval):
-        assert tile.pieces == 1
+        if tile.pieces > 1:
+            raise NotImplementedError(
+                "jsoftmax.kernels: a loop over the entries of a row also reduces the row."
+            )
         found = tile.reduced(name, flagged)
     else:  # of the one number of a row
         return x
