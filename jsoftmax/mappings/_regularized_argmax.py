@@ -45,7 +45,8 @@ def regularized_argmax(
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
             the limit from above, arg max with ties shared in proportion to the prior.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for a kernel; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers).

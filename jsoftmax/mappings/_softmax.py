@@ -46,7 +46,8 @@ def softmax(
             the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for a kernel; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers).
@@ -96,7 +97,8 @@ def log_softmax(
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for a kernel; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         log p of the shape and dtype of `logits`, or float32 for formats that have no infinity.
@@ -153,7 +155,8 @@ def logsumexp(
             the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for a kernel; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         One number a row, in float32 at least. −∞ for a row without any class (+∞ if T < 0).
