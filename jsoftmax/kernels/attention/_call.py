@@ -1,0 +1,129 @@
+"""One call of a kernel whose operands, results and memory on the chip have names."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jsoftmax.core._mesh_axes import varies_over
+from jsoftmax.kernels._plain import plain
+from jsoftmax.kernels.attention._spec import Spec
+
+MOST = 60 * 2**20  # of 64 MiB on the chips that have least (v5p)
+_LEAST = 16 * 2**20  # what a TPU gives to a kernel without being asked
+_SLACK = 2 * 2**20
+_TILES = 12  # arrays of the size of a tile that live at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A block of an array that a step of the grid sees: all of it, unless a shape is given."""
+
+    array: Any  # an array, or the outline of a result
+    block: tuple[int, ...] | None = None
+    index: Callable[..., Any] | None = None
+    are_scalars: bool = False  # numbers that steer the kernel, or that it counts
+    tile: tuple[int, ...] | None = None  # of an array in main memory, of which tiles are copied
+
+    @property
+    def size(self) -> int:
+        """Bytes on the chip, as lanes and sublanes fill them."""
+        shape = self.tile or self.block or self.array.shape
+        *lead, rows, lanes = (1, *shape)
+        rows, lanes = rows + -rows % 8, lanes + -lanes % 128
+        return math.prod(lead) * rows * lanes * jnp.dtype(self.array.dtype).itemsize
+
+
+class Parts(NamedTuple):
+    """What a kernel reads, what it writes, and the sums that it keeps; None for what is left out."""
+
+    operands: dict[str, Part | None]
+    results: dict[str, Part | None]
+    sums: dict[str, tuple[int, ...] | None]  # shapes, of the computing dtype
+
+
+def called(
+    spec: Spec, name: str, body: Callable, grid: tuple[int, ...], parts: Callable[[Spec], Parts]
+) -> dict[str, Array]:
+    """The results of body(spec, refs) by their names; a reference that was left out is None in it.
+
+    What a step goes over lies on the chip if it fits there; else tiles of it are copied.
+    """
+    spec = dataclasses.replace(spec, is_streamed=False)
+    if spec.is_tpu and needed(spec, parts(spec)) > MOST:
+        spec = dataclasses.replace(spec, is_streamed=True)
+    found = parts(spec)
+    operands, results, scratch = found
+    buffers = {key: part for key, part in operands.items() if part is not None and part.tile}
+    given, asked, sums = (
+        {key: x for key, x in tree.items() if x is not None}
+        for tree in (operands, results, scratch)
+    )
+    kept = {key: pltpu.VMEM(shape, spec.computing) for key, shape in sums.items()}
+    for key, part in buffers.items():
+        kept[f"{key}_buffers"] = pltpu.VMEM((2, *part.tile), part.array.dtype)
+        kept[f"{key}_semaphores"] = pltpu.SemaphoreType.DMA((2,))
+    absent = {key: None for tree in (operands, results, scratch) for key in tree}
+    absent |= {f"{key}_{kind}": None for key in operands for kind in ("buffers", "semaphores")}
+
+    def kernel(*refs):
+        names = [*given, *asked, *kept]
+        refs = SimpleNamespace(**(absent | dict(zip(names, refs, strict=True))))
+        plain(lambda: body(spec, refs))()
+
+    values = pl.pallas_call(
+        kernel,
+        grid=grid,
+        in_specs=[_block(spec, part) for part in given.values()],
+        out_specs=[_block(spec, part) for part in asked.values()],
+        out_shape=[part.array for part in asked.values()],
+        scratch_shapes=list(kept.values()),
+        interpret=spec.interpret,
+        name=name,
+        **_parameters(spec, len(grid), found),
+    )(*(part.array for part in given.values()))
+    return dict(zip(asked, values, strict=True))
+
+
+def _block(spec, part):
+    if part.are_scalars and spec.is_tpu:
+        return pl.BlockSpec(part.block, part.index, memory_space=pltpu.SMEM)
+    if part.tile:
+        return pl.BlockSpec(memory_space=pl.ANY)
+    return pl.BlockSpec(part.block, part.index)
+
+
+def _parameters(spec, rank, parts):
+    if not spec.is_tpu:
+        from jax.experimental.pallas import triton
+
+        return {"compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)}
+    order = ("parallel",) * (rank - 1) + ("arbitrary",)
+    limit = max(_LEAST, needed(spec, parts))
+    return {
+        "compiler_params": pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=limit)
+    }
+
+
+def needed(spec: Spec, parts: Parts) -> int:
+    """Bytes of the chip's memory: blocks, the next ones beside them, and what a tile is made of."""
+    blocks = [*parts.operands.values(), *parts.results.values()]
+    blocks = sum(2 * part.size for part in blocks if part is not None and not part.are_scalars)
+    sums = sum(4 * math.prod(shape) for shape in parts.sums.values() if shape is not None)
+    return blocks + sums + _TILES * 4 * spec.block_q * spec.block_k + _SLACK
+
+
+def outline(shape: tuple[int, ...], dtype: Any, *like: Array | None) -> jax.ShapeDtypeStruct:
+    """A result that varies over a mesh as the arrays do of which it is made, which are alike."""
+    kinds = [jax.typeof(x).manual_axis_type for x in like if x is not None and varies_over(x)]
+    more = {"manual_axis_type": kinds[0]} if kinds else {}
+    return jax.ShapeDtypeStruct(shape, dtype, **more)

@@ -1,0 +1,96 @@
+"""The kernel of the cotangents of keys and values."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from jsoftmax.kernels.attention._backward import turned
+from jsoftmax.kernels.attention._block import Block, finite, product
+from jsoftmax.kernels.attention._spec import Spec, quotient
+from jsoftmax.kernels.attention._sums import summed
+from jsoftmax.kernels.attention._walk import Source
+
+
+def of_keys(spec: Spec, refs: SimpleNamespace) -> None:
+    """The body of the kernel: one tile of keys.
+
+    On a TPU a step of the grid has the queries of one of the heads that share it, and the sums stay
+    on the chip from step to step; on a GPU a step has them all.
+    """
+    key_head, tile = pl.program_id(0), pl.program_id(1)
+    shapes = [(spec.block_k, refs.k.shape[2]), (spec.block_k, refs.v.shape[2])]
+    if not spec.is_tpu:
+        sums = None
+        for group in range(spec.groups):
+            head = key_head * spec.groups + group
+            found = _of_head(spec, refs, head, tile, group, None, shapes)
+            sums = found if sums is None else [x + y for x, y in zip(sums, found, strict=True)]
+        _write(refs, sums)
+        return
+    group = pl.program_id(2)
+    kept = [refs.k_sum, refs.v_sum]
+
+    @pl.when(group == 0)
+    def _():
+        for ref in kept:
+            ref[...] = jnp.zeros(ref.shape, ref.dtype)
+
+    _of_head(spec, refs, key_head * spec.groups + group, tile, 0, kept, shapes)
+
+    @pl.when(group == spec.groups - 1)
+    def _():
+        _write(refs, [ref[...] for ref in kept])
+
+
+def _write(refs, sums):
+    for ref, x in zip((refs.d_k, refs.d_v), sums, strict=True):
+        ref[0] = x.astype(ref.dtype)
+
+
+def _of_head(spec, refs, head, tile, row, kept, shapes):
+    """What the queries of one head add to the cotangents of keys and values."""
+
+    def terms(j, tiles):
+        q, d_out, rows = tiles
+        block = Block(spec, refs, head, j, keys_are_whole=False)
+        found = turned(block, tile, refs.k[0], refs.v[0], q, d_out, rows)
+        if spec.hides:
+            q, d_out = (finite(x)[0] for x in (q, d_out))
+        by_queries = product(found.d_u.astype(q.dtype), q, ((1,), (0,)), spec.precision)
+        weights = found.weights.astype(d_out.dtype)
+        return by_queries * block.scale, product(weights, d_out, ((1,), (0,)), spec.precision)
+
+    def is_alive(j):
+        return refs.alive[0, 0, j] > 0
+
+    return summed(
+        kept, shapes, spec.computing, _sources(spec, refs, head, row), _blocks(spec, refs, head, tile), terms,
+        None if refs.alive is None else is_alive, is_begun=True,
+    )  # fmt: skip
+
+
+def _sources(spec, refs, head, row):
+    """Queries, cotangents of their mixtures and what is kept of their rows, block by block."""
+    axes = {"q": 1, "d_out": 1, "rows": 2}
+    return [
+        Source(
+            getattr(refs, name), axis, spec.block_q, head, row,
+            getattr(refs, f"{name}_buffers"), getattr(refs, f"{name}_semaphores"),
+        )
+        for name, axis in axes.items()
+    ]  # fmt: skip
+
+
+def _blocks(spec, refs, head, tile):
+    """The first block of queries that may see a tile of keys, and the one after the last."""
+    block = Block(spec, refs, head, 0)
+    size, start = spec.block_q, tile * spec.block_k
+    end = jnp.minimum(start + spec.block_k, block.keys)
+    first = quotient(jnp.maximum(start - block.after, 0), size)
+    stop = jnp.maximum(jnp.minimum(block.queries, end + block.before), 0)
+    last = quotient(stop + (size - 1), size)
+    return first, jnp.where(end > start, jnp.maximum(last, first), first)

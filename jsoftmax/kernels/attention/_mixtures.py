@@ -1,0 +1,122 @@
+"""Calls of the kernels, with the blocks that they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.kernels.attention._call import Part, Parts, called, outline
+from jsoftmax.kernels.attention._forward import forward
+from jsoftmax.kernels.attention._row import PEAK
+from jsoftmax.kernels.attention._spec import Arrays, Spec
+
+
+def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str, Array]:
+    """Mixtures (heads, value width, queries), and if they are asked for the solved rows.
+
+    `v` is (key heads, value width, keys). With rows: `rows`, (heads, 8, queries), of which the
+    first are what `SolvedRow` keeps; `mean`, as the mixtures; `alive`, (heads × blocks of queries,
+    1, tiles of keys), 1 where a tile has mass.
+    """
+    heads, queries, _ = arrays.q.shape
+    blocks = queries // spec.block_q
+    parts = partial(_parts, arrays, v, with_rows)
+    return called(spec, "jsoftmax_attention", forward, (heads, blocks), parts)
+
+
+def _parts(arrays, v, with_rows, spec):
+    q, k = arrays.q, arrays.k
+    heads, queries, _ = q.shape
+    keys, width = k.shape[1], v.shape[1]
+    like = q, k, v, arrays.numbers, arrays.bias
+    blocks, tiles = queries // spec.block_q, keys // spec.block_k
+
+    def of_rows(count, dtype):
+        shape = (heads, count, queries)
+        return Part(outline(shape, dtype, *like), (1, count, spec.block_q), lambda h, i: (h, 0, i))
+
+    def by_key_head(h, i):
+        return spec.key_head_of(h)
+
+    with_mean = with_rows and not spec.is_softmax
+    flags = None
+    if spec.on_chip and spec.is_sparse:
+        flags = Part(
+            outline((heads * blocks, 1, tiles), jnp.int32, *like),
+            (1, 1, tiles), lambda h, i: (h * blocks + i, 0, 0), are_scalars=True,
+        )  # fmt: skip
+    sums = {
+        "z": (keys, spec.block_q) if spec.on_chip else None,
+        "peaks": (keys // PEAK, spec.block_q) if spec.on_chip else None,
+        "mixed": (width, spec.block_q) if spec.is_tpu else None,
+        "mean_sum": (width, spec.block_q) if spec.is_tpu and with_mean else None,
+        "total": (8, spec.block_q) if spec.is_tpu else None,
+    }
+    operands = {
+        "q": Part(q, (1, spec.block_q, q.shape[2]), lambda h, i: (h, i, 0)),
+        "k": of_head(spec, k, (spec.block_k, k.shape[2]), by_key_head),
+        "v": of_head(spec, v, (width, spec.block_k), by_key_head),
+        **shared(spec, arrays, lambda h, i: (h, i)),
+    }
+    results = {
+        "out": of_rows(width, spec.dtype),
+        "mean": of_rows(width, spec.dtype) if with_mean else None,
+        "rows": of_rows(8, spec.computing) if with_rows else None,
+        "alive": flags,
+    }
+    return Parts(operands, results, sums)
+
+
+def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part:
+    """An array of which a kernel goes over the tiles of one head, the head of a step of the grid."""
+    if spec.is_streamed:
+        return Part(x, tile=tile)
+    return Part(x, (1, *x.shape[1:]), lambda *step: (head(*step), 0, 0))
+
+
+def shared(
+    spec: Spec, arrays: Arrays, place: Callable, keys_are_whole: bool = True
+) -> dict[str, Part | None]:
+    """Numbers, lengths, masks, biases and segments.
+
+    `place` tells the head and the block of queries of a step, or of keys if these are not whole.
+    """
+
+    def of_scores(name, x):
+        if x is None:
+            return None
+        _, keys, queries = x.shape
+        if keys_are_whole:
+            block, cut = (1, keys, min(queries, spec.block_q)), (False, queries > 1)
+        else:
+            block, cut = (1, min(keys, spec.block_k), queries), (keys > 1, False)
+
+        def index(*step):
+            head, number = place(*step)
+            return spec.place_of(name, head), *(number if x else 0 for x in cut)
+
+        return Part(x, block, index)
+
+    def of_entries(x, size, is_cut):
+        if x is None:
+            return None
+
+        def index(*step):
+            head, number = place(*step)
+            entry = spec.entry_of(head) if x.shape[0] > 1 else 0
+            return entry, 0, number if is_cut else 0
+
+        return Part(x, (1, 1, size if is_cut else x.shape[2]), index)
+
+    return {
+        "numbers": Part(arrays.numbers, are_scalars=True),
+        "lengths": Part(arrays.lengths, are_scalars=True),
+        "bias": of_scores("bias", arrays.bias),
+        "mask": of_scores("mask", arrays.mask),
+        "row_segments": of_entries(arrays.row_segments, spec.block_q, keys_are_whole),
+        "column_segments": of_entries(arrays.column_segments, spec.block_k, not keys_are_whole),
+        "streams": None if arrays.streams is None else Part(arrays.streams, are_scalars=True),
+    }
