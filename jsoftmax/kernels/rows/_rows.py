@@ -12,7 +12,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax.kernels._linear_operator import LinearOperator
-from jsoftmax.kernels.rows._call import on_chip
+from jsoftmax.kernels.rows._on_chip import on_chip
 from jsoftmax.kernels.rows._row_call import RowCall
 
 
