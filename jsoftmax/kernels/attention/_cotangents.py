@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.kernels.attention._call import Part, Parts, called, outline

@@ -11,8 +11,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jsoftmax.kernels.rows._block import evaluate, packed, traced_block
 from jsoftmax.kernels.rows._plan import LEAST, gpu_plan
+from jsoftmax.kernels.rows._row_block import evaluate, packed, traced_block
 from jsoftmax.kernels.rows._row_call import RowCall
 
 

@@ -12,8 +12,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jsoftmax.kernels._plain import as_flag, as_number
-from jsoftmax.kernels.rows._block import evaluate, packed, traced_block
 from jsoftmax.kernels.rows._plan import LANES, tpu_plan
+from jsoftmax.kernels.rows._row_block import evaluate, packed, traced_block
 from jsoftmax.kernels.rows._row_call import RowCall
 
 _SUBLANES = 8
