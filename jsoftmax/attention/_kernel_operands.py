@@ -59,6 +59,8 @@ def _is_wide(given):
 def _attended(rule, with_rows, platform, interpret, given):
     from jsoftmax.kernels import attention as kernels
 
+    if not with_rows and platform == "tpu" and rule.are_few and _may_join(given):
+        return {"out": _joined(given, rule, interpret)}
     spec, arrays = _operands(given, rule, platform, interpret, ())
     values = _turned(given.value.astype(arrays.v.dtype), spec.block_k)
     found = kernels.mixtures(spec, arrays, values, with_rows)
@@ -72,6 +74,39 @@ def _attended(rule, with_rows, platform, interpret, given):
     if (flags := _flags(given, spec)) is not None:
         results["alive"] = found["alive"] if "alive" in found else jnp.ones(flags, jnp.int32)
     return results
+
+
+def _may_join(given):
+    """Whether the heads of few queries may be rows of one block, beside a cache as it lies."""
+    others = given.bias, given.mask, given.query_segment_ids, given.dropout_rng
+    return all(x is None for x in others)
+
+
+def _joined(given, rule, interpret):
+    """The mixtures of few queries, whose keys and values are read as they lie in memory."""
+    from jsoftmax.kernels import attention as kernels
+
+    *batch, queries, heads, width = given.query.shape
+    keys, key_heads = given.key.shape[-3:-1]
+    arrays = (x[..., :, None, :] for x in _of_one_dtype(given, "tpu"))
+    query, key, value = (x.reshape(*batch, -1, 1, x.shape[-1]) for x in arrays)
+    alone = given._replace(query=query, key=key, value=value)
+    blocks = kernels.sizes("tpu", queries * heads, keys * key_heads, width, value.shape[-1])
+    spec, arrays = _operands(given, rule, "tpu", interpret, ())
+    padded = -(queries * heads) % blocks.block_q
+    numbers = arrays.numbers.reshape(heads, spec.count).T
+    numbers = jnp.tile(numbers, (1, queries))
+    numbers = jnp.pad(numbers, [(0, -spec.count % 8), (0, padded)])[None]
+    spec = dataclasses.replace(
+        spec, key_heads=1, groups=1, joined=(heads, key_heads), block_q=blocks.block_q,
+        block_k=blocks.block_k, on_chip=blocks.on_chip, has=spec.has | {"hiding"},
+    )  # fmt: skip
+    arrays = arrays._replace(
+        q=_by_head(query, blocks.block_q), k=_by_head(key, blocks.block_k), numbers=numbers
+    )
+    out = kernels.mixtures(spec, arrays, _by_head(value, blocks.block_k), False)["out"]
+    out = jnp.swapaxes(out[..., : queries * heads], 1, 2)
+    return out.reshape(*batch, queries, heads, -1).astype(given.dtype)
 
 
 def _flags(given, spec):
