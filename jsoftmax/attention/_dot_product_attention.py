@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from jsoftmax.attention._attend import computed, sizes_for
 from jsoftmax.attention._attention_arguments import read_arguments
-from jsoftmax.attention._by_pallas import by_pallas
+from jsoftmax.attention._kernel_attention import by_pallas
 from jsoftmax.attention._kernels import by_kernel
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,6 @@ from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.core._arg_max import where_hard
 from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
 from jsoftmax.core._tangents import effective_tangent
-
-if TYPE_CHECKING:
-    from jsoftmax.kernels.attention import Arrays, Spec
 
 _PLATFORMS = {"tpu": ("tpu", False), "cuda": ("gpu", False), "cpu": ("tpu", True)}
 
@@ -34,9 +30,7 @@ def pulled(
     given: Given, rule: Rule, found: dict[str, Array], d_out: Array, d_tau: Array, names: tuple
 ) -> dict[str, Any]:
     """The cotangents of the arguments of these names."""
-    return _by_platform(
-        partial(_pulled, rule, names), _is_wide(given), given, found, d_out, d_tau
-    )
+    return _by_platform(partial(_pulled, rule, names), _is_wide(given), given, found, d_out, d_tau)
 
 
 def tiles_in_sight(given: Given, rule: Rule) -> Array:
@@ -46,7 +40,9 @@ def tiles_in_sight(given: Given, rule: Rule) -> Array:
         n // size
         for n, size in ((arrays.q.shape[1], spec.block_q), (arrays.k.shape[1], spec.block_k))
     )
-    queries, keys, before, after = jnp.moveaxis(arrays.lengths.reshape(-1, 4), 1, 0)[..., None, None]
+    queries, keys, before, after = jnp.moveaxis(arrays.lengths.reshape(-1, 4), 1, 0)[
+        ..., None, None
+    ]
     start = spec.block_q * jnp.arange(blocks)[:, None]
     first = spec.block_k * jnp.arange(tiles)
     end = jnp.minimum(start + spec.block_q, queries)
@@ -173,7 +169,8 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
     return {name: results[name] for name in names}
 
 
-def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
+def _operands(given, rule, platform, interpret, moves):
+    """The static description of a kernel, and its arrays."""
     from jsoftmax.kernels import attention as kernels
 
     query, key, value = _of_one_dtype(given, platform)

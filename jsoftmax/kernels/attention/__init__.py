@@ -1,8 +1,8 @@
 """Attention: scores, threshold and mixture of a block of queries on the chip."""
 
+from jsoftmax.kernels.attention._backward import SHIFT
 from jsoftmax.kernels.attention._cotangents import key_cotangents, query_cotangents
 from jsoftmax.kernels.attention._forward import ROWS
-from jsoftmax.kernels.attention._backward import SHIFT
 from jsoftmax.kernels.attention._mixtures import mixtures
 from jsoftmax.kernels.attention._sizes import Sizes, may_be_sparse, sizes
 from jsoftmax.kernels.attention._spec import ALL, Arrays, Spec

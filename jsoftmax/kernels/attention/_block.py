@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from jsoftmax.kernels.attention._dropout import kept
+from jsoftmax.kernels.attention._drawn_bits import kept
 from jsoftmax.kernels.attention._spec import ALL, LENGTHS, Spec, quotient, remainder, wide
 from jsoftmax.kernels.attention._walk import Source
 

@@ -106,7 +106,9 @@ def _parameters(spec, rank, parts):
     if not spec.is_tpu:
         from jax.experimental.pallas import triton
 
-        return {"compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)}
+        return {
+            "compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)
+        }
     order = ("parallel",) * (rank - 1) + ("arbitrary",)
     limit = max(_LEAST, needed(spec, parts))
     return {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.kernels.attention._call import Part, Parts, called, outline
-from jsoftmax.kernels.attention._keys import of_keys
 from jsoftmax.kernels.attention._mixtures import of_head, shared
-from jsoftmax.kernels.attention._queries import of_queries
+from jsoftmax.kernels.attention._of_keys import of_keys
+from jsoftmax.kernels.attention._of_queries import of_queries
 from jsoftmax.kernels.attention._spec import Arrays, Spec
 
 

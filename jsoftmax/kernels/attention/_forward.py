@@ -23,7 +23,7 @@ from jsoftmax.core.curves import bounded_marginals
 from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._row import PEAK, Tiles, folded, kept_rows, peaks_of
 from jsoftmax.kernels.attention._spec import Spec
-from jsoftmax.kernels.attention._sums import summed
+from jsoftmax.kernels.attention._tile_sums import summed
 from jsoftmax.kernels.attention._walk import walk
 
 ROWS = ("tau", "floor", "anchor", "level", "total")  # kept of a query, up to eight
@@ -179,9 +179,18 @@ def _mixed(block, weights):
         return alive
 
     kept = [refs.mixed, refs.mean_sum, refs.total] if spec.is_tpu else None
-    sources = [block.source("v", 1 if spec.is_joined else 2), *([] if spec.on_chip else [block.source("k")])]
+    sources = [
+        block.source("v", 1 if spec.is_joined else 2),
+        *([] if spec.on_chip else [block.source("k")]),
+    ]
     mixed, mean, total = summed(
-        kept, shapes, spec.computing, sources, block.bounds(), terms, None if refs.alive is None else is_alive
+        kept,
+        shapes,
+        spec.computing,
+        sources,
+        block.bounds(),
+        terms,
+        None if refs.alive is None else is_alive,
     )
     return mixed, mean, None if total is None else jnp.sum(total, axis=0, keepdims=True)
 

@@ -70,7 +70,10 @@ class Spec:
     on_chip: bool  # whether a row of scores is kept, or its tiles are formed again
     platform: str  # "tpu" or "gpu"
     interpret: Any = False
-    joined: tuple[int, int] = (0, 0)  # heads of queries and of keys that lie side by side in a place
+    joined: tuple[int, int] = (
+        0,
+        0,
+    )  # heads of queries and of keys that lie side by side in a place
     is_streamed: bool = False  # whether the arrays that a step goes over stay in main memory
     warps: int = 8  # of a GPU that compute a block
     stages: int = 2

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jsoftmax.kernels.attention._backward import turned
 from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._spec import Spec, quotient
-from jsoftmax.kernels.attention._sums import summed
+from jsoftmax.kernels.attention._tile_sums import summed
 from jsoftmax.kernels.attention._walk import Source
 
 
