@@ -72,7 +72,7 @@ def _computed(given, rule, plan):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _attended(rule: Rule, plan: Plan, with_rows: bool, given: Given) -> dict[str, Array]:
-    """`out`, and with rows `tau` and what the way back needs: of these only both have derivatives."""
+    """`out`, and with rows `tau` and what the way back needs, which has no derivatives."""
     return attended(given, rule, with_rows)
 
 

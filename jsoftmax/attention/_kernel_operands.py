@@ -102,7 +102,6 @@ def _joined(given, rule, interpret):
     keys, key_heads = given.key.shape[-3:-1]
     arrays = (x[..., :, None, :] for x in _of_one_dtype(given, "tpu"))
     query, key, value = (x.reshape(*batch, -1, 1, x.shape[-1]) for x in arrays)
-    alone = given._replace(query=query, key=key, value=value)
     blocks = kernels.sizes("tpu", queries * heads, keys * key_heads, width, value.shape[-1])
     spec, arrays = _operands(given, rule, "tpu", interpret, ())
     padded = -(queries * heads) % blocks.block_q

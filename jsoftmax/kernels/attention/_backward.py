@@ -25,7 +25,7 @@ SHIFT = len(ROWS)  # the place of the shift among the rows
 
 
 class Turned(NamedTuple):
-    """The cotangent of a tile's scores before a cap, its weights, and sums for numbers that move."""
+    """Of a tile: the cotangent of its scores before a cap, and what else is summed."""
 
     d_u: Array
     weights: Array  # by which values are mixed

@@ -45,7 +45,8 @@ class Block:
         )
         self.queries = count
         if spec.is_joined:  # numbers of each row, of the heads side by side
-            self.scale, numbers = None, [one_row(refs.numbers[0], i) for i in range(spec.count)]
+            self.scale: Any = None
+            numbers = [one_row(refs.numbers[0], i) for i in range(spec.count)]
         else:
             first = spec.count * remainder(head, spec.key_heads * spec.groups)
             given = [refs.numbers[first + i] for i in range(spec.count)]

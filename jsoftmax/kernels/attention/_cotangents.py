@@ -16,9 +16,9 @@ from jsoftmax.kernels.attention._spec import Arrays, Spec
 def query_cotangents(
     spec: Spec, arrays: Arrays, k_turned: Array, d_out: Array, rows: Array, alive: Array | None
 ) -> dict[str, Array]:
-    """`d_q`, (heads, width, queries); `sums` of numbers of a head, (heads, numbers, queries); `d_bias`.
+    """`d_q`, (heads, width, queries); `sums` for numbers of a head, (heads, numbers, queries).
 
-    `k_turned` is (key heads, width, keys), `d_out` (heads, queries, value width).
+    And `d_bias`, (heads, keys, queries), if it moves. `k_turned` is (key heads, width, keys), `d_out` (heads, queries, value width).
     """
     heads, queries, _ = arrays.q.shape
     parts = partial(_query_parts, arrays, k_turned, d_out, rows, alive)

@@ -21,10 +21,10 @@ def kept(
     words: tuple[Array, Array], row: Array, column: Array, shape: tuple[int, int], rate: float
 ) -> Array:
     """1/(1 − rate) where a weight of a tile (keys, queries) is kept, else 0."""
-    words = tuple(jnp.full((1, shape[1]), x).astype(jnp.uint32) for x in words)
+    first, second = (jnp.full((1, shape[1]), x).astype(jnp.uint32) for x in words)
     rows = row + jax.lax.broadcasted_iota(jnp.int32, (1, shape[1]), 1)
     columns = column + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-    of_row = _drawn(words, rows.astype(jnp.uint32))
+    of_row = _drawn((first, second), rows.astype(jnp.uint32))
     tiles = quotient(columns, _TILE).astype(jnp.uint32)
     of_tile = _drawn(of_row, tiles)
     first, second = _drawn(of_tile, (columns & (_TILE - 1)).astype(jnp.uint32))

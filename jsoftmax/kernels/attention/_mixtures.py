@@ -17,7 +17,8 @@ from jsoftmax.kernels.attention._spec import Arrays, Spec
 def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str, Array]:
     """Mixtures (heads, value width, queries), and if they are asked for the solved rows.
 
-    `v` is (key heads, value width, keys), or, where heads are joined, (key heads, keys, value width). With rows: `rows`, (heads, 8, queries), of which the
+    `v` is (key heads, value width, keys); where heads are joined (key heads, keys, value width).
+    With rows: `rows`, (heads, 8, queries), of which the
     first are what `SolvedRow` keeps; `mean`, as the mixtures; `alive`, (heads × blocks of queries,
     1, tiles of keys), 1 where a tile has mass.
     """
@@ -72,7 +73,7 @@ def _parts(arrays, v, with_rows, spec):
 
 
 def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part:
-    """An array of which a kernel goes over the tiles of one head, the head of a step of the grid."""
+    """An array of which a step of the grid goes over the tiles of one head."""
     if spec.is_streamed:
         return Part(x, tile=tile)
     return Part(x, (1, *x.shape[1:]), lambda *step: (head(*step), 0, 0))

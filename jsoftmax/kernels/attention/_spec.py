@@ -60,7 +60,7 @@ class Spec:
     entries: int
     key_heads: int
     groups: int
-    shared: tuple[tuple[str, tuple[int, int, int]], ...]  # sizes of entries, key heads and groups
+    shared: tuple[tuple[str, tuple[int, ...]], ...]  # sizes of entries, key heads and groups
     dropout_rate: float
     precision: Any
     dtype: Any  # of results
@@ -125,7 +125,7 @@ class Spec:
 
     @property
     def is_joined(self) -> bool:
-        """Whether all heads of few queries are rows of one block: a query sees the keys of its head.
+        """Whether all heads of few queries are rows of one block, each of which sees its own keys.
 
         So a cache is read as it lies in memory, (keys, heads, width). A product of all heads costs
         a matrix unit, which has room for 128 rows, no more than that of one.
