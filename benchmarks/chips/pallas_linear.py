@@ -130,6 +130,11 @@ def _across(x, y):
     return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())), preferred_element_type=F32)
 
 
+def _down(x, y):
+    """Xᵀ Y."""
+    return jax.lax.dot_general(x, y, (((0,), (0,)), ((), ())), preferred_element_type=F32)
+
+
 def _apart(h, w, y, tau, g, blocks):
     """Two kernels; each adds up on the chip."""
     (tokens, width), classes = h.shape, w.shape[1]
@@ -162,7 +167,7 @@ def _apart(h, w, y, tau, g, blocks):
         name="of_features",
     )(h, w, *given)
 
-    def of_table(h, turned, w, y, tau, g, dw, total):
+    def of_table(h, w, y, tau, g, dw, total):
         j, i = pl.program_id(0), pl.program_id(1)
 
         @pl.when(i == 0)
@@ -170,7 +175,7 @@ def _apart(h, w, y, tau, g, blocks):
             total[...] = jnp.zeros_like(total)
 
         slope = _slope(h[...], w[...], y[...], tau[...], g[...], j * cc, w.dtype)
-        total[...] += _scores(turned[...], slope)
+        total[...] += _down(h[...], slope)
 
         @pl.when(i == tokens // ct - 1)
         def _():
@@ -182,20 +187,19 @@ def _apart(h, w, y, tau, g, blocks):
         of_table,
         grid=(classes // cc, tokens // ct),
         in_specs=specs,
-        out_specs=specs[2],
+        out_specs=specs[1],
         out_shape=jax.ShapeDtypeStruct(w.shape, w.dtype),
         scratch_shapes=[pltpu.VMEM((width, cc), F32)],
         name="of_table",
-    )(h, h.T, w, *given)
+    )(h, w, *given)
     return dh, dw
 
 
 def _class_major(bt, bc, width):
-    """Features, features turned, table, and three numbers a token: classes outside."""
+    """Features, table, and three numbers a token: classes outside."""
     row = pl.BlockSpec((bt, 1), lambda j, i: (i, 0))
     return [
         pl.BlockSpec((bt, width), lambda j, i: (i, 0)),
-        pl.BlockSpec((width, bt), lambda j, i: (0, i)),
         pl.BlockSpec((width, bc), lambda j, i: (0, j)),
         row, row, row,
     ]  # fmt: skip
@@ -207,7 +211,7 @@ def _both(h, w, y, tau, g, blocks):
     bt, bc = blocks.both
     last = classes // bc - 1
 
-    def kernel(h, turned, w, y, tau, g, dh, dw, in_features, in_table):
+    def kernel(h, w, y, tau, g, dh, dw, in_features, in_table):
         j, i = pl.program_id(0), pl.program_id(1)
         slope = _slope(h[...], w[...], y[...], tau[...], g[...], j * bc, w.dtype)
         rows = pl.ds(i * bt, bt)
@@ -221,7 +225,7 @@ def _both(h, w, y, tau, g, blocks):
             in_table[...] = jnp.zeros_like(in_table)
 
         in_features[rows, :] += _across(slope, w[...])
-        in_table[...] += _scores(turned[...], slope)
+        in_table[...] += _down(h[...], slope)
 
         @pl.when(j == last)
         def _():
@@ -238,8 +242,8 @@ def _both(h, w, y, tau, g, blocks):
         kernel,
         grid=(classes // bc, tokens // bt),
         in_specs=specs,
-        out_specs=[late, specs[2]],
+        out_specs=[late, specs[1]],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (h, w)],
         scratch_shapes=[pltpu.VMEM((tokens, width), F32), pltpu.VMEM((width, bc), F32)],
         name="of_both",
-    )(h, h.T, w, *(_column(y), tau, _column(g)))
+    )(h, w, *(_column(y), tau, _column(g)))
