@@ -24,12 +24,26 @@ _VMEM = 128 * 2**20  # of a v5e
 class Blocks:
     """Tokens and classes of a block of each kernel; both go into their numbers evenly."""
 
-    forward: tuple[int, int] = (1024, 768)
+    forward: tuple[int, int] = (1024, 384)
     features: tuple[int, int] = (512, 768)
     table: tuple[int, int] = (512, 768)
     both: tuple[int, int] = (512, 384)
     together: bool = True  # one kernel for both gradients
     interpret: bool = False
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The names of the kernels that value and gradient take."""
+        return ("forward", "of_both") if self.together else ("forward", "of_features", "of_table")
+
+    def work(self, kernel: str) -> tuple[int, int, int]:
+        """Tokens and classes of a block of a kernel, and its matrix products."""
+        return {
+            "forward": (*self.forward, 1),
+            "of_features": (*self.features, 2),
+            "of_table": (*self.table, 2),
+            "of_both": (*self.both, 3),
+        }[kernel]
 
     def call(self, kernel, **more):
         """`pl.pallas_call`, with as much of VMEM as a kernel may have."""
@@ -61,8 +75,12 @@ def _pulled_back(blocks, residuals, g):
 linear_cross_entropy.defvjp(_with_residuals, _pulled_back)
 
 
-def _column(x):
-    return x.reshape(-1, 1)
+def _row(x):
+    return x.reshape(1, -1)  # a column would take 128 times its memory
+
+
+def _columns(*references):
+    return [x[...].reshape(-1, 1) for x in references]
 
 
 def _scores(h, w):
@@ -79,11 +97,12 @@ def _forward(h, w, y, blocks):
     bt, bc = blocks.forward
     last = classes // bc - 1
 
-    def kernel(h, w, y, loss, tau, top, total, label):
+    def kernel(h, w, y, loss, tau, top, total, label, labels):
         j = pl.program_id(1)
 
         @pl.when(j == 0)
         def _():
+            (labels[...],) = _columns(y)
             top[...] = jnp.full_like(top, -jnp.inf)
             total[...] = jnp.zeros_like(total)
             label[...] = jnp.zeros_like(label)
@@ -93,16 +112,17 @@ def _forward(h, w, y, blocks):
         rescaled = total[...] * jnp.exp(top[...] - new)
         total[...] = rescaled + jnp.sum(jnp.exp(z - new), 1, keepdims=True)
         top[...] = new
-        here = _is_label(z, y[...], j * bc)
+        here = _is_label(z, labels[...], j * bc)
         label[...] += jnp.sum(jnp.where(here, z, 0), 1, keepdims=True)
 
         @pl.when(j == last)
         def _():
-            tau[...] = top[...] + jnp.log(total[...])
-            loss[...] = tau[...] - label[...]
+            found = top[...] + jnp.log(total[...])
+            tau[...] = _row(found)
+            loss[...] = _row(found - label[...])
 
-    row = pl.BlockSpec((bt, 1), lambda i, j: (i, 0))
-    number = jax.ShapeDtypeStruct((tokens, 1), F32)
+    row = pl.BlockSpec((1, bt), lambda i, j: (0, i))
+    number = jax.ShapeDtypeStruct((1, tokens), F32)
     loss, tau = blocks.call(
         kernel,
         grid=(tokens // bt, classes // bc),
@@ -113,10 +133,10 @@ def _forward(h, w, y, blocks):
         ],
         out_specs=[row, row],
         out_shape=[number, number],
-        scratch_shapes=[pltpu.VMEM((bt, 1), F32)] * 3,
+        scratch_shapes=[pltpu.VMEM((bt, 1), dtype) for dtype in (F32, F32, F32, jnp.int32)],
         name="forward",
-    )(h, w, _column(y))
-    return loss[:, 0], tau
+    )(h, w, _row(y))
+    return loss[0], tau
 
 
 def _slope(h, w, y, tau, g, first, dtype):
@@ -138,7 +158,7 @@ def _down(x, y):
 def _apart(h, w, y, tau, g, blocks):
     """Two kernels; each adds up on the chip."""
     (tokens, width), classes = h.shape, w.shape[1]
-    given = (_column(y), tau, _column(g))
+    given = (_row(y), tau, _row(g))
 
     def of_features(h, w, y, tau, g, dh, total):
         j = pl.program_id(1)
@@ -147,7 +167,7 @@ def _apart(h, w, y, tau, g, blocks):
         def _():
             total[...] = jnp.zeros_like(total)
 
-        slope = _slope(h[...], w[...], y[...], tau[...], g[...], j * bc, w.dtype)
+        slope = _slope(h[...], w[...], *_columns(y, tau, g), j * bc, w.dtype)
         total[...] += _across(slope, w[...])
 
         @pl.when(j == classes // bc - 1)
@@ -155,7 +175,7 @@ def _apart(h, w, y, tau, g, blocks):
             dh[...] = total[...].astype(dh.dtype)
 
     bt, bc = blocks.features
-    row = pl.BlockSpec((bt, 1), lambda i, j: (i, 0))
+    row = pl.BlockSpec((1, bt), lambda i, j: (0, i))
     some = pl.BlockSpec((bt, width), lambda i, j: (i, 0))
     dh = blocks.call(
         of_features,
@@ -174,7 +194,7 @@ def _apart(h, w, y, tau, g, blocks):
         def _():
             total[...] = jnp.zeros_like(total)
 
-        slope = _slope(h[...], w[...], y[...], tau[...], g[...], j * cc, w.dtype)
+        slope = _slope(h[...], w[...], *_columns(y, tau, g), j * cc, w.dtype)
         total[...] += _down(h[...], slope)
 
         @pl.when(i == tokens // ct - 1)
@@ -197,7 +217,7 @@ def _apart(h, w, y, tau, g, blocks):
 
 def _class_major(bt, bc, width):
     """Features, table, and three numbers a token: classes outside."""
-    row = pl.BlockSpec((bt, 1), lambda j, i: (i, 0))
+    row = pl.BlockSpec((1, bt), lambda j, i: (0, i))
     return [
         pl.BlockSpec((bt, width), lambda j, i: (i, 0)),
         pl.BlockSpec((width, bc), lambda j, i: (0, j)),
@@ -213,7 +233,7 @@ def _both(h, w, y, tau, g, blocks):
 
     def kernel(h, w, y, tau, g, dh, dw, in_features, in_table):
         j, i = pl.program_id(0), pl.program_id(1)
-        slope = _slope(h[...], w[...], y[...], tau[...], g[...], j * bc, w.dtype)
+        slope = _slope(h[...], w[...], *_columns(y, tau, g), j * bc, w.dtype)
         rows = pl.ds(i * bt, bt)
 
         @pl.when(j == 0)
@@ -246,4 +266,4 @@ def _both(h, w, y, tau, g, blocks):
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (h, w)],
         scratch_shapes=[pltpu.VMEM((tokens, width), F32), pltpu.VMEM((width, bc), F32)],
         name="of_both",
-    )(h, w, *(_column(y), tau, _column(g)))
+    )(h, w, *(_row(y), tau, _row(g)))

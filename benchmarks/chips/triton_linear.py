@@ -15,6 +15,11 @@ F32 = jnp.float32
 TOKENS, CLASSES, WIDTH = 128, 128, 64  # of a block of scores, and of the features at a time
 
 
+def shares(tokens: int) -> int:
+    """Into how many shares the classes go, so that 132 processors have work."""
+    return 2 if tokens > 64 * TOKENS // 2 else 6
+
+
 def forward(h, w, y, shares: int = 6, interpret: bool = False):
     """Losses of tokens, from features [T, d], a class table [d, K] and labels [T]."""
     (tokens, width), classes = h.shape, w.shape[1]

@@ -1,0 +1,207 @@
+"""python -m benchmarks.chips.linear_kernel: does a kernel of linear cross-entropy pay?
+
+Compile jsoftmax.linear_cross_entropy in XLA's form and in Pallas, value and gradient, and write
+benchmarks/results/linear_kernel.md. Where libtpu is installed it compiles for TPU v5e, otherwise
+for H100; the page has both, each from its last run. Nothing runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.chips import bundles, target
+from benchmarks.chips.cases import _linear
+from benchmarks.chips.pallas_linear import Blocks, linear_cross_entropy
+from jsoftmax import linear_cross_entropy as in_xla
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results"
+TOKENS, WIDTH, CLASSES = (8192, 1024), 2048, 128256
+FLOPS_A_CYCLE = 4 * 128 * 128 * 2  # of a v5e's four matrix units; at 1.5 GHz 197 TFLOP/s
+PRODUCT = 2 * WIDTH * CLASSES  # FLOPs of a token in one of the matrix products
+FORMS = {"two gradients in one kernel": Blocks(), "in two": Blocks(together=False)}
+
+
+@dataclasses.dataclass
+class Figures:
+    """Of one program on one device."""
+
+    tokens: int
+    name: str
+    seconds: float
+    temporaries: float
+    traffic: float
+    cycles: float | None
+    launches: float
+    least: float | None  # cycles of its matrix products at the peak
+    note: str = ""
+
+
+def total(loss):
+    """Value and gradient of the weighted sum of a loss."""
+    return jax.value_and_grad(lambda h, w, y, s: jnp.sum(s * loss(h, w, y)), (0, 1))
+
+
+def on_tpu() -> list[Figures]:
+    """XLA's form and both forms in Pallas, for one v5e."""
+    chip, found = target.Target("tpu"), []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"LIBTPU_INIT_ARGS": bundles.flags(folder)}
+        for tokens in TOKENS:
+            arrays = [chip.array(*x) for x in _linear(tokens, CLASSES)]
+            one = tokens * PRODUCT / FLOPS_A_CYCLE
+            xla = chip.compile(total(in_xla), *arrays)
+            products = 3 if tokens <= WIDTH // 2 else 4
+            found.append(
+                _of_xla(tokens, xla, products * one, xla.program.totals.cycles)
+            )
+            for name, blocks in FORMS.items():
+                compiled = chip.compile(total(_pallas(blocks)), *arrays)
+                command = [sys.executable, "-m", __spec__.name, "schedule", str(tokens), name]
+                subprocess.run(command, env=environment, check=True, capture_output=True)
+                schedules = bundles.schedules(folder)
+                for path in pathlib.Path(folder).iterdir():
+                    path.unlink()
+                found.append(_of_kernel(tokens, name, blocks, compiled, schedules))
+    return found
+
+
+def _pallas(blocks):
+    return lambda h, w, y: linear_cross_entropy(h, w, y, blocks)
+
+
+def schedule(tokens: int, name: str) -> None:
+    """Compile one form, so that the compiler writes its schedule."""
+    chip = target.Target("tpu")
+    chip.compile(total(_pallas(FORMS[name])), *(chip.array(*x) for x in _linear(tokens, CLASSES)))
+
+
+def _of_xla(tokens, compiled, least, cycles) -> Figures:
+    totals = compiled.program.totals
+    return Figures(
+        tokens, "XLA", compiled.seconds, compiled.temporaries, totals.traffic, cycles,
+        totals.launches, least,
+    )  # fmt: skip
+
+
+def _of_kernel(tokens, name, blocks, compiled, schedules) -> Figures:
+    """Cycles: turns × bundles, or × the time of the matrix units where that is longer."""
+    cycles, least, traffic, notes = 0.0, 0.0, 0.0, []
+    table, features = WIDTH * CLASSES * 2, tokens * WIDTH * 2
+    for kernel in blocks.kernels:
+        bt, bc, products = blocks.work(kernel)
+        across, down = tokens // bt, CLASSES // bc
+        matrix = products * bt * bc * 2 * WIDTH / FLOPS_A_CYCLE
+        shares = {
+            "forward": (1 / down,) * 2,
+            "of_features": (1 / down,) * 2,
+            "of_table": (1 / across,) * 2,
+            "of_both": (1 / down, 1 / across) * 2,
+        }[kernel]
+        one = schedules[kernel]
+        cycles += across * down * one.cycles(shares, matrix)
+        least += across * down * matrix
+        numbers = 4 * tokens * 5  # labels, log-partitions, losses: read or written
+        traffic += {
+            "forward": features + across * table + numbers,
+            "of_features": 2 * features + across * table + numbers,
+            "of_table": down * (features + numbers) + 2 * table,
+            "of_both": down * (features + numbers) + features + 2 * table,
+        }[kernel]
+        notes.append(
+            f"{kernel}: {bt} × {bc}, {across * down} turns of {one.always} bundles "
+            f"(matrix units {matrix:.0f}), {one.spills} spills"
+        )
+    return Figures(
+        tokens, f"Pallas, {name}", compiled.seconds, compiled.temporaries, traffic, cycles,
+        compiled.program.totals.launches, least, "; ".join(notes),
+    )  # fmt: skip
+
+
+def on_gpu() -> list[Figures]:
+    """XLA's form, and the forward pass in Triton, for one H100."""
+    from benchmarks.chips import triton_linear
+
+    chip, found = target.Target("gpu"), []
+    for tokens in TOKENS:
+        arrays = [chip.array(*x) for x in _linear(tokens, CLASSES)]
+        for name, function in (("XLA", total(in_xla)), ("XLA, forward", _forward(in_xla))):
+            one = _of_xla(tokens, chip.compile(function, *arrays), None, None)
+            found.append(dataclasses.replace(one, name=name))
+        shares = triton_linear.shares(tokens)
+        kernel = chip.compile(
+            lambda h, w, y, s, n=shares: triton_linear.forward(h, w, y, n), *arrays
+        )
+        one = _of_xla(tokens, kernel, None, None)
+        blocks = tokens // triton_linear.TOKENS * CLASSES // triton_linear.CLASSES
+        from_cache = blocks * 2 * WIDTH * (triton_linear.TOKENS + triton_linear.CLASSES)
+        note = f"{from_cache / 1e9:.0f} GB of blocks from L2"
+        found.append(dataclasses.replace(one, name="Triton, forward", note=note))
+    return found
+
+
+def _forward(loss):
+    return lambda h, w, y, s: loss(h, w, y)
+
+
+HEAD = (
+    "tokens", "form", "compile s", "temporaries MB", "traffic GB", "M cycles",
+    "M cycles of matrix units", "launches", "",
+)  # fmt: skip
+
+
+def _cells(x: Figures) -> tuple[str, ...]:
+    def millions(n):
+        return "" if n is None else f"{n / 1e6:.1f}"
+
+    return (
+        f"{x.tokens}", x.name, f"{x.seconds:.1f}", f"{x.temporaries / 1e6:.1f}",
+        f"{x.traffic / 1e9:.1f}", millions(x.cycles), millions(x.least), f"{x.launches:.0f}", x.note,
+    )  # fmt: skip
+
+
+def _page(known: dict) -> str:
+    lines = [
+        "# A kernel of linear cross-entropy, or XLA", "",
+        f"Width {WIDTH}, {CLASSES:,} classes, bfloat16, value and gradient in both arguments.",
+        "Compiled, not run. " + (pathlib.Path(__file__).parent / "linear_kernel.txt").read_text(),
+    ]  # fmt: skip
+    for platform, part in known.items():
+        lines += [f"## {target.KINDS[platform]}", "", f"{part['date']}, jax {part['jax']}.", ""]
+        lines += ["| " + " | ".join(HEAD) + " |", "|---:|---|" + "---:|" * 6 + "---|"]
+        lines += ["| " + " | ".join(_cells(Figures(**row))) + " |" for row in part["rows"]]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Compile, write the figures and the page."""
+    platform = "tpu" if importlib.util.find_spec("libtpu") else "gpu"
+    rows = on_tpu() if platform == "tpu" else on_gpu()
+    file = RESULTS / "linear_kernel.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known[platform] = {
+        "date": datetime.date.today().isoformat(),
+        "jax": jax.__version__,
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    file.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+    (RESULTS / "linear_kernel.md").write_text(_page(known))
+    print((RESULTS / "linear_kernel.md").read_text())
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["schedule"]:
+        schedule(int(sys.argv[2]), sys.argv[3])
+    else:
+        main()
