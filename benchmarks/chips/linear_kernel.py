@@ -62,9 +62,7 @@ def on_tpu() -> list[Figures]:
             one = tokens * PRODUCT / FLOPS_A_CYCLE
             xla = chip.compile(total(in_xla), *arrays)
             products = 3 if tokens <= WIDTH // 2 else 4
-            found.append(
-                _of_xla(tokens, xla, products * one, xla.program.totals.cycles)
-            )
+            found.append(_of_xla(tokens, xla, products * one, xla.program.totals.cycles))
             for name, blocks in FORMS.items():
                 compiled = chip.compile(total(_pallas(blocks)), *arrays)
                 command = [sys.executable, "-m", __spec__.name, "schedule", str(tokens), name]
@@ -166,7 +164,8 @@ def _cells(x: Figures) -> tuple[str, ...]:
 
     return (
         f"{x.tokens}", x.name, f"{x.seconds:.1f}", f"{x.temporaries / 1e6:.1f}",
-        f"{x.traffic / 1e9:.1f}", millions(x.cycles), millions(x.least), f"{x.launches:.0f}", x.note,
+        f"{x.traffic / 1e9:.1f}", millions(x.cycles), millions(x.least),
+        f"{x.launches:.0f}", x.note,
     )  # fmt: skip
 
 

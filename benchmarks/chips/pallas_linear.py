@@ -50,9 +50,7 @@ class Blocks:
         parameters = pltpu.CompilerParams(
             vmem_limit_bytes=_VMEM - 2**20, dimension_semantics=("arbitrary",) * 2
         )
-        return pl.pallas_call(
-            kernel, compiler_params=parameters, interpret=self.interpret, **more
-        )
+        return pl.pallas_call(kernel, compiler_params=parameters, interpret=self.interpret, **more)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 VARIABLE = "JSOFTMAX_KERNELS"
@@ -62,8 +62,19 @@ class Entry:
         return self.device, self.operation, self.case, self.shape, self.dtype
 
 
-def where() -> pathlib.Path | None:
-    """The file that is read and written; None where records are off."""
+def record_path() -> pathlib.Path | None:
+    """The file that is read and written, which need not exist; None where records are off.
+
+    Returns:
+        A path: that of `using_record`, or else of the environment variable `JSOFTMAX_KERNELS`, or
+        else `jsoftmax/kernels.json` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Example:
+        >>> import jsoftmax.kernels
+        >>> with jsoftmax.kernels.using_record("ours.json"):
+        ...     print(jsoftmax.kernels.record_path())
+        ours.json
+    """
     asked = _override.get()
     if asked is _UNSET:
         asked = os.environ.get(VARIABLE) or None
@@ -91,7 +102,7 @@ def using_record(path: str | os.PathLike[str] | None) -> Iterator[None]:
     Example:
         >>> import jsoftmax.kernels
         >>> with jsoftmax.kernels.using_record(None):
-        ...     print(jsoftmax.kernels.where())
+        ...     print(jsoftmax.kernels.record_path())
         None
     """
     token = _override.set(path)
@@ -103,7 +114,7 @@ def using_record(path: str | os.PathLike[str] | None) -> Iterator[None]:
 
 def entries() -> tuple[Entry, ...]:
     """What the record holds; nothing where there is none, or a broken one, which warns once."""
-    path = where()
+    path = record_path()
     if path is None:
         return ()
     try:
@@ -138,24 +149,27 @@ def _parsed(path: pathlib.Path) -> tuple[Entry, ...]:
         return ()
 
 
-def _entry(known: dict[str, Any]) -> Entry:
-    entry = Entry(**known)
-    numbers = (entry.error, entry.allowed, *entry.seconds.values(), *entry.shape)
+def _entry(known: Any) -> Entry:
+    numbers = (known["error"], known["allowed"], *known["seconds"].values())
     if not all(isinstance(x, int | float) for x in numbers):
-        raise TypeError("an entry has something else than a number")
-    if not {"pallas", "xla"} <= set(entry.seconds):
+        raise TypeError("an error or a time is no number")
+    if not all(isinstance(n, int) and n > 0 for n in known["shape"]):
+        raise ValueError(f"no shape: {known['shape']}")
+    if not {"pallas", "xla"} <= set(known["seconds"]):
         raise KeyError("seconds of pallas and xla")
-    return dataclasses.replace(entry, shape=tuple(entry.shape))
+    return Entry(**(known | {"shape": tuple(known["shape"])}))
 
 
-def write(new: Sequence[Entry], path: pathlib.Path) -> None:
-    """Add entries to a file; those of the same trial are replaced. A broken file is replaced too.
+def write(new: Sequence[Entry], path: pathlib.Path, failed: Iterable[tuple[Any, ...]] = ()) -> None:
+    """Add entries to a file, in the place of those of the same trials and of trials that failed.
 
-    The file is exchanged as a whole, so that nobody reads half of it.
+    A broken file is replaced. The file is exchanged as a whole, so that nobody reads half of it.
     """
     with using_record(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kept = {entry.key: entry for entry in (*entries(), *new)}
+    for key in failed:
+        kept.pop(key, None)
     known = {"format": FORMAT, "entries": [dataclasses.asdict(x) for x in kept.values()]}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import jsoftmax
+from jsoftmax.kernels._chosen import case_of
 from jsoftmax.kernels.trial._attention_peers import attention_peers
 
 Shape = tuple[int, ...]
@@ -66,7 +67,7 @@ def _mappings():
     peers = {"jax.nn.softmax": jax.nn.softmax}
     for alpha in (1.0, 1.5, 2.0, 3.0):
         yield Operation(
-            "mapping", f"α = {alpha:g}", _with(jsoftmax.entmax, alpha=alpha), rows, (0,), _ROWS,
+            "mapping", case_of(alpha), _with(jsoftmax.entmax, alpha=alpha), rows, (0,), _ROWS,
             _FEW_ROWS, peers=peers,
         )  # fmt: skip
 
@@ -76,7 +77,7 @@ def _mappings():
     def traced(z, x, **more):
         return jsoftmax.entmax(z, 1.5 + 0.1 * jnp.tanh(x), **more)
 
-    yield Operation("mapping", "traced α", traced, with_number, (0,), _ROWS, _FEW_ROWS)
+    yield Operation("mapping", case_of(None), traced, with_number, (0,), _ROWS, _FEW_ROWS)
 
 
 def _losses():
@@ -87,12 +88,12 @@ def _losses():
         return optax.softmax_cross_entropy_with_integer_labels(z.astype("float32"), y)
 
     yield Operation(
-        "loss", "α = 1", jsoftmax.cross_entropy, with_labels, (0,), _ROWS, _FEW_ROWS,
+        "loss", case_of(1), jsoftmax.cross_entropy, with_labels, (0,), _ROWS, _FEW_ROWS,
         peers={"optax": by_optax},
     )  # fmt: skip
     for alpha in (1.5, 2.0):
         yield Operation(
-            "loss", f"α = {alpha:g}", _with(jsoftmax.entmax_loss, alpha=alpha), with_labels, (0,),
+            "loss", case_of(alpha), _with(jsoftmax.entmax_loss, alpha=alpha), with_labels, (0,),
             _ROWS, _FEW_ROWS,
         )  # fmt: skip
 
@@ -110,7 +111,7 @@ def _attention():
     small = ((1, 40, 40, 16),)
     for alpha in (1.0, 1.5):
         for is_causal in (False, True):
-            case = f"α = {alpha:g}" + ", causal" * is_causal
+            case = case_of(alpha, *["causal"] * is_causal)
             function = _with(jsoftmax.dot_product_attention, alpha=alpha, is_causal=is_causal)
             peers = attention_peers(is_causal)
             yield Operation(
@@ -132,7 +133,7 @@ def _linear_losses():
 
     shapes = ((1024, 2048, 128256), (8192, 2048, 128256))
     yield Operation(
-        "linear loss", "α = 1", scaled, tokens_and_table, (0, 1), shapes, ((32, 64, 384),),
+        "linear loss", case_of(1), scaled, tokens_and_table, (0, 1), shapes, ((32, 64, 384),),
         dtypes=("bfloat16",),
     )  # fmt: skip
 

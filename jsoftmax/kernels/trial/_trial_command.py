@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import jax
 
 from jsoftmax.kernels import _record
-from jsoftmax.kernels.trial import _compiled, _operations, _targets
+from jsoftmax.kernels.trial import _absent_chips, _compiled, _operations
+from jsoftmax.kernels.trial._table import Table
 from jsoftmax.kernels.trial._trials import Trial, trials
 
 MISUSE, WRONG = 2, 1  # exit codes: not understood, and a kernel that is wrong
@@ -28,28 +28,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(
             "this machine has no accelerator, so there is nothing to choose. --interpret checks "
             "the kernels' numbers on the CPU at small shapes; --compile-for "
-            f"{'|'.join(_targets.TARGETS)} compiles them for hardware that is not here"
+            f"{'|'.join(_absent_chips.TARGETS)} compiles them for hardware that is not here"
         )
-    path = asked.output or _record.where()
-    found = []
+    path = None if asked.interpret else asked.output or _record.record_path()
+    try:
+        if path is not None:
+            _record.write((), path)
+    except OSError as error:
+        return _complain(f"cannot write to {path}: {error.strerror}. Name another --output")
     print(f"{device.device_kind}, jax {jax.__version__}")
+    table = Table(_HEAD[: 5 if asked.interpret else None])
+    found = []
     for operation in _wanted(asked):
+        new = []
         for shape in operation.small if asked.interpret else operation.shapes:
             for dtype in operation.dtypes:
-                found += trials(operation, shape, dtype, device, timed=not asked.interpret)
-    _print(_HEAD[: 5 if asked.interpret else None], map(_cells, found))
-    if not asked.interpret:
-        _write(found, path)
-    wrong = [x for x in found if x.entry is not None and not x.entry.is_right]
-    return WRONG if wrong else 0
+                for trial in trials(operation, shape, dtype, device, timed=not asked.interpret):
+                    table.print(_cells(trial))
+                    new.append(trial)
+        if path is not None:
+            entries = [x.entry for x in new if x.entry is not None]
+            _record.write(entries, path, [x.key for x in new if x.entry is None])
+        found += new
+    return _closed(found, path)
 
 
 def _compile_for(asked) -> int:
-    if remedy := _targets.missing(asked.compile_for):
+    if remedy := _absent_chips.missing(asked.compile_for):
         return _complain(f"cannot compile for {asked.compile_for}: {remedy}")
-    sharding = _targets.sharding_on(asked.compile_for)
+    sharding = _absent_chips.sharding_on(asked.compile_for)
     print(f"compiled for {asked.compile_for}, which is not here: nothing ran")
-    _print(_compiled.HEAD, _compiled.compiled(_wanted(asked), sharding))
+    table = Table(_compiled.HEAD)
+    for row in _compiled.compiled(_wanted(asked), sharding):
+        table.print(row)
     return 0
 
 
@@ -57,24 +68,21 @@ def _wanted(asked) -> list[_operations.Operation]:
     return [x for x in _operations.operations() if asked.operation in (None, x.name)]
 
 
-def _write(found: list[Trial], path: pathlib.Path | None) -> None:
+def _closed(found: list[Trial], path: pathlib.Path | None) -> int:
+    """Say what came of it; the exit code tells of kernels that are wrong or failed."""
     entries = [x.entry for x in found if x.entry is not None]
-    chosen = sum(x.is_chosen for x in entries)
-    print(f"\n{chosen} of {len(entries)} kernels were right and faster than XLA.")
-    if path is None:
-        print(f"Records are off ({_record.VARIABLE}={_record.OFF}): nothing is written.")
-    elif entries:
-        _record.write(entries, path)
-        print(f"jsoftmax chooses them by {path}")
+    right = sum(x.is_right for x in entries)
+    print(f"\n{right} of {len(found)} trials right, {sum(x.is_refused for x in found)} refused.")
+    if path is not None:
+        print(f"{sum(x.is_chosen for x in entries)} also faster than XLA: chosen by {path}")
+    return 0 if all(x.is_refused or (x.entry and x.entry.is_right) for x in found) else WRONG
 
 
 _HEAD = ("operation", "shape", "dtype", "distance", "", "pallas ms", "xla ms", "peers ms")
 
 
 def _cells(trial: Trial) -> tuple[str, ...]:
-    start = (
-        f"{trial.operation}, {trial.case}", "×".join(map(str, trial.shape)), trial.dtype
-    )  # fmt: skip
+    start = (f"{trial.operation}, {trial.case}", "×".join(map(str, trial.shape)), trial.dtype)
     entry = trial.entry
     if entry is None:
         return (*start, "", trial.problem)
@@ -85,15 +93,6 @@ def _cells(trial: Trial) -> tuple[str, ...]:
     if not entry.seconds["xla"]:
         return (*start, distance, "right" if entry.is_right else "wrong")
     return (*start, distance, verdict, times["pallas"], times["xla"], peers)
-
-
-def _print(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = [tuple(head), *(tuple(row) for row in rows)]
-    # What follows the last column of the head, as a reason why there is no time, may be long.
-    widths = [max(len(row[i]) for row in table if i < len(row)) for i in range(len(head) - 1)]
-    for row in table:
-        cells = [f"{x:{n}}" for x, n in zip(row, widths, strict=False)]
-        print("  ".join([*cells, *row[len(widths) :]]).rstrip())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -124,14 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--compile-for",
-        choices=list(_targets.TARGETS),
+        choices=list(_absent_chips.TARGETS),
         help="only compile, for hardware that is not here; no record",
     )
     parser.add_argument(
         "--output",
         type=pathlib.Path,
         metavar="FILE",
-        help=f"the record (default: ${_record.VARIABLE}, or "
-        f"{os.path.join('~', '.cache', 'jsoftmax', 'kernels.json')})",
+        help=f"the record (default: ${_record.VARIABLE}, or ~/.cache/jsoftmax/kernels.json)",
     )
     return parser

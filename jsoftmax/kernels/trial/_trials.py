@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsoftmax.kernels._choice import versions
+from jsoftmax.kernels._chosen import versions
 from jsoftmax.kernels._record import Entry
 from jsoftmax.kernels.trial._operations import Operation, Shape
 
@@ -25,27 +25,37 @@ _SAMPLES, _SAMPLE = 5, 0.02  # how many, and seconds of one
 class Trial:
     """What was found: an entry for the record, or why there is none."""
 
+    device: str
     operation: str
     case: str
     shape: Shape
     dtype: str
     entry: Entry | None = None
     problem: str = ""
+    is_refused: bool = False  # by the kernel, which does not take such arguments
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """As that of an entry."""
+        return self.device, self.operation, self.case, self.shape, self.dtype
 
 
 def trials(operation: Operation, shape: Shape, dtype: str, device: Any, timed: bool = True):
     """The value, then the gradient, of an operation at one shape."""
     arrays = operation.arrays(shape, dtype)
     for name, form in (("", value_of), (" gradient", gradient_of)):
-        about = (operation.name + name, operation.case, shape, dtype)
+        about = (device.device_kind, operation.name + name, operation.case, shape, dtype)
         try:
             error, allowed = distances(operation, form, arrays, dtype)
             seconds = dict(_seconds(operation, form, arrays, timed))
+        except NotImplementedError as refusal:
+            yield Trial(*about, problem=_first_line(refusal), is_refused=True)
+            continue
         except Exception as problem:
-            # A kernel that is refused, fails to compile or to fit is no reason to end the table.
+            # A kernel that does not compile, or does not fit, is no reason to end the table.
             yield Trial(*about, problem=f"{type(problem).__name__}: {_first_line(problem)}")
             continue
-        entry = Entry(device.device_kind, *about, *versions(), error, allowed, seconds)
+        entry = Entry(*about, *versions(), error, allowed, seconds)
         yield Trial(*about, entry)
 
 
@@ -111,7 +121,7 @@ def seconds_of(function: Callable[..., Any], arrays: Any) -> float:
     """The least time of a call, from samples of many calls, since a device runs behind."""
     jax.block_until_ready(function(*arrays))
     start = time.perf_counter()
-    jax.block_until_ready(function(*arrays))
+    result = jax.block_until_ready(function(*arrays))
     calls = max(1, int(_SAMPLE / max(time.perf_counter() - start, 1e-6)))
     found = []
     for _ in range(_SAMPLES):

@@ -1,4 +1,4 @@
-"""Choose between a kernel and XLA by the record, for each platform that a program is lowered for."""
+"""Choose between a kernel and XLA by the record, for each platform that may run a program."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from jsoftmax.kernels._record import Entry, entries
 FARTHEST = 4  # times as large, or as small, may a size be as the one that was tried
 
 
-def chosen(
-    *operations: str, shape: tuple[Any, ...], dtype: Any, case: str = ""
-) -> frozenset[str]:
+def chosen(*operations: str, shape: tuple[Any, ...], dtype: Any, case: str = "") -> frozenset[str]:
     """Platforms on which `implementation=None` takes the kernel.
 
     These are the platforms whose devices in this process are of a recorded kind, if at the nearest
@@ -29,7 +27,7 @@ def chosen(
         operations: such as "attention" and "attention gradient": all of them must hold.
         shape: sizes that say how large the problem is, in the order of the record.
         dtype: of the arrays.
-        case: a variant of the operation, as in the record.
+        case: a variant of the operation, from `case_of`.
 
     Returns:
         Names as `jax.lax.platform_dependent` has them: "tpu", "cuda", "rocm".
@@ -84,6 +82,23 @@ def by_record(
     if not platforms:
         return xla(*arrays)
     return jax.lax.platform_dependent(*arrays, default=xla, **dict.fromkeys(platforms, kernel))
+
+
+def case_of(alpha: float | None, *flags: str) -> str:
+    """The name of a variant in the record.
+
+    Args:
+        alpha: α where it is static, None where it is traced.
+        flags: such as "causal".
+
+    Returns:
+        A text.
+
+    Example:
+        >>> print(case_of(1.5, "causal"))
+        α = 1.5, causal
+    """
+    return ", ".join(["traced α" if alpha is None else f"α = {alpha:g}", *flags])
 
 
 def _holds(tried: list[Entry], shape: tuple[int, ...]) -> bool:
