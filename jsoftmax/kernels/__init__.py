@@ -4,7 +4,7 @@
 `python -m jsoftmax.kernels` makes the record; `using_record` and `JSOFTMAX_KERNELS` override it.
 """
 
-from jsoftmax.kernels._chosen import by_record, case_of, chosen
+from jsoftmax.kernels._kernel_choice import by_record, case_of, chosen
 from jsoftmax.kernels._record import record_path, using_record
 
 __all__ = ["by_record", "case_of", "chosen", "record_path", "using_record"]

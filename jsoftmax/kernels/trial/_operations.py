@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import jsoftmax
-from jsoftmax.kernels._chosen import case_of
+from jsoftmax.kernels._kernel_choice import case_of
 from jsoftmax.kernels.trial._attention_peers import attention_peers
 
 Shape = tuple[int, ...]

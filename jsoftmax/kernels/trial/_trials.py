@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsoftmax.kernels._chosen import versions
+from jsoftmax.kernels._kernel_choice import versions
 from jsoftmax.kernels._record import Entry
 from jsoftmax.kernels.trial._operations import Operation, Shape
 
