@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from jsoftmax.attention._attend import computed, sizes_for
 from jsoftmax.attention._attention_arguments import read_arguments
+from jsoftmax.attention._by_pallas import by_pallas
 from jsoftmax.attention._kernels import by_kernel
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen
@@ -143,6 +144,15 @@ def dot_product_attention(
         dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout, axis_name=axis_name,
         in_one_block=block_q is None and block_k is None,
     )  # fmt: skip
+    if implementation == "pallas":
+        for name, size in (("block_q", block_q), ("block_k", block_k)):
+            if size is not None:
+                raise NotImplementedError(
+                    f"jsoftmax.dot_product_attention: implementation='pallas' does not take "
+                    f"`{name}`: its blocks fit the chip. Leave it out."
+                )
+        sizes = sizes_for("dot_product_attention", given, rule, None, None)
+        return by_pallas(given, rule, sizes, return_residual)
     if implementation not in (None, "xla"):
         arrays = dict(query=query, key=key, value=value, bias=bias, mask=mask)
         taken = dict(

@@ -18,7 +18,7 @@ from jsoftmax.core._arg_max import floor_of, hardened, higher, highest, of_whole
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Trees, overlaid
-from jsoftmax.core._scores import Dense, Scores
+from jsoftmax.core._scores import Dense
 
 
 def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
@@ -117,32 +117,6 @@ class Streamed:
         z = scores(moving, fixed, self.rule)
         hard = self.rule.hard_rows(fixed.hard)
         return z if self.floor is None else hardened(hard, z, self.floor)
-
-
-@dataclasses.dataclass(frozen=True)
-class WithSink:
-    """Scores with one more class."""
-
-    others: Scores
-    sink: Array
-
-    def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
-        top = self.others.max(fn)
-        return jnp.maximum(top, fn(self.sink + filled(top, 0)))
-
-    def sum(self, fn: Callable[[Array], Array]) -> Array:
-        total = self.others.sum(fn)
-        return total + fn(self.sink + filled(total, 0))
-
-    def anywhere(self, flags: Array) -> Array:
-        return self.others.anywhere(flags)
-
-    def peaks(self) -> WithSink | None:
-        peaks = self.others.peaks()
-        return None if peaks is None else WithSink(peaks, self.sink)
-
-    def level_of(self, top: Array) -> None:
-        return None
 
 
 def ground(row: InMemory | Streamed, sink: Array | None) -> tuple[Array, Array]:

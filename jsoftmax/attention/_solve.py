@@ -10,10 +10,10 @@ from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._clean import clean
 from jsoftmax.attention._folds import fold, like_rows, mixed_values, row_sum
-from jsoftmax.attention._score_rows import WithSink, ground, rows_of
+from jsoftmax.attention._score_rows import ground, rows_of
 from jsoftmax.core._arg_max import hardened, where_hard
 from jsoftmax.core._filled import filled
-from jsoftmax.core._scores import difference
+from jsoftmax.core._scores import WithMore, difference
 from jsoftmax.core._simplex import slope_at
 from jsoftmax.core._solved_row import SolvedRow, below_bound, mean_of
 from jsoftmax.core._threshold import solve
@@ -78,7 +78,7 @@ def _by_threshold(rule, moving, fixed):
         sink = None if sink is None else hardened(hard, sink, floor)
 
     def on_curve(curve):
-        anchor, place = solve(curve, row if sink is None else WithSink(row, sink))
+        anchor, place = solve(curve, row if sink is None else WithMore(row, sink))
 
         def slope(z, p):
             t = bounded_marginals(curve, regularizer, z, anchor, place)

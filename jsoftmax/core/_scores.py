@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._axis import ClassAxis
+from jsoftmax.core._filled import filled
 
 
 @runtime_checkable
@@ -75,6 +76,32 @@ class Dense:
     def peaks(self) -> Dense | None:
         found = self.classes.peaks(self.values, self.prior)
         return None if found is None else Dense(found[0], self.classes, found[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class WithMore:
+    """Scores with one more class."""
+
+    others: Scores
+    more: Array
+
+    def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
+        top = self.others.max(fn)
+        return jnp.maximum(top, fn(self.more + filled(top, 0)))
+
+    def sum(self, fn: Callable[[Array], Array]) -> Array:
+        total = self.others.sum(fn)
+        return total + fn(self.more + filled(total, 0))
+
+    def anywhere(self, flags: Array) -> Array:
+        return self.others.anywhere(flags)
+
+    def peaks(self) -> WithMore | None:
+        peaks = self.others.peaks()
+        return None if peaks is None else WithMore(peaks, self.more)
+
+    def level_of(self, top: Array) -> None:
+        return None
 
 
 def difference(z: Array, m: Array) -> Array:

@@ -1,0 +1,126 @@
+"""Attention by the kernels of `jsoftmax.kernels`, with the derivatives of XLA's attention.
+
+Reverse mode goes by kernels too. Forward mode, and every further derivative, is that of XLA's
+attention of the same arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.attention._attend import Sizes, computed
+from jsoftmax.attention._attention_arguments import Given
+from jsoftmax.attention._attention_problem import Rule
+from jsoftmax.attention._kernel_operands import attended, pulled
+from jsoftmax.core._named_trees import changes_of
+
+_FUNCTION = "jsoftmax.dot_product_attention"
+_MOVING = ("query", "key", "value", "bias", "scale", "soft_cap", "sinks")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is static beside the rule: the blocks of XLA's attention, and whether τ is asked for."""
+
+    sizes: Sizes
+    return_residual: bool
+
+
+def by_pallas(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> Any:
+    """The mixtures, and τ if it is asked for, in the form of `dot_product_attention`.
+
+    Raises:
+        NotImplementedError: for what the kernels do not take.
+    """
+    _check(given, rule)
+    return _computed(given, rule, Plan(sizes, return_residual))
+
+
+def _check(given, rule):
+    arrays = given.query, given.key, given.value
+    refused = {
+        "`axis_name`: split heads or the batch, or let implementation='xla' compute it": (
+            rule.axis_name is not None
+        ),
+        "float64: cast to float32, or let implementation='xla' compute it": (
+            given.computing == jnp.float64
+        ),
+        "sizes that are symbols: let implementation='xla' compute them": not given.sizes_are_known,
+        "a `dropout_rng` of this kind: make it by jax.random.key(seed, impl='threefry2x32')": (
+            given.dropout_rng is not None
+            and str(jax.random.key_impl(given.dropout_rng)) not in ("threefry2x32", "fry")
+        ),
+        "arrays that are split over an Explicit mesh: call it in jax.shard_map": any(
+            part is not None for x in arrays for part in jax.typeof(x).sharding.spec
+        ),
+    }
+    for what, is_given in refused.items():
+        if is_given:
+            raise NotImplementedError(f"{_FUNCTION}: implementation='pallas' does not take {what}.")
+
+
+# Compiled once for a shape also outside of `jit`.
+@partial(jax.jit, static_argnums=(1, 2))
+def _computed(given, rule, plan):
+    found = _attended(rule, plan, plan.return_residual, given)
+    return (found["out"], found["tau"]) if plan.return_residual else found["out"]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _attended(rule: Rule, plan: Plan, with_rows: bool, given: Given) -> dict[str, Array]:
+    """`out`, and with rows `tau` and what the way back needs: of these only both have derivatives."""
+    return attended(given, rule, with_rows)
+
+
+@partial(_attended.defjvp, symbolic_zeros=True)
+def _attended_jvp(rule, plan, with_rows, primals, tangents):
+    from jsoftmax.kernels import LinearOperator
+
+    (given,), changes = primals, changes_of(tangents[0])
+    found = _attended(rule, plan, True, given)
+    moving = {name: x for name in _MOVING if (x := getattr(changes, name)) is not None}
+    moving |= {str(i): x for i, x in enumerate(changes.numbers) if x is not None}
+    push, pull = partial(_pushed, rule, plan), partial(_pulled, rule, tuple(moving))
+    moved = LinearOperator(push, pull, push)((given, found), moving)
+    results = found if with_rows else {"out": found["out"]}
+    still = jax.tree.map(_zero_tangent, results)
+    return results, still | {name: moved[name] for name in moved if name in results}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _pushed(rule, plan, residuals, changes):
+    """The tangents of mixtures and of τ, by XLA."""
+    given, _ = residuals
+
+    def outcome(moved):
+        numbers = [moved.get(str(i), x) for i, x in enumerate(given.numbers)]
+        named = {name: x for name, x in moved.items() if not name.isdigit()}
+        again = given._replace(numbers=tuple(numbers), **named)
+        out, tau = computed(again, rule, plan.sizes, True)
+        return {"out": out, "tau": tau}
+
+    primals = {
+        name: given.numbers[int(name)] if name.isdigit() else getattr(given, name)
+        for name in changes
+    }
+    return jax.jvp(outcome, (primals,), (changes,))[1]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _pulled(rule, names, residuals, cotangents):
+    """The cotangents of what moves, by kernels."""
+    given, found = residuals
+    return pulled(given, rule, found, cotangents["out"], cotangents["tau"], names)
+
+
+def _zero_tangent(x):
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)

@@ -1,0 +1,289 @@
+"""The arguments of attention as kernels take them, and their results as attention gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsoftmax.attention._attention_arguments import Given
+from jsoftmax.attention._attention_problem import Rule
+from jsoftmax.core._arg_max import where_hard
+from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
+from jsoftmax.core._tangents import effective_tangent
+
+if TYPE_CHECKING:
+    from jsoftmax.kernels.attention import Arrays, Spec
+
+_PLATFORMS = {"tpu": ("tpu", False), "cuda": ("gpu", False), "cpu": ("tpu", True)}
+
+
+def attended(given: Given, rule: Rule, with_rows: bool) -> dict[str, Array]:
+    """`out`; and with rows `tau`, and what the kernels of the way back need."""
+    return _by_platform(partial(_attended, rule, with_rows), given)
+
+
+def pulled(
+    given: Given, rule: Rule, found: dict[str, Array], d_out: Array, d_tau: Array, names: tuple
+) -> dict[str, Any]:
+    """The cotangents of the arguments of these names."""
+    return _by_platform(partial(_pulled, rule, names), given, found, d_out, d_tau)
+
+
+def _by_platform(function, *arguments):
+    """function(platform, interpret, ...) of the platform for which it is compiled."""
+    branches = {
+        name: partial(function, platform, interpret)
+        for name, (platform, interpret) in _PLATFORMS.items()
+    }
+    return jax.lax.platform_dependent(*arguments, **branches)
+
+
+def _attended(rule, with_rows, platform, interpret, given):
+    from jsoftmax.kernels import attention as kernels
+
+    spec, arrays = _operands(given, rule, platform, interpret, ())
+    values = jnp.swapaxes(arrays.v, 1, 2)
+    found = kernels.mixtures(spec, arrays, values, with_rows)
+    results = {"out": _result(given, found["out"])}
+    if not with_rows:
+        return results
+    tau = _result(given, found["rows"][:, :1])[..., 0]
+    results |= {"tau": tau, "rows": found["rows"]}
+    if not spec.is_softmax:
+        results["mean"] = _result(given, found["mean"])
+    if "alive" in found:
+        results["alive"] = found["alive"]
+    return results
+
+
+def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
+    from jsoftmax.kernels import attention as kernels
+
+    of_numbers = [name for name in names if name not in ("query", "key", "value", "bias")]
+    moves = [name for name in names if name in ("scale", "soft_cap", "bias") or name.isdigit()]
+    spec, arrays = _operands(given, rule, platform, interpret, tuple(moves))
+    numbers = arrays.numbers.reshape(1, spec.heads // spec.entries, spec.count)
+    numbers = jnp.broadcast_to(numbers, (spec.entries, *numbers.shape[1:]))
+    numbers = list(jnp.moveaxis(numbers.reshape(spec.heads, spec.count), -1, 0)[..., None])
+    mean = found.get("mean", found["out"])
+    shift = jnp.sum(d_out.astype(jnp.float32) * mean.astype(jnp.float32), axis=-1)
+    rows, shift, d_tau = found["rows"], _as_rows(spec, shift), _as_rows(spec, d_tau)
+    hard = spec.hard(numbers[spec.names.index("hard")] if "hard" in spec.has else None)
+    shift = where_hard(hard, jnp.zeros_like(shift), shift)
+    shift = shift - mean_of(d_tau, rows[:, kernels.ROWS.index("total")])
+    rows = rows.at[:, kernels.SHIFT].set(shift)
+    d_out = _by_head(d_out.astype(arrays.v.dtype), spec.block_q)
+    alive = found.get("alive")
+    results: dict[str, Any] = {}
+    if not {"key", "value"}.isdisjoint(names):
+        of_keys = kernels.key_cotangents(spec, arrays, d_out, rows, alive)
+        results["key"] = _native(of_keys["d_k"], given.key.shape, given.key.dtype)
+        results["value"] = _native(of_keys["d_v"], given.value.shape, given.value.dtype)
+    sums: dict[str, Any] = {}
+    if "query" in names or moves:
+        turned = jnp.swapaxes(arrays.k, 1, 2)
+        of_queries = kernels.query_cotangents(spec, arrays, turned, d_out, rows, alive)
+        d_q = jnp.swapaxes(of_queries["d_q"], 1, 2)
+        results["query"] = _native(d_q, given.query.shape, given.query.dtype)
+        for i, name in enumerate(spec.moving_rows):
+            sums[name] = jnp.sum(of_queries["sums"][:, i], axis=-1)
+        if "bias" in names:
+            results["bias"] = _of_bias(given, of_queries["d_bias"])
+    results |= _of_numbers(given, spec, numbers, rows, sums, of_numbers)
+    return {name: results[name] for name in names}
+
+
+def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
+    from jsoftmax.kernels import attention as kernels
+
+    query, key, value = _of_one_dtype(given, platform)
+    *batch, queries, heads, width = query.shape
+    keys, key_heads = key.shape[-3], key.shape[-2]
+    entries, groups = math.prod(batch), heads // key_heads
+    blocks = kernels.sizes(platform, queries, keys, width, value.shape[-1], query.dtype)
+    optional = {"soft_cap": given.soft_cap, "sinks": given.sinks, "hard": given.hard}
+    present = {name: x for name, x in optional.items() if x is not None}
+    scale = jnp.asarray(1 / np.sqrt(width)) if given.scale is None else given.scale
+    per_head = [_of_heads(given, x) for x in (scale, *present.values(), *given.numbers)]
+    lengths, hides = _lengths(given, rule, entries)
+    block_q, block_k = blocks.block_q, blocks.block_k
+    if queries % block_q or keys % block_k or hides:
+        present["hiding"] = True
+    if given.mask is not None:
+        present["mask"] = True
+    if given.query_segment_ids is not None:
+        present["segments"] = True
+    if kernels.may_be_sparse(rule.regularizer(given.numbers)):
+        present["sparse"] = True
+    bias, bias_sizes = _of_scores(given, given.bias, jnp.float32, blocks)
+    mask, mask_sizes = _of_scores(given, given.mask, jnp.int8, blocks)
+    streams, stream_sizes = _streams(given, rule, entries)
+    spec = kernels.Spec(
+        structure=rule.structure, has=frozenset(present), is_hard=rule.is_hard, entries=entries,
+        key_heads=key_heads, groups=groups, dropout_rate=rule.dropout_rate,
+        shared=(("bias", bias_sizes), ("mask", mask_sizes), ("streams", stream_sizes)),
+        precision=rule.precision if query.dtype == jnp.float32 else None,
+        dtype=given.dtype, moves=moves, block_q=block_q, block_k=block_k, on_chip=blocks.on_chip,
+        platform=platform, interpret=interpret,
+    )  # fmt: skip
+    return spec, kernels.Arrays(
+        _by_head(query, block_q), _by_head(key, block_k), _by_head(value, block_k),
+        jnp.stack(per_head, axis=-1)[: key_heads * groups].reshape(-1).astype(jnp.float32),
+        lengths, bias, mask,
+        _of_places(given.query_segment_ids, block_q), _of_places(given.key_value_segment_ids, block_k),
+        streams,
+    )  # fmt: skip
+
+
+def _of_one_dtype(given, platform):
+    """Query, key and value, NaN for what is not finite, in a dtype that the platform multiplies."""
+    dtype = given.dtype
+    if dtype.itemsize < 2 or (platform == "tpu" and dtype == jnp.float16):
+        dtype = np.dtype(np.float32)
+    arrays = (x.astype(dtype) for x in (given.query, given.key, given.value))
+    return tuple(jnp.where(jnp.isfinite(x), x, jnp.nan) for x in arrays)
+
+
+def _of_heads(given, x):
+    """One number for each head of each batch entry."""
+    *batch, _, heads, _ = given.query.shape
+    key_heads = given.key.shape[-2]
+    x = given.by_head(x) if x.ndim <= 1 else x
+    shape = (*batch, key_heads, heads // key_heads)
+    return jnp.broadcast_to(x[..., 0, 0], shape).reshape(-1).astype(jnp.float32)
+
+
+def _lengths(given, rule, entries):
+    """Queries, keys, keys before and after a query of each batch entry; whether they hide a key."""
+    from jsoftmax.kernels.attention import ALL
+
+    queries, keys = given.query.shape[-3], given.key.shape[-3]
+    pairs = (
+        (queries, given.query_seq_lengths), (keys, given.key_value_seq_lengths),
+        (_known(rule.window[0], ALL), given.before), (_known(rule.window[1], ALL), given.after),
+    )  # fmt: skip
+    columns = [
+        jnp.full(entries, most, jnp.int32) if x is None
+        else jnp.minimum(x.reshape(-1).astype(jnp.int32), most)
+        for most, x in pairs
+    ]  # fmt: skip
+    hides = rule.window != (None, None) or any(x is not None for _, x in pairs)
+    return jnp.stack(columns, axis=-1).reshape(-1), hides
+
+
+def _known(number, otherwise):
+    return otherwise if number is None else number
+
+
+def _of_scores(given, x, dtype, blocks):
+    """A mask or a bias as (shared heads, keys or 1, queries or 1), and how many are shared."""
+    if x is None:
+        return None, (1, 1, 1)
+    *batch, _, heads, _ = given.query.shape
+    key_heads = given.key.shape[-2]
+    *lead, of_heads, rows, columns = x.shape
+    entries = 1
+    if math.prod(lead) > 1:
+        x, entries = jnp.broadcast_to(x, (*batch, *x.shape[-3:])), math.prod(batch)
+    split = (key_heads, heads // key_heads) if of_heads == heads else (1, 1)
+    x = jnp.swapaxes(x.reshape(-1, rows, columns), 1, 2).astype(dtype)
+    padding = [(0, 0), (0, -columns % blocks.block_k), (0, -rows % blocks.block_q)]
+    padding = [(0, 0) if n == 1 else pair for n, pair in zip(x.shape, padding, strict=True)]
+    return jnp.pad(x, padding), (entries, *split)
+
+
+def _of_places(ids, block):
+    if ids is None:
+        return None
+    ids = ids.reshape(-1, 1, ids.shape[-1]).astype(jnp.int32)
+    return jnp.pad(ids, [(0, 0), (0, 0), (0, -ids.shape[-1] % block)])
+
+
+def _streams(given, rule, entries):
+    """The words of random keys for dropout, one for each head."""
+    if given.dropout_rng is None:
+        return None, (1, 1, 1)
+    heads, key_heads = given.query.shape[-2], given.key.shape[-2]
+    sizes = (1, 1, 1) if rule.is_dropout_shared else (entries, key_heads, heads // key_heads)
+    numbers = jnp.arange(math.prod(sizes), dtype=jnp.uint32)
+    streams = jax.vmap(jax.random.fold_in, (None, 0))(given.dropout_rng, numbers)
+    words = jax.lax.bitcast_convert_type(jax.random.key_data(streams), jnp.int32)
+    return words.reshape(-1), sizes
+
+
+def _by_head(x, block):
+    """(*batch, length, heads, width) → (entries × heads, blocks of places, width)."""
+    length, width = x.shape[-3], x.shape[-1]
+    x = jnp.swapaxes(x, -2, -3).reshape(-1, length, width)
+    return jnp.pad(x, [(0, 0), (0, -length % block), (0, 0)])
+
+
+def _native(x, shape, dtype):
+    """(entries × heads, places, width) → an array of this shape (*batch, length, heads, width)."""
+    *batch, length, heads, width = shape
+    x = x[:, :length].reshape(*batch, heads, length, width)
+    return jnp.swapaxes(x, -2, -3).astype(dtype)
+
+
+def _result(given, x):
+    """(entries × heads, width, queries) → (*batch, queries, heads, width)."""
+    shape = (*given.query.shape[:-1], x.shape[1])
+    return _native(jnp.swapaxes(x, 1, 2), shape, given.dtype)
+
+
+def _as_rows(spec, x):
+    """(*batch, queries, heads) → (entries × heads, blocks of queries), float32."""
+    return _by_head(x[..., None].astype(jnp.float32), spec.block_q)[..., 0]
+
+
+def _of_numbers(given, spec, numbers, rows, sums, names):
+    """The cotangents of scale, cap, sinks and the numbers of the regularizer."""
+    if given.sinks is not None:
+        sums = _with_sinks(given, spec, numbers, rows, sums)
+    results = {}
+    for name in names:
+        like = given.numbers[int(name)] if name.isdigit() else getattr(given, name)
+        of_head = sums[name].reshape(spec.entries, -1).sum(axis=0)
+        x = of_head if like.size == of_head.size else jnp.sum(of_head)
+        results[name] = x.reshape(like.shape).astype(like.dtype)
+    return results
+
+
+def _with_sinks(given, spec, numbers, rows, sums):
+    """What the sink of each query adds: a class with a score, and without a value."""
+    from jsoftmax.kernels.attention import ROWS, SHIFT
+
+    row = SolvedRow(**{name: rows[:, i] for i, name in enumerate(ROWS)})
+    named = len(spec.names)
+    regularizer = spec.regularizer(tuple(numbers[named:]))
+    hard = numbers[spec.names.index("hard")] if "hard" in spec.has else None
+    masses = Masses(regularizer, row, spec.hard(hard))
+    z = jnp.broadcast_to(numbers[spec.names.index("sinks")], row.tau.shape)
+    p = masses.of(z)
+    d_z = -masses.weights(z, p) * rows[:, SHIFT]
+    sums = sums | {"sinks": jnp.sum(d_z, axis=-1)}
+    for name in spec.moving_rows:
+        if name.isdigit():
+            along = [None] * spec.structure.num_leaves
+            along[int(name)] = jnp.ones_like(numbers[0])
+            bend = effective_tangent(p, None, regularizer, spec.regularizer(tuple(along)))
+            sums[name] = sums[name] + jnp.sum(d_z * bend, axis=-1)
+    return sums
+
+
+def _of_bias(given, x):
+    """(heads, keys, queries) → the cotangent of the bias, summed where it is shared."""
+    *batch, queries, heads, _ = given.query.shape
+    keys = given.key.shape[-3]
+    x = x[:, :keys, :queries].reshape(*batch, heads, keys, queries).swapaxes(-1, -2)
+    bias = given.bias
+    axes = tuple(i for i, n in enumerate(bias.shape) if n == 1 and x.shape[i] > 1)
+    return jnp.sum(x, axis=axes, keepdims=True).astype(bias.dtype)

@@ -1,0 +1,60 @@
+"""What both kernels of the backward pass make of a tile.
+
+With s the slopes of p and a shift of each query, of the mean ⟨do, Σ s v/Σ s⟩ and of the cotangent
+of τ, the cotangent of scores is
+
+    dz = s (⟨do, v⟩ − shift),
+
+and of a parameter θ of the regularizer it is −Σ dz (∂ω′/∂θ)(p).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core._arg_max import where_hard
+from jsoftmax.core._solved_row import Masses, SolvedRow
+from jsoftmax.core._tangents import effective_tangent
+from jsoftmax.kernels.attention._block import Block, product
+from jsoftmax.kernels.attention._forward import ROWS
+
+SHIFT = len(ROWS)  # the place of the shift among the rows
+
+
+class Turned(NamedTuple):
+    """The cotangent of a tile's scores before a cap, its weights, and sums for numbers that move."""
+
+    d_u: Array
+    weights: Array  # by which values are mixed
+    rows: list[Array]  # terms of each number of a head that moves
+
+
+def turned(block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, rows: Array) -> Turned:
+    """The cotangents of a tile, of what is kept of its queries in `rows`, (8, queries)."""
+    spec = block.spec
+    known = {name: rows[i : i + 1] for i, name in enumerate(ROWS)}
+    shift = rows[SHIFT : SHIFT + 1]
+    formed = block.scores(tile, k, q, moves=True)
+    z = formed.z
+    masses = Masses(block.regularizer, SolvedRow(**known), block.hard)
+    p = masses.of(z)
+    s = masses.weights(z, p)
+    kept = block.kept(tile)
+    by_values = product(v, d_out, ((1,), (1,)), spec.precision) * kept
+    d_z = s * (where_hard(block.hard, jnp.zeros_like(p), by_values) - shift)
+    d_u = d_z if formed.bend is None else d_z * formed.bend
+    return Turned(d_u, p * kept, [_term(block, name, formed, p, d_z, d_u) for name in spec.moving_rows])
+
+
+def _term(block, name, formed, p, d_z, d_u):
+    if name == "scale":
+        return d_u * formed.raw
+    if name == "soft_cap":
+        return d_z * formed.by_cap
+    numbers = [None] * block.spec.structure.num_leaves
+    numbers[int(name)] = jnp.ones((1, block.spec.block_q), jnp.float32)
+    along = block.spec.regularizer(tuple(numbers))
+    return d_z * effective_tangent(p, None, block.regularizer, along)

@@ -1,0 +1,166 @@
+"""A tile of scores in a kernel: keys by queries, formed, biased, capped, and hidden.
+
+Queries lie along the lanes of a TPU, so that what is kept of a row, its largest score or its
+threshold, is [1, queries]: a few vectors, and sums over keys add whole vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+
+from jsoftmax.kernels.attention._dropout import kept
+from jsoftmax.kernels.attention._spec import LENGTHS, Spec
+
+
+class Formed(NamedTuple):
+    """Scores of a tile; and where they move, by what."""
+
+    z: Array
+    raw: Array | None = None  # q·k
+    bend: Array | None = None  # ∂z/∂u of the scores u before a cap
+    by_cap: Array | None = None  # ∂z/∂cap
+
+
+class Block:
+    """A block of queries of a head: the tiles of keys that it may see, one by one."""
+
+    def __init__(
+        self, spec: Spec, refs: SimpleNamespace, head: Any, number: Any, keys_are_whole: bool = True
+    ):
+        self.spec, self.refs, self.head = spec, refs, head
+        self.number = number  # of the block of queries
+        self.start = number * spec.block_q  # the place of the first query
+        self.keys_are_whole = keys_are_whole  # else the references hold one tile of keys
+        entry = jax.lax.div(head, spec.key_heads * spec.groups)
+        count, self.keys, self.before, self.after = (
+            refs.lengths[LENGTHS * entry + i] for i in range(LENGTHS)
+        )
+        self.queries = count
+        first = spec.count * jax.lax.rem(head, spec.key_heads * spec.groups)
+        self.scale = refs.numbers[first]
+        numbers = [jnp.full((1, spec.block_q), refs.numbers[first + i]) for i in range(spec.count)]
+        named = len(spec.names)
+        self.numbers = dict(zip(spec.names, numbers[:named], strict=True))
+        self.regularizer = spec.regularizer(tuple(numbers[named:]))
+        self.hard = spec.hard(self.numbers.get("hard"))
+
+    def bounds(self) -> tuple[Array, Array]:
+        """The first tile of keys that a query of the block may see, and the one after the last."""
+        size = self.spec.block_k
+        end = jnp.minimum(self.start + self.spec.block_q, self.queries)
+        first = jax.lax.div(jnp.maximum(self.start - self.before, 0), size)
+        stop = jnp.minimum(self.keys, end + self.after)
+        last = jax.lax.div(jnp.maximum(stop, 0) + (size - 1), size)
+        return first, jnp.where(end > self.start, jnp.maximum(last, first), first)
+
+    def is_whole(self, tile: Any) -> Array:
+        """Whether every query of the block sees every key of a tile."""
+        start, end = tile * self.spec.block_k, self.start + self.spec.block_q
+        stop = start + self.spec.block_k
+        by_window = (start >= end - 1 - self.before) & (stop <= self.start + self.after + 1)
+        return by_window & (stop <= self.keys) & (end <= self.queries)
+
+    def seen(self, tile: Any) -> Array:
+        """Which query sees which key."""
+        spec, refs = self.spec, self.refs
+        shape = spec.block_k, spec.block_q
+        rows = self.start + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+        columns = tile * spec.block_k + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+        seen = (columns < self.keys) & (rows < self.queries)
+        seen = seen & (columns >= rows - self.before) & (columns <= rows + self.after)
+        if refs.mask is not None:
+            mask = self.of_tile(refs.mask, tile).astype(jnp.int32)
+            seen = seen & (jnp.broadcast_to(mask, shape) != 0)
+        if refs.row_segments is not None:
+            rows, columns = refs.row_segments[0], refs.column_segments[0]
+            if self.keys_are_whole:
+                columns = refs.column_segments[0, :, self.keys_of(tile)]
+            else:
+                rows = refs.row_segments[0, :, self.places]
+            seen = seen & (rows == _as_column(columns))
+        return seen
+
+    def scores(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
+        """The scores of a tile, and if it `moves` what derivatives ask of a cap."""
+
+        def of(hide):
+            formed = self.formed(tile, k, q, moves)
+            return formed._replace(z=hide(formed.z))
+
+        return self.where_whole(tile, of)
+
+    def where_whole(self, tile: Any, function: Callable[[Callable[[Array], Array]], Any]) -> Any:
+        """function(hide), compiled apart for tiles of which nothing is hidden."""
+        if not self.spec.hides:
+            return function(lambda z: z)
+
+        def hide(z):
+            return jnp.where(self.seen(tile), z, -jnp.inf)
+
+        if self.spec.hides_everywhere:
+            return function(hide)
+        return jax.lax.cond(
+            self.is_whole(tile), lambda: function(lambda z: z), lambda: function(hide)
+        )
+
+    def formed(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
+        """The scores of a tile of which nothing is hidden."""
+        raw = product(k, q, ((1,), (1,)), self.spec.precision)
+        u = raw * self.numbers["scale"]
+        if self.refs.bias is not None:
+            u = u + self.of_tile(self.refs.bias, tile)
+        if "soft_cap" not in self.numbers:
+            return Formed(u, raw if moves else None)
+        cap, excluded = self.numbers["soft_cap"], u == -jnp.inf
+        x = jnp.where(excluded, 0, u) / cap
+        t = jnp.tanh(x)
+        z = jnp.where(excluded, -jnp.inf, jnp.where(cap > 0, cap * t, jnp.nan))
+        if not moves:
+            return Formed(z)
+        bend = jnp.where(excluded, 0, 1 - t * t)
+        return Formed(z, raw, bend, t - x * bend)
+
+    def of_tile(self, ref: Any, tile: Any) -> Array:
+        """What an array (1, keys or 1, queries or 1) says of a tile."""
+        _, keys, queries = ref.shape
+        if self.keys_are_whole:
+            return ref[0] if keys == 1 else ref[0, self.keys_of(tile), :]
+        return ref[0] if queries == 1 else ref[0, :, self.places]
+
+    def keys_of(self, tile: Any) -> Any:
+        """The places of a tile of keys."""
+        return pl.ds(tile * self.spec.block_k, self.spec.block_k)
+
+    @property
+    def places(self) -> Any:
+        """Those of the queries."""
+        return pl.ds(self.start, self.spec.block_q)
+
+    def kept(self, tile: Any) -> Array | float:
+        """1/(1 − rate) where dropout keeps a weight, 0 where it drops it; else the number 1."""
+        if self.refs.streams is None:
+            return 1.0
+        spec = self.spec
+        place = 2 * spec.place_of("streams", self.head)
+        words = self.refs.streams[place], self.refs.streams[place + 1]
+        shape = spec.block_k, spec.block_q
+        return kept(words, self.start, tile * spec.block_k, shape, spec.dropout_rate)
+
+
+def product(x: Array, y: Array, axes: tuple, precision: Any) -> Array:
+    """A product on the matrix unit, added up in float32."""
+    return jax.lax.dot_general(
+        x, y, (axes, ((), ())), precision=precision, preferred_element_type=jnp.float32
+    )
+
+
+def _as_column(row: Array) -> Array:
+    """(1, keys) → (keys, 1)."""
+    return jnp.swapaxes(jnp.broadcast_to(row, (8, row.shape[1])), 0, 1)[:, :1]

@@ -1,0 +1,52 @@
+"""Which weights dropout keeps, drawn in a kernel as `jax.random` draws them.
+
+A row of the matrix of weights has a random key of its own, and in it every tile of 128 keys of
+attention: the bits of XLA's attention, so that both drop the same weights.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_TILE = 128  # keys whose bits are drawn together
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
+
+def kept(
+    words: tuple[Array, Array], row: Array, column: Array, shape: tuple[int, int], rate: float
+) -> Array:
+    """1/(1 − rate) where a weight of a tile (keys, queries) is kept, else 0."""
+    words = tuple(jnp.full((1, shape[1]), x).astype(jnp.uint32) for x in words)
+    rows = row + jax.lax.broadcasted_iota(jnp.int32, (1, shape[1]), 1)
+    columns = column + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+    of_row = _drawn(words, rows.astype(jnp.uint32))
+    tiles = jax.lax.shift_right_logical(columns, 7).astype(jnp.uint32)
+    of_tile = _drawn(of_row, tiles)
+    first, second = _drawn(of_tile, (columns & (_TILE - 1)).astype(jnp.uint32))
+    limit = min(round(rate * 2**32), 2**32 - 1)
+    # Mosaic compares signed numbers: a shift of both by half of all keeps their order.
+    half = jnp.uint32(2**31)
+    bits = jax.lax.bitcast_convert_type((first ^ second) ^ half, jnp.int32)
+    return jnp.where(bits >= limit - 2**31, 1 / (1 - rate), 0.0)
+
+
+def _drawn(key, counter):
+    """Threefry-2x32 of a key and the counter (0, n), which is `jax.random.fold_in` too."""
+    first, second = key
+    keys = first, second, first ^ second ^ jnp.uint32(_PARITY)
+    x, y = keys[0] + jnp.zeros_like(counter), keys[1] + counter
+    for i in range(5):
+        for rotation in _ROTATIONS[i % 2]:
+            x = x + y
+            y = _rotated(y, rotation) ^ x
+        x = x + keys[(i + 1) % 3]
+        y = y + keys[(i + 2) % 3] + jnp.uint32(i + 1)
+    return x, y
+
+
+def _rotated(x, by):
+    left = jax.lax.shift_left(x, jnp.uint32(by))
+    return left | jax.lax.shift_right_logical(x, jnp.uint32(32 - by))

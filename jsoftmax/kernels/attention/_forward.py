@@ -1,0 +1,209 @@
+"""The kernel of mixtures: scores of a block of queries, their threshold, Σ p v.
+
+A block of queries forms its scores tile by tile, on the chip if a row of them fits, and the solver
+of the mappings finds the threshold there. A last turn over the tiles makes p of them, and the
+mixtures; of a tile without mass it makes nothing.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from jsoftmax.core._arg_max import floor_of, hardened, higher, where_hard
+from jsoftmax.core._filled import filled
+from jsoftmax.core._scores import WithMore, difference
+from jsoftmax.core._simplex import slope_at
+from jsoftmax.core._solved_row import below_bound, mean_of
+from jsoftmax.core._threshold import solve
+from jsoftmax.core.curves import bounded_marginals
+from jsoftmax.kernels.attention._block import Block, product
+from jsoftmax.kernels.attention._row import PEAK, Tiles, folded, kept_rows, peaks_of
+from jsoftmax.kernels.attention._spec import Spec
+from jsoftmax.kernels.attention._sums import summed
+
+ROWS = ("tau", "floor", "anchor", "level", "total")  # kept of a query, up to eight
+
+
+def forward(spec: Spec, refs: SimpleNamespace) -> None:
+    """The body of the kernel: one block of queries of one head."""
+    block = Block(spec, refs, pl.program_id(0), pl.program_id(1))
+    row = _kept(block) if spec.on_chip else _again(block)
+    by = _softmax if spec.is_softmax else _by_threshold
+    mixed, mean, stats = by(block, row)
+    if spec.hides:  # a query spoiled by a value that it sees is so in all features
+        spoiled = jnp.max(jnp.where(mixed == mixed, 0.0, 1.0), axis=0, keepdims=True) > 0
+        mixed = jnp.where(spoiled, jnp.nan, mixed)
+        stats = [jnp.where(spoiled, jnp.nan, x) for x in stats]
+    refs.out[0] = mixed.astype(refs.out.dtype)
+    if refs.mean is not None:
+        refs.mean[0] = mean.astype(refs.mean.dtype)
+    if refs.rows is not None:
+        stats = [*stats, *([jnp.zeros_like(stats[0])] * (8 - len(stats)))]
+        refs.rows[0] = _stacked(stats)
+
+
+def _stacked(rows):
+    """Eight rows as one array."""
+    number = jax.lax.broadcasted_iota(jnp.int32, (8, rows[0].shape[1]), 0)
+    found = jnp.zeros(number.shape, jnp.float32)
+    for i, x in enumerate(rows):
+        found = jnp.where(number == i, x, found)
+    return found
+
+
+def _kept(block):
+    """The rows of scores, formed once and kept."""
+    spec, refs = block.spec, block.refs
+    size, q = spec.block_k, refs.q[0]
+    first, last = block.bounds()
+
+    def form(i, _):
+        k = refs.k[0, pl.ds(i * size, size), :]
+
+        def keep(hide):
+            z = hide(block.formed(i, k, q).z)
+            refs.z[pl.ds(i * size, size), :] = z
+            if refs.peaks is not None:
+                refs.peaks[pl.ds(i * (size // PEAK), size // PEAK), :] = peaks_of(z)
+            return 0
+
+        block.where_whole(i, keep)
+        return 0
+
+    jax.lax.fori_loop(first, last, form, 0)
+    shorter = None
+    if refs.peaks is not None:
+        shorter = kept_rows(refs.peaks, first, last, size // PEAK, spec.is_tpu)
+    return kept_rows(refs.z, first, last, size, spec.is_tpu, shorter)
+
+
+def _again(block):
+    """The rows of scores, formed again for each turn."""
+    spec, refs = block.spec, block.refs
+    size, q = spec.block_k, refs.q[0]
+
+    def tile(i):
+        return block.scores(i, refs.k[0, pl.ds(i * size, size), :], q).z
+
+    return Tiles(tile, *block.bounds(), (size, spec.block_q), spec.is_tpu)
+
+
+def _softmax(block, row):
+    """Weights measured from the largest score, and their sum."""
+    sink = block.numbers.get("sinks")
+    shorter = row.shorter if row.shorter is not None else row
+    top = shorter.max()
+    top = top if sink is None else jnp.maximum(top, sink)
+    mixed, _, total = _mixed(block, row, lambda z: (jnp.exp(difference(z, top)), None))
+    if sink is not None:
+        total = total + jnp.exp(difference(sink, top))
+    some = jnp.where(total == 0, 1, total)
+    log_total = jnp.log(some)
+    out = mixed / some
+    return out, out, [top + log_total, top, top, -log_total, filled(top, 1)]
+
+
+def _by_threshold(block, row):
+    """The threshold by the solver of the mappings."""
+    sink, hard, regularizer = block.numbers.get("sinks"), block.hard, block.regularizer
+    top = floor = None
+    if hard is not False:
+        top = row.max()
+        pair = top, row.max(lambda z: jnp.where(z < top, z, -jnp.inf))
+        if sink is not None:
+            pair = higher(pair, (sink, filled(top, -jnp.inf)))
+        top, floor = pair[0], floor_of(pair)
+        row = row.hardened(hard, floor)
+        sink = None if sink is None else hardened(hard, sink, floor)
+
+    def on_curve(curve):
+        anchor, place = solve(curve, row if sink is None else WithMore(row, sink))
+
+        def weights(z):
+            z = z if floor is None else hardened(hard, z, floor)
+            p = curve.masses(z, anchor, place)
+            if block.refs.mean is None:
+                return p, None
+            t = bounded_marginals(curve, regularizer, z, anchor, place)
+            return p, where_hard(hard, p, slope_at(p, t, regularizer))
+
+        mixed, mean, total = _mixed(block, row, weights)
+        if mean is not None and sink is not None:
+            total = total + weights(sink)[1]
+        level = below_bound(curve.log_masses(anchor, anchor, place), regularizer)
+        level = jnp.where(anchor == -jnp.inf, 0, level)
+        if mean is None:
+            return mixed, mixed, anchor, level, level
+        return mixed, mean_of(mean, total), anchor, level, total
+
+    mixed, mean, anchor, level, total = regularizer.on_curve(row.anywhere, on_curve)
+    tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
+    tau = tau if top is None else where_hard(hard, top, tau)
+    floor = anchor if floor is None else where_hard(hard, floor, anchor)
+    return mixed, mean, [tau, floor, anchor, level, total]
+
+
+def _mixed(block, row, weights):
+    """Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax the first, and Σ p."""
+    spec, refs = block.spec, block.refs
+    size, rows = spec.block_k, spec.rows
+    with_mean = not spec.is_softmax and refs.mean is not None
+    width = refs.v.shape[1], spec.block_q
+    shapes = (
+        width,
+        width if with_mean else None,
+        (rows, spec.block_q) if with_mean or spec.is_softmax else None,
+    )
+
+    def terms(i):
+        z = refs.z[pl.ds(i * size, size), :] if spec.on_chip else row.tile(i)
+        p, s = weights(z)
+        scale = block.kept(i)
+        by_values = _by_values(block, i, z)
+        mixed = by_values(p * scale)
+        mean = by_values(s * scale) if with_mean else None
+        return mixed, mean, folded(p if s is None else s, jnp.sum, rows)
+
+    def is_alive(i):
+        count = size // PEAK
+        p, _ = weights(refs.peaks[pl.ds(i * count, count), :])
+        alive = ~(jnp.max(p) <= 0)  # a row of NaN is alive
+        refs.alive[0, 0, i] = jnp.where(alive, 1, 0)
+        return alive
+
+    kept = [refs.mixed, refs.mean_sum, refs.total] if spec.is_tpu else None
+    found = summed(kept, shapes, *block.bounds(), terms, None if refs.alive is None else is_alive)
+    mixed, mean, total = found
+    return mixed, mean, None if total is None else jnp.sum(total, axis=0, keepdims=True)
+
+
+def _by_values(block, i, z):
+    """Σ w v of a tile, as a function of w.
+
+    Where keys are hidden, a value that is not finite spoils the queries that see it, and no others.
+    """
+    spec, refs = block.spec, block.refs
+    v = refs.v[0, :, pl.ds(i * spec.block_k, spec.block_k)]
+
+    def of(w):
+        return product(v, w.astype(v.dtype), ((1,), (0,)), spec.precision)
+
+    if not spec.hides:
+        return of
+
+    def careful(w):
+        clean = jnp.where(v == v, v, 0)
+        spoiled = jnp.max(jnp.where(v == v, 0.0, 1.0), axis=0, keepdims=True)
+        spoiled = jnp.broadcast_to(spoiled, (8, spec.block_k)).astype(v.dtype)
+        seen = jnp.where(z > -jnp.inf, 1.0, 0.0).astype(v.dtype)
+        hit = jnp.max(product(spoiled, seen, ((1,), (0,)), None), axis=0, keepdims=True) > 0
+        found = product(clean, w.astype(v.dtype), ((1,), (0,)), spec.precision)
+        return jnp.where(hit, jnp.nan, found)
+
+    if spec.hides_everywhere:
+        return careful
+    return lambda w: jax.lax.cond(block.is_whole(i), lambda: of(w), lambda: careful(w))

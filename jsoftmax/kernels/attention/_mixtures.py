@@ -1,0 +1,112 @@
+"""Calls of the kernels, with the blocks that they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.kernels.attention._call import Part, called, outline
+from jsoftmax.kernels.attention._forward import forward
+from jsoftmax.kernels.attention._row import PEAK
+from jsoftmax.kernels.attention._spec import Arrays, Spec
+
+
+def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str, Array]:
+    """Mixtures (heads, value width, queries), and if they are asked for the solved rows.
+
+    `v` is (key heads, value width, keys). With rows: `rows`, (heads, 8, queries), of which the
+    first are what `SolvedRow` keeps; `mean`, as the mixtures; `alive`, (heads × blocks of queries,
+    1, tiles of keys), 1 where a tile has mass.
+    """
+    q, k = arrays.q, arrays.k
+    heads, queries, _ = q.shape
+    keys, width = k.shape[1], v.shape[1]
+    like = q, k, v, arrays.numbers, arrays.bias
+    blocks, tiles = queries // spec.block_q, keys // spec.block_k
+    skips = spec.on_chip and spec.is_sparse
+    results = {
+        "out": Part(
+            outline((heads, width, queries), spec.dtype, *like),
+            (1, width, spec.block_q), lambda h, i: (h, 0, i),
+        ),
+        "mean": None,
+        "rows": None,
+        "alive": None,
+    }  # fmt: skip
+    if with_rows:
+        results["rows"] = Part(
+            outline((heads, 8, queries), jnp.float32, *like),
+            (1, 8, spec.block_q), lambda h, i: (h, 0, i),
+        )  # fmt: skip
+        if not spec.is_softmax:
+            results["mean"] = results["out"]
+    if skips:
+        results["alive"] = Part(
+            outline((heads * blocks, 1, tiles), jnp.int32, *like),
+            (1, 1, tiles), lambda h, i: (h * blocks + i, 0, 0), are_scalars=True,
+        )  # fmt: skip
+    kept = {"z": None, "peaks": None}
+    if spec.on_chip:
+        kept = {"z": (keys, spec.block_q), "peaks": (keys // PEAK, spec.block_q)}
+    if spec.is_tpu:
+        kept["mixed"] = (width, spec.block_q)
+        kept["mean_sum"] = (width, spec.block_q) if results["mean"] else None
+        kept["total"] = (8, spec.block_q)
+    return called(
+        spec, "jsoftmax_attention", forward, (heads, blocks),
+        {
+            "q": Part(q, (1, spec.block_q, q.shape[2]), lambda h, i: (h, i, 0)),
+            "k": Part(k, (1, keys, k.shape[2]), lambda h, i: (h // spec.groups, 0, 0)),
+            "v": Part(v, (1, width, keys), lambda h, i: (h // spec.groups, 0, 0)),
+            **shared(spec, arrays, lambda h, i: (h, i)),
+        },
+        results,
+        kept,
+    )  # fmt: skip
+
+
+def shared(
+    spec: Spec, arrays: Arrays, place: Callable, keys_are_whole: bool = True
+) -> dict[str, Part | None]:
+    """Numbers, lengths, masks, biases and segments.
+
+    `place` tells the head and the block of queries of a step, or of keys if these are not whole.
+    """
+
+    def of_scores(name, x):
+        if x is None:
+            return None
+        _, keys, queries = x.shape
+        if keys_are_whole:
+            block, cut = (1, keys, min(queries, spec.block_q)), (False, queries > 1)
+        else:
+            block, cut = (1, min(keys, spec.block_k), queries), (keys > 1, False)
+
+        def index(*step):
+            head, number = place(*step)
+            return spec.place_of(name, head), *(number if x else 0 for x in cut)
+
+        return Part(x, block, index)
+
+    def of_entries(x, size, is_cut):
+        if x is None:
+            return None
+
+        def index(*step):
+            head, number = place(*step)
+            entry = head // (spec.groups * spec.key_heads) if x.shape[0] > 1 else 0
+            return entry, 0, number if is_cut else 0
+
+        return Part(x, (1, 1, size if is_cut else x.shape[2]), index)
+
+    return {
+        "numbers": Part(arrays.numbers, are_scalars=True),
+        "lengths": Part(arrays.lengths, are_scalars=True),
+        "bias": of_scores("bias", arrays.bias),
+        "mask": of_scores("mask", arrays.mask),
+        "row_segments": of_entries(arrays.row_segments, spec.block_q, keys_are_whole),
+        "column_segments": of_entries(arrays.column_segments, spec.block_k, not keys_are_whole),
+        "streams": None if arrays.streams is None else Part(arrays.streams, are_scalars=True),
+    }

@@ -1,0 +1,126 @@
+"""What a kernel of attention is made for: known while tracing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from jax import Array
+
+from jsoftmax.core._arg_max import Hard
+from jsoftmax.core._regularizer import Regularizer, joined
+
+ALL = 2**30  # more places than there are, which added to one of them is still an int32
+LENGTHS = 4  # numbers of a batch entry: queries, keys, keys seen before a query and after it
+
+
+class Arrays(NamedTuple):
+    """What attention is computed of; None for what was left out.
+
+    A head is a batch entry, a head of keys and one of its group of queries, in this order.
+    """
+
+    q: Array  # (heads, queries, width)
+    k: Array  # (key heads, keys, width)
+    v: Array  # (key heads, keys, value width)
+    numbers: Array  # (heads of one entry × numbers of a head), float32
+    lengths: Array  # (entries × LENGTHS), int32
+    bias: Array | None  # (shared heads, keys or 1, queries or 1), float32
+    mask: Array | None  # the same, int8
+    row_segments: Array | None  # (entries or 1, 1, queries), int32
+    column_segments: Array | None  # (entries or 1, 1, keys), int32
+    streams: Array | None  # (heads or 1, 2) words of random keys for dropout, as int32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The static description of a kernel."""
+
+    structure: Any  # of the regularizer
+    has: frozenset[str]  # "soft_cap", "sinks", "hard": numbers of a head; what hides keys
+    is_hard: bool  # whether the regularizer vanishes, as at α = ∞
+    entries: int
+    key_heads: int
+    groups: int
+    shared: tuple[tuple[str, tuple[int, int, int]], ...]  # sizes of entries, key heads and groups
+    dropout_rate: float
+    precision: Any
+    dtype: Any  # of results
+    moves: tuple[str, ...]  # numbers of a head, and "bias", in which a derivative is taken
+    block_q: int
+    block_k: int
+    on_chip: bool  # whether a row of scores is kept, or its tiles are formed again
+    platform: str  # "tpu" or "gpu"
+    interpret: Any = False
+    warps: int = 8  # of a GPU that compute a block
+    stages: int = 2
+
+    @property
+    def heads(self) -> int:
+        """Of queries, in all batch entries."""
+        return self.entries * self.key_heads * self.groups
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The numbers of a head, in their order, before those of the regularizer."""
+        optional = ("soft_cap", "sinks", "hard")
+        return ("scale", *(name for name in optional if name in self.has))
+
+    @property
+    def moving_rows(self) -> tuple[str, ...]:
+        """The numbers of a head that move, of which queries give their sums."""
+        return tuple(name for name in self.moves if name != "bias")
+
+    @property
+    def count(self) -> int:
+        """How many numbers a head has."""
+        return len(self.names) + self.structure.num_leaves
+
+    def regularizer(self, numbers: tuple) -> Regularizer:
+        """The regularizer of these numbers."""
+        return joined(self.structure, numbers)
+
+    @property
+    def is_softmax(self) -> bool:
+        """Whether the threshold has a formula."""
+        return self.regularizer((None,) * self.structure.num_leaves).is_exponential
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a score far below the others has no mass at all."""
+        return "sparse" in self.has
+
+    @property
+    def hides(self) -> bool:
+        """Whether a query may not see all keys."""
+        return self.hides_everywhere or "hiding" in self.has
+
+    @property
+    def hides_everywhere(self) -> bool:
+        """Whether any tile may be hidden in part, wherever it lies."""
+        return not self.has.isdisjoint({"mask", "segments"})
+
+    def hard(self, flag: Array | None) -> Hard:
+        """Where the map is arg max."""
+        return self.is_hard if flag is None else flag > 0
+
+    @property
+    def is_tpu(self) -> bool:
+        """Whether tiles lie in the vectors of a TPU."""
+        return self.platform == "tpu"
+
+    @property
+    def rows(self) -> int:
+        """Of the vectors in which sums over keys are added up."""
+        return 8 if self.is_tpu else 1
+
+    def place_of(self, name: str, head: Any) -> Any:
+        """Which of the heads of a shared array belongs to a head."""
+        sizes = dict(self.shared)[name]
+        group = head % self.groups
+        key_head = head // self.groups % self.key_heads
+        entry = head // (self.groups * self.key_heads)
+        place = 0
+        for size, index in zip(sizes, (entry, key_head, group), strict=True):
+            place = place * size + (index if size > 1 else 0)
+        return place
