@@ -65,14 +65,14 @@ def value_of(operation: Operation, function: Callable[..., Any]) -> Callable[...
 
 
 def gradient_of(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Value and gradient of a weighted sum, with weights that are not all alike."""
+    """The gradient of a weighted sum, with weights that are not all alike."""
 
     def total(*arrays):
         x = function(*arrays).astype(jnp.float32)
         weights = jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
         return jnp.sum(weights * x)
 
-    return jax.value_and_grad(total, operation.moving)
+    return jax.grad(total, operation.moving)
 
 
 def distances(operation: Operation, form: Any, arrays: Any, dtype: str) -> tuple[float, float]:
