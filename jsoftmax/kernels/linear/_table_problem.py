@@ -20,6 +20,7 @@ from jsoftmax.core._mesh_axes import varies_over
 VMEM = 2**20 * 100  # of 128 MiB, which v5e and v6e have
 LANES = 128
 _TOKENS, _CLASSES = (1024, 512, 256, 128), (512, 384, 256, 128)
+_LARGEST = 2**29  # multiplications of a block, beyond which kernels compile for minutes
 _FEW = 256  # classes of a block, below which one that does not go in evenly is better
 
 
@@ -45,6 +46,9 @@ class TableProblem:
         for classes in self._class_blocks():
             for tokens in _TOKENS:
                 if tokens > (1024 if kernel == "sums" else 512) or self.tokens % tokens:
+                    continue
+                is_small = (tokens, classes) == (_TOKENS[-1], self._class_blocks()[-1])
+                if tokens * classes * self.width > _LARGEST and not is_small:
                     continue
                 if self._bytes(kernel, tokens, classes) <= VMEM:
                     return tokens, classes
@@ -72,7 +76,7 @@ class TableProblem:
         h, w = tokens * width, width * classes
         found = 2 * size * (h + w) + 4 * 4 * tokens * classes
         if kernel in ("features", "both"):
-            found += 2 * 4 * h + 4 * (self.tokens * width if kernel == "both" else h)
+            found += 2 * size * h + 4 * (self.tokens * width if kernel == "both" else h)
         if kernel in ("table", "both"):
             found += 2 * size * w + 4 * w
         return found

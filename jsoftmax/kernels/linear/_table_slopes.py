@@ -36,7 +36,7 @@ class TokenRows(NamedTuple):
 def table_slopes(
     problem: TableProblem, h: Array, w: Array, bias: Array | None, rows: TokenRows
 ) -> tuple[Array, Array, Array | None]:
-    """Gradients in features (float32), in the table (in its dtype), and in the bias (float32)."""
+    """Gradients in features and table, in their dtypes, and in the bias, in float32."""
     if problem.features_fit:
         return _called(problem, "both", h, w, bias, rows)
     dh, _, _ = _called(problem, "features", h, w, bias, rows)
@@ -81,7 +81,7 @@ def _called(problem, name, h, w, bias, rows):
 
             @pl.when(j == classes - 1)
             def _():
-                dh[...] = in_h[mine, :]
+                dh[...] = in_h[mine, :].astype(dh.dtype)
 
         if in_w is not None and dw is not None:
             pair = (h[...], narrow) if problem.class_axis else (narrow, h[...])
@@ -107,7 +107,7 @@ def _called(problem, name, h, w, bias, rows):
     outputs, scratch = [], []
     if of_h:
         kept = problem.tokens if name == "both" else bt
-        outputs.append((late, outline(h.shape, jnp.float32, h)))
+        outputs.append((late, outline(h.shape, h.dtype, h)))
         scratch.append((kept, problem.width))
     if of_w:
         outputs.append((table, outline(w.shape, w.dtype, h)))

@@ -181,4 +181,5 @@ def _slopes(rule, interpret, moving, fixed, found, cotangent):
     )  # fmt: skip
     h = jnp.pad(moving.features.astype(problem.dtype), ((0, more), (0, 0)))
     dh, dw, db = table_slopes(problem, h, moving.kernel, moving.bias, rows)
-    return {"features": dh[:tokens], "kernel": dw, "bias": db}
+    dh = dh[:tokens].astype(moving.features.dtype)
+    return {"features": dh, "kernel": dw, "bias": db}
