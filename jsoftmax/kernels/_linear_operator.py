@@ -120,7 +120,8 @@ def _moved(primals, tangents, *, flat):
         moved = [known[i] for i in places], [tangents[i] for i in places]
         add(jax.jvp(at, *map(tuple, moved))[1])
     return results, [
-        ad.Zero.from_primal_value(x) if d is None else d for x, d in zip(results, total, strict=True)
+        ad.Zero.from_primal_value(x) if d is None else d
+        for x, d in zip(results, total, strict=True)
     ]
 
 

@@ -153,7 +153,8 @@ def test_mistakes_are_answered_in_one_line(capsys):
 
 def test_compiling_reports_seconds_and_temporaries_or_the_error():
     """For the CPU, whose compiler is always here."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("one",))
+    here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     rows = [*_compiled.compiled([operation(jnp.add), operation(broken)], here)]
     assert [row[0] for row in rows[:2]] == ["sum, α = 1", "sum gradient, α = 1"]
     assert rows[0][3].endswith(" s") and float(rows[0][4]) >= 0

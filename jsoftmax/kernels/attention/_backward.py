@@ -32,7 +32,9 @@ class Turned(NamedTuple):
     rows: list[Array]  # terms of each number of a head that moves
 
 
-def turned(block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, rows: Array) -> Turned:
+def turned(
+    block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, rows: Array
+) -> Turned:
     """The cotangents of a tile, of what is kept of its queries in `rows`, (8, queries)."""
     spec = block.spec
     known = {name: rows[i : i + 1] for i, name in enumerate(ROWS)}
@@ -46,7 +48,9 @@ def turned(block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, 
     by_values = product(v, d_out, ((1,), (1,)), spec.precision) * kept
     d_z = s * (where_hard(block.hard, jnp.zeros_like(p), by_values) - shift)
     d_u = d_z if formed.bend is None else d_z * formed.bend
-    return Turned(d_u, p * kept, [_term(block, name, formed, p, d_z, d_u) for name in spec.moving_rows])
+    return Turned(
+        d_u, p * kept, [_term(block, name, formed, p, d_z, d_u) for name in spec.moving_rows]
+    )
 
 
 def _term(block, name, formed, p, d_z, d_u):

@@ -87,7 +87,9 @@ def _parameters(spec, rank, given, asked, kept):
     if not spec.is_tpu:
         from jax.experimental.pallas import triton
 
-        return {"compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)}
+        return {
+            "compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)
+        }
     order = ("parallel",) * (rank - 1) + ("arbitrary",)
     return {
         "compiler_params": pltpu.CompilerParams(

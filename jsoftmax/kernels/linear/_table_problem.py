@@ -17,10 +17,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jsoftmax.core._mesh_axes import varies_over
 
-VMEM = 2**20 * 100  # of 128 MiB, which v5e and v6e have
 LANES = 128
+LEAST_MEMORY = 2**26  # bytes on a chip, of a core: v5p and 7x; v5e and v6e have twice as many
+_PLANNED, _ALLOWED = 0.78, 0.95  # shares of the memory: what blocks take, and what a kernel may
 _TOKENS, _CLASSES = (1024, 512, 256, 128), (512, 384, 256, 128)
-_LARGEST = 2**29  # multiplications of a block, beyond which kernels compile for minutes
+_LARGEST = 3 * 2**29  # multiplications of a step, beyond which kernels compile for minutes
+_PRODUCTS = {"sums": 1, "features": 2, "table": 2, "both": 3}  # of matrices, in a step
 _FEW = 256  # classes of a block, below which one that does not go in evenly is better
 
 
@@ -34,6 +36,8 @@ class TableProblem:
     class_axis: int  # of the table
     dtype: Any  # in which products are taken
     has_bias: bool
+    memory: int  # bytes on the chip, of a core
+    cores: int  # that share the grid
     cap: float | None = None
     interpret: bool = False
 
@@ -48,9 +52,10 @@ class TableProblem:
                 if tokens > (1024 if kernel == "sums" else 512) or self.tokens % tokens:
                     continue
                 is_small = (tokens, classes) == (_TOKENS[-1], self._class_blocks()[-1])
-                if tokens * classes * self.width > _LARGEST and not is_small:
+                work = self.products(kernel) * tokens * classes * self.width
+                if work > _LARGEST and not is_small:
                     continue
-                if self._bytes(kernel, tokens, classes) <= VMEM:
+                if self._bytes(kernel, tokens, classes) <= _PLANNED * self.memory:
                     return tokens, classes
         raise NotImplementedError(
             f"jsoftmax.linear_cross_entropy: implementation='pallas' does not take features of "
@@ -58,11 +63,20 @@ class TableProblem:
             "memory than there is on the chip. Let implementation='xla' compute it."
         )
 
+    @staticmethod
+    def products(kernel: str) -> int:
+        """How many products of matrices a step of a kernel takes."""
+        return _PRODUCTS[kernel]
+
     @property
     def features_fit(self) -> bool:
-        """Whether the float32 gradient in all features fits beside what the kernel needs."""
+        """Whether the float32 gradient in all features fits beside what the kernel needs.
+
+        Several cores cannot add to it.
+        """
         tokens = next(n for n in _TOKENS[1:] if self.tokens % n == 0)
-        return any(self._bytes("both", tokens, n) <= VMEM for n in self._class_blocks())
+        sizes = [self._bytes("both", tokens, n) for n in self._class_blocks()]
+        return self.cores == 1 and min(sizes) <= _PLANNED * self.memory
 
     def _class_blocks(self) -> list[int]:
         even = [n for n in _CLASSES if self.classes % n == 0]
@@ -116,10 +130,23 @@ class TableProblem:
             name=f"linear_{name}",
             interpret=self.interpret,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=(first, "arbitrary"), vmem_limit_bytes=VMEM + 2**24
+                dimension_semantics=(first, "arbitrary"),
+                vmem_limit_bytes=int(_ALLOWED * self.memory),
             ),
             **more,
         )
+
+
+def chip() -> tuple[int, int]:
+    """Bytes of memory on the chip, of a core, and how many cores share a kernel.
+
+    The chip is that of the mesh in `jax.set_mesh`, or else that of this process.
+    """
+    try:
+        known = pltpu.get_tpu_info()
+    except ValueError:  # no TPU
+        return LEAST_MEMORY, 1
+    return known.vmem_capacity_bytes, known.num_cores
 
 
 def columns(*rows: Any) -> list[Array]:

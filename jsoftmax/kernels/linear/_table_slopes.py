@@ -137,11 +137,9 @@ def _add(total, place, x, is_first):
 
     @pl.when(is_first)
     def _():
-        total[place, :] = x
+        total[place, :] = jnp.zeros_like(x)
 
-    @pl.when(jnp.logical_not(is_first))
-    def _():
-        total[place, :] += x
+    total[place, :] += x
 
 
 def _slope(problem, h, w, bias, rows, first):

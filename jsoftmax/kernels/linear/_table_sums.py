@@ -70,9 +70,7 @@ def table_sums(
         in_specs=[*specs, row],
         out_specs=[row] * 3,
         out_shape=[outline((1, problem.tokens), jnp.float32, h)] * 3,
-        scratch_shapes=[
-            pltpu.VMEM((bt, 1), dtype) for dtype in (jnp.float32,) * 3 + (jnp.int32,)
-        ],
+        scratch_shapes=[pltpu.VMEM((bt, 1), dtype) for dtype in (jnp.float32,) * 3 + (jnp.int32,)],
     )(*given, ids)
 
 

@@ -32,7 +32,8 @@ def _tried(function, outlines, sharding) -> tuple[str, str]:
     arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in outlines]
     start = time.perf_counter()
     try:
-        program = jax.jit(function).lower(*arrays).compile()
+        with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
+            program = jax.jit(function).lower(*arrays).compile()
     except Exception as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:60]}", ""
     memory = program.memory_analysis()

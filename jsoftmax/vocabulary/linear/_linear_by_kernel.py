@@ -48,8 +48,12 @@ def check(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> None:
     Raises:
         NotImplementedError: for an argument, or where there is a GPU.
     """
-    refused = refusals(function, rule, moving, fixed)
-    refused["GPUs"] = jax.default_backend() == "gpu"
+    from jsoftmax.kernels.linear import LEAST_MEMORY, chip
+
+    refused = refusals(function, rule, moving, fixed) | {
+        "GPUs": jax.default_backend() == "gpu",
+        "TPUs before v5": chip()[0] < LEAST_MEMORY,
+    }
     for what, is_given in refused.items():
         if is_given:
             raise NotImplementedError(
@@ -131,13 +135,13 @@ def _fits(rule, moving):
 
 def _problem(rule, moving, interpret):
     """The problem as kernels take it, and how many tokens fill up the last block."""
-    from jsoftmax.kernels.linear import TableProblem
+    from jsoftmax.kernels.linear import TableProblem, chip
 
     tokens, width = moving.features.shape
     block = next((n for n in (128, 256) if tokens <= n), 512)
     problem = TableProblem(
         tokens + -tokens % block, width, moving.kernel.shape[rule.kernel_axis], rule.kernel_axis,
-        moving.kernel.dtype, moving.bias is not None, rule.logits_soft_cap, interpret,
+        moving.kernel.dtype, moving.bias is not None, *chip(), rule.logits_soft_cap, interpret,
     )  # fmt: skip
     return problem, -tokens % block
 

@@ -251,9 +251,7 @@ def _terms(
 # Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
 # transpose is compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
-def _settled(
-    platforms: Platforms, rule: Rule, moving: Moving, fixed: Fixed, fate: Fate
-) -> Outcome:
+def _settled(platforms: Platforms, rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
     outcome = outcomes_by(platforms, rule, moving, fixed)
     statistics = outcome._replace(loss=None, weight=None)
     statistics = jax.tree.map(fate.settle_statistic, statistics)
