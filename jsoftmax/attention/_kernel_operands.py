@@ -50,7 +50,7 @@ def _attended(rule, with_rows, platform, interpret, given):
     from jsoftmax.kernels import attention as kernels
 
     spec, arrays = _operands(given, rule, platform, interpret, ())
-    values = jnp.swapaxes(arrays.v, 1, 2)
+    values = _turned(given.value.astype(arrays.v.dtype), spec.block_k)
     found = kernels.mixtures(spec, arrays, values, with_rows)
     results = {"out": _result(given, found["out"])}
     if not with_rows:
@@ -89,10 +89,9 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
         results["value"] = _native(of_keys["d_v"], given.value.shape, given.value.dtype)
     sums: dict[str, Any] = {}
     if "query" in names or moves:
-        turned = jnp.swapaxes(arrays.k, 1, 2)
+        turned = _turned(given.key.astype(arrays.k.dtype), spec.block_k)
         of_queries = kernels.query_cotangents(spec, arrays, turned, d_out, rows, alive)
-        d_q = jnp.swapaxes(of_queries["d_q"], 1, 2)
-        results["query"] = _native(d_q, given.query.shape, given.query.dtype)
+        results["query"] = _result(given, of_queries["d_q"]).astype(given.query.dtype)
         for i, name in enumerate(spec.moving_rows):
             sums[name] = jnp.sum(of_queries["sums"][:, i], axis=-1)
         if "bias" in names:
@@ -132,7 +131,7 @@ def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
         shared=(("bias", bias_sizes), ("mask", mask_sizes), ("streams", stream_sizes)),
         precision=rule.precision if query.dtype == jnp.float32 else None,
         dtype=given.dtype, moves=moves, block_q=block_q, block_k=block_k, on_chip=blocks.on_chip,
-        platform=platform, interpret=interpret,
+        is_streamed=blocks.is_streamed, platform=platform, interpret=interpret,
     )  # fmt: skip
     return spec, kernels.Arrays(
         _by_head(query, block_q), _by_head(key, block_k), _by_head(value, block_k),
@@ -144,12 +143,11 @@ def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
 
 
 def _of_one_dtype(given, platform):
-    """Query, key and value, NaN for what is not finite, in a dtype that the platform multiplies."""
+    """Query, key and value in a dtype that the platform multiplies."""
     dtype = given.dtype
     if dtype.itemsize < 2 or (platform == "tpu" and dtype == jnp.float16):
         dtype = np.dtype(np.float32)
-    arrays = (x.astype(dtype) for x in (given.query, given.key, given.value))
-    return tuple(jnp.where(jnp.isfinite(x), x, jnp.nan) for x in arrays)
+    return tuple(x.astype(dtype) for x in (given.query, given.key, given.value))
 
 
 def _of_heads(given, x):
@@ -226,6 +224,13 @@ def _by_head(x, block):
     return jnp.pad(x, [(0, 0), (0, -length % block), (0, 0)])
 
 
+def _turned(x, block):
+    """(*batch, length, heads, width) → (entries × heads, width, blocks of places)."""
+    length, _, width = x.shape[-3:]
+    x = jnp.moveaxis(x, -3, -1).reshape(-1, width, length)
+    return jnp.pad(x, [(0, 0), (0, 0), (0, -length % block)])
+
+
 def _native(x, shape, dtype):
     """(entries × heads, places, width) → an array of this shape (*batch, length, heads, width)."""
     *batch, length, heads, width = shape
@@ -235,8 +240,9 @@ def _native(x, shape, dtype):
 
 def _result(given, x):
     """(entries × heads, width, queries) → (*batch, queries, heads, width)."""
-    shape = (*given.query.shape[:-1], x.shape[1])
-    return _native(jnp.swapaxes(x, 1, 2), shape, given.dtype)
+    *batch, queries, heads, _ = given.query.shape
+    x = x[..., :queries].reshape(*batch, heads, x.shape[1], queries)
+    return jnp.moveaxis(x, -1, -3).astype(given.dtype)
 
 
 def _as_rows(spec, x):

@@ -18,7 +18,7 @@ from jax import Array
 from jsoftmax.core._arg_max import where_hard
 from jsoftmax.core._solved_row import Masses, SolvedRow
 from jsoftmax.core._tangents import effective_tangent
-from jsoftmax.kernels.attention._block import Block, product
+from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._forward import ROWS
 
 SHIFT = len(ROWS)  # the place of the shift among the rows
@@ -45,6 +45,8 @@ def turned(
     p = masses.of(z)
     s = masses.weights(z, p)
     kept = block.kept(tile)
+    if spec.hides:
+        v, _ = finite(v)
     by_values = product(v, d_out, ((1,), (1,)), spec.precision) * kept
     d_z = s * (where_hard(block.hard, jnp.zeros_like(p), by_values) - shift)
     d_u = d_z if formed.bend is None else d_z * formed.bend

@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 
 from jsoftmax.kernels.attention._dropout import kept
 from jsoftmax.kernels.attention._spec import LENGTHS, Spec
+from jsoftmax.kernels.attention._walk import Source
 
 
 class Formed(NamedTuple):
@@ -38,7 +39,7 @@ class Block:
         self.number = number  # of the block of queries
         self.start = number * spec.block_q  # the place of the first query
         self.keys_are_whole = keys_are_whole  # else the references hold one tile of keys
-        entry = jax.lax.div(head, spec.key_heads * spec.groups)
+        entry = spec.entry_of(head)
         count, self.keys, self.before, self.after = (
             refs.lengths[LENGTHS * entry + i] for i in range(LENGTHS)
         )
@@ -134,6 +135,13 @@ class Block:
             return ref[0] if keys == 1 else ref[0, self.keys_of(tile), :]
         return ref[0] if queries == 1 else ref[0, :, self.places]
 
+    def source(self, name: str, axis: int = 1) -> Source:
+        """Keys, or what belongs to them, tile by tile."""
+        refs = vars(self.refs)
+        head = self.spec.key_head_of(self.head)
+        buffers, semaphores = refs.get(f"{name}_buffers"), refs.get(f"{name}_semaphores")
+        return Source(refs[name], axis, self.spec.block_k, head, buffers, semaphores)
+
     def keys_of(self, tile: Any) -> Any:
         """The places of a tile of keys."""
         return pl.ds(tile * self.spec.block_k, self.spec.block_k)
@@ -159,6 +167,13 @@ def product(x: Array, y: Array, axes: tuple, precision: Any) -> Array:
     return jax.lax.dot_general(
         x, y, (axes, ((), ())), precision=precision, preferred_element_type=jnp.float32
     )
+
+
+def finite(x: Array) -> tuple[Array, Array]:
+    """`x` with 0 for what is not finite, and where that was, as float32."""
+    wide = x.astype(jnp.float32)
+    is_finite = jnp.abs(wide) < jnp.inf
+    return jnp.where(is_finite, wide, 0).astype(x.dtype), jnp.where(is_finite, 0.0, 1.0)
 
 
 def _as_column(row: Array) -> Array:

@@ -7,7 +7,7 @@ from jax import Array
 
 from jsoftmax.kernels.attention._call import Part, called, outline
 from jsoftmax.kernels.attention._keys import of_keys
-from jsoftmax.kernels.attention._mixtures import shared
+from jsoftmax.kernels.attention._mixtures import of_head, shared
 from jsoftmax.kernels.attention._queries import of_queries
 from jsoftmax.kernels.attention._spec import Arrays, Spec
 
@@ -29,8 +29,8 @@ def query_cotangents(
     def of_block(x):
         return Part(x, (1, spec.block_q, x.shape[2]), lambda h, i: (h, i, 0))
 
-    def of_keys(x, shape):
-        return Part(x, shape, lambda h, i: (h // spec.groups, 0, 0))
+    def of_tiles(x, tile):
+        return of_head(spec, x, tile, lambda h, i: spec.key_head_of(h))
 
     def turned(rows, dtype):
         shape = (heads, rows, queries)
@@ -41,8 +41,8 @@ def query_cotangents(
         {
             "q": of_block(q), "d_out": of_block(d_out),
             "rows": Part(rows, (1, 8, spec.block_q), lambda h, i: (h, 0, i)),
-            "k": of_keys(k, (1, keys, width)), "v": of_keys(v, (1, keys, v.shape[2])),
-            "k_turned": of_keys(k_turned, (1, width, keys)),
+            "k": of_tiles(k, (spec.block_k, width)), "v": of_tiles(v, (spec.block_k, v.shape[2])),
+            "k_turned": of_tiles(k_turned, (width, spec.block_k)),
             "alive": None if alive is None else Part(
                 alive, (1, 1, tiles), lambda h, i: (h * blocks + i, 0, 0), are_scalars=True
             ),
@@ -69,23 +69,26 @@ def key_cotangents(
     if alive is not None:
         alive = alive.reshape(-1, blocks, tiles).swapaxes(1, 2).reshape(-1, 1, blocks)
 
-    def of_queries(x):
-        return Part(x, (1, queries, x.shape[2]), lambda h, i, g: (h * spec.groups + g, 0, 0))
+    def head(h, i, g):
+        return h * spec.groups + g
 
-    def of_block(x, like=None):
+    def of_queries(x):
+        return of_head(spec, x, (spec.block_q, x.shape[2]), head)
+
+    def of_block(x):
         return Part(x, (1, spec.block_k, x.shape[2]), lambda h, i, g: (h, i, 0))
 
     return called(
         spec, "jsoftmax_attention_keys", of_keys, (key_heads, tiles, spec.groups),
         {
             "q": of_queries(q), "d_out": of_queries(d_out),
-            "rows": Part(rows, (1, 8, queries), lambda h, i, g: (h * spec.groups + g, 0, 0)),
+            "rows": of_head(spec, rows, (8, spec.block_q), head),
             "k": of_block(k), "v": of_block(v),
             "alive": None if alive is None else Part(
                 alive, (1, 1, blocks),
-                lambda h, i, g: ((h * spec.groups + g) * tiles + i, 0, 0), are_scalars=True,
+                lambda h, i, g: (head(h, i, g) * tiles + i, 0, 0), are_scalars=True,
             ),
-            **shared(spec, arrays, lambda h, i, g: (h * spec.groups + g, i), keys_are_whole=False),
+            **shared(spec, arrays, lambda h, i, g: (head(h, i, g), i), keys_are_whole=False),
         },
         {
             "d_k": of_block(outline(k.shape, k.dtype, *like)),

@@ -20,10 +20,11 @@ from jsoftmax.core._simplex import slope_at
 from jsoftmax.core._solved_row import below_bound, mean_of
 from jsoftmax.core._threshold import solve
 from jsoftmax.core.curves import bounded_marginals
-from jsoftmax.kernels.attention._block import Block, product
+from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._row import PEAK, Tiles, folded, kept_rows, peaks_of
 from jsoftmax.kernels.attention._spec import Spec
 from jsoftmax.kernels.attention._sums import summed
+from jsoftmax.kernels.attention._walk import walk
 
 ROWS = ("tau", "floor", "anchor", "level", "total")  # kept of a query, up to eight
 
@@ -61,20 +62,18 @@ def _kept(block):
     size, q = spec.block_k, refs.q[0]
     first, last = block.bounds()
 
-    def form(i, _):
-        k = refs.k[0, pl.ds(i * size, size), :]
-
+    def form(i, tiles, state):
         def keep(hide):
-            z = hide(block.formed(i, k, q).z)
+            z = hide(block.formed(i, tiles[0], q).z)
             refs.z[pl.ds(i * size, size), :] = z
             if refs.peaks is not None:
                 refs.peaks[pl.ds(i * (size // PEAK), size // PEAK), :] = peaks_of(z)
             return 0
 
         block.where_whole(i, keep)
-        return 0
+        return state
 
-    jax.lax.fori_loop(first, last, form, 0)
+    walk([block.source("k")], first, last, form, 0)
     shorter = None
     if refs.peaks is not None:
         shorter = kept_rows(refs.peaks, first, last, size // PEAK, spec.is_tpu)
@@ -83,13 +82,15 @@ def _kept(block):
 
 def _again(block):
     """The rows of scores, formed again for each turn."""
-    spec, refs = block.spec, block.refs
-    size, q = spec.block_k, refs.q[0]
+    spec, q = block.spec, block.refs.q[0]
 
-    def tile(i):
-        return block.scores(i, refs.k[0, pl.ds(i * size, size), :], q).z
+    def each(step, state):
+        def turn(i, tiles, state):
+            return step(block.scores(i, tiles[0], q).z, state)
 
-    return Tiles(tile, *block.bounds(), (size, spec.block_q), spec.is_tpu)
+        return walk([block.source("k")], *block.bounds(), turn, state)
+
+    return Tiles(each, spec.block_q, spec.is_tpu)
 
 
 def _softmax(block, row):
@@ -98,7 +99,7 @@ def _softmax(block, row):
     shorter = row.shorter if row.shorter is not None else row
     top = shorter.max()
     top = top if sink is None else jnp.maximum(top, sink)
-    mixed, _, total = _mixed(block, row, lambda z: (jnp.exp(difference(z, top)), None))
+    mixed, _, total = _mixed(block, lambda z: (jnp.exp(difference(z, top)), None))
     if sink is not None:
         total = total + jnp.exp(difference(sink, top))
     some = jnp.where(total == 0, 1, total)
@@ -131,7 +132,7 @@ def _by_threshold(block, row):
             t = bounded_marginals(curve, regularizer, z, anchor, place)
             return p, where_hard(hard, p, slope_at(p, t, regularizer))
 
-        mixed, mean, total = _mixed(block, row, weights)
+        mixed, mean, total = _mixed(block, weights)
         if mean is not None and sink is not None:
             total = total + weights(sink)[1]
         level = below_bound(curve.log_masses(anchor, anchor, place), regularizer)
@@ -147,7 +148,7 @@ def _by_threshold(block, row):
     return mixed, mean, [tau, floor, anchor, level, total]
 
 
-def _mixed(block, row, weights):
+def _mixed(block, weights):
     """Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax the first, and Σ p."""
     spec, refs = block.spec, block.refs
     size, rows = spec.block_k, spec.rows
@@ -159,11 +160,12 @@ def _mixed(block, row, weights):
         (rows, spec.block_q) if with_mean or spec.is_softmax else None,
     )
 
-    def terms(i):
-        z = refs.z[pl.ds(i * size, size), :] if spec.on_chip else row.tile(i)
+    def terms(i, tiles):
+        v, *keys = tiles
+        z = block.scores(i, *keys, refs.q[0]).z if keys else refs.z[pl.ds(i * size, size), :]
         p, s = weights(z)
         scale = block.kept(i)
-        by_values = _by_values(block, i, z)
+        by_values = _by_values(block, i, v, z)
         mixed = by_values(p * scale)
         mean = by_values(s * scale) if with_mean else None
         return mixed, mean, folded(p if s is None else s, jnp.sum, rows)
@@ -176,18 +178,19 @@ def _mixed(block, row, weights):
         return alive
 
     kept = [refs.mixed, refs.mean_sum, refs.total] if spec.is_tpu else None
-    found = summed(kept, shapes, *block.bounds(), terms, None if refs.alive is None else is_alive)
-    mixed, mean, total = found
+    sources = [block.source("v", 2), *([] if spec.on_chip else [block.source("k")])]
+    mixed, mean, total = summed(
+        kept, shapes, sources, block.bounds(), terms, None if refs.alive is None else is_alive
+    )
     return mixed, mean, None if total is None else jnp.sum(total, axis=0, keepdims=True)
 
 
-def _by_values(block, i, z):
+def _by_values(block, i, v, z):
     """Σ w v of a tile, as a function of w.
 
     Where keys are hidden, a value that is not finite spoils the queries that see it, and no others.
     """
-    spec, refs = block.spec, block.refs
-    v = refs.v[0, :, pl.ds(i * spec.block_k, spec.block_k)]
+    spec = block.spec
 
     def of(w):
         return product(v, w.astype(v.dtype), ((1,), (0,)), spec.precision)
@@ -196,8 +199,8 @@ def _by_values(block, i, z):
         return of
 
     def careful(w):
-        clean = jnp.where(v == v, v, 0)
-        spoiled = jnp.max(jnp.where(v == v, 0.0, 1.0), axis=0, keepdims=True)
+        clean, spoiled = finite(v)
+        spoiled = jnp.max(spoiled, axis=0, keepdims=True)
         spoiled = jnp.broadcast_to(spoiled, (8, spec.block_k)).astype(v.dtype)
         seen = jnp.where(z > -jnp.inf, 1.0, 0.0).astype(v.dtype)
         hit = jnp.max(product(spoiled, seen, ((1,), (0,)), None), axis=0, keepdims=True) > 0

@@ -47,6 +47,9 @@ def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str,
             outline((heads * blocks, 1, tiles), jnp.int32, *like),
             (1, 1, tiles), lambda h, i: (h * blocks + i, 0, 0), are_scalars=True,
         )  # fmt: skip
+    def by_key_head(h, i):
+        return spec.key_head_of(h)
+
     kept = {"z": None, "peaks": None}
     if spec.on_chip:
         kept = {"z": (keys, spec.block_q), "peaks": (keys // PEAK, spec.block_q)}
@@ -58,13 +61,20 @@ def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str,
         spec, "jsoftmax_attention", forward, (heads, blocks),
         {
             "q": Part(q, (1, spec.block_q, q.shape[2]), lambda h, i: (h, i, 0)),
-            "k": Part(k, (1, keys, k.shape[2]), lambda h, i: (h // spec.groups, 0, 0)),
-            "v": Part(v, (1, width, keys), lambda h, i: (h // spec.groups, 0, 0)),
+            "k": of_head(spec, k, (spec.block_k, k.shape[2]), by_key_head),
+            "v": of_head(spec, v, (width, spec.block_k), by_key_head),
             **shared(spec, arrays, lambda h, i: (h, i)),
         },
         results,
         kept,
     )  # fmt: skip
+
+
+def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part:
+    """An array of which a kernel goes over the tiles of one head, the head of a step of the grid."""
+    if spec.is_streamed:
+        return Part(x, tile=tile)
+    return Part(x, (1, *x.shape[1:]), lambda *step: (head(*step), 0, 0))
 
 
 def shared(
@@ -96,7 +106,7 @@ def shared(
 
         def index(*step):
             head, number = place(*step)
-            entry = head // (spec.groups * spec.key_heads) if x.shape[0] > 1 else 0
+            entry = spec.entry_of(head) if x.shape[0] > 1 else 0
             return entry, 0, number if is_cut else 0
 
         return Part(x, (1, 1, size if is_cut else x.shape[2]), index)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jsoftmax.kernels.attention._backward import turned
-from jsoftmax.kernels.attention._block import Block, product
+from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._row import folded
 from jsoftmax.kernels.attention._spec import Spec
 from jsoftmax.kernels.attention._sums import summed
@@ -24,14 +24,14 @@ def of_queries(spec: Spec, refs: SimpleNamespace) -> None:
     if refs.d_bias is not None:
         refs.d_bias[...] = jnp.zeros(refs.d_bias.shape, refs.d_bias.dtype)
 
-    def terms(i):
-        places = block.keys_of(i)
-        tile = turned(block, i, refs.k[0, places, :], refs.v[0, places, :], q, d_out, rows)
+    def terms(i, tiles):
+        k, v, k_turned = tiles
+        tile = turned(block, i, k, v, q, d_out, rows)
         if refs.d_bias is not None:
-            refs.d_bias[0, places, :] = tile.d_u
-        k = refs.k_turned[0, :, places]
+            refs.d_bias[0, block.keys_of(i), :] = tile.d_u
+        k = k_turned
         if spec.hides:
-            k = jnp.where(k == k, k, 0)
+            k, _ = finite(k)
         moved = product(k, tile.d_u.astype(k.dtype), ((1,), (0,)), spec.precision)
         return moved, *(folded(x, jnp.sum, spec.rows) for x in tile.rows)
 
@@ -40,7 +40,8 @@ def of_queries(spec: Spec, refs: SimpleNamespace) -> None:
 
     kept = [refs.sum_0, *(getattr(refs, f"sum_{i + 1}") for i in range(count))]
     found = summed(
-        kept if spec.is_tpu else None, shapes, *block.bounds(), terms,
+        kept if spec.is_tpu else None, shapes,
+        [block.source("k"), block.source("v"), block.source("k_turned", 2)], block.bounds(), terms,
         None if refs.alive is None else is_alive,
     )  # fmt: skip
     refs.d_q[0] = (found[0] * block.numbers["scale"]).astype(refs.d_q.dtype)

@@ -19,12 +19,13 @@ PEAK = 16  # keys of which the largest score is kept, to start the search from
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """Scores of keys `first` to `last`, counted in tiles, each (keys, queries)."""
+    """Scores that a kernel goes over tile by tile, each (keys, queries).
 
-    tile: Callable[[Any], Array]
-    first: Any
-    last: Any
-    shape: tuple[int, int]  # of a tile
+    `each` is given step(z, state) and the state where it begins.
+    """
+
+    each: Callable[[Callable[[Array, Any], Any], Any], Any]
+    queries: int
     in_vectors: bool  # of a TPU, of which eight rows make one
     shorter: Tiles | None = None  # the largest of some neighbours, where they are kept
     hard: Hard = False
@@ -50,17 +51,14 @@ class Tiles:
         return dataclasses.replace(self, hard=hard, floor=floor)
 
     def _folded(self, fn, reduction, join, neutral):
-        size, queries = self.shape
         rows = 8 if self.in_vectors else 1
 
-        def step(i, state):
-            z = self.tile(i)
+        def step(z, state):
             if self.hard is not False:
                 z = hardened(self.hard, z, self.floor)
             return join(state, folded(fn(z), reduction, rows))
 
-        start = jnp.full((rows, queries), neutral, jnp.float32)
-        found = jax.lax.fori_loop(self.first, self.last, step, start)
+        found = self.each(step, jnp.full((rows, self.queries), neutral, jnp.float32))
         return reduction(found, axis=0, keepdims=True)
 
 
@@ -86,8 +84,10 @@ def kept_rows(
     chunk = min(_CHUNK, size)
     times = size // chunk
 
-    def tile(i):
-        return ref[pl.ds(i * chunk, chunk), :]
+    def each(step, state):
+        def turn(i, state):
+            return step(ref[pl.ds(i * chunk, chunk), :], state)
 
-    shape = chunk, ref.shape[1]
-    return Tiles(tile, first * times, last * times, shape, in_vectors, shorter)
+        return jax.lax.fori_loop(first * times, last * times, turn, state)
+
+    return Tiles(each, ref.shape[1], in_vectors, shorter)

@@ -18,16 +18,18 @@ class Sizes(NamedTuple):
 
     block_q: int
     block_k: int
-    on_chip: bool
+    on_chip: bool  # whether a row of scores is kept
+    is_streamed: bool  # whether keys and values stay in main memory
 
 
 def sizes(
     platform: str, queries: int, keys: int, width: int, value_width: int, dtype: Any
 ) -> Sizes:
     """Blocks for these sizes, that fit the memory of the chip."""
-    block_k = min(512, _rounded(keys))
-    block_q = min(256, _rounded(queries))
-    return Sizes(block_q, block_k, True)
+    import os
+    block_k = min(int(os.environ.get("BK",512)), _rounded(keys))
+    block_q = min(int(os.environ.get("BQ",256)), _rounded(queries))
+    return Sizes(block_q, block_k, bool(int(os.environ.get("ON","1"))), bool(int(os.environ.get("ST","0"))))
 
 
 def may_be_sparse(regularizer: Regularizer) -> bool:

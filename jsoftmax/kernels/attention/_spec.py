@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 from jax import Array
 
 from jsoftmax.core._arg_max import Hard
@@ -50,6 +51,7 @@ class Spec:
     block_q: int
     block_k: int
     on_chip: bool  # whether a row of scores is kept, or its tiles are formed again
+    is_streamed: bool  # whether the arrays that a step goes over stay in main memory
     platform: str  # "tpu" or "gpu"
     interpret: Any = False
     warps: int = 8  # of a GPU that compute a block
@@ -117,10 +119,17 @@ class Spec:
     def place_of(self, name: str, head: Any) -> Any:
         """Which of the heads of a shared array belongs to a head."""
         sizes = dict(self.shared)[name]
-        group = head % self.groups
-        key_head = head // self.groups % self.key_heads
-        entry = head // (self.groups * self.key_heads)
+        key_head, entry = self.key_head_of(head), self.entry_of(head)
+        indices = entry, jax.lax.rem(key_head, self.key_heads), jax.lax.rem(head, self.groups)
         place = 0
-        for size, index in zip(sizes, (entry, key_head, group), strict=True):
+        for size, index in zip(sizes, indices, strict=True):
             place = place * size + (index if size > 1 else 0)
         return place
+
+    def key_head_of(self, head: Any) -> Any:
+        """The head of keys that a head of queries reads."""
+        return jax.lax.div(head, self.groups)
+
+    def entry_of(self, head: Any) -> Any:
+        """The batch entry of a head of queries."""
+        return jax.lax.div(head, self.groups * self.key_heads)

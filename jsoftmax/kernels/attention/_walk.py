@@ -1,0 +1,74 @@
+"""Going over tiles of arrays that lie on the chip, or that are copied there tile by tile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+Step = Callable[[Any, list[Array], Any], Any]  # (number of the tile, tiles, state) → state
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An array (heads, ·, ·) of which a kernel goes over tiles along one of the last two axes.
+
+    `ref` holds one head, on the chip; or all heads, in main memory, from which the next tile is
+    copied to one of two buffers while the one before it is used.
+    """
+
+    ref: Any
+    axis: int
+    size: int  # of a tile
+    head: Any = 0
+    buffers: Any = None
+    semaphores: Any = None
+
+    def at(self, tile: Any) -> Array:
+        """A tile of an array on the chip."""
+        return self.ref[self._place(0, tile)]
+
+    def copy(self, tile: Any, slot: Any) -> Any:
+        """The copy of a tile to a buffer."""
+        place = self._place(self.head, tile)
+        return pltpu.make_async_copy(
+            self.ref.at[place], self.buffers.at[slot], self.semaphores.at[slot]
+        )
+
+    def _place(self, head, tile):
+        places = pl.ds(tile * self.size, self.size)
+        return (head, places, slice(None)) if self.axis == 1 else (head, slice(None), places)
+
+
+def walk(sources: Sequence[Source], first: Any, last: Any, step: Step, state: Any) -> Any:
+    """step(i, tiles, state) for first ≤ i < last."""
+    if all(source.buffers is None for source in sources):
+
+        def turn(i, state):
+            return step(i, [source.at(i) for source in sources], state)
+
+        return jax.lax.fori_loop(first, last, turn, state)
+
+    @pl.when(first < last)
+    def _():
+        for source in sources:
+            source.copy(first, 0).start()
+
+    def turn(i, state):
+        slot = jax.lax.rem(i - first, 2)
+
+        @pl.when(i + 1 < last)
+        def _():
+            for source in sources:
+                source.copy(i + 1, 1 - slot).start()
+
+        for source in sources:
+            source.copy(i, slot).wait()
+        return step(i, [source.buffers[slot] for source in sources], state)
+
+    return jax.lax.fori_loop(first, last, turn, state)
