@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._explicit_axes import is_split
+from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._named_trees import changes_of
 from jsoftmax.losses._log_loss import behind
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
@@ -66,7 +67,7 @@ def check(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> None:
 @partial(jax.jit, static_argnums=0)
 def losses_by_kernel(rule: Rule, moving: Moving, fixed: Fixed) -> Outcome:
     """The losses of all tokens."""
-    return Outcome(_losses(rule, moving, fixed)["loss"], None, None)
+    return Outcome(_losses(rule, *alike((moving, fixed)))["loss"], None, None)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
