@@ -56,12 +56,23 @@ def _attended(rule, with_rows, platform, interpret, given):
     if not with_rows:
         return results
     tau = _result(given, found["rows"][:, :1])[..., 0]
-    results |= {"tau": tau, "rows": found["rows"]}
+    results |= {"tau": tau, "rows": found["rows"][..., : given.query.shape[-3]]}
     if not spec.is_softmax:
         results["mean"] = _result(given, found["mean"])
-    if "alive" in found:
-        results["alive"] = found["alive"]
+    if (flags := _flags(given, spec)) is not None:
+        results["alive"] = found["alive"] if "alive" in found else jnp.ones(flags, jnp.int32)
     return results
+
+
+def _flags(given, spec):
+    """The shape in which a TPU tells which tiles have mass, for it is that on every platform."""
+    from jsoftmax.kernels import attention as kernels
+
+    queries, keys, width = given.query.shape[-3], given.key.shape[-3], given.key.shape[-1]
+    blocks = kernels.sizes("tpu", queries, keys, width, given.value.shape[-1])
+    if not (blocks.on_chip and spec.is_sparse):
+        return None
+    return spec.heads * -(-queries // blocks.block_q), 1, -(-keys // blocks.block_k)
 
 
 def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
@@ -78,10 +89,11 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
     rows, shift, d_tau = found["rows"], _as_rows(spec, shift), _as_rows(spec, d_tau)
     hard = spec.hard(numbers[spec.names.index("hard")] if "hard" in spec.has else None)
     shift = where_hard(hard, jnp.zeros_like(shift), shift)
+    rows = jnp.pad(rows, [(0, 0), (0, 0), (0, shift.shape[1] - rows.shape[2])])
     shift = shift - mean_of(d_tau, rows[:, kernels.ROWS.index("total")])
     rows = rows.at[:, kernels.SHIFT].set(shift)
     d_out = _by_head(d_out.astype(arrays.v.dtype), spec.block_q)
-    alive = found.get("alive")
+    alive = found.get("alive") if spec.is_tpu else None
     results: dict[str, Any] = {}
     if not {"key", "value"}.isdisjoint(names):
         of_keys = kernels.key_cotangents(spec, arrays, d_out, rows, alive)
@@ -107,7 +119,7 @@ def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
     *batch, queries, heads, width = query.shape
     keys, key_heads = key.shape[-3], key.shape[-2]
     entries, groups = math.prod(batch), heads // key_heads
-    blocks = kernels.sizes(platform, queries, keys, width, value.shape[-1], query.dtype)
+    blocks = kernels.sizes(platform, queries, keys, width, value.shape[-1])
     optional = {"soft_cap": given.soft_cap, "sinks": given.sinks, "hard": given.hard}
     present = {name: x for name, x in optional.items() if x is not None}
     scale = jnp.asarray(1 / np.sqrt(width)) if given.scale is None else given.scale
@@ -131,7 +143,7 @@ def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
         shared=(("bias", bias_sizes), ("mask", mask_sizes), ("streams", stream_sizes)),
         precision=rule.precision if query.dtype == jnp.float32 else None,
         dtype=given.dtype, moves=moves, block_q=block_q, block_k=block_k, on_chip=blocks.on_chip,
-        is_streamed=blocks.is_streamed, platform=platform, interpret=interpret,
+        platform=platform, interpret=interpret,
     )  # fmt: skip
     return spec, kernels.Arrays(
         _by_head(query, block_q), _by_head(key, block_k), _by_head(value, block_k),

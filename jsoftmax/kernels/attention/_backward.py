@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -32,13 +33,11 @@ class Turned(NamedTuple):
     rows: list[Array]  # terms of each number of a head that moves
 
 
-def turned(
-    block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, rows: Array
-) -> Turned:
+def turned(block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, rows: Array) -> Turned:
     """The cotangents of a tile, of what is kept of its queries in `rows`, (8, queries)."""
     spec = block.spec
-    known = {name: rows[i : i + 1] for i, name in enumerate(ROWS)}
-    shift = rows[SHIFT : SHIFT + 1]
+    known = {name: _row(rows, i) for i, name in enumerate(ROWS)}
+    shift = _row(rows, SHIFT)
     formed = block.scores(tile, k, q, moves=True)
     z = formed.z
     masses = Masses(block.regularizer, SolvedRow(**known), block.hard)
@@ -50,9 +49,13 @@ def turned(
     by_values = product(v, d_out, ((1,), (1,)), spec.precision) * kept
     d_z = s * (where_hard(block.hard, jnp.zeros_like(p), by_values) - shift)
     d_u = d_z if formed.bend is None else d_z * formed.bend
-    return Turned(
-        d_u, p * kept, [_term(block, name, formed, p, d_z, d_u) for name in spec.moving_rows]
-    )
+    return Turned(d_u, p * kept, [_term(block, name, formed, p, d_z, d_u) for name in spec.moving_rows])
+
+
+def _row(rows, number):
+    """One of eight rows, by a sum: Triton cuts no vectors."""
+    places = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0)
+    return jnp.sum(jnp.where(places == number, rows, 0), axis=0, keepdims=True)
 
 
 def _term(block, name, formed, p, d_z, d_u):

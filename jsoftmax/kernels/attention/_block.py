@@ -85,7 +85,7 @@ class Block:
                 columns = refs.column_segments[0, :, self.keys_of(tile)]
             else:
                 rows = refs.row_segments[0, :, self.places]
-            seen = seen & (rows == _as_column(columns))
+            seen = seen & (rows == _as_column(columns, spec.is_tpu))
         return seen
 
     def scores(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
@@ -140,7 +140,7 @@ class Block:
         refs = vars(self.refs)
         head = self.spec.key_head_of(self.head)
         buffers, semaphores = refs.get(f"{name}_buffers"), refs.get(f"{name}_semaphores")
-        return Source(refs[name], axis, self.spec.block_k, head, buffers, semaphores)
+        return Source(refs[name], axis, self.spec.block_k, head, 0, buffers, semaphores)
 
     def keys_of(self, tile: Any) -> Any:
         """The places of a tile of keys."""
@@ -176,6 +176,8 @@ def finite(x: Array) -> tuple[Array, Array]:
     return jnp.where(is_finite, wide, 0).astype(x.dtype), jnp.where(is_finite, 0.0, 1.0)
 
 
-def _as_column(row: Array) -> Array:
+def _as_column(row: Array, is_tpu: bool) -> Array:
     """(1, keys) → (keys, 1)."""
+    if not is_tpu:
+        return row.reshape(-1, 1)
     return jnp.swapaxes(jnp.broadcast_to(row, (8, row.shape[1])), 0, 1)[:, :1]

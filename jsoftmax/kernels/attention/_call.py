@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jsoftmax.core._mesh_axes import varies_over
 from jsoftmax.kernels._plain import plain
 from jsoftmax.kernels.attention._spec import Spec
 
+MOST = 60 * 2**20  # of 64 MiB on the chips that have least (v5p)
 _LEAST = 16 * 2**20  # what a TPU gives to a kernel without being asked
 _SLACK = 2 * 2**20
 _TILES = 12  # arrays of the size of a tile that live at once
@@ -42,16 +43,26 @@ class Part:
         return math.prod(lead) * rows * lanes * jnp.dtype(self.array.dtype).itemsize
 
 
+class Parts(NamedTuple):
+    """What a kernel reads, what it writes, and the sums that it keeps; None for what is left out."""
+
+    operands: dict[str, Part | None]
+    results: dict[str, Part | None]
+    sums: dict[str, tuple[int, ...] | None]  # shapes, float32
+
+
 def called(
-    spec: Spec,
-    name: str,
-    body: Callable[[Spec, SimpleNamespace], None],
-    grid: tuple[int, ...],
-    operands: dict[str, Part | None],
-    results: dict[str, Part | None],
-    scratch: dict[str, tuple[int, ...] | None],
+    spec: Spec, name: str, body: Callable, grid: tuple[int, ...], parts: Callable[[Spec], Parts]
 ) -> dict[str, Array]:
-    """The results of `body` by their names; a reference that was left out is None in it."""
+    """The results of body(spec, refs) by their names; a reference that was left out is None in it.
+
+    What a step goes over lies on the chip if it fits there; else tiles of it are copied.
+    """
+    spec = dataclasses.replace(spec, is_streamed=False)
+    if spec.is_tpu and needed(spec, parts(spec)) > MOST:
+        spec = dataclasses.replace(spec, is_streamed=True)
+    found = parts(spec)
+    operands, results, scratch = found
     buffers = {key: part for key, part in operands.items() if part is not None and part.tile}
     given, asked, sums = (
         {key: x for key, x in tree.items() if x is not None}
@@ -69,7 +80,7 @@ def called(
         refs = SimpleNamespace(**(absent | dict(zip(names, refs, strict=True))))
         plain(lambda: body(spec, refs))()
 
-    found = pl.pallas_call(
+    values = pl.pallas_call(
         kernel,
         grid=grid,
         in_specs=[_block(spec, part) for part in given.values()],
@@ -78,9 +89,9 @@ def called(
         scratch_shapes=list(kept.values()),
         interpret=spec.interpret,
         name=name,
-        **_parameters(spec, len(grid), [*given.values(), *asked.values()], sums),
+        **_parameters(spec, len(grid), found),
     )(*(part.array for part in given.values()))
-    return dict(zip(asked, found, strict=True))
+    return dict(zip(asked, values, strict=True))
 
 
 def _block(spec, part):
@@ -91,27 +102,24 @@ def _block(spec, part):
     return pl.BlockSpec(part.block, part.index)
 
 
-def _parameters(spec, rank, parts, sums):
+def _parameters(spec, rank, parts):
     if not spec.is_tpu:
         from jax.experimental.pallas import triton
 
-        return {
-            "compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)
-        }
+        return {"compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)}
     order = ("parallel",) * (rank - 1) + ("arbitrary",)
-    need = needed(spec, parts, list(sums.values()))
+    limit = max(_LEAST, needed(spec, parts))
     return {
-        "compiler_params": pltpu.CompilerParams(
-            dimension_semantics=order, vmem_limit_bytes=max(_LEAST, need)
-        )
+        "compiler_params": pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=limit)
     }
 
 
-def needed(spec: Spec, parts: list[Part], scratch: list[tuple[int, ...]]) -> int:
+def needed(spec: Spec, parts: Parts) -> int:
     """Bytes of the chip's memory: blocks, the next ones beside them, and what a tile is made of."""
-    blocks = sum(2 * part.size for part in parts if not part.are_scalars)
-    kept = sum(4 * math.prod(shape) for shape in scratch)
-    return blocks + kept + _TILES * 4 * spec.block_q * spec.block_k + _SLACK
+    blocks = [*parts.operands.values(), *parts.results.values()]
+    blocks = sum(2 * part.size for part in blocks if part is not None and not part.are_scalars)
+    sums = sum(4 * math.prod(shape) for shape in parts.sums.values() if shape is not None)
+    return blocks + sums + _TILES * 4 * spec.block_q * spec.block_k + _SLACK
 
 
 def outline(shape: tuple[int, ...], dtype: Any, *like: Array | None) -> jax.ShapeDtypeStruct:

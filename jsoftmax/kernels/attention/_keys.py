@@ -11,51 +11,74 @@ from jax.experimental import pallas as pl
 from jsoftmax.kernels.attention._backward import turned
 from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._spec import Spec
-from jsoftmax.kernels.attention._walk import Source, walk
+from jsoftmax.kernels.attention._sums import summed
+from jsoftmax.kernels.attention._walk import Source
 
 
 def of_keys(spec: Spec, refs: SimpleNamespace) -> None:
-    """The body of the kernel: one tile of keys, and the queries of one of the heads that share it."""
-    key_head, tile, group = (pl.program_id(i) for i in range(3))
-    head = key_head * spec.groups + group
-    k, v = refs.k[0], refs.v[0]
+    """The body of the kernel: one tile of keys.
+
+    On a TPU a step of the grid has the queries of one of the heads that share it, and the sums stay
+    on the chip from step to step; on a GPU a step has them all.
+    """
+    key_head, tile = pl.program_id(0), pl.program_id(1)
+    shapes = [(spec.block_k, refs.k.shape[2]), (spec.block_k, refs.v.shape[2])]
+    if not spec.is_tpu:
+        sums = None
+        for group in range(spec.groups):
+            head = key_head * spec.groups + group
+            found = _of_head(spec, refs, head, tile, group, None, shapes)
+            sums = found if sums is None else [x + y for x, y in zip(sums, found, strict=True)]
+        _write(refs, sums)
+        return
+    group = pl.program_id(2)
+    kept = [refs.k_sum, refs.v_sum]
 
     @pl.when(group == 0)
     def _():
-        refs.k_sum[...] = jnp.zeros(refs.k_sum.shape, jnp.float32)
-        refs.v_sum[...] = jnp.zeros(refs.v_sum.shape, jnp.float32)
+        for ref in kept:
+            ref[...] = jnp.zeros(ref.shape, jnp.float32)
 
-    def add(j, tiles):
-        q, d_out, rows = tiles
-        block = Block(spec, refs, head, j, keys_are_whole=False)
-        found = turned(block, tile, k, v, q, d_out, rows)
-        if spec.hides:
-            q, d_out = (finite(x)[0] for x in (q, d_out))
-        by_queries = product(found.d_u.astype(q.dtype), q, ((1,), (0,)), spec.precision)
-        refs.k_sum[...] += by_queries * block.scale
-        weights = found.weights.astype(d_out.dtype)
-        refs.v_sum[...] += product(weights, d_out, ((1,), (0,)), spec.precision)
-        return 0
-
-    def turn(j, tiles, state):
-        if refs.alive is None:
-            return add(j, tiles)
-        return jax.lax.cond(refs.alive[0, 0, j] > 0, lambda: add(j, tiles), lambda: 0)
-
-    walk(_sources(spec, refs, head), *_blocks(spec, refs, head, tile), turn, 0)
+    _of_head(spec, refs, key_head * spec.groups + group, tile, 0, kept, shapes)
 
     @pl.when(group == spec.groups - 1)
     def _():
-        refs.d_k[0] = refs.k_sum[...].astype(refs.d_k.dtype)
-        refs.d_v[0] = refs.v_sum[...].astype(refs.d_v.dtype)
+        _write(refs, [ref[...] for ref in kept])
 
 
-def _sources(spec, refs, head):
+def _write(refs, sums):
+    for ref, x in zip((refs.d_k, refs.d_v), sums, strict=True):
+        ref[0] = x.astype(ref.dtype)
+
+
+def _of_head(spec, refs, head, tile, row, kept, shapes):
+    """What the queries of one head add to the cotangents of keys and values."""
+
+    def terms(j, tiles):
+        q, d_out, rows = tiles
+        block = Block(spec, refs, head, j, keys_are_whole=False)
+        found = turned(block, tile, refs.k[0], refs.v[0], q, d_out, rows)
+        if spec.hides:
+            q, d_out = (finite(x)[0] for x in (q, d_out))
+        by_queries = product(found.d_u.astype(q.dtype), q, ((1,), (0,)), spec.precision)
+        weights = found.weights.astype(d_out.dtype)
+        return by_queries * block.scale, product(weights, d_out, ((1,), (0,)), spec.precision)
+
+    def is_alive(j):
+        return refs.alive[0, 0, j] > 0
+
+    return summed(
+        kept, shapes, _sources(spec, refs, head, row), _blocks(spec, refs, head, tile), terms,
+        None if refs.alive is None else is_alive, is_begun=True,
+    )  # fmt: skip
+
+
+def _sources(spec, refs, head, row):
     """Queries, cotangents of their mixtures and what is kept of their rows, block by block."""
     axes = {"q": 1, "d_out": 1, "rows": 2}
     return [
         Source(
-            getattr(refs, name), axis, spec.block_q, head,
+            getattr(refs, name), axis, spec.block_q, head, row,
             getattr(refs, f"{name}_buffers"), getattr(refs, f"{name}_semaphores"),
         )
         for name, axis in axes.items()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.kernels.attention._call import Part, called, outline
+from jsoftmax.kernels.attention._call import Part, Parts, called, outline
 from jsoftmax.kernels.attention._forward import forward
 from jsoftmax.kernels.attention._row import PEAK
 from jsoftmax.kernels.attention._spec import Arrays, Spec
@@ -20,54 +21,53 @@ def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str,
     first are what `SolvedRow` keeps; `mean`, as the mixtures; `alive`, (heads × blocks of queries,
     1, tiles of keys), 1 where a tile has mass.
     """
+    heads, queries, _ = arrays.q.shape
+    blocks = queries // spec.block_q
+    parts = partial(_parts, arrays, v, with_rows)
+    return called(spec, "jsoftmax_attention", forward, (heads, blocks), parts)
+
+
+def _parts(arrays, v, with_rows, spec):
     q, k = arrays.q, arrays.k
     heads, queries, _ = q.shape
     keys, width = k.shape[1], v.shape[1]
     like = q, k, v, arrays.numbers, arrays.bias
     blocks, tiles = queries // spec.block_q, keys // spec.block_k
-    skips = spec.on_chip and spec.is_sparse
-    results = {
-        "out": Part(
-            outline((heads, width, queries), spec.dtype, *like),
-            (1, width, spec.block_q), lambda h, i: (h, 0, i),
-        ),
-        "mean": None,
-        "rows": None,
-        "alive": None,
-    }  # fmt: skip
-    if with_rows:
-        results["rows"] = Part(
-            outline((heads, 8, queries), jnp.float32, *like),
-            (1, 8, spec.block_q), lambda h, i: (h, 0, i),
-        )  # fmt: skip
-        if not spec.is_softmax:
-            results["mean"] = results["out"]
-    if skips:
-        results["alive"] = Part(
-            outline((heads * blocks, 1, tiles), jnp.int32, *like),
-            (1, 1, tiles), lambda h, i: (h * blocks + i, 0, 0), are_scalars=True,
-        )  # fmt: skip
+
+    def of_rows(count, dtype):
+        shape = (heads, count, queries)
+        return Part(outline(shape, dtype, *like), (1, count, spec.block_q), lambda h, i: (h, 0, i))
+
     def by_key_head(h, i):
         return spec.key_head_of(h)
 
-    kept = {"z": None, "peaks": None}
-    if spec.on_chip:
-        kept = {"z": (keys, spec.block_q), "peaks": (keys // PEAK, spec.block_q)}
-    if spec.is_tpu:
-        kept["mixed"] = (width, spec.block_q)
-        kept["mean_sum"] = (width, spec.block_q) if results["mean"] else None
-        kept["total"] = (8, spec.block_q)
-    return called(
-        spec, "jsoftmax_attention", forward, (heads, blocks),
-        {
-            "q": Part(q, (1, spec.block_q, q.shape[2]), lambda h, i: (h, i, 0)),
-            "k": of_head(spec, k, (spec.block_k, k.shape[2]), by_key_head),
-            "v": of_head(spec, v, (width, spec.block_k), by_key_head),
-            **shared(spec, arrays, lambda h, i: (h, i)),
-        },
-        results,
-        kept,
-    )  # fmt: skip
+    with_mean = with_rows and not spec.is_softmax
+    flags = None
+    if spec.on_chip and spec.is_sparse:
+        flags = Part(
+            outline((heads * blocks, 1, tiles), jnp.int32, *like),
+            (1, 1, tiles), lambda h, i: (h * blocks + i, 0, 0), are_scalars=True,
+        )  # fmt: skip
+    sums = {
+        "z": (keys, spec.block_q) if spec.on_chip else None,
+        "peaks": (keys // PEAK, spec.block_q) if spec.on_chip else None,
+        "mixed": (width, spec.block_q) if spec.is_tpu else None,
+        "mean_sum": (width, spec.block_q) if spec.is_tpu and with_mean else None,
+        "total": (8, spec.block_q) if spec.is_tpu else None,
+    }
+    operands = {
+        "q": Part(q, (1, spec.block_q, q.shape[2]), lambda h, i: (h, i, 0)),
+        "k": of_head(spec, k, (spec.block_k, k.shape[2]), by_key_head),
+        "v": of_head(spec, v, (width, spec.block_k), by_key_head),
+        **shared(spec, arrays, lambda h, i: (h, i)),
+    }
+    results = {
+        "out": of_rows(width, spec.dtype),
+        "mean": of_rows(width, spec.dtype) if with_mean else None,
+        "rows": of_rows(8, jnp.float32) if with_rows else None,
+        "alive": flags,
+    }
+    return Parts(operands, results, sums)
 
 
 def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part:

@@ -38,9 +38,9 @@ def of_queries(spec: Spec, refs: SimpleNamespace) -> None:
     def is_alive(i):
         return refs.alive[0, 0, i] > 0
 
-    kept = [refs.sum_0, *(getattr(refs, f"sum_{i + 1}") for i in range(count))]
+    kept = [getattr(refs, f"sum_{i}") for i in range(count + 1)] if spec.is_tpu else None
     found = summed(
-        kept if spec.is_tpu else None, shapes,
+        kept, shapes,
         [block.source("k"), block.source("v"), block.source("k_turned", 2)], block.bounds(), terms,
         None if refs.alive is None else is_alive,
     )  # fmt: skip

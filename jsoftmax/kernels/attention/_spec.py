@@ -51,9 +51,9 @@ class Spec:
     block_q: int
     block_k: int
     on_chip: bool  # whether a row of scores is kept, or its tiles are formed again
-    is_streamed: bool  # whether the arrays that a step goes over stay in main memory
     platform: str  # "tpu" or "gpu"
     interpret: Any = False
+    is_streamed: bool = False  # whether the arrays that a step goes over stay in main memory
     warps: int = 8  # of a GPU that compute a block
     stages: int = 2
 

@@ -21,11 +21,12 @@ def summed(
     bounds: tuple[Any, Any],
     terms: Callable[[Any, list[Array]], Sequence[Array | None]],
     is_alive: Callable[[Any], Array] | None = None,
+    is_begun: bool = False,
 ) -> list[Array | None]:
     """Σ terms(i, tiles) over the tiles within bounds, None where a shape is.
 
-    `refs` hold the sums, of which there are as many as shapes; without them the sums go round the
-    loop. Where a tile is not alive its terms are 0, and are not formed.
+    `refs` hold the sums, of which there are as many as shapes, and of which some are added already
+    if it `is_begun`; without them the sums go round the loop. Where a tile is not alive its terms are 0, and are not formed.
     """
     places = [i for i, shape in enumerate(shapes) if shape is not None]
 
@@ -45,7 +46,7 @@ def summed(
         sums = list(walk(sources, *bounds, turn, zeros))
     else:
         used = [refs[i] for i in places]
-        for ref in used:
+        for ref in [] if is_begun else used:
             ref[...] = jnp.zeros(ref.shape, jnp.float32)
 
         def turn(i, tiles, _):

@@ -18,7 +18,7 @@ Step = Callable[[Any, list[Array], Any], Any]  # (number of the tile, tiles, sta
 class Source:
     """An array (heads, ·, ·) of which a kernel goes over tiles along one of the last two axes.
 
-    `ref` holds one head, on the chip; or all heads, in main memory, from which the next tile is
+    `ref` holds few heads, on the chip; or all heads, in main memory, from which the next tile is
     copied to one of two buffers while the one before it is used.
     """
 
@@ -26,12 +26,13 @@ class Source:
     axis: int
     size: int  # of a tile
     head: Any = 0
+    row: Any = 0  # of the head among those on the chip
     buffers: Any = None
     semaphores: Any = None
 
     def at(self, tile: Any) -> Array:
         """A tile of an array on the chip."""
-        return self.ref[self._place(0, tile)]
+        return self.ref[self._place(self.row, tile)]
 
     def copy(self, tile: Any, slot: Any) -> Any:
         """The copy of a tile to a buffer."""

@@ -38,13 +38,16 @@ def table_slopes(
 ) -> tuple[Array, Array, Array | None]:
     """Gradients in features and table, in their dtypes, and in the bias, in float32."""
     if problem.features_fit:
-        return _called(problem, "both", h, w, bias, rows)
-    dh, _, _ = _called(problem, "features", h, w, bias, rows)
-    _, dw, db = _called(problem, "table", h, w, bias, rows)
-    return dh, dw, db
+        found = _called(problem, "both", h, w, bias, rows)
+    else:
+        found = _called(problem, "features", h, w, bias, rows)
+        found |= _called(problem, "table", h, w, bias, rows)
+    return found["h"], found["w"], found.get("bias")
 
 
-def _called(problem, name, h, w, bias, rows):
+def _called(
+    problem: TableProblem, name: str, h: Array, w: Array, bias: Array | None, rows: TokenRows
+) -> dict[str, Array]:
     """One kernel: classes outside and tokens inside, but for the gradient in features alone."""
     bt, bc = problem.blocks(name)
     tokens, classes = problem.tokens // bt, -(-problem.classes // bc)
@@ -58,42 +61,39 @@ def _called(problem, name, h, w, bias, rows):
     def klass(*at):
         return at[1] if is_turned else at[0]
 
+    moving = ["h"] * of_h + ["w"] * of_w + ["bias"] * (of_w and has_bias)
+
     def body(*refs):
         refs = iter(refs)
         h, w = next(refs), next(refs)
         bias = next(refs) if has_bias else None
-        numbers = TokenRows(*(next(refs) for _ in range(len(TokenRows._fields))))
-        dh = next(refs) if of_h else None
-        dw = next(refs) if of_w else None
-        db = next(refs) if of_w and has_bias else None
-        in_h = next(refs) if of_h else None
-        in_w = next(refs) if of_w else None
-        in_b = next(refs) if of_w and has_bias else None
-        at = pl.program_id(0), pl.program_id(1)
-        i, j = token(*at), klass(*at)
+        numbers = TokenRows(*(next(refs) for _ in range(len(rows))))
+        results = {key: next(refs) for key in moving}
+        sums = {key: next(refs) for key in moving}
+        i, j = (axis(pl.program_id(0), pl.program_id(1)) for axis in (token, klass))
         table = problem.whole_classes(w[...], j * bc, bc)
         slope = _slope(problem, h[...], table, bias, numbers, j * bc)
         narrow = slope.astype(problem.dtype)
-        if in_h is not None and dh is not None:
+        if of_h:
             mine = pl.ds(i * bt, bt) if name == "both" else slice(None)
             found = problem.product(narrow, table, 1, problem.class_axis)
-            _add(in_h, mine, found, j == 0)
+            _add(sums["h"], mine, found, j == 0)
 
             @pl.when(j == classes - 1)
             def _():
-                dh[...] = in_h[mine, :].astype(dh.dtype)
+                results["h"][...] = sums["h"][mine, :].astype(problem.dtype)
 
-        if in_w is not None and dw is not None:
+        if of_w:
             pair = (h[...], narrow) if problem.class_axis else (narrow, h[...])
-            _add(in_w, slice(None), problem.product(*pair, 0, 0), i == 0)
-            if in_b is not None:
-                _add(in_b, slice(None), jnp.sum(slope, 0, keepdims=True), i == 0)
+            _add(sums["w"], slice(None), problem.product(*pair, 0, 0), i == 0)
+            if has_bias:
+                _add(sums["bias"], slice(None), jnp.sum(slope, 0, keepdims=True), i == 0)
 
             @pl.when(i == tokens - 1)
             def _():
-                dw[...] = in_w[...].astype(dw.dtype)
-                if db is not None and in_b is not None:
-                    db[...] = in_b[...]
+                results["w"][...] = sums["w"][...].astype(problem.dtype)
+                if has_bias:
+                    results["bias"][...] = sums["bias"][...]
 
     features = pl.BlockSpec((bt, problem.width), lambda *at: (token(*at), 0))
     row = pl.BlockSpec((1, bt), lambda *at: (0, token(*at)))
@@ -104,32 +104,23 @@ def _called(problem, name, h, w, bias, rows):
         (bt, problem.width),
         lambda *at: (token(*at) if is_turned else jnp.where(at[0] == classes - 1, at[1], 0), 0),
     )
-    outputs, scratch = [], []
-    if of_h:
-        kept = problem.tokens if name == "both" else bt
-        outputs.append((late, outline(h.shape, h.dtype, h)))
-        scratch.append((kept, problem.width))
-    if of_w:
-        outputs.append((table, outline(w.shape, w.dtype, h)))
-        scratch.append((problem.width, bc) if problem.class_axis else (bc, problem.width))
-        if has_bias:
-            outputs.append((per_class, outline(bias.shape, jnp.float32, h)))
-            scratch.append((1, bc))
+    specs = {"h": late, "w": table, "bias": per_class}
+    given = {"h": h, "w": w} | ({} if bias is None else {"bias": bias})
+    scratch = {
+        "h": (problem.tokens if name == "both" else bt, problem.width),
+        "w": (problem.width, bc) if problem.class_axis else (bc, problem.width),
+        "bias": (1, bc),
+    }
     found = problem.call(
         body,
         name,
         grid,
         in_specs=[features, table, *[per_class] * has_bias, *[row] * len(rows)],
-        out_specs=[spec for spec, _ in outputs],
-        out_shape=[x for _, x in outputs],
-        scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
-    )(h, w, *[bias] * has_bias, *rows)
-    found = iter(found)
-    return (
-        next(found) if of_h else None,
-        next(found) if of_w else None,
-        next(found) if of_w and has_bias else None,
-    )
+        out_specs=[specs[key] for key in moving],
+        out_shape=[outline(given[key].shape, given[key].dtype, h) for key in moving],
+        scratch_shapes=[pltpu.VMEM(scratch[key], jnp.float32) for key in moving],
+    )(*given.values(), *rows)
+    return dict(zip(moving, found, strict=True))
 
 
 def _add(total, place, x, is_first):

@@ -235,7 +235,7 @@ def linear_cross_entropy_terms(
 def _terms(
     function, features, kernel, targets, statistics, bias, where, prior, log_prior, ignore_index,
     label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
-    block_tokens, block_classes, implementation="xla",
+    block_tokens, block_classes, implementation: str | None = "xla",
 ) -> Outcome:  # fmt: skip
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
