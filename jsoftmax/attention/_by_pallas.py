@@ -49,9 +49,6 @@ def _check(given, rule):
         "`axis_name`: split heads or the batch, or let implementation='xla' compute it": (
             rule.axis_name is not None
         ),
-        "float64: cast to float32, or let implementation='xla' compute it": (
-            given.computing == jnp.float64
-        ),
         "sizes that are symbols: let implementation='xla' compute them": not given.sizes_are_known,
         "a `dropout_rng` of this kind: make it by jax.random.key(seed, impl='threefry2x32')": (
             given.dropout_rng is not None

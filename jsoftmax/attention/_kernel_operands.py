@@ -27,23 +27,33 @@ _PLATFORMS = {"tpu": ("tpu", False), "cuda": ("gpu", False), "cpu": ("tpu", True
 
 def attended(given: Given, rule: Rule, with_rows: bool) -> dict[str, Array]:
     """`out`; and with rows `tau`, and what the kernels of the way back need."""
-    return _by_platform(partial(_attended, rule, with_rows), given)
+    return _by_platform(partial(_attended, rule, with_rows), _is_wide(given), given)
 
 
 def pulled(
     given: Given, rule: Rule, found: dict[str, Array], d_out: Array, d_tau: Array, names: tuple
 ) -> dict[str, Any]:
     """The cotangents of the arguments of these names."""
-    return _by_platform(partial(_pulled, rule, names), given, found, d_out, d_tau)
+    return _by_platform(
+        partial(_pulled, rule, names), _is_wide(given), given, found, d_out, d_tau
+    )
 
 
-def _by_platform(function, *arguments):
-    """function(platform, interpret, ...) of the platform for which it is compiled."""
+def _by_platform(function, is_interpreted, *arguments):
+    """function(platform, interpret, ...) of the platform for which it is compiled.
+
+    What no chip computes is interpreted, on a CPU, and has no other platform.
+    """
     branches = {
         name: partial(function, platform, interpret)
         for name, (platform, interpret) in _PLATFORMS.items()
+        if interpret or not is_interpreted
     }
     return jax.lax.platform_dependent(*arguments, **branches)
+
+
+def _is_wide(given):
+    return given.computing == jnp.float64
 
 
 def _attended(rule, with_rows, platform, interpret, given):
@@ -85,7 +95,7 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
     numbers = jnp.broadcast_to(numbers, (spec.entries, *numbers.shape[1:]))
     numbers = list(jnp.moveaxis(numbers.reshape(spec.heads, spec.count), -1, 0)[..., None])
     mean = found.get("mean", found["out"])
-    shift = jnp.sum(d_out.astype(jnp.float32) * mean.astype(jnp.float32), axis=-1)
+    shift = jnp.sum(d_out.astype(spec.computing) * mean.astype(spec.computing), axis=-1)
     rows, shift, d_tau = found["rows"], _as_rows(spec, shift), _as_rows(spec, d_tau)
     hard = spec.hard(numbers[spec.names.index("hard")] if "hard" in spec.has else None)
     shift = where_hard(hard, jnp.zeros_like(shift), shift)
@@ -134,20 +144,20 @@ def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
         present["segments"] = True
     if kernels.may_be_sparse(rule.regularizer(given.numbers)):
         present["sparse"] = True
-    bias, bias_sizes = _of_scores(given, given.bias, jnp.float32, blocks)
+    bias, bias_sizes = _of_scores(given, given.bias, given.computing, blocks)
     mask, mask_sizes = _of_scores(given, given.mask, jnp.int8, blocks)
     streams, stream_sizes = _streams(given, rule, entries)
     spec = kernels.Spec(
         structure=rule.structure, has=frozenset(present), is_hard=rule.is_hard, entries=entries,
         key_heads=key_heads, groups=groups, dropout_rate=rule.dropout_rate,
         shared=(("bias", bias_sizes), ("mask", mask_sizes), ("streams", stream_sizes)),
-        precision=rule.precision if query.dtype == jnp.float32 else None,
+        precision=rule.precision if query.dtype.itemsize > 2 else None,
         dtype=given.dtype, moves=moves, block_q=block_q, block_k=block_k, on_chip=blocks.on_chip,
         platform=platform, interpret=interpret,
     )  # fmt: skip
     return spec, kernels.Arrays(
         _by_head(query, block_q), _by_head(key, block_k), _by_head(value, block_k),
-        jnp.stack(per_head, axis=-1)[: key_heads * groups].reshape(-1).astype(jnp.float32),
+        jnp.stack(per_head, axis=-1)[: key_heads * groups].reshape(-1).astype(given.computing),
         lengths, bias, mask,
         _of_places(given.query_segment_ids, block_q), _of_places(given.key_value_segment_ids, block_k),
         streams,
@@ -168,7 +178,7 @@ def _of_heads(given, x):
     key_heads = given.key.shape[-2]
     x = given.by_head(x) if x.ndim <= 1 else x
     shape = (*batch, key_heads, heads // key_heads)
-    return jnp.broadcast_to(x[..., 0, 0], shape).reshape(-1).astype(jnp.float32)
+    return jnp.broadcast_to(x[..., 0, 0], shape).reshape(-1).astype(given.computing)
 
 
 def _lengths(given, rule, entries):
@@ -258,8 +268,8 @@ def _result(given, x):
 
 
 def _as_rows(spec, x):
-    """(*batch, queries, heads) → (entries × heads, blocks of queries), float32."""
-    return _by_head(x[..., None].astype(jnp.float32), spec.block_q)[..., 0]
+    """(*batch, queries, heads) → (entries × heads, blocks of queries)."""
+    return _by_head(x[..., None].astype(spec.computing), spec.block_q)[..., 0]
 
 
 def _of_numbers(given, spec, numbers, rows, sums, names):

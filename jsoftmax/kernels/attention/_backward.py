@@ -64,6 +64,6 @@ def _term(block, name, formed, p, d_z, d_u):
     if name == "soft_cap":
         return d_z * formed.by_cap
     numbers = [None] * block.spec.structure.num_leaves
-    numbers[int(name)] = jnp.ones((1, block.spec.block_q), jnp.float32)
+    numbers[int(name)] = jnp.ones((1, block.spec.block_q), block.spec.computing)
     along = block.spec.regularizer(tuple(numbers))
     return d_z * effective_tangent(p, None, block.regularizer, along)

@@ -16,7 +16,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jsoftmax.kernels.attention._dropout import kept
-from jsoftmax.kernels.attention._spec import LENGTHS, Spec
+from jsoftmax.kernels.attention._spec import LENGTHS, Spec, quotient, remainder, wide
 from jsoftmax.kernels.attention._walk import Source
 
 
@@ -44,7 +44,7 @@ class Block:
             refs.lengths[LENGTHS * entry + i] for i in range(LENGTHS)
         )
         self.queries = count
-        first = spec.count * jax.lax.rem(head, spec.key_heads * spec.groups)
+        first = spec.count * remainder(head, spec.key_heads * spec.groups)
         self.scale = refs.numbers[first]
         numbers = [jnp.full((1, spec.block_q), refs.numbers[first + i]) for i in range(spec.count)]
         named = len(spec.names)
@@ -56,9 +56,9 @@ class Block:
         """The first tile of keys that a query of the block may see, and the one after the last."""
         size = self.spec.block_k
         end = jnp.minimum(self.start + self.spec.block_q, self.queries)
-        first = jax.lax.div(jnp.maximum(self.start - self.before, 0), size)
+        first = quotient(jnp.maximum(self.start - self.before, 0), size)
         stop = jnp.minimum(self.keys, end + self.after)
-        last = jax.lax.div(jnp.maximum(stop, 0) + (size - 1), size)
+        last = quotient(jnp.maximum(stop, 0) + (size - 1), size)
         return first, jnp.where(end > self.start, jnp.maximum(last, first), first)
 
     def is_whole(self, tile: Any) -> Array:
@@ -163,17 +163,17 @@ class Block:
 
 
 def product(x: Array, y: Array, axes: tuple, precision: Any) -> Array:
-    """A product on the matrix unit, added up in float32."""
+    """A product on the matrix unit, added up in float32 at least."""
     return jax.lax.dot_general(
-        x, y, (axes, ((), ())), precision=precision, preferred_element_type=jnp.float32
+        x, y, (axes, ((), ())), precision=precision, preferred_element_type=wide(x.dtype)
     )
 
 
 def finite(x: Array) -> tuple[Array, Array]:
     """`x` with 0 for what is not finite, and where that was, as float32."""
-    wide = x.astype(jnp.float32)
-    is_finite = jnp.abs(wide) < jnp.inf
-    return jnp.where(is_finite, wide, 0).astype(x.dtype), jnp.where(is_finite, 0.0, 1.0)
+    exact = x.astype(wide(x.dtype))
+    is_finite = jnp.abs(exact) < jnp.inf
+    return jnp.where(is_finite, exact, 0).astype(x.dtype), jnp.where(is_finite, 0.0, 1.0)
 
 
 def _as_column(row: Array, is_tpu: bool) -> Array:

@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
     operands: dict[str, Part | None]
     results: dict[str, Part | None]
-    sums: dict[str, tuple[int, ...] | None]  # shapes, float32
+    sums: dict[str, tuple[int, ...] | None]  # shapes, of the computing dtype
 
 
 def called(
@@ -68,7 +68,7 @@ def called(
         {key: x for key, x in tree.items() if x is not None}
         for tree in (operands, results, scratch)
     )
-    kept = {key: pltpu.VMEM(shape, jnp.float32) for key, shape in sums.items()}
+    kept = {key: pltpu.VMEM(shape, spec.computing) for key, shape in sums.items()}
     for key, part in buffers.items():
         kept[f"{key}_buffers"] = pltpu.VMEM((2, *part.tile), part.array.dtype)
         kept[f"{key}_semaphores"] = pltpu.SemaphoreType.DMA((2,))

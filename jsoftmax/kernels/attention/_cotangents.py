@@ -60,8 +60,8 @@ def _query_parts(arrays, k_turned, d_out, rows, alive, spec):
     }
     results = {
         "d_q": turned(width, q.dtype),
-        "sums": turned(count, jnp.float32) if count else None,
-        "d_bias": turned(keys, jnp.float32) if "bias" in spec.moves else None,
+        "sums": turned(count, spec.computing) if count else None,
+        "d_bias": turned(keys, spec.computing) if "bias" in spec.moves else None,
     }
     rows_of_sum = [width, *([8] * count)] if spec.is_tpu else []
     sums = {f"sum_{i}": (n, spec.block_q) for i, n in enumerate(rows_of_sum)}

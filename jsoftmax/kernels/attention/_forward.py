@@ -50,7 +50,7 @@ def forward(spec: Spec, refs: SimpleNamespace) -> None:
 def _stacked(rows):
     """Eight rows as one array."""
     number = jax.lax.broadcasted_iota(jnp.int32, (8, rows[0].shape[1]), 0)
-    found = jnp.zeros(number.shape, jnp.float32)
+    found = jnp.zeros(number.shape, rows[0].dtype)
     for i, x in enumerate(rows):
         found = jnp.where(number == i, x, found)
     return found
@@ -90,7 +90,7 @@ def _again(block):
 
         return walk([block.source("k")], *block.bounds(), turn, state)
 
-    return Tiles(each, spec.block_q, spec.is_tpu)
+    return Tiles(each, spec.block_q, spec.computing, spec.is_tpu)
 
 
 def _softmax(block, row):
@@ -180,7 +180,7 @@ def _mixed(block, weights):
     kept = [refs.mixed, refs.mean_sum, refs.total] if spec.is_tpu else None
     sources = [block.source("v", 2), *([] if spec.on_chip else [block.source("k")])]
     mixed, mean, total = summed(
-        kept, shapes, sources, block.bounds(), terms, None if refs.alive is None else is_alive
+        kept, shapes, spec.computing, sources, block.bounds(), terms, None if refs.alive is None else is_alive
     )
     return mixed, mean, None if total is None else jnp.sum(total, axis=0, keepdims=True)
 

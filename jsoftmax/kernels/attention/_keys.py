@@ -10,7 +10,7 @@ from jax.experimental import pallas as pl
 
 from jsoftmax.kernels.attention._backward import turned
 from jsoftmax.kernels.attention._block import Block, finite, product
-from jsoftmax.kernels.attention._spec import Spec
+from jsoftmax.kernels.attention._spec import Spec, quotient
 from jsoftmax.kernels.attention._sums import summed
 from jsoftmax.kernels.attention._walk import Source
 
@@ -37,7 +37,7 @@ def of_keys(spec: Spec, refs: SimpleNamespace) -> None:
     @pl.when(group == 0)
     def _():
         for ref in kept:
-            ref[...] = jnp.zeros(ref.shape, jnp.float32)
+            ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
     _of_head(spec, refs, key_head * spec.groups + group, tile, 0, kept, shapes)
 
@@ -68,7 +68,7 @@ def _of_head(spec, refs, head, tile, row, kept, shapes):
         return refs.alive[0, 0, j] > 0
 
     return summed(
-        kept, shapes, _sources(spec, refs, head, row), _blocks(spec, refs, head, tile), terms,
+        kept, shapes, spec.computing, _sources(spec, refs, head, row), _blocks(spec, refs, head, tile), terms,
         None if refs.alive is None else is_alive, is_begun=True,
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ def _blocks(spec, refs, head, tile):
     block = Block(spec, refs, head, 0)
     size, start = spec.block_q, tile * spec.block_k
     end = jnp.minimum(start + spec.block_k, block.keys)
-    first = jax.lax.div(jnp.maximum(start - block.after, 0), size)
+    first = quotient(jnp.maximum(start - block.after, 0), size)
     stop = jnp.maximum(jnp.minimum(block.queries, end + block.before), 0)
-    last = jax.lax.div(stop + (size - 1), size)
+    last = quotient(stop + (size - 1), size)
     return first, jnp.where(end > start, jnp.maximum(last, first), first)

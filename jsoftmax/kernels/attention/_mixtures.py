@@ -64,7 +64,7 @@ def _parts(arrays, v, with_rows, spec):
     results = {
         "out": of_rows(width, spec.dtype),
         "mean": of_rows(width, spec.dtype) if with_mean else None,
-        "rows": of_rows(8, jnp.float32) if with_rows else None,
+        "rows": of_rows(8, spec.computing) if with_rows else None,
         "alive": flags,
     }
     return Parts(operands, results, sums)

@@ -40,7 +40,7 @@ def of_queries(spec: Spec, refs: SimpleNamespace) -> None:
 
     kept = [getattr(refs, f"sum_{i}") for i in range(count + 1)] if spec.is_tpu else None
     found = summed(
-        kept, shapes,
+        kept, shapes, spec.computing,
         [block.source("k"), block.source("v"), block.source("k_turned", 2)], block.bounds(), terms,
         None if refs.alive is None else is_alive,
     )  # fmt: skip

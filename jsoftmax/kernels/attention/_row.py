@@ -26,6 +26,7 @@ class Tiles:
 
     each: Callable[[Callable[[Array, Any], Any], Any], Any]
     queries: int
+    dtype: Any
     in_vectors: bool  # of a TPU, of which eight rows make one
     shorter: Tiles | None = None  # the largest of some neighbours, where they are kept
     hard: Hard = False
@@ -58,7 +59,7 @@ class Tiles:
                 z = hardened(self.hard, z, self.floor)
             return join(state, folded(fn(z), reduction, rows))
 
-        found = self.each(step, jnp.full((rows, self.queries), neutral, jnp.float32))
+        found = self.each(step, jnp.full((rows, self.queries), neutral, self.dtype))
         return reduction(found, axis=0, keepdims=True)
 
 
@@ -90,4 +91,4 @@ def kept_rows(
 
         return jax.lax.fori_loop(first * times, last * times, turn, state)
 
-    return Tiles(each, ref.shape[1], in_vectors, shorter)
+    return Tiles(each, ref.shape[1], ref.dtype, in_vectors, shorter)

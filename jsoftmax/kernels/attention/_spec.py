@@ -6,6 +6,8 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jsoftmax.core._arg_max import Hard
@@ -13,6 +15,21 @@ from jsoftmax.core._regularizer import Regularizer, joined
 
 ALL = 2**30  # more places than there are, which added to one of them is still an int32
 LENGTHS = 4  # numbers of a batch entry: queries, keys, keys seen before a query and after it
+
+
+def quotient(x: Any, n: int) -> Any:
+    """x // n of integers that are not negative: Mosaic has no rounding to the floor."""
+    return jax.lax.div(x, jnp.asarray(n, x.dtype)) if hasattr(x, "dtype") else x // n
+
+
+def remainder(x: Any, n: int) -> Any:
+    """x mod n of the same."""
+    return jax.lax.rem(x, jnp.asarray(n, x.dtype)) if hasattr(x, "dtype") else x % n
+
+
+def wide(dtype: Any) -> np.dtype:
+    """The dtype in which numbers of this one are computed with."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 class Arrays(NamedTuple):
@@ -24,9 +41,9 @@ class Arrays(NamedTuple):
     q: Array  # (heads, queries, width)
     k: Array  # (key heads, keys, width)
     v: Array  # (key heads, keys, value width)
-    numbers: Array  # (heads of one entry × numbers of a head), float32
+    numbers: Array  # (heads of one entry × numbers of a head), of the computing dtype
     lengths: Array  # (entries × LENGTHS), int32
-    bias: Array | None  # (shared heads, keys or 1, queries or 1), float32
+    bias: Array | None  # (shared heads, keys or 1, queries or 1), of the computing dtype
     mask: Array | None  # the same, int8
     row_segments: Array | None  # (entries or 1, 1, queries), int32
     column_segments: Array | None  # (entries or 1, 1, keys), int32
@@ -112,6 +129,11 @@ class Spec:
         return self.platform == "tpu"
 
     @property
+    def computing(self) -> Any:
+        """The dtype of scores and sums: float32, and float64 where a kernel is interpreted."""
+        return wide(self.dtype)
+
+    @property
     def rows(self) -> int:
         """Of the vectors in which sums over keys are added up."""
         return 8 if self.is_tpu else 1
@@ -120,7 +142,7 @@ class Spec:
         """Which of the heads of a shared array belongs to a head."""
         sizes = dict(self.shared)[name]
         key_head, entry = self.key_head_of(head), self.entry_of(head)
-        indices = entry, jax.lax.rem(key_head, self.key_heads), jax.lax.rem(head, self.groups)
+        indices = entry, remainder(key_head, self.key_heads), remainder(head, self.groups)
         place = 0
         for size, index in zip(sizes, indices, strict=True):
             place = place * size + (index if size > 1 else 0)
@@ -128,8 +150,8 @@ class Spec:
 
     def key_head_of(self, head: Any) -> Any:
         """The head of keys that a head of queries reads."""
-        return jax.lax.div(head, self.groups)
+        return quotient(head, self.groups)
 
     def entry_of(self, head: Any) -> Any:
         """The batch entry of a head of queries."""
-        return jax.lax.div(head, self.groups * self.key_heads)
+        return quotient(head, self.groups * self.key_heads)

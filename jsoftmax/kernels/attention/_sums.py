@@ -17,6 +17,7 @@ Shapes = Sequence[tuple[int, ...] | None]
 def summed(
     refs: Sequence[Any] | None,
     shapes: Shapes,
+    dtype: Any,
     sources: Sequence[Source],
     bounds: tuple[Any, Any],
     terms: Callable[[Any, list[Array]], Sequence[Array | None]],
@@ -42,12 +43,12 @@ def summed(
 
             return where_alive(i, add, lambda: state)
 
-        zeros = tuple(jnp.zeros(shapes[i], jnp.float32) for i in places)
+        zeros = tuple(jnp.zeros(shapes[i], dtype) for i in places)
         sums = list(walk(sources, *bounds, turn, zeros))
     else:
         used = [refs[i] for i in places]
         for ref in [] if is_begun else used:
-            ref[...] = jnp.zeros(ref.shape, jnp.float32)
+            ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
         def turn(i, tiles, _):
             def add():

@@ -11,6 +11,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jsoftmax.kernels.attention._spec import remainder
+
 Step = Callable[[Any, list[Array], Any], Any]  # (number of the tile, tiles, state) → state
 
 
@@ -61,7 +63,7 @@ def walk(sources: Sequence[Source], first: Any, last: Any, step: Step, state: An
             source.copy(first, 0).start()
 
     def turn(i, state):
-        slot = jax.lax.rem(i - first, 2)
+        slot = remainder(i - first, 2)
 
         @pl.when(i + 1 < last)
         def _():
