@@ -278,6 +278,24 @@ def test_none_takes_the_kernels_where_the_record_says_so(tmp_path, monkeypatch):
     assert_alike((ours, theirs), EPS[jnp.bfloat16])
 
 
+@pytest.mark.parametrize("platforms", [("cpu",), ("cuda",), ("cpu", "tpu", "cuda")], ids=str)
+def test_a_record_of_a_tpu_leaves_other_platforms_to_xla(platforms, monkeypatch):
+    """One program for several platforms; a named kernel has but two."""
+    h, w, y, _, _ = problem(64, 32, 384, jnp.bfloat16)
+    monkeypatch.setattr(kernels, "chosen", lambda *_, **__: frozenset({"tpu"}))
+
+    def lowered(**options):
+        def total(h):
+            return jnp.sum(jsoftmax.linear_cross_entropy(h, w, y, **options))
+
+        return jax.export.export(jax.jit(jax.grad(total)), platforms=platforms)(h)
+
+    assert ("tpu_custom_call" in lowered().mlir_module()) == ("tpu" in platforms)
+    if "cuda" in platforms:
+        with pytest.raises(NotImplementedError):
+            lowered(implementation="pallas")
+
+
 @pytest.mark.tpu_compiler
 def test_it_compiles_for_chips(capsys):
     """To the end, on each of the chips that `python -m jsoftmax.kernels` knows."""

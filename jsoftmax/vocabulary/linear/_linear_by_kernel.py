@@ -64,16 +64,20 @@ def check(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> None:
     _problem(rule, moving, False)[0].blocks("both" if _fits(rule, moving) else "table")
 
 
-@partial(jax.jit, static_argnums=0)
-def losses_by_kernel(rule: Rule, moving: Moving, fixed: Fixed) -> Outcome:
-    """The losses of all tokens."""
-    return Outcome(_losses(rule, *alike((moving, fixed)))["loss"], None, None)
+@partial(jax.jit, static_argnums=(0, 1))
+def losses_by_kernel(is_named: bool, rule: Rule, moving: Moving, fixed: Fixed) -> Outcome:
+    """The losses of all tokens.
+
+    A kernel that is named by its user is lowered for a TPU or a CPU only. Otherwise this is one of
+    the branches of a program that may be lowered for others too, where it does not run.
+    """
+    return Outcome(_losses(is_named, rule, *alike((moving, fixed)))["loss"], None, None)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _losses(rule: Rule, moving: Moving, fixed: Fixed) -> dict[str, Array]:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _losses(is_named: bool, rule: Rule, moving: Moving, fixed: Fixed) -> dict[str, Array]:
     """`loss`, and what its gradient needs: (token, 1) arrays."""
-    found = _by_platform(partial(_sums, rule), moving, fixed)
+    found = _by_platform(is_named, partial(_sums, rule), moving, fixed)
     top, others, own = (found[name] for name in ("top", "others", "own"))
     gap = behind(own, top)
     total = others + jnp.exp(-gap)
@@ -88,17 +92,17 @@ def _losses(rule: Rule, moving: Moving, fixed: Fixed) -> dict[str, Array]:
 
 
 @partial(_losses.defjvp, symbolic_zeros=True)
-def _losses_jvp(rule, primals, tangents):
+def _losses_jvp(is_named, rule, primals, tangents):
     from jsoftmax.kernels import LinearOperator
 
     (moving, fixed), changes = primals, changes_of(tangents[0])
-    found = _losses(rule, moving, fixed)
+    found = _losses(is_named, rule, moving, fixed)
     still = jax.tree.map(jnp.zeros_like, found)
     moved = {name: x for name in _NAMES if (x := getattr(changes, name)) is not None}
     if not moved:
         return found, still
     push = partial(_pushed, rule)
-    pull = partial(_pulled, rule, tuple(moved))
+    pull = partial(_pulled, is_named, rule, tuple(moved))
     d_loss = LinearOperator(push, pull, push)((moving, fixed, found), moved)
     return found, still | {"loss": d_loss}
 
@@ -115,19 +119,19 @@ def _pushed(rule, residuals, changes):
     return jax.jvp(losses, (primals,), (changes,))[1]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _pulled(rule, names, residuals, cotangent):
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _pulled(is_named, rule, names, residuals, cotangent):
     """The cotangents of what moves, by kernels."""
     moving, fixed, found = residuals
-    gradients = _by_platform(partial(_slopes, rule), moving, fixed, found, cotangent)
+    slopes = partial(_slopes, rule)
+    gradients = _by_platform(is_named, slopes, moving, fixed, found, cotangent)
     return {name: gradients[name] for name in names}
 
 
-def _by_platform(function: Any, *arguments: Any) -> Any:
+def _by_platform(is_named: bool, function: Any, *arguments: Any) -> Any:
     """function(interpret, ...) for a TPU, or for the CPU, where it is interpreted."""
-    return jax.lax.platform_dependent(
-        *arguments, tpu=partial(function, False), cpu=partial(function, True)
-    )
+    interpreted = {"cpu" if is_named else "default": partial(function, True)}
+    return jax.lax.platform_dependent(*arguments, tpu=partial(function, False), **interpreted)
 
 
 def _fits(rule, moving):

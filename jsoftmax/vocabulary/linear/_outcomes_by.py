@@ -49,12 +49,12 @@ def platforms_of(implementation: str | None, rows: Rows, are_sized: bool) -> Pla
 def outcomes_by(platforms: Platforms, rule: Rule, moving: Moving, fixed: Fixed) -> Outcome:
     """The losses of all tokens, and statistics where the rule asks for them."""
     if platforms is None:
-        return losses_by_kernel(rule, moving, fixed)
+        return losses_by_kernel(True, rule, moving, fixed)
     if not platforms:
         return _by_xla(rule, moving, fixed)
     from jsoftmax.kernels import by_record
 
-    kernel, xla = partial(losses_by_kernel, rule), partial(_by_xla, rule)
+    kernel, xla = partial(losses_by_kernel, False, rule), partial(_by_xla, rule)
     return by_record(platforms, kernel, xla, moving, fixed)
 
 
