@@ -4,6 +4,7 @@
 `python -m jsoftmax.kernels` makes the record; `using_record` and `JSOFTMAX_KERNELS` override it.
 """
 
+from jsoftmax.kernels._by_platform import by_platform as by_platform
 from jsoftmax.kernels._kernel_choice import by_record, case_of, chosen
 from jsoftmax.kernels._linear_operator import LinearOperator as LinearOperator
 from jsoftmax.kernels._record import record_path, using_record

@@ -130,8 +130,17 @@ def _pulled(is_named, rule, names, residuals, cotangent):
 
 def _by_platform(is_named: bool, function: Any, *arguments: Any) -> Any:
     """function(interpret, ...) for a TPU, or for the CPU, where it is interpreted."""
-    interpreted = {"cpu" if is_named else "default": partial(function, True)}
-    return jax.lax.platform_dependent(*arguments, tpu=partial(function, False), **interpreted)
+    from jsoftmax.kernels import by_platform
+
+    refused = (
+        "jsoftmax.linear_cross_entropy: implementation='pallas' has kernels for TPUs; let "
+        "implementation='xla' compute it on"
+    )
+    functions = {
+        "tpu": partial(function, False),
+        "cpu" if is_named else "default": partial(function, True),
+    }
+    return by_platform(refused, functions, *arguments)
 
 
 def _fits(rule, moving):
