@@ -15,7 +15,7 @@ NAMESPACES = ("vocabulary", "policies", "calibration")  # that keep the names th
 PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
 
 # A folder may import from itself and from the folders of lower rank. Kernels import core only, and
-# nobody imports kernels but inside a function.
+# nobody imports kernels but inside a function. Their trial is a program, which calls everything.
 RANKS = {
     "core": 0,
     "mappings": 1,
@@ -35,6 +35,7 @@ WINGS = {"linear": 0, "trees": 0, "row_updates": 0, "sampled": 1, "bands": 1}
 # Folders of twins: the same file names for the same modules.
 TWINS = {"nnx", "linen"}
 KERNELS = "kernels"
+TRIALS = ("jsoftmax.kernels.__main__", "jsoftmax.kernels.trial")
 # What stands beside the folders (__init__, __main__) and the main job may import everything, and
 # none of the folders imports it.
 PROGRAM = "demo"
@@ -45,6 +46,8 @@ IDS = [str(file.relative_to(PACKAGE)) for file in FILES]
 
 def folder_of(module: str) -> str:
     """jsoftmax.mappings._entmax → mappings; jsoftmax, jsoftmax.entmax, jsoftmax.__main__ → demo."""
+    if any(within(module, trial) for trial in TRIALS):
+        return PROGRAM
     second = module.split(".")[1] if "." in module else ""
     return second if second in {*RANKS, KERNELS} else PROGRAM
 

@@ -82,7 +82,9 @@ _operator.multiple_results = True
 
 @_operator.def_abstract_eval
 def _shapes(*avals, flat):
-    return [jax.core.ShapedArray(x.shape, x.dtype) for x in jax.eval_shape(flat.results, *avals)]
+    # Of a traced program, since these also know how arrays vary over the axes of `shard_map`.
+    traced = jax.make_jaxpr(flat.results)(*avals)
+    return [x.update(weak_type=False) for x in traced.out_avals]
 
 
 @_operator.def_impl
@@ -130,13 +132,18 @@ ad.primitive_jvps[_operator] = _moved
 
 def _transposed(cotangents, *arguments, flat):
     known, moving = arguments[: flat.count], arguments[flat.count :]
-    shapes = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in moving]
+    shapes = [_outline(x.aval) for x in moving]
     turned = flat.turned(shapes, flat.structure([*known, *shapes]))
     found = _operator.bind(*known, *map(ad.instantiate_zeros, cotangents), flat=turned)
     return [None] * flat.count + found
 
 
 ad.primitive_transposes[_operator] = _transposed
+
+
+def _outline(x):
+    varies = {"sharding": x.sharding, "manual_axis_type": x.manual_axis_type}
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, **(varies if x.manual_axis_type.varying else {}))
 
 
 def _batched(arguments, axes, *, flat):

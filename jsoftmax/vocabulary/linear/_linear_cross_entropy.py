@@ -23,7 +23,7 @@ from jsoftmax.vocabulary.linear._linear_arguments import (
 )
 from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._outcome import Outcome
-from jsoftmax.vocabulary.linear._outcomes import outcomes
+from jsoftmax.vocabulary.linear._outcomes_by import Platforms, outcomes_by, platforms_of
 from jsoftmax.vocabulary.linear._token_targets import Fate, label, with_targets
 
 
@@ -67,6 +67,7 @@ def linear_cross_entropy(
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
     block_classes: int | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""`cross_entropy` of the logits h W + b, without a large array of them.
 
@@ -124,6 +125,12 @@ def linear_cross_entropy(
             axes. Targets are numbered over all parts.
         block_tokens: how many rows are in memory together; None for the rule above.
         block_classes: how many classes are taken together backward; None for the rule above.
+        implementation: "xla", which does all that is described here, or "pallas", kernels for TPUs
+            in which scores never leave the chip. They take one label a token, `bias`,
+            `ignore_index`, `z_loss`, `logits_soft_cap` and `class_axis`, and never fall back;
+            forward mode and second derivatives are XLA's. On a CPU they are interpreted, slowly.
+            None takes them where `jsoftmax.kernels` has a record of this hardware that they were
+            right and faster.
 
     Returns:
         One loss a token, of shape [...], in float32 at least. 0 for a token without any class. NaN
@@ -134,6 +141,7 @@ def linear_cross_entropy(
             wrong dtype.
         ValueError: if shapes do not fit, there are no classes, or a number known while tracing is
             out of its range.
+        NotImplementedError: for what a named implementation does not take.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -148,7 +156,7 @@ def linear_cross_entropy(
     return _terms(
         "linear_cross_entropy", features, kernel, targets, False, bias, where, prior, log_prior,
         ignore_index, label_smoothing, class_weights, z_loss, temperature, logits_soft_cap,
-        class_axis, axis_name, block_tokens, block_classes,
+        class_axis, axis_name, block_tokens, block_classes, implementation,
     ).loss  # fmt: skip
 
 
@@ -227,22 +235,24 @@ def linear_cross_entropy_terms(
 def _terms(
     function, features, kernel, targets, statistics, bias, where, prior, log_prior, ignore_index,
     label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
-    block_tokens, block_classes,
+    block_tokens, block_classes, implementation: str | None = "xla",
 ) -> Outcome:  # fmt: skip
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
         label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes, statistics,
     )  # fmt: skip
-    outcome = _settled(rows.rule, rows.moving, rows.fixed, fate)
+    are_sized = (block_tokens, block_classes) != (None, None)
+    platforms = platforms_of(implementation, rows, are_sized)
+    outcome = _settled(platforms, rows.rule, rows.moving, rows.fixed, fate)
     return jax.tree.map(lambda x: rows.shaped(x)[..., 0], outcome)
 
 
 # Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
 # transpose is compiled once too.
-@partial(jax.jit, static_argnums=0)
-def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
-    outcome, _ = outcomes(rule, moving, fixed)
+@partial(jax.jit, static_argnums=(0, 1))
+def _settled(platforms: Platforms, rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
+    outcome = outcomes_by(platforms, rule, moving, fixed)
     statistics = outcome._replace(loss=None, weight=None)
     statistics = jax.tree.map(fate.settle_statistic, statistics)
     return statistics._replace(loss=fate.settle(outcome.loss))
