@@ -23,14 +23,14 @@ _PLATFORMS = {"tpu": ("tpu", False), "cuda": ("gpu", False), "cpu": ("tpu", True
 
 def attended(given: Given, rule: Rule, with_rows: bool) -> dict[str, Array]:
     """`out`; and with rows `tau`, and what the kernels of the way back need."""
-    return _by_platform(partial(_attended, rule, with_rows), _is_wide(given), given)
+    return _by_platform(partial(_attended, rule, with_rows), given)
 
 
 def pulled(
     given: Given, rule: Rule, found: dict[str, Array], d_out: Array, d_tau: Array, names: tuple
 ) -> dict[str, Any]:
     """The cotangents of the arguments of these names."""
-    return _by_platform(partial(_pulled, rule, names), _is_wide(given), given, found, d_out, d_tau)
+    return _by_platform(partial(_pulled, rule, names), given, found, d_out, d_tau)
 
 
 def tiles_in_sight(given: Given, rule: Rule) -> Array:
@@ -51,21 +51,23 @@ def tiles_in_sight(given: Given, rule: Rule) -> Array:
     return jnp.repeat(sight, spec.heads // spec.entries, axis=0).reshape(-1, tiles)
 
 
-def _by_platform(function, is_interpreted, *arguments):
-    """function(platform, interpret, ...) of the platform for which it is compiled.
+def _by_platform(function, given, *arguments):
+    """function(platform, interpret, given, ...) of the platform for which it is compiled."""
+    from jsoftmax.kernels import by_platform
 
-    What no chip computes is interpreted, on a CPU, and has no other platform.
-    """
-    branches = {
+    # No chip computes float64: it is interpreted, on a CPU.
+    is_wide = given.computing == jnp.float64
+    functions = {
         name: partial(function, platform, interpret)
         for name, (platform, interpret) in _PLATFORMS.items()
-        if interpret or not is_interpreted
+        if interpret or not is_wide
     }
-    return jax.lax.platform_dependent(*arguments, **branches)
-
-
-def _is_wide(given):
-    return given.computing == jnp.float64
+    refused = (
+        "jsoftmax.dot_product_attention: implementation='pallas' does not take "
+        f"{'float64' if is_wide else 'any arrays'} on this platform; let implementation='xla' "
+        "compute it. It is compiled for"
+    )
+    return by_platform(refused, functions, given, *arguments)
 
 
 def _attended(rule, with_rows, platform, interpret, given):

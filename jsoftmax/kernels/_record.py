@@ -112,6 +112,11 @@ def using_record(path: str | os.PathLike[str] | None) -> Iterator[None]:
         _override.reset(token)
 
 
+def has_record() -> bool:
+    """Whether anything is recorded."""
+    return bool(entries())
+
+
 def entries() -> tuple[Entry, ...]:
     """What the record holds; nothing where there is none, or a broken one, which warns once."""
     path = record_path()

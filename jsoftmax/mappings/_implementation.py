@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+import jax
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -19,27 +22,85 @@ def by_rows(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def routed(*arguments: Any, implementation: str | None = None, **named: Any) -> Any:
-        if chosen_implementation(name, implementation) == "xla":
+        check(name, implementation)
+        if implementation == "xla":
             return function(*arguments, **named)
+        if implementation is None and not has_record():
+            return function(*arguments, **named)
+        given = signature.bind(*arguments, **named).arguments
+        if implementation is None:
+            return _by_record(function, name, given)
         from jsoftmax.kernels.rows import by_kernel
 
-        bound = signature.bind(*arguments, **named)
-        return by_kernel(function, name, bound.arguments)
+        return by_kernel(function, name, given)
 
     return routed  # type: ignore
 
 
-def chosen_implementation(function: str, implementation: Any) -> str:
-    """The implementation of that name; XLA where none is named.
+def has_record() -> bool:
+    """Whether any kernel is recorded on this machine."""
+    from jsoftmax.kernels import has_record
+
+    return has_record()
+
+
+def _by_record(function, name, given):
+    """By a kernel on the platforms where it was right, and faster, and by XLA elsewhere."""
+    platforms = recorded(name, given)
+    if not platforms:
+        return function(**given)
+    from jsoftmax.kernels import by_record
+    from jsoftmax.kernels.rows import by_kernel
+
+    fixed = {key: x for key, x in given.items() if not isinstance(x, jax.Array)}
+    arrays = {key: x for key, x in given.items() if isinstance(x, jax.Array)}
+
+    def kernel(arrays):
+        return by_kernel(function, name, {key: (fixed | arrays)[key] for key in given})
+
+    return by_record(platforms, kernel, lambda arrays: function(**fixed, **arrays), arrays)
+
+
+def check(function: str, implementation: Any) -> None:
+    """Refuse an unknown name.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: if it is one.
     """
-    if implementation is None:
-        return "xla"
-    if implementation not in IMPLEMENTATIONS:
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"jsoftmax.{function}: `implementation` is {implementation!r}; give it one of "
             f"{', '.join(map(repr, IMPLEMENTATIONS))}, or None."
         )
-    return implementation
+
+
+# The operation of the record and α of a function; None where it is an argument.
+_RECORDED: dict[str, tuple[str, float | None]] = {
+    "softmax": ("mapping", 1.0),
+    "sparsemax": ("mapping", 2.0),
+    "entmax": ("mapping", None),
+    "cross_entropy": ("loss", 1.0),
+    "sparsemax_loss": ("loss", 2.0),
+    "entmax_loss": ("loss", None),
+}
+
+
+def recorded(function: str, given: Mapping[str, Any]) -> frozenset[str]:
+    """The platforms on which a kernel was right, and faster, for these arguments."""
+    from jsoftmax.kernels import case_of, chosen
+
+    if function not in _RECORDED:
+        return frozenset()
+    others = dict(given)
+    logits = others.pop("logits")
+    labels = [others.pop(name) for name in ("labels", "targets") if name in others]
+    operation, alpha = _RECORDED[function]
+    alpha = others.pop("alpha", 1.5) if alpha is None else alpha
+    is_plain = not others and isinstance(logits, jax.Array) and logits.ndim > 0
+    is_plain = is_plain and all(isinstance(x, jax.Array) and x.ndim < logits.ndim for x in labels)
+    if not is_plain or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        return frozenset()
+    *rows, classes = logits.shape
+    operations = operation, f"{operation} gradient"
+    shape = math.prod(rows), classes
+    return chosen(*operations, shape=shape, dtype=logits.dtype, case=case_of(float(alpha)))
