@@ -47,12 +47,11 @@ def check(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> None:
     """Refuse what kernels do not take.
 
     Raises:
-        NotImplementedError: for an argument, or where there is a GPU.
+        NotImplementedError: for an argument, an old TPU, or a width that does not fit its memory.
     """
     from jsoftmax.kernels.linear import LEAST_MEMORY, chip
 
     refused = refusals(function, rule, moving, fixed) | {
-        "GPUs": jax.default_backend() == "gpu",
         "TPUs before v5": chip()[0] < LEAST_MEMORY,
     }
     for what, is_given in refused.items():

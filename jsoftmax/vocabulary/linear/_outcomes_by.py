@@ -37,13 +37,19 @@ def platforms_of(implementation: str | None, rows: Rows, are_sized: bool) -> Pla
         return frozenset()
     from jsoftmax.kernels import case_of, chosen
 
-    return chosen(
+    platforms = chosen(
         "linear loss",
         "linear loss gradient",
         shape=(*rows.moving.features.shape, rows.fixed.numbers.shape[-1]),
         dtype=rows.moving.kernel.dtype,
         case=case_of(1),
     )
+    if platforms:
+        try:
+            check(*problem)
+        except NotImplementedError:  # wider than the shape of the record, and too wide
+            return frozenset()
+    return platforms
 
 
 def outcomes_by(platforms: Platforms, rule: Rule, moving: Moving, fixed: Fixed) -> Outcome:
