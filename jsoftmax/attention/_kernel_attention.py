@@ -87,7 +87,11 @@ def _recorded(given, rule):
     if not has_record() or any(_refused(given, rule).values()) or rule.is_part or rule.are_few:
         return frozenset()
     others = given._replace(
-        query=None, key=None, value=None, scale=None, numbers=()  # pyright: ignore
+        query=None,
+        key=None,
+        value=None,
+        scale=None,
+        numbers=(),  # pyright: ignore
     )
     if any(x is not None and x != () for x in others) or rule.window not in _WINDOWS:
         return frozenset()

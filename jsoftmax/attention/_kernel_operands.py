@@ -208,8 +208,8 @@ def _operands(given, rule, platform, interpret, moves):
         _by_head(query, block_q), _by_head(key, block_k), _by_head(value, block_k),
         jnp.stack(per_head, axis=-1)[: key_heads * groups].reshape(-1).astype(given.computing),
         lengths, bias, mask,
-        _of_places(given.query_segment_ids, block_q), _of_places(given.key_value_segment_ids, block_k),
-        streams,
+        _of_places(given.query_segment_ids, block_q),
+        _of_places(given.key_value_segment_ids, block_k), streams,
     )  # fmt: skip
 
 

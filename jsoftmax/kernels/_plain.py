@@ -52,7 +52,10 @@ def _evaluated(jaxpr: Any, constants: Any, arguments: Any) -> list[Any]:
     known |= dict(zip(jaxpr.invars, arguments, strict=True))
 
     def read(x):
-        return np.asarray(x.val, x.aval.dtype) if isinstance(x, jex.Literal) else known[x]
+        if not isinstance(x, jex.Literal):
+            return known[x]
+        dtype: Any = getattr(x.aval, "dtype", None)
+        return np.asarray(x.val, dtype)
 
     for equation in jaxpr.eqns:
         inputs = [read(x) for x in equation.invars]

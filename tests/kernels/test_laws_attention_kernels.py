@@ -91,7 +91,7 @@ def test_dropout_drops_the_same_weights_as_that_of_xla(platform):
             alpha=1.5, dropout_rng=jax.random.key(1), dropout_rate=0.4, broadcast_dropout=shared
         )
 
-        def loss(moving, implementation):
+        def loss(moving, implementation, options=options):
             out = _plain(**moving, **fixed, **options, implementation=implementation)
             return jnp.sum(jnp.sin(out))
 

@@ -18,7 +18,8 @@ def query_cotangents(
 ) -> dict[str, Array]:
     """`d_q`, (heads, width, queries); `sums` for numbers of a head, (heads, numbers, queries).
 
-    And `d_bias`, (heads, keys, queries), if it moves. `k_turned` is (key heads, width, keys), `d_out` (heads, queries, value width).
+    And `d_bias`, (heads, keys, queries), if it moves. `k_turned` is (key heads, width, keys),
+    `d_out` (heads, queries, value width).
     """
     heads, queries, _ = arrays.q.shape
     parts = partial(_query_parts, arrays, k_turned, d_out, rows, alive)
@@ -63,7 +64,9 @@ def _query_parts(arrays, k_turned, d_out, rows, alive, spec):
         "d_bias": turned(keys, spec.computing) if "bias" in spec.moves else None,
     }
     rows_of_sum = [width, *([8] * count)] if spec.is_tpu else []
-    sums = {f"sum_{i}": (n, spec.block_q) for i, n in enumerate(rows_of_sum)}
+    sums: dict[str, tuple[int, ...] | None] = {
+        f"sum_{i}": (n, spec.block_q) for i, n in enumerate(rows_of_sum)
+    }
     return Parts(operands, results, sums)
 
 
@@ -110,7 +113,7 @@ def _key_parts(arrays, d_out, rows, alive, spec):
         "alive": flags,
         **shared(spec, arrays, lambda h, i, g=0: (head(h, i, g), i), keys_are_whole=False),
     }
-    results = {
+    results: dict[str, Part | None] = {
         "d_k": of_block(outline(k.shape, k.dtype, *like)),
         "d_v": of_block(outline(v.shape, v.dtype, *like)),
     }

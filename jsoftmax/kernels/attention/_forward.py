@@ -8,6 +8,7 @@ mixtures; of a tile without mass it makes nothing.
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,8 @@ def _again(block):
         def turn(i, tiles, state):
             return step(block.scores(i, tiles[0], q).z, state)
 
-        return walk([block.source("k")], *block.bounds(), turn, state)
+        first, last = block.bounds()
+        return walk([block.source("k")], first, last, turn, state)
 
     return Tiles(each, spec.block_q, spec.computing, spec.is_tpu)
 
@@ -149,7 +151,7 @@ def _by_threshold(block, row):
     return mixed, mean, [tau, floor, anchor, level, total]
 
 
-def _mixed(block, weights):
+def _mixed(block, weights) -> tuple[Any, Any, Any]:
     """Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax the first, and Σ p."""
     spec, refs = block.spec, block.refs
     size, rows = spec.block_k, spec.rows

@@ -67,7 +67,8 @@ def _of_head(spec, refs, head, tile, row, kept, shapes):
         return refs.alive[0, 0, j] > 0
 
     return summed(
-        kept, shapes, spec.computing, _sources(spec, refs, head, row), _blocks(spec, refs, head, tile), terms,
+        kept, shapes, spec.computing, _sources(spec, refs, head, row),
+        _blocks(spec, refs, head, tile), terms,
         None if refs.alive is None else is_alive, is_begun=True,
     )  # fmt: skip
 

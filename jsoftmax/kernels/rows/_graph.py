@@ -84,7 +84,10 @@ class _Builder:
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
         def read(x):
-            return np.asarray(x.val, x.aval.dtype) if isinstance(x, jex.Literal) else values[x]
+            if not isinstance(x, jex.Literal):
+                return values[x]
+            dtype: Any = getattr(x.aval, "dtype", None)
+            return np.asarray(x.val, dtype)
 
         for equation in jaxpr.eqns:
             inputs, name = tuple(map(read, equation.invars)), equation.primitive.name

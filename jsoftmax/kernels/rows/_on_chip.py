@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -29,7 +30,7 @@ _rows.multiple_results = True
 @_rows.def_abstract_eval
 def _shapes(*arrays, call):
     shapes = call.shapes(max(x.shape[0] for x in arrays))
-    return [jax.core.ShapedArray(x.shape, x.dtype) for x in shapes]
+    return [ShapedArray(x.shape, x.dtype) for x in shapes]
 
 
 @_rows.def_impl
