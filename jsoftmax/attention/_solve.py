@@ -94,8 +94,9 @@ def _by_threshold(rule, moving, fixed):
         if sink is not None:
             p = curve.masses(sink, anchor, place)
             total = total + where_hard(hard, p, slope(sink, p))
-        level = below_bound(curve.log_masses(anchor, anchor, place), regularizer)
-        level = jnp.where(anchor == -jnp.inf, 0, level)
+        level = curve.log_masses(anchor, anchor, place)
+        # Of a row that sees nothing, too: ω′ of a link with a bound is infinite at p = 1.
+        level = below_bound(jnp.where(anchor == -jnp.inf, 0, level), regularizer)
         return anchor, level, mixed, total, mean_of(mean, total)
 
     solutions = regularizer.on_curve(rule.classes.anywhere, on_curve)

@@ -138,8 +138,9 @@ def _by_threshold(block, row):
         mixed, mean, total = _mixed(block, weights)
         if mean is not None and sink is not None:
             total = total + weights(sink)[1]
-        level = below_bound(curve.log_masses(anchor, anchor, place), regularizer)
-        level = jnp.where(anchor == -jnp.inf, 0, level)
+        level = curve.log_masses(anchor, anchor, place)
+        # Of a row that sees nothing, too: ω′ of a link with a bound is infinite at p = 1.
+        level = below_bound(jnp.where(anchor == -jnp.inf, 0, level), regularizer)
         if mean is None:
             return mixed, mixed, anchor, level, level
         return mixed, mean_of(mean, total), anchor, level, total
