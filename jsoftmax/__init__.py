@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsoftmax.attention import (
     attention_fn,
+    attention_skipped_share,
     attention_weights,
     dot_product_attention,
     merge_attention,
@@ -146,6 +147,7 @@ __all__ = [
     "adaptive_cross_entropy",
     "adaptive_log_softmax",
     "attention_fn",
+    "attention_skipped_share",
     "attention_weights",
     "binary_entmax",
     "boltzmann",

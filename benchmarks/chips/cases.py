@@ -41,6 +41,7 @@ def cases() -> Iterator[Case]:
     """All of them; a peer stands before those that are divided by it."""
     yield from mappings()
     yield from losses()
+    yield from rows_by_kernels()
     yield from linear_losses()
     yield from block_sizes()
     yield from linear_losses_on_a_mesh()
@@ -84,6 +85,50 @@ def losses() -> Iterator[Case]:
     yield from both(group, "cross_entropy", jsoftmax.cross_entropy, z, y, peer=peer,
                     limits={"traffic": 1.1})  # fmt: skip
     yield from both(group, "entmax_loss", jsoftmax.entmax_loss, z, y, peer=peer)
+
+
+def rows_by_kernels() -> Iterator[Case]:
+    """A row is read once and written once, by one kernel; pulled back from a given cotangent."""
+    kernel = {"implementation": "pallas"}
+    mappings: dict[str, tuple[Callable, tuple[Shape, ...]]] = {
+        "softmax": (jax.tree_util.Partial(jsoftmax.softmax, **kernel), ()),
+        **{
+            f"entmax, α = {alpha}": (
+                jax.tree_util.Partial(jsoftmax.entmax, alpha=alpha, **kernel),
+                (),
+            )
+            for alpha in (1.5, 2.0, 3.0)
+        },
+        "entmax, traced α": (
+            jax.tree_util.Partial(jsoftmax.entmax, **kernel),
+            (((), F32, P()),),
+        ),
+    }
+    of_labels = {"cross_entropy": jsoftmax.cross_entropy, "entmax_loss": jsoftmax.entmax_loss}
+    for rows, classes in ((4096, 512), (128, 32000), (16, 128256)):
+        group = f"Rows by kernels, [{rows}, {classes}] float32"
+        z, y, number = ((rows, classes), F32, P()), ((rows,), I32, P()), ((rows,), F32, P())
+        limits = {"traffic": 1.05, "launches": 1.0}
+        for kind, way in (("forward", lambda f: f), ("gradient", _pulled_back)):
+            more = (z,) if kind == "gradient" else ()
+            peer = f"jax.nn.softmax, {kind}"
+            yield Case(group, peer, way(jax.nn.softmax), (*more, z))
+            for name, (function, others) in mappings.items():
+                yield Case(
+                    group, f"{name}, {kind}", way(function), (*more, z, *others), peer,
+                    limits=limits, is_quick=classes == 512 and name == "entmax, α = 1.5",
+                )  # fmt: skip
+            more = (number,) if kind == "gradient" else ()
+            for name, loss in of_labels.items():
+                function = way(jax.tree_util.Partial(loss, **kernel))
+                yield Case(group, f"{name}, {kind}", function, (*more, z, y), peer, limits=limits)
+
+
+def _pulled_back(function):
+    def gradient(cotangent, x, *others):
+        return jax.vjp(lambda x: function(x, *others), x)[1](cotangent)[0]
+
+    return gradient
 
 
 def _dense(h, w, y, weights):

@@ -5,9 +5,11 @@ from jsoftmax.attention._attention_weights import attention_weights
 from jsoftmax.attention._dot_product_attention import dot_product_attention
 from jsoftmax.attention._merge import merge_attention
 from jsoftmax.attention._ring import ring_attention
+from jsoftmax.attention._skipped_share import attention_skipped_share
 
 __all__ = [
     "attention_fn",
+    "attention_skipped_share",
     "attention_weights",
     "dot_product_attention",
     "merge_attention",

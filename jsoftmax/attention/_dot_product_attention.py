@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from jsoftmax.attention._attend import computed, sizes_for
 from jsoftmax.attention._attention_arguments import read_arguments
-from jsoftmax.attention._by_pallas import by_pallas
+from jsoftmax.attention._kernel_attention import by_pallas, by_record
 from jsoftmax.attention._kernels import by_kernel
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen
@@ -93,9 +93,11 @@ def dot_product_attention(
             1/(1 − rate). Which they are depends on the key and on places, not on blocks.
         broadcast_dropout: whether all batch entries and heads drop the same weights.
         return_residual: also return τ.
-        implementation: "xla", which does all that is described here, or a kernel for softmax by its
-            name, "cudnn" (by way of `jax.nn`) or "tokamax" (where it is installed). None is "xla".
-            A kernel has its own derivatives and its own precision, and never falls back.
+        implementation: "xla", which does all that is described here; "pallas", kernels for TPU and
+            GPU that do it on the chip (interpreted on a CPU, which is slow); or a kernel for
+            softmax, "cudnn" (by way of `jax.nn`) or "tokamax" (where it is installed). None is
+            "pallas" on hardware where `python -m jsoftmax.kernels` found it right and faster, else
+            "xla". What is named never falls back.
         block_q: how many queries are computed together; None for a number that suits the hardware.
         block_k: with how many of their keys; None as before: softmax takes 1024 at once, other α
             all of them up to 2¹⁷, since otherwise q kᵀ is computed again for every step towards τ.
@@ -170,4 +172,6 @@ def dot_product_attention(
         )  # fmt: skip
         return by_kernel(implementation, given, rule, arrays, taken, refused)
     sizes = sizes_for("dot_product_attention", given, rule, block_q, block_k)
+    if implementation is None and block_q is None and block_k is None:
+        return by_record(given, rule, sizes, return_residual)
     return computed(given, rule, sizes, return_residual)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,46 +18,63 @@ from jsoftmax.core._arg_max import where_hard
 from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
 from jsoftmax.core._tangents import effective_tangent
 
-if TYPE_CHECKING:
-    from jsoftmax.kernels.attention import Arrays, Spec
-
 _PLATFORMS = {"tpu": ("tpu", False), "cuda": ("gpu", False), "cpu": ("tpu", True)}
 
 
 def attended(given: Given, rule: Rule, with_rows: bool) -> dict[str, Array]:
     """`out`; and with rows `tau`, and what the kernels of the way back need."""
-    return _by_platform(partial(_attended, rule, with_rows), _is_wide(given), given)
+    return _by_platform(partial(_attended, rule, with_rows), given)
 
 
 def pulled(
     given: Given, rule: Rule, found: dict[str, Array], d_out: Array, d_tau: Array, names: tuple
 ) -> dict[str, Any]:
     """The cotangents of the arguments of these names."""
-    return _by_platform(
-        partial(_pulled, rule, names), _is_wide(given), given, found, d_out, d_tau
+    return _by_platform(partial(_pulled, rule, names), given, found, d_out, d_tau)
+
+
+def tiles_in_sight(given: Given, rule: Rule) -> Array:
+    """Which tiles the kernels of a TPU form: (heads × blocks of queries, tiles of keys)."""
+    spec, arrays = _operands(given, rule, "tpu", True, ())
+    blocks, tiles = (
+        n // size
+        for n, size in ((arrays.q.shape[1], spec.block_q), (arrays.k.shape[1], spec.block_k))
     )
+    queries, keys, before, after = jnp.moveaxis(arrays.lengths.reshape(-1, 4), 1, 0)[
+        ..., None, None
+    ]
+    start = spec.block_q * jnp.arange(blocks)[:, None]
+    first = spec.block_k * jnp.arange(tiles)
+    end = jnp.minimum(start + spec.block_q, queries)
+    sight = (first < jnp.minimum(keys, end + after)) & (first + spec.block_k > start - before)
+    sight = sight & (end > start)
+    return jnp.repeat(sight, spec.heads // spec.entries, axis=0).reshape(-1, tiles)
 
 
-def _by_platform(function, is_interpreted, *arguments):
-    """function(platform, interpret, ...) of the platform for which it is compiled.
+def _by_platform(function, given, *arguments):
+    """function(platform, interpret, given, ...) of the platform for which it is compiled."""
+    from jsoftmax.kernels import by_platform
 
-    What no chip computes is interpreted, on a CPU, and has no other platform.
-    """
-    branches = {
+    # No chip computes float64: it is interpreted, on a CPU.
+    is_wide = given.computing == jnp.float64
+    functions = {
         name: partial(function, platform, interpret)
         for name, (platform, interpret) in _PLATFORMS.items()
-        if interpret or not is_interpreted
+        if interpret or not is_wide
     }
-    return jax.lax.platform_dependent(*arguments, **branches)
-
-
-def _is_wide(given):
-    return given.computing == jnp.float64
+    refused = (
+        "jsoftmax.dot_product_attention: implementation='pallas' does not take "
+        f"{'float64' if is_wide else 'any arrays'} on this platform; let implementation='xla' "
+        "compute it. It is compiled for"
+    )
+    return by_platform(refused, functions, given, *arguments)
 
 
 def _attended(rule, with_rows, platform, interpret, given):
     from jsoftmax.kernels import attention as kernels
 
+    if not with_rows and platform == "tpu" and rule.are_few and _may_join(given):
+        return {"out": _joined(given, rule, interpret)}
     spec, arrays = _operands(given, rule, platform, interpret, ())
     values = _turned(given.value.astype(arrays.v.dtype), spec.block_k)
     found = kernels.mixtures(spec, arrays, values, with_rows)
@@ -72,6 +88,38 @@ def _attended(rule, with_rows, platform, interpret, given):
     if (flags := _flags(given, spec)) is not None:
         results["alive"] = found["alive"] if "alive" in found else jnp.ones(flags, jnp.int32)
     return results
+
+
+def _may_join(given):
+    """Whether the heads of few queries may be rows of one block, beside a cache as it lies."""
+    others = given.bias, given.mask, given.query_segment_ids, given.dropout_rng
+    return all(x is None for x in others)
+
+
+def _joined(given, rule, interpret):
+    """The mixtures of few queries, whose keys and values are read as they lie in memory."""
+    from jsoftmax.kernels import attention as kernels
+
+    *batch, queries, heads, width = given.query.shape
+    keys, key_heads = given.key.shape[-3:-1]
+    arrays = (x[..., :, None, :] for x in _of_one_dtype(given, "tpu"))
+    query, key, value = (x.reshape(*batch, -1, 1, x.shape[-1]) for x in arrays)
+    blocks = kernels.sizes("tpu", queries * heads, keys * key_heads, width, value.shape[-1])
+    spec, arrays = _operands(given, rule, "tpu", interpret, ())
+    padded = -(queries * heads) % blocks.block_q
+    numbers = arrays.numbers.reshape(heads, spec.count).T
+    numbers = jnp.tile(numbers, (1, queries))
+    numbers = jnp.pad(numbers, [(0, -spec.count % 8), (0, padded)])[None]
+    spec = dataclasses.replace(
+        spec, key_heads=1, groups=1, joined=(heads, key_heads), block_q=blocks.block_q,
+        block_k=blocks.block_k, on_chip=blocks.on_chip, has=spec.has | {"hiding"},
+    )  # fmt: skip
+    arrays = arrays._replace(
+        q=_by_head(query, blocks.block_q), k=_by_head(key, blocks.block_k), numbers=numbers
+    )
+    out = kernels.mixtures(spec, arrays, _by_head(value, blocks.block_k), False)["out"]
+    out = jnp.swapaxes(out[..., : queries * heads], 1, 2)
+    return out.reshape(*batch, queries, heads, -1).astype(given.dtype)
 
 
 def _flags(given, spec):
@@ -122,7 +170,8 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
     return {name: results[name] for name in names}
 
 
-def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
+def _operands(given, rule, platform, interpret, moves):
+    """The static description of a kernel, and its arrays."""
     from jsoftmax.kernels import attention as kernels
 
     query, key, value = _of_one_dtype(given, platform)
@@ -159,8 +208,8 @@ def _operands(given, rule, platform, interpret, moves) -> tuple[Spec, Arrays]:
         _by_head(query, block_q), _by_head(key, block_k), _by_head(value, block_k),
         jnp.stack(per_head, axis=-1)[: key_heads * groups].reshape(-1).astype(given.computing),
         lengths, bias, mask,
-        _of_places(given.query_segment_ids, block_q), _of_places(given.key_value_segment_ids, block_k),
-        streams,
+        _of_places(given.query_segment_ids, block_q),
+        _of_places(given.key_value_segment_ids, block_k), streams,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core._axis import is_known
 from jsoftmax.core._capped_threshold import edge_below, solve_bounded
 from jsoftmax.core._filled import filled
 from jsoftmax.core._joint_threshold import solve_jointly
@@ -30,8 +31,11 @@ def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
     The anchor, from which scores are measured, is the maximum, or the smallest score with mass
     where the curve wants the edge.
     """
-    if isinstance(curve, Level) and not curve.regularizer.knows_link and isinstance(scores, Dense):
-        anchor, place = solve_jointly(curve, scores)
+    # A row whose length is not known, as in a kernel, may have no room for a number of each class.
+    knows_link = not isinstance(curve, Level) or curve.regularizer.knows_link
+    is_whole = isinstance(scores, Dense) and is_known(scores.classes.size(scores.values))
+    if isinstance(curve, Level) and not knows_link and is_whole:
+        anchor, place = solve_jointly(curve, scores)  # type: ignore
         chex.assert_equal_shape([anchor, place.level, place.rest])
         return anchor, place
     anchor, place = _solved(curve, scores)

@@ -7,6 +7,7 @@
 from jsoftmax.kernels._by_platform import by_platform as by_platform
 from jsoftmax.kernels._kernel_choice import by_record, case_of, chosen
 from jsoftmax.kernels._linear_operator import LinearOperator as LinearOperator
+from jsoftmax.kernels._record import has_record as has_record
 from jsoftmax.kernels._record import record_path, using_record
 
 __all__ = ["by_record", "case_of", "chosen", "record_path", "using_record"]

@@ -119,11 +119,10 @@ def _moved(primals, tangents, *, flat):
                 arguments[i] = x
             return flat.reference(*arguments)
 
-        moved = [known[i] for i in places], [tangents[i] for i in places]
-        add(jax.jvp(at, *map(tuple, moved))[1])
+        still, moved = (tuple(x[i] for i in places) for x in (known, tangents))
+        add(jax.jvp(at, still, moved)[1])
     return results, [
-        ad.Zero.from_primal_value(x) if d is None else d
-        for x, d in zip(results, total, strict=True)
+        jnp.zeros_like(x) if d is None else d for x, d in zip(results, total, strict=True)
     ]
 
 

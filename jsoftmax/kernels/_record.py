@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -79,10 +80,14 @@ def record_path() -> pathlib.Path | None:
     if asked is _UNSET:
         asked = os.environ.get(VARIABLE) or None
         if asked is None:
-            cache = os.environ.get("XDG_CACHE_HOME")
-            folder = pathlib.Path(cache) if cache else pathlib.Path("~/.cache").expanduser()
-            return folder / "jsoftmax" / "kernels.json"
+            return _in_cache(os.environ.get("XDG_CACHE_HOME"))
     return None if asked in (None, OFF) else pathlib.Path(asked)
+
+
+@functools.cache
+def _in_cache(folder: str | None) -> pathlib.Path:
+    cache = pathlib.Path(folder) if folder else pathlib.Path("~/.cache").expanduser()
+    return cache / "jsoftmax" / "kernels.json"
 
 
 @contextlib.contextmanager
@@ -112,13 +117,18 @@ def using_record(path: str | os.PathLike[str] | None) -> Iterator[None]:
         _override.reset(token)
 
 
+def has_record() -> bool:
+    """Whether anything is recorded."""
+    return bool(entries())
+
+
 def entries() -> tuple[Entry, ...]:
     """What the record holds; nothing where there is none, or a broken one, which warns once."""
     path = record_path()
     if path is None:
         return ()
     try:
-        state = path.stat()
+        state = os.stat(path)
     except OSError:
         return ()
     stamp = (state.st_mtime_ns, state.st_size)

@@ -14,8 +14,10 @@ from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._relative_mass import with_log_prior
 from jsoftmax.losses._log_loss import expected_log_loss, label_log_loss
 from jsoftmax.losses._targets import read_targets, read_weights, weighted
+from jsoftmax.mappings._implementation import by_rows
 
 
+@by_rows
 def cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -30,6 +32,7 @@ def cross_entropy(
     temperature: ArrayLike = 1.0,
     logits_soft_cap: float | None = None,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The expected negative log-likelihood of targets under `softmax` of the logits.
 
@@ -66,6 +69,8 @@ def cross_entropy(
             mass, +∞ gets none; exclude classes by `where`.
         logits_soft_cap: c > 0, a number; None for none. A logit of −∞ stays excluded.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of

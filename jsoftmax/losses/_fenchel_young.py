@@ -36,8 +36,10 @@ from jsoftmax.losses._log_loss import (
     surplus,
 )
 from jsoftmax.losses._targets import read_targets, read_weights, weighted
+from jsoftmax.mappings._implementation import by_rows
 
 
+@by_rows
 def fenchel_young_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -50,6 +52,7 @@ def fenchel_young_loss(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The loss whose prediction is `regularized_argmax`: zero exactly when p = y, gradient p − y.
 
@@ -78,6 +81,8 @@ def fenchel_young_loss(
             classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of
@@ -108,6 +113,7 @@ def fenchel_young_loss(
     )  # fmt: skip
 
 
+@by_rows
 def entmax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -120,6 +126,7 @@ def entmax_loss(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The loss of `entmax`: `fenchel_young_loss`, at α = 1.5 unless told otherwise.
 
@@ -137,6 +144,8 @@ def entmax_loss(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         One loss a row, in float32 at least.
@@ -159,6 +168,7 @@ def entmax_loss(
     )  # fmt: skip
 
 
+@by_rows
 def sparsemax_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -170,6 +180,7 @@ def sparsemax_loss(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The loss of `sparsemax`: `fenchel_young_loss` at α = 2, a smooth multi-class hinge.
 
@@ -184,6 +195,8 @@ def sparsemax_loss(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         One loss a row, in float32 at least.
@@ -215,7 +228,8 @@ def _loss(
     )
     read = read_targets(function, targets, ask, ignore_index, label_smoothing)
     weights = read_weights(function, class_weights, ask)
-    ask, y, classes = read.counted_rows(ask), read.y, ask.classes
+    ask, classes = read.counted_rows(ask), ask.classes
+    y = jnp.broadcast_to(read.y, ask.z.shape)
     if ask.is_hard:
         loss = perceptron(ask.z, y, ask.hard(), classes.max(ask.z), classes)
     else:

@@ -12,8 +12,10 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import Tsallis, chosen, of_order
+from jsoftmax.mappings._implementation import by_rows
 
 
+@by_rows
 def entmax(
     logits: ArrayLike,
     alpha: ArrayLike = 1.5,
@@ -23,6 +25,7 @@ def entmax(
     prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""Probabilities that trade score against Tsallis entropy of order α.
 
@@ -48,6 +51,8 @@ def entmax(
             the limit from above, arg max with ties shared. T < 0 favours the lowest scores: −∞
             takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers).
@@ -73,6 +78,7 @@ def entmax(
     return ask.probabilities().astype(ask.dtype)
 
 
+@by_rows
 def sparsemax(
     logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -81,6 +87,7 @@ def sparsemax(
     prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The Euclidean projection of scores onto the probability simplex: `entmax` at α = 2.
 
@@ -95,6 +102,8 @@ def sparsemax(
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers).
@@ -164,6 +173,7 @@ def _expanded(name: str, x: ArrayLike) -> Array | np.ndarray:
     return array[..., None]
 
 
+@by_rows
 def smoothmax(
     logits: ArrayLike,
     alpha: ArrayLike | None = None,
@@ -175,6 +185,7 @@ def smoothmax(
     temperature: ArrayLike = 1.0,
     keepdims: bool = False,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The maximum smoothed by any member of the family; its gradient is `entmax`.
 
@@ -195,6 +206,8 @@ def smoothmax(
             the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         One number a row, in float32 at least. −∞ for a row without any class (+∞ if T < 0).

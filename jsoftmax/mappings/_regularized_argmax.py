@@ -8,8 +8,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._problem import problem
 from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.mappings._implementation import by_rows
 
 
+@by_rows
 def regularized_argmax(
     logits: ArrayLike,
     regularizer: Regularizer,
@@ -19,6 +21,7 @@ def regularized_argmax(
     prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""Probabilities that trade score against a regularizer.
 
@@ -42,6 +45,8 @@ def regularized_argmax(
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
             the limit from above, arg max with ties shared in proportion to the prior.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers).

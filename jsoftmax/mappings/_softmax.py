@@ -10,8 +10,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._problem import problem
 from jsoftmax.core._scores import difference
+from jsoftmax.mappings._implementation import by_rows
 
 
+@by_rows
 def softmax(
     logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -20,6 +22,7 @@ def softmax(
     prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""Probabilities proportional to the exponentials of scores.
 
@@ -43,6 +46,8 @@ def softmax(
             the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers).
@@ -68,6 +73,7 @@ def softmax(
     return ask.probabilities().astype(ask.dtype)
 
 
+@by_rows
 def log_softmax(
     logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -76,6 +82,7 @@ def log_softmax(
     prior: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The logarithm of `softmax`, right where the probability itself underflows.
 
@@ -90,6 +97,8 @@ def log_softmax(
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         log p of the shape and dtype of `logits`, or float32 for formats that have no infinity.
@@ -116,6 +125,7 @@ def log_softmax(
     return ask.log_probabilities().astype(ask.log_dtype)
 
 
+@by_rows
 def logsumexp(
     logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -125,6 +135,7 @@ def logsumexp(
     temperature: ArrayLike = 1.0,
     keepdims: bool = False,
     axis_name: Hashable | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "..."]:
     r"""The smooth maximum whose gradient is `softmax`.
 
@@ -144,6 +155,8 @@ def logsumexp(
             the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
+            argument is not taken; None takes "xla".
 
     Returns:
         One number a row, in float32 at least. −∞ for a row without any class (+∞ if T < 0).

@@ -12,32 +12,33 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._arg_max import where_hard
 from jsoftmax.core._solved_row import Masses, SolvedRow
 from jsoftmax.core._tangents import effective_tangent
-from jsoftmax.kernels.attention._block import Block, finite, product
+from jsoftmax.kernels.attention._block import Block, finite, one_row, product
 from jsoftmax.kernels.attention._forward import ROWS
 
 SHIFT = len(ROWS)  # the place of the shift among the rows
 
 
 class Turned(NamedTuple):
-    """The cotangent of a tile's scores before a cap, its weights, and sums for numbers that move."""
+    """Of a tile: the cotangent of its scores before a cap, and what else is summed."""
 
     d_u: Array
     weights: Array  # by which values are mixed
     rows: list[Array]  # terms of each number of a head that moves
 
 
-def turned(block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, rows: Array) -> Turned:
+def turned(
+    block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, rows: Array
+) -> Turned:
     """The cotangents of a tile, of what is kept of its queries in `rows`, (8, queries)."""
     spec = block.spec
-    known = {name: _row(rows, i) for i, name in enumerate(ROWS)}
-    shift = _row(rows, SHIFT)
+    known = {name: one_row(rows, i) for i, name in enumerate(ROWS)}
+    shift = one_row(rows, SHIFT)
     formed = block.scores(tile, k, q, moves=True)
     z = formed.z
     masses = Masses(block.regularizer, SolvedRow(**known), block.hard)
@@ -49,13 +50,9 @@ def turned(block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, 
     by_values = product(v, d_out, ((1,), (1,)), spec.precision) * kept
     d_z = s * (where_hard(block.hard, jnp.zeros_like(p), by_values) - shift)
     d_u = d_z if formed.bend is None else d_z * formed.bend
-    return Turned(d_u, p * kept, [_term(block, name, formed, p, d_z, d_u) for name in spec.moving_rows])
-
-
-def _row(rows, number):
-    """One of eight rows, by a sum: Triton cuts no vectors."""
-    places = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0)
-    return jnp.sum(jnp.where(places == number, rows, 0), axis=0, keepdims=True)
+    return Turned(
+        d_u, p * kept, [_term(block, name, formed, p, d_z, d_u) for name in spec.moving_rows]
+    )
 
 
 def _term(block, name, formed, p, d_z, d_u):

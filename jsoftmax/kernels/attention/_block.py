@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from jsoftmax.kernels.attention._dropout import kept
-from jsoftmax.kernels.attention._spec import LENGTHS, Spec, quotient, remainder, wide
+from jsoftmax.kernels.attention._drawn_bits import kept
+from jsoftmax.kernels.attention._spec import ALL, LENGTHS, Spec, quotient, remainder, wide
 from jsoftmax.kernels.attention._walk import Source
 
 
@@ -44,9 +44,14 @@ class Block:
             refs.lengths[LENGTHS * entry + i] for i in range(LENGTHS)
         )
         self.queries = count
-        first = spec.count * remainder(head, spec.key_heads * spec.groups)
-        self.scale = refs.numbers[first]
-        numbers = [jnp.full((1, spec.block_q), refs.numbers[first + i]) for i in range(spec.count)]
+        if spec.is_joined:  # numbers of each row, of the heads side by side
+            self.scale: Any = None
+            numbers = [one_row(refs.numbers[0], i) for i in range(spec.count)]
+        else:
+            first = spec.count * remainder(head, spec.key_heads * spec.groups)
+            given = [refs.numbers[first + i] for i in range(spec.count)]
+            self.scale = given[0]
+            numbers = [jnp.full((1, spec.block_q), x) for x in given]
         named = len(spec.names)
         self.numbers = dict(zip(spec.names, numbers[:named], strict=True))
         self.regularizer = spec.regularizer(tuple(numbers[named:]))
@@ -54,30 +59,46 @@ class Block:
 
     def bounds(self) -> tuple[Array, Array]:
         """The first tile of keys that a query of the block may see, and the one after the last."""
-        size = self.spec.block_k
-        end = jnp.minimum(self.start + self.spec.block_q, self.queries)
-        first = quotient(jnp.maximum(self.start - self.before, 0), size)
-        stop = jnp.minimum(self.keys, end + self.after)
-        last = quotient(jnp.maximum(stop, 0) + (size - 1), size)
-        return first, jnp.where(end > self.start, jnp.maximum(last, first), first)
+        size, (_, in_place) = self.spec.block_k, self.spec.in_place
+        start, end = self.span()
+        end = jnp.minimum(end, self.queries)
+        first = quotient(jnp.maximum(start - self.before, 0) * in_place, size)
+        stop = jnp.maximum(jnp.minimum(self.keys, end + self.after), 0) * in_place
+        last = quotient(stop + (size - 1), size)
+        return first, jnp.where(end > start, jnp.maximum(last, first), first)
+
+    def span(self) -> tuple[Any, Any]:
+        """The first place of a query of the block, and the one after the last."""
+        rows, _ = self.spec.in_place
+        end = self.start + self.spec.block_q
+        return quotient(self.start, rows), quotient(end + (rows - 1), rows)
 
     def is_whole(self, tile: Any) -> Array:
         """Whether every query of the block sees every key of a tile."""
-        start, end = tile * self.spec.block_k, self.start + self.spec.block_q
-        stop = start + self.spec.block_k
-        by_window = (start >= end - 1 - self.before) & (stop <= self.start + self.after + 1)
+        start, end = self.span()
+        first = tile * self.spec.block_k
+        stop = first + self.spec.block_k
+        by_window = (first >= end - 1 - self.before) & (stop <= start + self.after + 1)
         return by_window & (stop <= self.keys) & (end <= self.queries)
 
     def seen(self, tile: Any) -> Array:
         """Which query sees which key."""
         spec, refs = self.spec, self.refs
         shape = spec.block_k, spec.block_q
-        rows = self.start + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-        columns = tile * spec.block_k + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-        seen = (columns < self.keys) & (rows < self.queries)
-        seen = seen & (columns >= rows - self.before) & (columns <= rows + self.after)
+        rows = self.start + jax.lax.broadcasted_iota(jnp.int32, (1, shape[1]), 1)
+        columns = tile * spec.block_k + jax.lax.broadcasted_iota(jnp.int32, (shape[0], 1), 0)
+        by_head = None
+        if spec.is_joined:
+            of_rows, of_columns = spec.joined
+            head = quotient(remainder(rows, of_rows), of_rows // of_columns)
+            by_head = head == remainder(columns, of_columns)
+            rows, columns = quotient(rows, of_rows), quotient(columns, of_columns)
+        columns = jnp.where(columns < self.keys, columns, ALL)  # seen by nobody
+        low, high = rows - self.before, jnp.where(rows < self.queries, rows + self.after, -1)
+        seen = (columns >= low) & (columns <= jnp.minimum(high, ALL - 1))
+        seen = seen if by_head is None else seen & by_head
         if refs.mask is not None:
-            mask = self.of_tile(refs.mask, tile).astype(jnp.int32)
+            mask = self.of_tile("mask", tile).astype(jnp.int32)
             seen = seen & (jnp.broadcast_to(mask, shape) != 0)
         if refs.row_segments is not None:
             rows, columns = refs.row_segments[0], refs.column_segments[0]
@@ -91,24 +112,24 @@ class Block:
     def scores(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
         """The scores of a tile, and if it `moves` what derivatives ask of a cap."""
 
-        def of(hide):
+        def of(seen):
             formed = self.formed(tile, k, q, moves)
-            return formed._replace(z=hide(formed.z))
+            if seen is None:
+                return formed
+            z = jnp.where(seen, formed.z, -jnp.inf)
+            still = (None if x is None else jnp.where(seen, x, 0) for x in formed[1:])
+            return Formed(z, *still)
 
         return self.where_whole(tile, of)
 
-    def where_whole(self, tile: Any, function: Callable[[Callable[[Array], Array]], Any]) -> Any:
-        """function(hide), compiled apart for tiles of which nothing is hidden."""
+    def where_whole(self, tile: Any, function: Callable[[Array | None], Any]) -> Any:
+        """function(seen), compiled apart for tiles of which nothing is hidden: there it is None."""
         if not self.spec.hides:
-            return function(lambda z: z)
-
-        def hide(z):
-            return jnp.where(self.seen(tile), z, -jnp.inf)
-
+            return function(None)
         if self.spec.hides_everywhere:
-            return function(hide)
+            return function(self.seen(tile))
         return jax.lax.cond(
-            self.is_whole(tile), lambda: function(lambda z: z), lambda: function(hide)
+            self.is_whole(tile), lambda: function(None), lambda: function(self.seen(tile))
         )
 
     def formed(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
@@ -116,7 +137,7 @@ class Block:
         raw = product(k, q, ((1,), (1,)), self.spec.precision)
         u = raw * self.numbers["scale"]
         if self.refs.bias is not None:
-            u = u + self.of_tile(self.refs.bias, tile)
+            u = u + self.of_tile("bias", tile)
         if "soft_cap" not in self.numbers:
             return Formed(u, raw if moves else None)
         cap, excluded = self.numbers["soft_cap"], u == -jnp.inf
@@ -128,9 +149,14 @@ class Block:
         bend = jnp.where(excluded, 0, 1 - t * t)
         return Formed(z, raw, bend, t - x * bend)
 
-    def of_tile(self, ref: Any, tile: Any) -> Array:
-        """What an array (1, keys or 1, queries or 1) says of a tile."""
+    def of_tile(self, name: str, tile: Any) -> Array:
+        """What an array (·, keys or 1, queries or 1) says of a tile."""
+        ref = getattr(self.refs, name)
         _, keys, queries = ref.shape
+        if not self.spec.is_tpu:  # all of it, in main memory
+            rows = self.keys_of(tile) if keys > 1 else pl.ds(0, 1)
+            columns = self.places if queries > 1 else pl.ds(0, 1)
+            return ref[self.spec.place_of(name, self.head), rows, columns]
         if self.keys_are_whole:
             return ref[0] if keys == 1 else ref[0, self.keys_of(tile), :]
         return ref[0] if queries == 1 else ref[0, :, self.places]
@@ -174,6 +200,12 @@ def finite(x: Array) -> tuple[Array, Array]:
     exact = x.astype(wide(x.dtype))
     is_finite = jnp.abs(exact) < jnp.inf
     return jnp.where(is_finite, exact, 0).astype(x.dtype), jnp.where(is_finite, 0.0, 1.0)
+
+
+def one_row(rows: Array, number: int) -> Array:
+    """One of several rows, by a sum: Triton cuts no vectors."""
+    places = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0)
+    return jnp.sum(jnp.where(places == number, rows, 0), axis=0, keepdims=True)
 
 
 def _as_column(row: Array, is_tpu: bool) -> Array:

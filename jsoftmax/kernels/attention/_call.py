@@ -44,7 +44,7 @@ class Part:
 
 
 class Parts(NamedTuple):
-    """What a kernel reads, what it writes, and the sums that it keeps; None for what is left out."""
+    """What a kernel reads, writes, and keeps as sums; None for what is left out."""
 
     operands: dict[str, Part | None]
     results: dict[str, Part | None]
@@ -64,13 +64,12 @@ def called(
     found = parts(spec)
     operands, results, scratch = found
     buffers = {key: part for key, part in operands.items() if part is not None and part.tile}
-    given, asked, sums = (
-        {key: x for key, x in tree.items() if x is not None}
-        for tree in (operands, results, scratch)
-    )
-    kept = {key: pltpu.VMEM(shape, spec.computing) for key, shape in sums.items()}
+    given = {key: part for key, part in operands.items() if part is not None}
+    asked = {key: part for key, part in results.items() if part is not None}
+    sums = {key: shape for key, shape in scratch.items() if shape is not None}
+    kept: dict[str, Any] = {key: pltpu.VMEM(shape, spec.computing) for key, shape in sums.items()}
     for key, part in buffers.items():
-        kept[f"{key}_buffers"] = pltpu.VMEM((2, *part.tile), part.array.dtype)
+        kept[f"{key}_buffers"] = pltpu.VMEM((2, *(part.tile or ())), part.array.dtype)
         kept[f"{key}_semaphores"] = pltpu.SemaphoreType.DMA((2,))
     absent = {key: None for tree in (operands, results, scratch) for key in tree}
     absent |= {f"{key}_{kind}": None for key in operands for kind in ("buffers", "semaphores")}
@@ -102,11 +101,13 @@ def _block(spec, part):
     return pl.BlockSpec(part.block, part.index)
 
 
-def _parameters(spec, rank, parts):
+def _parameters(spec: Spec, rank: int, parts: Parts) -> dict[str, Any]:
     if not spec.is_tpu:
         from jax.experimental.pallas import triton
 
-        return {"compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)}
+        return {
+            "compiler_params": triton.CompilerParams(num_warps=spec.warps, num_stages=spec.stages)
+        }
     order = ("parallel",) * (rank - 1) + ("arbitrary",)
     limit = max(_LEAST, needed(spec, parts))
     return {

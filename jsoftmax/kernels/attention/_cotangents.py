@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from functools import partial
 
-import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.kernels.attention._call import Part, Parts, called, outline
-from jsoftmax.kernels.attention._keys import of_keys
 from jsoftmax.kernels.attention._mixtures import of_head, shared
-from jsoftmax.kernels.attention._queries import of_queries
+from jsoftmax.kernels.attention._of_keys import of_keys
+from jsoftmax.kernels.attention._of_queries import of_queries
 from jsoftmax.kernels.attention._spec import Arrays, Spec
 
 
 def query_cotangents(
     spec: Spec, arrays: Arrays, k_turned: Array, d_out: Array, rows: Array, alive: Array | None
 ) -> dict[str, Array]:
-    """`d_q`, (heads, width, queries); `sums` of numbers of a head, (heads, numbers, queries); `d_bias`.
+    """`d_q`, (heads, width, queries); `sums` for numbers of a head, (heads, numbers, queries).
 
-    `k_turned` is (key heads, width, keys), `d_out` (heads, queries, value width).
+    And `d_bias`, (heads, keys, queries), if it moves. `k_turned` is (key heads, width, keys),
+    `d_out` (heads, queries, value width).
     """
     heads, queries, _ = arrays.q.shape
     parts = partial(_query_parts, arrays, k_turned, d_out, rows, alive)
@@ -64,7 +64,9 @@ def _query_parts(arrays, k_turned, d_out, rows, alive, spec):
         "d_bias": turned(keys, spec.computing) if "bias" in spec.moves else None,
     }
     rows_of_sum = [width, *([8] * count)] if spec.is_tpu else []
-    sums = {f"sum_{i}": (n, spec.block_q) for i, n in enumerate(rows_of_sum)}
+    sums: dict[str, tuple[int, ...] | None] = {
+        f"sum_{i}": (n, spec.block_q) for i, n in enumerate(rows_of_sum)
+    }
     return Parts(operands, results, sums)
 
 
@@ -111,7 +113,7 @@ def _key_parts(arrays, d_out, rows, alive, spec):
         "alive": flags,
         **shared(spec, arrays, lambda h, i, g=0: (head(h, i, g), i), keys_are_whole=False),
     }
-    results = {
+    results: dict[str, Part | None] = {
         "d_k": of_block(outline(k.shape, k.dtype, *like)),
         "d_v": of_block(outline(v.shape, v.dtype, *like)),
     }

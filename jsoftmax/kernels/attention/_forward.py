@@ -8,6 +8,7 @@ mixtures; of a tile without mass it makes nothing.
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jsoftmax.core.curves import bounded_marginals
 from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._row import PEAK, Tiles, folded, kept_rows, peaks_of
 from jsoftmax.kernels.attention._spec import Spec
-from jsoftmax.kernels.attention._sums import summed
+from jsoftmax.kernels.attention._tile_sums import summed
 from jsoftmax.kernels.attention._walk import walk
 
 ROWS = ("tau", "floor", "anchor", "level", "total")  # kept of a query, up to eight
@@ -63,8 +64,9 @@ def _kept(block):
     first, last = block.bounds()
 
     def form(i, tiles, state):
-        def keep(hide):
-            z = hide(block.formed(i, tiles[0], q).z)
+        def keep(seen):
+            z = block.formed(i, tiles[0], q).z
+            z = z if seen is None else jnp.where(seen, z, -jnp.inf)
             refs.z[pl.ds(i * size, size), :] = z
             if refs.peaks is not None:
                 refs.peaks[pl.ds(i * (size // PEAK), size // PEAK), :] = peaks_of(z)
@@ -88,7 +90,8 @@ def _again(block):
         def turn(i, tiles, state):
             return step(block.scores(i, tiles[0], q).z, state)
 
-        return walk([block.source("k")], *block.bounds(), turn, state)
+        first, last = block.bounds()
+        return walk([block.source("k")], first, last, turn, state)
 
     return Tiles(each, spec.block_q, spec.computing, spec.is_tpu)
 
@@ -148,12 +151,12 @@ def _by_threshold(block, row):
     return mixed, mean, [tau, floor, anchor, level, total]
 
 
-def _mixed(block, weights):
+def _mixed(block, weights) -> tuple[Any, Any, Any]:
     """Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax the first, and Σ p."""
     spec, refs = block.spec, block.refs
     size, rows = spec.block_k, spec.rows
     with_mean = not spec.is_softmax and refs.mean is not None
-    width = refs.v.shape[1], spec.block_q
+    width = refs.out.shape[1], spec.block_q
     shapes = (
         width,
         width if with_mean else None,
@@ -178,9 +181,18 @@ def _mixed(block, weights):
         return alive
 
     kept = [refs.mixed, refs.mean_sum, refs.total] if spec.is_tpu else None
-    sources = [block.source("v", 2), *([] if spec.on_chip else [block.source("k")])]
+    sources = [
+        block.source("v", 1 if spec.is_joined else 2),
+        *([] if spec.on_chip else [block.source("k")]),
+    ]
     mixed, mean, total = summed(
-        kept, shapes, spec.computing, sources, block.bounds(), terms, None if refs.alive is None else is_alive
+        kept,
+        shapes,
+        spec.computing,
+        sources,
+        block.bounds(),
+        terms,
+        None if refs.alive is None else is_alive,
     )
     return mixed, mean, None if total is None else jnp.sum(total, axis=0, keepdims=True)
 
@@ -192,19 +204,26 @@ def _by_values(block, i, v, z):
     """
     spec = block.spec
 
+    axes = ((0,), (0,)) if spec.is_joined else ((1,), (0,))
+
     def of(w):
-        return product(v, w.astype(v.dtype), ((1,), (0,)), spec.precision)
+        return product(v, w.astype(v.dtype), axes, spec.precision)
 
     if not spec.hides:
         return of
 
     def careful(w):
         clean, spoiled = finite(v)
-        spoiled = jnp.max(spoiled, axis=0, keepdims=True)
-        spoiled = jnp.broadcast_to(spoiled, (8, spec.block_k)).astype(v.dtype)
-        seen = jnp.where(z > -jnp.inf, 1.0, 0.0).astype(v.dtype)
-        hit = jnp.max(product(spoiled, seen, ((1,), (0,)), None), axis=0, keepdims=True) > 0
-        found = product(clean, w.astype(v.dtype), ((1,), (0,)), spec.precision)
+        seen = z > -jnp.inf
+        if spec.is_joined:
+            hit = jnp.where(seen, jnp.max(spoiled, axis=1, keepdims=True), 0.0)
+        else:
+            spoiled = jnp.max(spoiled, axis=0, keepdims=True)
+            spoiled = jnp.broadcast_to(spoiled, (8, spec.block_k)).astype(v.dtype)
+            seen = jnp.where(seen, 1.0, 0.0).astype(v.dtype)
+            hit = product(spoiled, seen, ((1,), (0,)), None)
+        hit = jnp.max(hit, axis=0, keepdims=True) > 0
+        found = product(clean, w.astype(v.dtype), axes, spec.precision)
         return jnp.where(hit, jnp.nan, found)
 
     if spec.hides_everywhere:

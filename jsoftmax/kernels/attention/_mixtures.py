@@ -17,7 +17,8 @@ from jsoftmax.kernels.attention._spec import Arrays, Spec
 def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str, Array]:
     """Mixtures (heads, value width, queries), and if they are asked for the solved rows.
 
-    `v` is (key heads, value width, keys). With rows: `rows`, (heads, 8, queries), of which the
+    `v` is (key heads, value width, keys); where heads are joined (key heads, keys, value width).
+    With rows: `rows`, (heads, 8, queries), of which the
     first are what `SolvedRow` keeps; `mean`, as the mixtures; `alive`, (heads × blocks of queries,
     1, tiles of keys), 1 where a tile has mass.
     """
@@ -30,7 +31,7 @@ def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str,
 def _parts(arrays, v, with_rows, spec):
     q, k = arrays.q, arrays.k
     heads, queries, _ = q.shape
-    keys, width = k.shape[1], v.shape[1]
+    keys, width = k.shape[1], v.shape[2 if spec.is_joined else 1]
     like = q, k, v, arrays.numbers, arrays.bias
     blocks, tiles = queries // spec.block_q, keys // spec.block_k
 
@@ -41,6 +42,7 @@ def _parts(arrays, v, with_rows, spec):
     def by_key_head(h, i):
         return spec.key_head_of(h)
 
+    tile_of_v = (spec.block_k, width) if spec.is_joined else (width, spec.block_k)
     with_mean = with_rows and not spec.is_softmax
     flags = None
     if spec.on_chip and spec.is_sparse:
@@ -58,7 +60,7 @@ def _parts(arrays, v, with_rows, spec):
     operands = {
         "q": Part(q, (1, spec.block_q, q.shape[2]), lambda h, i: (h, i, 0)),
         "k": of_head(spec, k, (spec.block_k, k.shape[2]), by_key_head),
-        "v": of_head(spec, v, (width, spec.block_k), by_key_head),
+        "v": of_head(spec, v, tile_of_v, by_key_head),
         **shared(spec, arrays, lambda h, i: (h, i)),
     }
     results = {
@@ -71,7 +73,7 @@ def _parts(arrays, v, with_rows, spec):
 
 
 def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part:
-    """An array of which a kernel goes over the tiles of one head, the head of a step of the grid."""
+    """An array of which a step of the grid goes over the tiles of one head."""
     if spec.is_streamed:
         return Part(x, tile=tile)
     return Part(x, (1, *x.shape[1:]), lambda *step: (head(*step), 0, 0))
@@ -88,6 +90,8 @@ def shared(
     def of_scores(name, x):
         if x is None:
             return None
+        if not spec.is_tpu:
+            return Part(x, x.shape, lambda *_: (0, 0, 0))
         _, keys, queries = x.shape
         if keys_are_whole:
             block, cut = (1, keys, min(queries, spec.block_q)), (False, queries > 1)
@@ -112,7 +116,7 @@ def shared(
         return Part(x, (1, 1, size if is_cut else x.shape[2]), index)
 
     return {
-        "numbers": Part(arrays.numbers, are_scalars=True),
+        "numbers": Part(arrays.numbers, are_scalars=not spec.is_joined),
         "lengths": Part(arrays.lengths, are_scalars=True),
         "bias": of_scores("bias", arrays.bias),
         "mask": of_scores("mask", arrays.mask),

@@ -30,7 +30,7 @@ class Tiles:
     in_vectors: bool  # of a TPU, of which eight rows make one
     shorter: Tiles | None = None  # the largest of some neighbours, where they are kept
     hard: Hard = False
-    floor: Array | None = None
+    floor: Any = None
 
     def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
         return self._folded(fn, jnp.max, jnp.maximum, -jnp.inf)

@@ -60,7 +60,7 @@ class Spec:
     entries: int
     key_heads: int
     groups: int
-    shared: tuple[tuple[str, tuple[int, int, int]], ...]  # sizes of entries, key heads and groups
+    shared: tuple[tuple[str, tuple[int, ...]], ...]  # sizes of entries, key heads and groups
     dropout_rate: float
     precision: Any
     dtype: Any  # of results
@@ -70,6 +70,10 @@ class Spec:
     on_chip: bool  # whether a row of scores is kept, or its tiles are formed again
     platform: str  # "tpu" or "gpu"
     interpret: Any = False
+    joined: tuple[int, int] = (
+        0,
+        0,
+    )  # heads of queries and of keys that lie side by side in a place
     is_streamed: bool = False  # whether the arrays that a step goes over stay in main memory
     warps: int = 8  # of a GPU that compute a block
     stages: int = 2
@@ -117,7 +121,21 @@ class Spec:
     @property
     def hides_everywhere(self) -> bool:
         """Whether any tile may be hidden in part, wherever it lies."""
-        return not self.has.isdisjoint({"mask", "segments"})
+        return not self.has.isdisjoint({"mask", "segments"}) or self.joined[1] > 1
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether all heads of few queries are rows of one block, each of which sees its own keys.
+
+        So a cache is read as it lies in memory, (keys, heads, width). A product of all heads costs
+        a matrix unit, which has room for 128 rows, no more than that of one.
+        """
+        return self.joined[0] > 0
+
+    @property
+    def in_place(self) -> tuple[int, int]:
+        """How many rows of queries and of keys lie in a place."""
+        return self.joined if self.is_joined else (1, 1)
 
     def hard(self, flag: Array | None) -> Hard:
         """Where the map is arg max."""

@@ -7,6 +7,7 @@ attention of the same arguments.
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from jsoftmax.attention._kernel_operands import attended, pulled
 from jsoftmax.core._named_trees import changes_of
 
 _FUNCTION = "jsoftmax.dot_product_attention"
+_WINDOWS = ((None, None), (None, 0))  # of which there are records: none, and causal
 _MOVING = ("query", "key", "value", "bias", "scale", "soft_cap", "sinks")
 
 
@@ -39,28 +41,71 @@ def by_pallas(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
     Raises:
         NotImplementedError: for what the kernels do not take.
     """
-    _check(given, rule)
+    for what, is_given in _refused(given, rule).items():
+        if is_given:
+            raise NotImplementedError(f"{_FUNCTION}: implementation='pallas' does not take {what}.")
     return _computed(given, rule, Plan(sizes, return_residual))
 
 
-def _check(given, rule):
+def by_record(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> Any:
+    """The same, where no implementation is named: by kernels on hardware with a record of them."""
+    platforms = _recorded(given, rule)
+    if not platforms:
+        return computed(given, rule, sizes, return_residual)
+    from jsoftmax.kernels import by_record
+
+    return by_record(
+        platforms,
+        lambda given: _computed(given, rule, Plan(sizes, return_residual)),
+        lambda given: computed(given, rule, sizes, return_residual),
+        given,
+    )
+
+
+def _refused(given, rule):
     arrays = given.query, given.key, given.value
-    refused = {
+    rng = given.dropout_rng
+    return {
         "`axis_name`: split heads or the batch, or let implementation='xla' compute it": (
             rule.axis_name is not None
         ),
         "sizes that are symbols: let implementation='xla' compute them": not given.sizes_are_known,
         "a `dropout_rng` of this kind: make it by jax.random.key(seed, impl='threefry2x32')": (
-            given.dropout_rng is not None
-            and str(jax.random.key_impl(given.dropout_rng)) not in ("threefry2x32", "fry")
+            rng is not None and str(jax.random.key_impl(rng)) not in ("threefry2x32", "fry")
         ),
         "arrays that are split over an Explicit mesh: call it in jax.shard_map": any(
             part is not None for x in arrays for part in jax.typeof(x).sharding.spec
         ),
+        "an empty batch: let implementation='xla' compute it": given.query.size == 0,
     }
-    for what, is_given in refused.items():
-        if is_given:
-            raise NotImplementedError(f"{_FUNCTION}: implementation='pallas' does not take {what}.")
+
+
+def _recorded(given, rule):
+    """The platforms on which kernels were right, and faster, for such a problem."""
+    from jsoftmax.kernels import case_of, chosen, has_record
+
+    if not has_record() or any(_refused(given, rule).values()) or rule.is_part or rule.are_few:
+        return frozenset()
+    others = given._replace(
+        query=None,
+        key=None,
+        value=None,
+        scale=None,
+        numbers=(),  # pyright: ignore
+    )
+    if any(x is not None and x != () for x in others) or rule.window not in _WINDOWS:
+        return frozenset()
+    alpha = getattr(rule.regularizer(given.numbers), "alpha", None)
+    if not isinstance(alpha, float):
+        return frozenset()
+    *batch, queries, heads, width = given.query.shape
+    return chosen(
+        "attention",
+        "attention gradient",
+        shape=(math.prod(batch) * heads, queries, given.key.shape[-3], width),
+        dtype=given.query.dtype,
+        case=case_of(alpha, *["causal"] * (rule.window == (None, 0))),
+    )
 
 
 # Compiled once for a shape also outside of `jit`.
@@ -72,7 +117,7 @@ def _computed(given, rule, plan):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _attended(rule: Rule, plan: Plan, with_rows: bool, given: Given) -> dict[str, Array]:
-    """`out`, and with rows `tau` and what the way back needs: of these only both have derivatives."""
+    """`out`, and with rows `tau` and what the way back needs, which has no derivatives."""
     return attended(given, rule, with_rows)
 
 

@@ -23,11 +23,12 @@ def summed(
     terms: Callable[[Any, list[Array]], Sequence[Array | None]],
     is_alive: Callable[[Any], Array] | None = None,
     is_begun: bool = False,
-) -> list[Array | None]:
+) -> list[Any]:
     """Σ terms(i, tiles) over the tiles within bounds, None where a shape is.
 
-    `refs` hold the sums, of which there are as many as shapes, and of which some are added already
-    if it `is_begun`; without them the sums go round the loop. Where a tile is not alive its terms are 0, and are not formed.
+    `refs` hold the sums, as many as there are shapes, and go on from what they hold if the sum
+    `is_begun`; without them the sums go round the loop. Where a tile is not alive its terms are 0,
+    and are not formed.
     """
     places = [i for i, shape in enumerate(shapes) if shape is not None]
 
@@ -36,15 +37,15 @@ def summed(
 
     if refs is None:
 
-        def turn(i, tiles, state):
+        def with_terms(i, tiles, state):
             def add():
                 found = terms(i, tiles)
                 return tuple(x + found[j] for x, j in zip(state, places, strict=True))
 
             return where_alive(i, add, lambda: state)
 
-        zeros = tuple(jnp.zeros(shapes[i], dtype) for i in places)
-        sums = list(walk(sources, *bounds, turn, zeros))
+        zeros = tuple(jnp.zeros(shapes[i] or (), dtype) for i in places)
+        sums = list(walk(sources, *bounds, with_terms, zeros))
     else:
         used = [refs[i] for i in places]
         for ref in [] if is_begun else used:
@@ -61,7 +62,7 @@ def summed(
 
         walk(sources, *bounds, turn, 0)
         sums = [ref[...] for ref in used]
-    results: list[Array | None] = [None] * len(shapes)
+    results: list[Any] = [None] * len(shapes)
     for i, x in zip(places, sums, strict=True):
         results[i] = x
     return results

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.kernels.attention._spec import quotient
+
 _TILE = 128  # keys whose bits are drawn together
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
@@ -19,11 +21,11 @@ def kept(
     words: tuple[Array, Array], row: Array, column: Array, shape: tuple[int, int], rate: float
 ) -> Array:
     """1/(1 − rate) where a weight of a tile (keys, queries) is kept, else 0."""
-    words = tuple(jnp.full((1, shape[1]), x).astype(jnp.uint32) for x in words)
+    first, second = (jnp.full((1, shape[1]), x).astype(jnp.uint32) for x in words)
     rows = row + jax.lax.broadcasted_iota(jnp.int32, (1, shape[1]), 1)
     columns = column + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-    of_row = _drawn(words, rows.astype(jnp.uint32))
-    tiles = jax.lax.shift_right_logical(columns, 7).astype(jnp.uint32)
+    of_row = _drawn((first, second), rows.astype(jnp.uint32))
+    tiles = quotient(columns, _TILE).astype(jnp.uint32)
     of_tile = _drawn(of_row, tiles)
     first, second = _drawn(of_tile, (columns & (_TILE - 1)).astype(jnp.uint32))
     limit = min(round(rate * 2**32), 2**32 - 1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jsoftmax.kernels.attention._backward import turned
 from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._spec import Spec, quotient
-from jsoftmax.kernels.attention._sums import summed
+from jsoftmax.kernels.attention._tile_sums import summed
 from jsoftmax.kernels.attention._walk import Source
 
 
@@ -68,7 +67,8 @@ def _of_head(spec, refs, head, tile, row, kept, shapes):
         return refs.alive[0, 0, j] > 0
 
     return summed(
-        kept, shapes, spec.computing, _sources(spec, refs, head, row), _blocks(spec, refs, head, tile), terms,
+        kept, shapes, spec.computing, _sources(spec, refs, head, row),
+        _blocks(spec, refs, head, tile), terms,
         None if refs.alive is None else is_alive, is_begun=True,
     )  # fmt: skip
 

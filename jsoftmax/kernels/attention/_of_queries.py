@@ -11,7 +11,7 @@ from jsoftmax.kernels.attention._backward import turned
 from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._row import folded
 from jsoftmax.kernels.attention._spec import Spec
-from jsoftmax.kernels.attention._sums import summed
+from jsoftmax.kernels.attention._tile_sums import summed
 
 
 def of_queries(spec: Spec, refs: SimpleNamespace) -> None:

@@ -1,0 +1,93 @@
+"""How much of attention's work its kernels skip, because nobody has mass there."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jsoftmax.attention._attention_arguments import read_arguments
+from jsoftmax.attention._kernel_operands import attended, tiles_in_sight
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core.regularizers import chosen
+
+_FUNCTION = "attention_skipped_share"
+
+
+def attention_skipped_share(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    alpha: float | ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
+    **options: Any,
+) -> Float[Array, ""]:
+    """The share of tiles of scores of which the kernels of attention make no mixture.
+
+    Where α > 1 a score far below the largest has no mass. A tile in which no query has any adds
+    nothing to mixtures, and nothing to any gradient, so the kernels of
+    `dot_product_attention(..., implementation="pallas")` leave it out: exactly, not nearly. Tiles
+    that a window, lengths or `is_causal` hide wholly are not counted; they are not formed at all.
+
+    Args:
+        query: as `dot_product_attention` takes it, and so are all that follow.
+        key: see there.
+        value: see there.
+        bias: see there.
+        mask: see there.
+        alpha: see there.
+        regularizer: see there.
+        **options: `scale`, `is_causal`, lengths, `local_window_size`, segments, `logits_soft_cap`
+            and `sinks`.
+
+    Returns:
+        A number from 0 to 1, without derivatives; 0 for softmax, where every score has mass.
+
+    Raises:
+        TypeError: for an option that it does not know, and as `dot_product_attention`.
+        ValueError: as `dot_product_attention`.
+
+    Example:
+        >>> import jax.numpy as jnp, jsoftmax
+        >>> key = jnp.repeat(jnp.eye(2), 512, axis=0).reshape(1, 1024, 1, 2)  # two tiles of keys
+        >>> query = 9 * key[:, :256]  # of the kind of the first
+        >>> share = jsoftmax.attention_skipped_share(query, key, key, alpha=1.5)
+        >>> float(share)
+        0.5
+    """
+    known = (
+        "scale", "is_causal", "query_seq_lengths", "key_value_seq_lengths", "local_window_size",
+        "query_segment_ids", "key_value_segment_ids", "logits_soft_cap", "sinks",
+    )  # fmt: skip
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(
+            f"jsoftmax.{_FUNCTION}: it has no option `{unknown[0]}`; it takes {', '.join(known)}."
+        )
+    options = dict.fromkeys(known) | {"is_causal": False} | options
+    given, rule = read_arguments(
+        _FUNCTION, query, key, value, bias, mask,
+        regularizer=chosen(_FUNCTION, alpha, regularizer, 1.0, False), dropout_rng=None,
+        dropout_rate=0.0, broadcast_dropout=False, axis_name=None, **options,
+    )  # fmt: skip
+    rule = dataclasses.replace(rule, are_few=False, are_joined=False, is_clean=True)
+    return _share(jax.lax.stop_gradient(given), rule)
+
+
+@partial(jax.jit, static_argnums=1)
+def _share(given, rule):
+    found = attended(given, rule, True)
+    sight = tiles_in_sight(given, rule)
+    if "alive" not in found:
+        return jnp.zeros(())
+    with_mass = jnp.sum(jnp.where(sight, found["alive"].reshape(sight.shape), 0))
+    total = jnp.sum(sight)
+    return jnp.where(total > 0, 1 - with_mass / jnp.maximum(total, 1), 0)
