@@ -100,7 +100,7 @@ def test_on_an_accelerator_the_record_is_written_and_read(
         return next(times)
 
     monkeypatch.setattr(_trials, "seconds_of", timed)
-    table.append(operation(jnp.add, peers={"peer": lambda z, n: z, "refused": refused}))
+    table.append(operation(jnp.add, peers=lambda: {"peer": lambda z, n: z, "refused": refused}))
     assert main([]) == 0
     first, second = capsys.readouterr().out.splitlines()[2:4]
     assert first.split()[-5:] == ["chosen", "1000.000", "2000.000", "peer", "1500.000"]
@@ -155,10 +155,12 @@ def test_compiling_reports_seconds_and_temporaries_or_the_error():
     """For the CPU, whose compiler is always here."""
     mesh = jax.sharding.Mesh(jax.devices()[:1], ("one",))
     here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    rows = [*_compiled.compiled([operation(jnp.add), operation(broken)], here)]
+    several = [operation(jnp.add), operation(broken), operation(refused)]
+    rows = [*_compiled.compiled(several, here)]
     assert [row[0] for row in rows[:2]] == ["sum, α = 1", "sum gradient, α = 1"]
     assert rows[0][3].endswith(" s") and float(rows[0][4]) >= 0
-    assert rows[2][3] == "RuntimeError: VMEM is full"
+    assert rows[2][3] == "RuntimeError: VMEM is full" and not rows[2][4]
+    assert rows[4][3] == "refused"
 
 
 def test_a_time_is_that_of_one_call():

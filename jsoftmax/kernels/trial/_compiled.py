@@ -11,6 +11,7 @@ import jax
 from jsoftmax.kernels.trial._operations import Operation
 from jsoftmax.kernels.trial._trials import by_name, gradient_of, value_of
 
+REFUSED = "refused"
 HEAD = ("operation", "shape", "dtype", "pallas", "MB beside", "xla", "MB beside")
 
 
@@ -34,6 +35,8 @@ def _tried(function, outlines, sharding) -> tuple[str, str]:
     try:
         with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
             program = jax.jit(function).lower(*arrays).compile()
+    except NotImplementedError:
+        return REFUSED, ""
     except Exception as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:60]}", ""
     memory = program.memory_analysis()

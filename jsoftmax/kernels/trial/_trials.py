@@ -112,7 +112,7 @@ def _seconds(operation, form, arrays, timed) -> Iterator[tuple[str, float]]:
         return
     for name in ("pallas", "xla"):
         yield name, seconds_of(jax.jit(form(operation, by_name(operation, name))), arrays)
-    for name, peer in operation.peers.items():
+    for name, peer in operation.peers().items():
         try:
             yield name, seconds_of(jax.jit(form(operation, peer)), arrays)
         except Exception:
