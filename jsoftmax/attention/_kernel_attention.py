@@ -20,6 +20,7 @@ from jsoftmax.attention._attend import Sizes, computed
 from jsoftmax.attention._attention_arguments import Given
 from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._kernel_operands import attended, pulled
+from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._named_trees import changes_of
 
 _FUNCTION = "jsoftmax.dot_product_attention"
@@ -44,7 +45,7 @@ def by_pallas(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
     for what, is_given in _refused(given, rule).items():
         if is_given:
             raise NotImplementedError(f"{_FUNCTION}: implementation='pallas' does not take {what}.")
-    return _computed(given, rule, Plan(sizes, return_residual))
+    return _computed(alike(given), rule, Plan(sizes, return_residual))
 
 
 def by_record(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> Any:
@@ -56,7 +57,7 @@ def by_record(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
 
     return by_record(
         platforms,
-        lambda given: _computed(given, rule, Plan(sizes, return_residual)),
+        lambda given: _computed(alike(given), rule, Plan(sizes, return_residual)),
         lambda given: computed(given, rule, sizes, return_residual),
         given,
     )

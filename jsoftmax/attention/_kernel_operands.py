@@ -122,6 +122,19 @@ def _joined(given, rule, interpret):
     return out.reshape(*batch, queries, heads, -1).astype(given.dtype)
 
 
+def _with_rows_of_nobody(spec, rows, count):
+    """What is kept of rows, and of rows that see nothing, up to so many."""
+    from jsoftmax.kernels.attention import ROWS
+
+    known = {"tau": -jnp.inf, "floor": -jnp.inf, "anchor": -jnp.inf}
+    known["level"] = -float(jnp.finfo(rows.dtype).tiny)
+    column = jnp.zeros((rows.shape[1], 1), rows.dtype)
+    for name, x in known.items():
+        column = column.at[ROWS.index(name)].set(x)
+    more = jnp.broadcast_to(column, (*rows.shape[:2], count - rows.shape[2]))
+    return jnp.concatenate([rows, more], axis=2)
+
+
 def _flags(given, spec):
     """The shape in which a TPU tells which tiles have mass, for it is that on every platform."""
     from jsoftmax.kernels import attention as kernels
@@ -147,7 +160,7 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
     rows, shift, d_tau = found["rows"], _as_rows(spec, shift), _as_rows(spec, d_tau)
     hard = spec.hard(numbers[spec.names.index("hard")] if "hard" in spec.has else None)
     shift = where_hard(hard, jnp.zeros_like(shift), shift)
-    rows = jnp.pad(rows, [(0, 0), (0, 0), (0, shift.shape[1] - rows.shape[2])])
+    rows = _with_rows_of_nobody(spec, rows, shift.shape[1])
     shift = shift - mean_of(d_tau, rows[:, kernels.ROWS.index("total")])
     rows = rows.at[:, kernels.SHIFT].set(shift)
     d_out = _by_head(d_out.astype(arrays.v.dtype), spec.block_q)

@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 import jsoftmax as js
+from jsoftmax.attention import _attention_arguments as attention_arguments
 from jsoftmax.attention import _kernel_operands
 from jsoftmax.kernels import attention as kernels
 from jsoftmax.kernels.attention import Sizes
@@ -22,7 +23,7 @@ SETTINGS = {
     "α = 1.5, a window": {"alpha": 1.5, "local_window_size": (100, 20)},
     "α = 2, lengths": {"alpha": 2.0, "key_value_seq_lengths": np.array([300, 90, 299, 1])},
     "α = 3": {"alpha": 3.0},
-    "α by head": {"alpha": np.array([0.7, 1.0, 1.4, 1.5, 1.7, 2.0, 2.2, 4.0])},
+    "α by head": {"alpha": np.array([0.7, 1.0, 1.4, 1.5, 1.7, 2.0, 2.2, 2.5])},
     "FermiDirac": {"regularizer": js.FermiDirac()},
     "Elastic": {"regularizer": js.Elastic(2.0)},
     "JensenShannon": {"regularizer": js.JensenShannon()},
@@ -70,9 +71,10 @@ def test_ten_thousand_rows_are_those_of_float64(setting, small_tiles):
     both = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
     right, right_out = both(given, "xla", weights)
     slopes, out = both(tuple(narrow(*given)), "pallas", weights.astype(np.float32))
-    np.testing.assert_allclose(out, right_out, atol=3e-5)
-    # Where α > 2 slopes p^(2 − α) are large at the edge of the support, and so is what moves it.
+    # A score z is off by some 4 eps of 30, δ = 1.5e-5. Where α > 2 weights leave zero as a root of
+    # z − τ, so that they are off by up to √(2δ), and slopes p^(2 − α) are large there.
     alpha = np.max(options.get("alpha", 1.0))
+    np.testing.assert_allclose(out, right_out, atol=3e-5 if alpha <= 2 else 5e-3)
     atol = 1e-3 if alpha <= 2 else 0.05
     for name, x, y in zip(("query", "key", "value"), slopes, right, strict=True):
         np.testing.assert_allclose(x, y, atol=atol, err_msg=name)
@@ -106,7 +108,7 @@ def chex_equal(actual, right):
 def test_a_regularizer_of_a_stranger_runs_in_the_kernel():
     """One that knows no link."""
     given = arrays(batch=1, queries=5, keys=40, heads=2, key_heads=2)
-    regularizer = a_regularizer_of_a_stranger.REGULARIZER
+    regularizer = a_regularizer_of_a_stranger.Blend()
     both = [
         js.dot_product_attention(*given, regularizer=regularizer, implementation=name)
         for name in ("pallas", "xla")
@@ -188,34 +190,43 @@ def test_inside_of_shard_map_batch_and_heads_may_be_split():
     def attend(*given):
         return js.dot_product_attention(*given, alpha=1.5, implementation="pallas")
 
-    split = jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec)
+    # Unchecked: the interpreter does not know what varies. Compiled kernels do (test_chips.py).
+    split = jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     found = jax.grad(lambda *x: jnp.sum(jnp.sin(split(*x))), (0, 1, 2))(*given)
     right = jax.grad(lambda *x: jnp.sum(jnp.sin(attend(*x))), (0, 1, 2))(*given)
     chex_equal(list(found), list(right))
 
 
+@pytest.mark.slow
 def test_no_race_where_tiles_are_copied(monkeypatch):
     """The interpreter of TPU kernels watches every read and write of shared memory."""
-    watched = pltpu.InterpretParams(detect_races=True)
-    monkeypatch.setitem(_kernel_operands._PLATFORMS, "cpu", ("tpu", watched))
-    monkeypatch.setattr(kernels, "sizes", lambda *_: Sizes(128, 128, True))
-    monkeypatch.setattr("jsoftmax.kernels.attention._call.MOST", 0)
-    jax.clear_caches()
-    given = tuple(narrow(*arrays(batch=1, queries=140, keys=260, heads=1, key_heads=1)))
-
-    def loss(given):
-        return jnp.sum(js.dot_product_attention(*given, alpha=1.5, implementation="pallas"))
-
-    right = jax.grad(
-        lambda given: jnp.sum(js.dot_product_attention(*given, alpha=1.5, implementation="xla"))
-    )(given)
-    found = jax.grad(loss)(given)
-    for x, y in zip(found, right, strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-4)
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 
+    monkeypatch.setattr(kernels, "sizes", lambda *_: Sizes(128, 128, True))
+    monkeypatch.setattr("jsoftmax.kernels.attention._call.MOST", 0)
+    watched = pltpu.InterpretParams(detect_races=True)
+    given = list(narrow(*arrays(batch=1, queries=140, keys=260, heads=1, key_heads=1)))
+    problem = attention_arguments.read_arguments(
+        "a test", *given, None, None, regularizer=js.Tsallis(1.5), scale=None, is_causal=True,
+        query_seq_lengths=None, key_value_seq_lengths=None, local_window_size=None,
+        query_segment_ids=None, key_value_segment_ids=None, logits_soft_cap=None, sinks=None,
+        dropout_rng=None, dropout_rate=0.0, broadcast_dropout=False, axis_name=None,
+    )  # fmt: skip
+
+    def attend(interpret):
+        given, rule = problem
+        found = _kernel_operands._attended(rule, True, "tpu", interpret, given)
+        d_out, d_tau = jnp.ones_like(found["out"]), jnp.zeros_like(found["tau"])
+        names = "query", "key", "value"
+        slopes = _kernel_operands._pulled(
+            rule, names, "tpu", interpret, given, found, d_out, d_tau
+        )
+        return found["out"], slopes
+
+    found, right = (jax.jit(attend, static_argnums=0)(x) for x in (watched, True))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
     assert not interpreter.races.races_found
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,9 @@ def may_be_sparse(regularizer: Regularizer) -> bool:
         return False
     if jax.tree.leaves(regularizer):
         return True
-    with jax.ensure_compile_time_eval():
+    # Of numbers that lie on no mesh, also where this is traced in `shard_map`.
+    no_mesh = jax.sharding.AbstractMesh((), ())
+    with jax.sharding.use_abstract_mesh(no_mesh), jax.ensure_compile_time_eval():
         return bool(regularizer.marginal(jnp.zeros(())) > -jnp.inf)
 
 
