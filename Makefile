@@ -11,7 +11,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c '$(ENOUGH)' >/dev/null 2>&1 && { echo $$name; break; }; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo example test tests slow nightly doctests bare laws layers lint format types notebooks check-notebooks \
+.PHONY: help demo example test tests slow nightly kernels doctests bare laws layers lint format types notebooks check-notebooks \
 	compile-tpu compile-gpu bench peers multilabel text vectors conformance clean
 
 help:  ## list the targets
@@ -26,10 +26,13 @@ example: $(VENV)/.has-examples  ## train a small language model on a mesh of 2 Ã
 test: tests doctests  ## the tests but the slow ones; import layers and examples in docstrings included
 
 tests: $(VENV)/.has-test
-	$(PYTEST) -n $(WORKERS) -m "not slow"
+	$(PYTEST) -n $(WORKERS) -m "not slow and not kernels"
 
 slow: $(VENV)/.has-test  ## the tests that `make test` leaves out because they take long
-	$(PYTEST) -n $(WORKERS) -m "slow and not nightly"
+	$(PYTEST) -n $(WORKERS) -m "slow and not nightly and not kernels"
+
+kernels: $(VENV)/.has-test  ## the laws of mappings, losses and attention for their kernels, interpreted
+	$(PYTEST) -n $(WORKERS) -m "kernels and not tpu_compiler" tests/kernels
 
 nightly: $(VENV)/.has-test  ## the widest tables, which only .ci/nightly runs
 	$(PYTEST) -n $(WORKERS) -m nightly

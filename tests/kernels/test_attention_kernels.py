@@ -102,7 +102,9 @@ def test_a_row_of_scores_may_be_in_any_place(place, monkeypatch):
 
 
 def chex_equal(actual, right):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), actual, right)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), actual, right
+    )
 
 
 def test_a_regularizer_of_a_stranger_runs_in_the_kernel():
@@ -175,7 +177,9 @@ def test_vmap_is_a_batch():
     given = arrays(batch=3, queries=10, keys=12, heads=2, key_heads=2)
 
     def loss(*given):
-        return jnp.sum(jnp.sin(js.dot_product_attention(*given, alpha=1.5, implementation="pallas")))
+        return jnp.sum(
+            jnp.sin(js.dot_product_attention(*given, alpha=1.5, implementation="pallas"))
+        )
 
     mapped = jax.vmap(jax.grad(loss, (0, 1, 2)))(*(x[:, None] for x in given))
     right = jax.grad(loss, (0, 1, 2))(*given)
@@ -218,9 +222,7 @@ def test_no_race_where_tiles_are_copied(monkeypatch):
         found = _kernel_operands._attended(rule, True, "tpu", interpret, given)
         d_out, d_tau = jnp.ones_like(found["out"]), jnp.zeros_like(found["tau"])
         names = "query", "key", "value"
-        slopes = _kernel_operands._pulled(
-            rule, names, "tpu", interpret, given, found, d_out, d_tau
-        )
+        slopes = _kernel_operands._pulled(rule, names, "tpu", interpret, given, found, d_out, d_tau)
         return found["out"], slopes
 
     found, right = (jax.jit(attend, static_argnums=0)(x) for x in (watched, True))
@@ -247,9 +249,7 @@ def test_what_a_kernel_does_not_take_is_refused_by_name(options, names):
 def test_vectors_that_no_chip_holds_are_refused_before_any_work():
     wide = [jax.ShapeDtypeStruct((1, 256, 1, 400_000), jnp.float32)] * 3
     with pytest.raises(NotImplementedError, match="400000 and 400000 features.*heads"):
-        jax.eval_shape(
-            functools.partial(js.dot_product_attention, implementation="pallas"), *wide
-        )
+        jax.eval_shape(functools.partial(js.dot_product_attention, implementation="pallas"), *wide)
 
 
 def test_long_sequences_keep_less_on_the_chip():

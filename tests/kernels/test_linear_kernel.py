@@ -13,6 +13,7 @@ from jsoftmax import kernels
 from jsoftmax.kernels import linear
 from jsoftmax.kernels._record import Entry, write
 
+pytestmark = pytest.mark.kernels
 KEYS = jax.random.split(jax.random.key(0), 5)
 EPS = {jnp.float32: 2e-6, jnp.bfloat16: 3e-2}
 

@@ -1,0 +1,40 @@
+"""One kernel of each kind, so that every run of the tests meets them; `make kernels` has the laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jsoftmax as js
+
+Z = np.random.default_rng(0).normal(size=(5, 70)).astype(np.float32)
+LABELS = np.arange(5)
+Q = np.random.default_rng(1).normal(size=(2, 1, 20, 2, 8)).astype(np.float32)
+KINDS = {
+    "mapping": lambda z, **how: js.entmax(z, **how),
+    "loss": lambda z, **how: js.cross_entropy(z, LABELS, **how),
+    "attention": lambda z, **how: js.dot_product_attention(
+        Q[0] * z[0, 0], Q[1], Q[1], alpha=1.5, is_causal=True, **how
+    ),
+    "linear loss": lambda z, **how: js.linear_cross_entropy(z, Z.T @ Z / 50, LABELS, **how),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_value_and_gradient_are_those_of_xla(kind):
+    """A kernel is interpreted on a CPU."""
+
+    def found(implementation):
+        def total(z):
+            return jnp.sum(jnp.sin(KINDS[kind](z, implementation=implementation)))
+
+        return jax.jit(jax.value_and_grad(total))(Z)
+
+    for x, y in zip(found("pallas"), found("xla"), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_implementation_is_refused_by_name(kind):
+    with pytest.raises(ValueError, match=r"jsoftmax\.\w+: `implementation`.*'cuda'"):
+        KINDS[kind](Z, implementation="cuda")
