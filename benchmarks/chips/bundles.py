@@ -49,6 +49,42 @@ def schedules(folder: str) -> dict[str, Schedule]:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A loop of a kernel, and the loops in it counted once."""
+
+    bundles: int
+    spills: int  # stores and loads of registers that did not suffice
+
+
+def loops(folder: str, kernel: str) -> list[Loop]:
+    """The loops of a kernel in the order in which they begin; the first is that over its grid.
+
+    A loop is what lies between the start of a region and a branch back to it.
+    """
+    (path,) = (
+        path
+        for path in pathlib.Path(folder).glob(f"*{kernel}*final_bundles.txt")
+        if "schedule-analysis" not in path.name
+    )
+    lines: list[str] = []
+    for line in path.read_text(errors="replace").splitlines():
+        if re.match(r"\s*(0x[0-9a-f]+|0)\s", line) and "{" in line:
+            lines.append(line)
+        elif lines:  # one bundle may go over several lines
+            lines[-1] += line
+    starts: dict[str, int] = {}
+    found = []
+    for end, line in enumerate(lines):
+        for region in re.findall(r"Start(?:/End empty)? region (\d+)", line):
+            starts.setdefault(region, end)
+        for region in re.findall(r"sbr\.rel .*?target = \$region(\d+)", line):
+            if starts.get(region, end) < end:
+                spills = sum(text.count("_spill]") for text in lines[starts[region] : end + 1])
+                found.append((starts[region], Loop(end + 1 - starts[region], spills)))
+    return [loop for _, loop in sorted(found, key=lambda pair: pair[0])]
+
+
 def _read(text: str) -> Schedule:
     start, end, branch, spills = 0, 0, None, 0
     regions = []

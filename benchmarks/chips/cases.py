@@ -46,6 +46,7 @@ def cases() -> Iterator[Case]:
     yield from block_sizes()
     yield from linear_losses_on_a_mesh()
     yield from attention()
+    yield from attention_by_kernels()
     yield from attention_on_a_mesh()
     yield from large_vocabularies()
 
@@ -270,6 +271,79 @@ def attention() -> Iterator[Case]:
         for alpha in (1.0, 1.5):
             ours = jax.tree_util.Partial(jsoftmax.dot_product_attention, alpha=alpha)
             yield Case(group, f"α = {alpha}, {heads} heads", ours, few, of_jax)
+
+
+def _flash(q, k, v, causal=False):
+    from jax.experimental.pallas.ops.tpu import flash_attention
+
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    out = flash_attention.flash_attention(q, k, v, causal=causal, sm_scale=q.shape[-1] ** -0.5)
+    return jnp.swapaxes(out, 1, 2)
+
+
+def attention_by_kernels() -> Iterator[Case]:
+    """The same layer beside JAX's own Pallas kernel, long sequences, a mesh, and decoding."""
+    qkv = (((4, 4096, 8, 128), BF16, P()),) * 3
+    group = "Attention by kernels, 4 × 4096, 8 heads of 128, bfloat16"
+
+    def by_kernel(alpha, **options):
+        return jax.tree_util.Partial(
+            jsoftmax.dot_product_attention, alpha=alpha, implementation="pallas", **options
+        )
+
+    def gradients(function):
+        return jax.grad(lambda *xs: jnp.sum(function(*xs).astype(F32) ** 2), (0, 1, 2))
+
+    limits = {"temporaries": 1.1, "traffic": 1.2}
+    for kind, of in (("forward", lambda f: f), ("gradient", gradients)):
+        for causal in (False, True):
+            name = f"{', causal' if causal else ''}, {kind}"
+            flash, peer = jax.tree_util.Partial(_flash, causal=causal), f"Pallas flash{name}"
+            yield Case(group, peer, of(flash), qkv, platform="tpu")
+            for alpha in (1.0, 1.5, None):
+                ours = by_kernel(alpha or 1.5, is_causal=causal)
+                shapes, title = qkv, f"α = {alpha}"
+                if alpha is None:
+                    if causal:
+                        continue
+                    title, shapes = "traced α by head", (*qkv, ((8,), F32, P()))
+
+                    def ours(q, k, v, alpha):
+                        return by_kernel(alpha)(q, k, v)
+
+                yield Case(
+                    group, f"{title}{name}", of(ours), shapes, peer, limits=limits,
+                    is_quick=alpha == 1.5 and causal, platform="tpu",
+                )  # fmt: skip
+                yield Case(group, f"{title}{name}, Triton", of(ours), shapes, platform="gpu")
+    group, long = (
+        "Attention by kernels, long sequences, causal, 4 heads of 128",
+        "α = 1.5, T = {:,}, {}",
+    )
+    for length in (32768, 131072):
+        qkv = (((1, length, 4, 128), BF16, P()),) * 3
+        for kind, of in (("forward", lambda f: f), ("gradient", gradients)):
+            ours = of(by_kernel(1.5, is_causal=True))
+            yield Case(group, long.format(length, kind), ours, qkv, platform="tpu")
+    group, cache = (
+        "Decoding by kernels, 8 × 4096 cache, bfloat16",
+        lambda heads: ((8, 4096, heads, 128), BF16, P()),
+    )
+    for heads, key_heads in ((16, 16), (16, 2)):
+        few = ((8, 1, heads, 128), BF16, P()), cache(key_heads), cache(key_heads)
+        name = f"{heads} heads, {key_heads} of keys"
+        yield Case(group, f"jax.nn, {name}", jax.nn.dot_product_attention, few, platform="tpu")
+        for alpha in (1.0, 1.5):
+            yield Case(
+                group, f"α = {alpha}, {name}", by_kernel(alpha), few, f"jax.nn, {name}",
+                limits=limits, platform="tpu",
+            )  # fmt: skip
+    group, spec = "Attention by kernels in shard_map on 2 × 4, gradient", P("data", None, "model")
+    split = jax.shard_map(by_kernel(1.5, is_causal=True), in_specs=(spec,) * 3, out_specs=spec)
+    qkv = (((4, 4096, 8, 128), BF16, spec),) * 3
+    yield Case(
+        group, "α = 1.5, causal", gradients(split), qkv, axes=AxisType.Auto, rows=0, platform="tpu"
+    )
 
 
 def attention_on_a_mesh() -> Iterator[Case]:

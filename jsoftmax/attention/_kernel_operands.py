@@ -215,7 +215,7 @@ def _operands(given, rule, platform, interpret, moves):
         shared=(("bias", bias_sizes), ("mask", mask_sizes), ("streams", stream_sizes)),
         precision=rule.precision if query.dtype.itemsize > 2 else None,
         dtype=given.dtype, moves=moves, block_q=block_q, block_k=block_k, on_chip=blocks.on_chip,
-        platform=platform, interpret=interpret,
+        platform=platform, interpret=interpret, stages=1 if given.numbers else 2,
     )  # fmt: skip
     return spec, kernels.Arrays(
         _by_head(query, block_q), _by_head(key, block_k), _by_head(value, block_k),

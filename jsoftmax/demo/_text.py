@@ -127,7 +127,18 @@ def windows(text: np.ndarray) -> np.ndarray:
 def train(
     corpus: Corpus, alpha: float | None, options: Options, on_epoch: Callable[[], None]
 ) -> Run:
-    """Train a new transformer by Adam; an epoch is a compiled loop over pieces of the text."""
+    """Train a new transformer, and judge it."""
+    model, seconds = fitted(corpus, alpha, options, on_epoch)
+    return judge(model, corpus, seconds)
+
+
+def fitted(
+    corpus: Corpus, alpha: float | None, options: Options, on_epoch: Callable[[], None]
+) -> tuple[Transformer, float]:
+    """A new transformer, trained by Adam, and the seconds of a step.
+
+    An epoch is a compiled loop over pieces of the text.
+    """
     model = Transformer(len(corpus.characters), alpha, nnx.Rngs(options.seed))
     steps = options.epochs * STEPS_PER_EPOCH
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, 1 + steps // 20, 1 + steps)
@@ -155,7 +166,7 @@ def train(
         state = jax.block_until_ready(run_epoch(state, key))
         seconds.append((time.perf_counter() - start) / STEPS_PER_EPOCH)
         on_epoch()
-    return judge(nnx.merge(graph, state)[0], corpus, float(np.median(seconds)))
+    return nnx.merge(graph, state)[0], float(np.median(seconds))
 
 
 def judge(model: Transformer, corpus: Corpus, seconds: float) -> Run:

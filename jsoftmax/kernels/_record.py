@@ -80,13 +80,13 @@ def record_path() -> pathlib.Path | None:
     if asked is _UNSET:
         asked = os.environ.get(VARIABLE) or None
         if asked is None:
-            return _in_cache(os.environ.get("XDG_CACHE_HOME"))
+            return _in_cache(os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
     return None if asked in (None, OFF) else pathlib.Path(asked)
 
 
 @functools.cache
-def _in_cache(folder: str | None) -> pathlib.Path:
-    cache = pathlib.Path(folder) if folder else pathlib.Path("~/.cache").expanduser()
+def _in_cache(folder: str | None, home: str | None) -> pathlib.Path:
+    cache = pathlib.Path(folder or os.path.join(home or "~", ".cache")).expanduser()
     return cache / "jsoftmax" / "kernels.json"
 
 

@@ -170,13 +170,18 @@ def _whole_numbers(w: np.ndarray) -> np.ndarray:
     """The weights in units of 2⁻³²/K, as integers that sum to K 2³² exactly."""
     total = w.size * _FULL
     w = w / w.max()
-    whole = np.rint(w * (total / w.sum())).astype(np.int64)
+    exact = w * (total / w.sum())
+    whole = np.floor(exact).astype(np.int64)
     missing = total - int(whole.sum())
-    # What rounding left over goes, a unit each, to the largest.
+    # What rounding left over goes, a unit each, to those that lost most. Rounding of the sum itself
+    # may ask for more, or for less: then the largest give and take.
+    left = np.where(w > 0, exact - whole, -1)
+    few = min(max(missing, 0), np.count_nonzero(w))
+    whole[np.argsort(left, kind="stable")[::-1][:few]] += 1
     largest = np.argsort(whole, kind="stable")[::-1][: np.count_nonzero(whole)]
-    each, some = divmod(abs(missing), largest.size)
-    whole[largest] += int(np.sign(missing)) * each
-    whole[largest[:some]] += int(np.sign(missing))
+    each, some = divmod(abs(missing - few), largest.size)
+    whole[largest] += int(np.sign(missing - few)) * each
+    whole[largest[:some]] += int(np.sign(missing - few))
     return whole
 
 

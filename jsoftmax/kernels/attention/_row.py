@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 
 from jsoftmax.core._arg_max import Hard, hardened
 
-_CHUNK = 64  # keys of a row that lie in vectors at once
+_CHUNK = 128  # keys of a row that lie in vectors at once
 PEAK = 16  # keys of which the largest score is kept, to start the search from
 
 
