@@ -129,7 +129,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Imported when they are first named, since each needs a package that the functions do not.
-_LAZY = {"estimators": "sklearn", "linen": "flax", "nnx": "flax", "testing": "chex"}
+_LAZY = {
+    "estimators": "sklearn",
+    "kernels": "jax",
+    "linen": "flax",
+    "nnx": "flax",
+    "testing": "chex",
+}
 
 __all__ = [
     "AliasTable",

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-LAZY = ("estimators", "linen", "nnx", "testing")
+LAZY = ("estimators", "kernels", "linen", "nnx", "testing")
 FLAT = ("mappings", "losses", "sampling", "attention")  # whose names are jsoftmax's
 NAMESPACES = ("vocabulary", "policies", "calibration")  # that keep the names that are too general
 PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
@@ -285,7 +285,7 @@ def test_modules_are_lazy_attributes():
 import sys, jsoftmax
 assert set({LAZY}) <= set(dir(jsoftmax)) and not set({LAZY}) & set(vars(jsoftmax))
 print(jsoftmax.nnx.Entmax, jsoftmax.linen.Entmax, jsoftmax.estimators.SoftmaxRegression)
-print(jsoftmax.testing.assert_distribution)
+print(jsoftmax.testing.assert_distribution, jsoftmax.kernels.chosen)
 assert set({LAZY}) <= set(vars(jsoftmax))
 try:
     jsoftmax.nowhere
