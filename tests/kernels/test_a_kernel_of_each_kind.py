@@ -1,4 +1,4 @@
-"""One kernel of each kind, so that every run of the tests meets them; `make kernels` has the laws."""
+"""One kernel of each kind, for every run of the tests; `make kernels` has the laws."""
 
 import jax
 import jax.numpy as jnp

@@ -120,7 +120,7 @@ def test_a_regularizer_of_a_stranger_runs_in_the_kernel():
 
 @pytest.mark.parametrize("alpha", [1.5, 2.0, 1.0])
 def test_tiles_without_mass_are_skipped_and_counted(alpha, small_tiles):
-    """Planted: queries of a kind see mass in the one of four tiles of keys that is of their kind."""
+    """Planted: a query has mass in the one of four tiles of keys that is of its kind."""
     kinds = np.eye(4)
     key = np.repeat(kinds, 128, axis=0)[None, :, None]
     query = 9 * np.repeat(kinds[:2], 128, axis=0)[None, :, None]
@@ -248,7 +248,7 @@ def test_what_a_kernel_does_not_take_is_refused_by_name(options, names):
 
 def test_vectors_that_no_chip_holds_are_refused_before_any_work():
     wide = [jax.ShapeDtypeStruct((1, 256, 1, 400_000), jnp.float32)] * 3
-    with pytest.raises(NotImplementedError, match="400000 and 400000 features.*heads"):
+    with pytest.raises(NotImplementedError, match=r"400000 and 400000 features.*heads"):
         jax.eval_shape(functools.partial(js.dot_product_attention, implementation="pallas"), *wide)
 
 
