@@ -20,6 +20,7 @@ from jsoftmax.attention import (
     attention_weights,
     dot_product_attention,
     merge_attention,
+    paged_attention,
     ring_attention,
 )
 from jsoftmax.calibration import (
@@ -210,6 +211,7 @@ __all__ = [
     "negative_sampling_loss",
     "normmax",
     "normmax_loss",
+    "paged_attention",
     "regularized_argmax",
     "reinforce_leave_one_out",
     "reinmax",

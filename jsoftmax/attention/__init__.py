@@ -4,6 +4,7 @@ from jsoftmax.attention._attention_fn import attention_fn
 from jsoftmax.attention._attention_weights import attention_weights
 from jsoftmax.attention._dot_product_attention import dot_product_attention
 from jsoftmax.attention._merge import merge_attention
+from jsoftmax.attention._paged_attention import paged_attention
 from jsoftmax.attention._ring import ring_attention
 from jsoftmax.attention._skipped_share import attention_skipped_share
 
@@ -13,5 +14,6 @@ __all__ = [
     "attention_weights",
     "dot_product_attention",
     "merge_attention",
+    "paged_attention",
     "ring_attention",
 ]

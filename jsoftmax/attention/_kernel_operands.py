@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,14 @@ from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
 from jsoftmax.core._tangents import effective_tangent
 
 _PLATFORMS = {"tpu": ("tpu", False), "cuda": ("gpu", False), "cpu": ("tpu", True)}
+
+
+class Pages(NamedTuple):
+    """Keys and values in pages, and the pages of each batch entry."""
+
+    key: Array  # (pages, page size, key heads, width)
+    value: Array
+    table: Array  # (*batch, pages of an entry), int32
 
 
 def attended(given: Given, rule: Rule, with_rows: bool) -> dict[str, Array]:
@@ -51,7 +59,7 @@ def tiles_in_sight(given: Given, rule: Rule) -> Array:
     return jnp.repeat(sight, spec.heads // spec.entries, axis=0).reshape(-1, tiles)
 
 
-def _by_platform(function, given, *arguments):
+def _by_platform(function, given, *arguments, platforms=tuple(_PLATFORMS)):
     """function(platform, interpret, given, ...) of the platform for which it is compiled."""
     from jsoftmax.kernels import by_platform
 
@@ -60,7 +68,7 @@ def _by_platform(function, given, *arguments):
     functions = {
         name: partial(function, platform, interpret)
         for name, (platform, interpret) in _PLATFORMS.items()
-        if interpret or not is_wide
+        if name in platforms and (interpret or not is_wide)
     }
     refused = (
         "jsoftmax.dot_product_attention: implementation='pallas' does not take "
@@ -96,28 +104,46 @@ def _may_join(given):
     return all(x is None for x in others)
 
 
-def _joined(given, rule, interpret):
+def attended_by_pages(given: Given, rule: Rule, pages: Pages) -> Array:
+    """The mixtures of few queries, whose keys and values lie in pages."""
+    return _by_platform(partial(_of_pages, rule), given, pages, platforms=("tpu", "cpu"))
+
+
+def _of_pages(rule, platform, interpret, given, pages):
+    return _joined(given, rule, interpret, pages)
+
+
+def _joined(given, rule, interpret, pages=None):
     """The mixtures of few queries, whose keys and values are read as they lie in memory."""
     from jsoftmax.kernels import attention as kernels
 
     *batch, queries, heads, width = given.query.shape
     keys, key_heads = given.key.shape[-3:-1]
-    arrays = (x[..., :, None, :] for x in _of_one_dtype(given, "tpu"))
-    query, key, value = (x.reshape(*batch, -1, 1, x.shape[-1]) for x in arrays)
-    blocks = kernels.sizes("tpu", queries * heads, keys * key_heads, width, value.shape[-1])
     spec, arrays = _operands(given, rule, "tpu", interpret, ())
+    dtype = arrays.q.dtype
+    query = given.query.astype(dtype).reshape(*batch, -1, 1, width)
+    blocks = kernels.sizes("tpu", queries * heads, keys * key_heads, width, given.value.shape[-1])
+    if pages is None:
+        block_k, on_chip, table = blocks.block_k, blocks.on_chip, None
+        key, value = (
+            _by_head(x.astype(dtype).reshape(*batch, -1, 1, x.shape[-1]), block_k)
+            for x in (given.key, given.value)
+        )
+    else:  # a page, with all its heads, is a tile
+        key, value = (
+            x.astype(dtype).reshape(x.shape[0], -1, x.shape[-1]) for x in (pages.key, pages.value)
+        )
+        block_k, table = key.shape[1], pages.table.reshape(-1)
+        on_chip = keys * key_heads * blocks.block_q <= kernels.KEPT
     padded = -(queries * heads) % blocks.block_q
-    numbers = arrays.numbers.reshape(heads, spec.count).T
-    numbers = jnp.tile(numbers, (1, queries))
+    numbers = jnp.tile(arrays.numbers.reshape(heads, spec.count).T, (1, queries))
     numbers = jnp.pad(numbers, [(0, -spec.count % 8), (0, padded)])[None]
     spec = dataclasses.replace(
         spec, key_heads=1, groups=1, joined=(heads, key_heads), block_q=blocks.block_q,
-        block_k=blocks.block_k, on_chip=blocks.on_chip, has=spec.has | {"hiding"},
+        block_k=block_k, on_chip=on_chip, has=spec.has | {"hiding"}, is_paged=pages is not None,
     )  # fmt: skip
-    arrays = arrays._replace(
-        q=_by_head(query, blocks.block_q), k=_by_head(key, blocks.block_k), numbers=numbers
-    )
-    out = kernels.mixtures(spec, arrays, _by_head(value, blocks.block_k), False)["out"]
+    arrays = arrays._replace(q=_by_head(query, blocks.block_q), k=key, numbers=numbers, pages=table)
+    out = kernels.mixtures(spec, arrays, value, False)["out"]
     out = jnp.swapaxes(out[..., : queries * heads], 1, 2)
     return out.reshape(*batch, queries, heads, -1).astype(given.dtype)
 
@@ -222,7 +248,7 @@ def _operands(given, rule, platform, interpret, moves):
         jnp.stack(per_head, axis=-1)[: key_heads * groups].reshape(-1).astype(given.computing),
         lengths, bias, mask,
         _of_places(given.query_segment_ids, block_q),
-        _of_places(given.key_value_segment_ids, block_k), streams,
+        _of_places(given.key_value_segment_ids, block_k), None, streams,
     )  # fmt: skip
 
 

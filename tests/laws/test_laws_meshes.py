@@ -37,7 +37,7 @@ ROWS = 4
 # Axes of these sizes are widths here, not classes.
 WITHOUT_CLASSES = {
     "dot_product_attention", "attention_weights", "attention_fn", "merge_attention",
-    "attention_skipped_share",
+    "attention_skipped_share", "paged_attention",
     "nnx.AdaptivelySparseAttention", "linen.AdaptivelySparseAttention",
 }  # fmt: skip
 # In `shard_map` each part has rows of its own, and these make something of all of them.

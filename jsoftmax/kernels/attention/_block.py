@@ -164,9 +164,14 @@ class Block:
     def source(self, name: str, axis: int = 1) -> Source:
         """Keys, or what belongs to them, tile by tile."""
         refs = vars(self.refs)
-        head = self.spec.key_head_of(self.head)
+        head = self._page if self.spec.is_paged else self.spec.key_head_of(self.head)
         buffers, semaphores = refs.get(f"{name}_buffers"), refs.get(f"{name}_semaphores")
         return Source(refs[name], axis, self.spec.block_k, head, 0, buffers, semaphores)
+
+    def _page(self, tile):
+        """Where in main memory a tile of keys lies."""
+        count = self.refs.pages.shape[0] // self.spec.entries
+        return self.refs.pages[self.spec.entry_of(self.head) * count + tile]
 
     def keys_of(self, tile: Any) -> Any:
         """The places of a tile of keys."""

@@ -31,7 +31,7 @@ def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str,
 def _parts(arrays, v, with_rows, spec):
     q, k = arrays.q, arrays.k
     heads, queries, _ = q.shape
-    keys, width = k.shape[1], v.shape[2 if spec.is_joined else 1]
+    keys, width = keys_of(spec, arrays), v.shape[2 if spec.is_joined else 1]
     like = q, k, v, arrays.numbers, arrays.bias
     blocks, tiles = queries // spec.block_q, keys // spec.block_k
 
@@ -72,9 +72,16 @@ def _parts(arrays, v, with_rows, spec):
     return Parts(operands, results, sums)
 
 
+def keys_of(spec: Spec, arrays: Arrays) -> int:
+    """How many keys a head has, with those that fill up the last tile."""
+    if arrays.pages is None:
+        return arrays.k.shape[1]
+    return arrays.pages.shape[0] // spec.entries * spec.block_k
+
+
 def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part:
     """An array of which a step of the grid goes over the tiles of one head."""
-    if spec.is_streamed:
+    if spec.is_streamed or spec.is_paged:
         return Part(x, tile=tile)
     return Part(x, (1, *x.shape[1:]), lambda *step: (head(*step), 0, 0))
 
@@ -122,5 +129,6 @@ def shared(
         "mask": of_scores("mask", arrays.mask),
         "row_segments": of_entries(arrays.row_segments, spec.block_q, keys_are_whole),
         "column_segments": of_entries(arrays.column_segments, spec.block_k, not keys_are_whole),
+        "pages": None if arrays.pages is None else Part(arrays.pages, are_scalars=True),
         "streams": None if arrays.streams is None else Part(arrays.streams, are_scalars=True),
     }

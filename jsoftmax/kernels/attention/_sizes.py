@@ -11,7 +11,7 @@ from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.kernels.attention._call import MOST
 
 _LANES = 128
-_KEPT = 2**23  # scores of a block of queries that are kept: half of the chip's memory
+KEPT = 2**23  # scores of a block of queries that are kept: half of the chip's memory
 _TILE = 24  # bytes for each number of a tile's operands: two buffers, sums, and room
 
 
@@ -36,9 +36,9 @@ def sizes(platform: str, queries: int, keys: int, width: int, value_width: int) 
         return Sizes(64, 64, False)
     block_q, block_k = min(256, _rounded(queries)), min(512, _rounded(keys))
     whole = _rounded(keys)
-    if whole * block_q > _KEPT >= whole * _LANES:
+    if whole * block_q > KEPT >= whole * _LANES:
         block_q = _LANES
-    on_chip = whole * block_q <= _KEPT
+    on_chip = whole * block_q <= KEPT
     kept = 4 * whole * block_q if on_chip else 0
     while _TILE * (block_q + block_k) * (width + value_width) + kept > MOST:
         if block_k > _LANES:

@@ -47,6 +47,7 @@ class Arrays(NamedTuple):
     mask: Array | None  # the same, int8
     row_segments: Array | None  # (entries or 1, 1, queries), int32
     column_segments: Array | None  # (entries or 1, 1, keys), int32
+    pages: Array | None  # (entries × tiles of keys), int32: which page of `k` and `v` is the tile
     streams: Array | None  # (heads or 1, 2) words of random keys for dropout, as int32
 
 
@@ -74,6 +75,7 @@ class Spec:
         0,
         0,
     )  # heads of queries and of keys that lie side by side in a place
+    is_paged: bool = False  # whether tiles of keys are pages, found by a table
     is_streamed: bool = False  # whether the arrays that a step goes over stay in main memory
     warps: int = 8  # of a GPU that compute a block
     stages: int = 2

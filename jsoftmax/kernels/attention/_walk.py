@@ -27,7 +27,7 @@ class Source:
     ref: Any
     axis: int
     size: int  # of a tile
-    head: Any = 0
+    head: Any = 0  # or, of pages, a function of the tile
     row: Any = 0  # of the head among those on the chip
     buffers: Any = None
     semaphores: Any = None
@@ -38,7 +38,11 @@ class Source:
 
     def copy(self, tile: Any, slot: Any) -> Any:
         """The copy of a tile to a buffer."""
-        place = self._place(self.head, tile)
+        place = (
+            self._place(self.head(tile), 0)
+            if callable(self.head)
+            else (self._place(self.head, tile))
+        )
         return pltpu.make_async_copy(
             self.ref.at[place], self.buffers.at[slot], self.semaphores.at[slot]
         )

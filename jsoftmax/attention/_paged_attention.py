@@ -1,0 +1,161 @@
+"""A step of decoding beside a cache in pages."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jsoftmax.attention._attend import computed, sizes_for
+from jsoftmax.attention._attention_arguments import read_arguments
+from jsoftmax.attention._kernel_operands import Pages, attended_by_pages
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._regularizer import Regularizer
+from jsoftmax.core.regularizers import chosen
+
+_FUNCTION = "paged_attention"
+_LANES = 128
+
+
+def paged_attention(
+    query: ArrayLike,
+    key_pages: ArrayLike,
+    value_pages: ArrayLike,
+    page_indices: ArrayLike,
+    lengths: ArrayLike,
+    *,
+    alpha: float | ArrayLike | None = None,
+    regularizer: Regularizer | None = None,
+    scale: float | ArrayLike | None = None,
+    logits_soft_cap: float | ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    implementation: str | None = None,
+) -> Float[Array, "*batch queries heads value_width"]:
+    """Mixtures of values whose keys lie in pages, as the caches of many requests do.
+
+    It is `dot_product_attention` of the keys `key_pages[page_indices]`, of which each query sees
+    the first `lengths`. The kernel copies the pages that a request has to the chip, one by one, and
+    forms nothing larger.
+
+    Args:
+        query: shape (*batch, queries, heads, width), few queries for each request.
+        key_pages: shape (pages, page size, key heads, width), where the key heads divide the heads.
+        value_pages: shape (pages, page size, key heads, value width).
+        page_indices: integers from 0 to below the number of pages, of shape (*batch, pages of a
+            request): where its keys lie, in their order. What stands after the last page in use
+            does not matter, but must be such a number.
+        lengths: integers ≥ 0 of shape (*batch,): how many keys a request has.
+        alpha: as for `dot_product_attention`.
+        regularizer: as there.
+        scale: as there.
+        logits_soft_cap: as there.
+        sinks: as there.
+        implementation: None or "xla", which gathers the pages; or "pallas", a kernel for TPU, of no
+            derivatives, where page size × key heads is a multiple of 128.
+
+    Returns:
+        The mixtures, of shape (*batch, queries, heads, value width), in the dtype that query, keys
+        and values promote to.
+
+    Raises:
+        TypeError: for arrays that are not real numbers, and for indices and lengths that are not
+            integers.
+        ValueError: for shapes that do not fit, numbers out of their range, and unknown names.
+        NotImplementedError: for pages that the kernel does not take.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jsoftmax
+        >>> pages = jax.random.normal(jax.random.key(0), (10, 16, 2, 8))  # ten pages of 16 keys
+        >>> query = jnp.ones((3, 1, 4, 8))  # three requests
+        >>> indices = jnp.array([[0, 1, 2], [5, 0, 0], [7, 3, 0]])
+        >>> out = jsoftmax.paged_attention(
+        ...     query, pages, pages, indices, jnp.array([40, 7, 32]), alpha=1.5
+        ... )
+        >>> out.shape
+        (3, 1, 4, 8)
+
+    Reference:
+        W. Kwon et al., "Efficient memory management for large language model serving with
+        PagedAttention", SOSP 2023.
+    """
+    if implementation not in (None, "xla", "pallas"):
+        raise ValueError(
+            f"jsoftmax.{_FUNCTION}: `implementation` must be None, 'xla' or 'pallas', got "
+            f"{implementation!r}."
+        )
+    query, keys, values = (
+        checks.as_array(_FUNCTION, name, x)
+        for name, x in (("query", query), ("key_pages", key_pages), ("value_pages", value_pages))
+    )
+    table = checks.as_array(_FUNCTION, "page_indices", page_indices)
+    _check(query, keys, values, table)
+    pages = Pages(keys, values, table.astype(jnp.int32))
+    given = partial(
+        _given, query, pages, lengths, chosen(_FUNCTION, alpha, regularizer, 1.0, False)
+    )
+    given, rule = given(scale=scale, logits_soft_cap=logits_soft_cap, sinks=sinks)
+    if implementation != "pallas":
+        return _by_gathering(given, rule, pages)
+    size = keys.shape[1] * keys.shape[2]
+    if size % _LANES:
+        raise NotImplementedError(
+            f"jsoftmax.{_FUNCTION}: implementation='pallas' does not take `key_pages` of "
+            f"{keys.shape[1]} keys with {keys.shape[2]} heads: their product must be a multiple of "
+            f"{_LANES}. Make pages larger, or let implementation='xla' gather them."
+        )
+    return _by_kernel(given, rule, pages)
+
+
+def _check(query, keys, values, table):
+    if keys.ndim != 4 or values.ndim != 4 or keys.shape[:3] != values.shape[:3]:
+        raise ValueError(
+            f"jsoftmax.{_FUNCTION}: `key_pages` {keys.shape} and `value_pages` {values.shape} must "
+            "both have the axes (pages, page size, key heads, width) and agree in all but the last."
+        )
+    if not jnp.issubdtype(table.dtype, jnp.integer):
+        raise TypeError(
+            f"jsoftmax.{_FUNCTION}: `page_indices` has dtype {table.dtype}; give it integers."
+        )
+    if query.ndim < 3 or table.shape[:-1] != query.shape[:-3] or not table.shape[-1:]:
+        raise ValueError(
+            f"jsoftmax.{_FUNCTION}: `page_indices` has shape {table.shape}; give it the pages of "
+            f"each of the {query.shape[:-3]} batch entries of `query` {query.shape}."
+        )
+
+
+def _given(query, pages, lengths, regularizer, **options):
+    """The checked arguments, with zeros in the place of keys and values, which nobody reads."""
+    lead = *query.shape[:-3], pages.table.shape[-1] * pages.key.shape[1], pages.key.shape[2]
+    key, value = (
+        jnp.broadcast_to(jnp.zeros((), x.dtype), (*lead, x.shape[-1]))
+        for x in (pages.key, pages.value)
+    )
+    given, rule = read_arguments(
+        _FUNCTION, query, key, value, None, None, regularizer=regularizer, is_causal=False,
+        query_seq_lengths=None, key_value_seq_lengths=lengths, local_window_size=None,
+        query_segment_ids=None, key_value_segment_ids=None, dropout_rng=None, dropout_rate=0.0,
+        broadcast_dropout=False, axis_name=None, in_one_block=True, **options,
+    )  # fmt: skip
+    return given, rule
+
+
+@partial(jax.jit, static_argnums=1)
+def _by_gathering(given, rule, pages):
+    keys, values = (
+        x[pages.table].reshape(*y.shape)
+        for x, y in ((pages.key, given.key), (pages.value, given.value))
+    )
+    given = given._replace(key=keys, value=values)
+    return computed(given, rule, sizes_for(_FUNCTION, given, rule, None, None), False)
+
+
+@partial(jax.jit, static_argnums=1)
+def _by_kernel(given: Any, rule: Any, pages: Pages) -> Array:
+    rule = dataclasses.replace(rule, are_few=True)
+    return attended_by_pages(given, rule, pages)
