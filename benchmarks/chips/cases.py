@@ -338,6 +338,14 @@ def attention_by_kernels() -> Iterator[Case]:
                 group, f"α = {alpha}, {name}", by_kernel(alpha), few, f"jax.nn, {name}",
                 limits=limits, platform="tpu",
             )  # fmt: skip
+    few, indices = ((8, 1, 32, 128), BF16, P()), ((8, 64), I32, P())
+    pages = ((1024, 64, 8, 128), BF16, P())  # of 64 keys
+    for alpha in (1.0, 1.5):
+        paged = jax.tree_util.Partial(
+            jsoftmax.paged_attention, alpha=alpha, implementation="pallas"
+        )
+        shapes = few, pages, pages, indices, ((8,), I32, P())
+        yield Case(group, f"α = {alpha}, 64 pages of 64 keys", paged, shapes, platform="tpu")
     group, spec = "Attention by kernels in shard_map on 2 × 4, gradient", P("data", None, "model")
     split = jax.shard_map(by_kernel(1.5, is_causal=True), in_specs=(spec,) * 3, out_specs=spec)
     qkv = (((4, 4096, 8, 128), BF16, spec),) * 3

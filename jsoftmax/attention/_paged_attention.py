@@ -96,10 +96,9 @@ def paged_attention(
     table = checks.as_array(_FUNCTION, "page_indices", page_indices)
     _check(query, keys, values, table)
     pages = Pages(keys, values, table.astype(jnp.int32))
-    given = partial(
-        _given, query, pages, lengths, chosen(_FUNCTION, alpha, regularizer, 1.0, False)
-    )
-    given, rule = given(scale=scale, logits_soft_cap=logits_soft_cap, sinks=sinks)
+    regularizer = chosen(_FUNCTION, alpha, regularizer, 1.0, False)
+    options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "sinks": sinks}
+    given, rule = _given(query, pages, lengths, regularizer, **options)
     if implementation != "pallas":
         return _by_gathering(given, rule, pages)
     size = keys.shape[1] * keys.shape[2]

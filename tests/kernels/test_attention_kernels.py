@@ -160,6 +160,51 @@ def test_few_queries_read_a_cache_as_it_lies(queries, options):
     chex_equal(js.dot_product_attention(q, k, v, **options, implementation="pallas"), right)
 
 
+PAGED = {
+    "softmax": {},
+    "α = 1.5": {"alpha": 1.5},
+    "numbers of heads": {"alpha": np.linspace(1, 2, 6), "sinks": 0.0, "scale": np.arange(1.0, 7)},
+}
+
+
+@pytest.mark.parametrize("queries", [1, 2])
+@pytest.mark.parametrize("options", PAGED.values(), ids=PAGED)
+def test_a_cache_in_pages_is_that_of_their_keys(queries, options):
+    """Requests of three pages, of one, and of none; what no request has is NaN."""
+    rng = np.random.default_rng(0)
+    keys, values = rng.normal(size=(12, 64, 2, 16)), rng.normal(size=(12, 64, 2, 8))
+    indices, lengths = np.array([[3, 1, 5], [7, 0, 0], [2, 11, 4]]), np.array([170, 20, 0])
+    query = rng.normal(size=(3, queries, 6, 16))
+    own = (x[indices].reshape(3, 192, 2, -1) for x in (keys, values))
+    right = js.dot_product_attention(query, *own, key_value_seq_lengths=lengths, **options)
+    keys[7, 20:], values[[0, 6]] = np.nan, np.nan
+    for implementation in ("xla", "pallas"):
+        out = js.paged_attention(
+            query, keys, values, indices, lengths, implementation=implementation, **options
+        )
+        chex_equal(out, right)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"value_pages": np.ones((4, 8, 1, 2))}, ValueError, "`key_pages`.*`value_pages`"),
+        ({"page_indices": np.ones((2, 3))}, TypeError, "`page_indices` has dtype float"),
+        ({"page_indices": np.ones((5, 3), int)}, ValueError, "`page_indices` has shape"),
+        ({"implementation": "cuda"}, ValueError, "`implementation`"),
+        ({"implementation": "pallas"}, NotImplementedError, "multiple of 128. Make pages larger"),
+    ],
+)
+def test_mistakes_with_pages_are_named(changed, error, words):
+    given = {
+        "query": np.ones((2, 1, 2, 2)), "key_pages": np.ones((4, 16, 1, 2)),
+        "value_pages": np.ones((4, 16, 1, 2)), "page_indices": np.ones((2, 3), int),
+        "lengths": np.array([1, 2]),
+    }  # fmt: skip
+    with pytest.raises(error, match=rf"jsoftmax.paged_attention: .*{words}"):
+        js.paged_attention(**(given | changed))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_results_have_the_dtype_of_the_arguments(dtype):
     given = [jnp.asarray(x, dtype) for x in arrays(1, 20, 30, 2, 1)]
