@@ -205,7 +205,8 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
             sums[name] = jnp.sum(of_queries["sums"][:, i], axis=-1)
         if "bias" in names:
             results["bias"] = _of_bias(given, of_queries["d_bias"])
-    results |= _of_numbers(given, spec, numbers, rows, sums, of_numbers)
+    known = rows[..., : given.query.shape[-3]]
+    results |= _of_numbers(given, spec, numbers, known, sums, of_numbers)
     return {name: results[name] for name in names}
 
 
