@@ -19,7 +19,7 @@ from jax import Array
 from jsoftmax.attention._attend import Sizes, computed
 from jsoftmax.attention._attention_arguments import Given
 from jsoftmax.attention._attention_problem import Rule
-from jsoftmax.attention._kernel_operands import attended, pulled
+from jsoftmax.attention._kernel_passes import attended, pulled
 from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._named_trees import changes_of
 
@@ -87,14 +87,9 @@ def _recorded(given, rule):
 
     if not has_record() or any(_refused(given, rule).values()) or rule.is_part or rule.are_few:
         return frozenset()
-    others = given._replace(
-        query=None,
-        key=None,
-        value=None,
-        scale=None,
-        numbers=(),  # pyright: ignore
-    )
-    if any(x is not None and x != () for x in others) or rule.window not in _WINDOWS:
+    plain = {"query", "key", "value", "scale", "numbers"}
+    others = (getattr(given, name) for name in set(given._fields) - plain)
+    if any(x is not None for x in others) or rule.window not in _WINDOWS:
         return frozenset()
     alpha = getattr(rule.regularizer(given.numbers), "alpha", None)
     if not isinstance(alpha, float):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from jsoftmax.attention._attend import computed, sizes_for
 from jsoftmax.attention._attention_arguments import read_arguments
-from jsoftmax.attention._kernel_operands import Pages, attended_by_pages
+from jsoftmax.attention._kernel_decoding import Pages, attended_by_pages
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jsoftmax.attention._attention_arguments import read_arguments
-from jsoftmax.attention._kernel_operands import attended, tiles_in_sight
+from jsoftmax.attention._kernel_passes import attended, tiles_in_sight
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import jsoftmax as js
-from jsoftmax.attention import _kernel_operands
+from jsoftmax.attention import _kernel_platforms
 from jsoftmax.kernels import attention as kernels
 from jsoftmax.kernels.attention import Sizes
 
@@ -22,7 +22,7 @@ def attend(query, key, value, *arrays, block_q=None, block_k=None, **options):
 
 def take(monkeypatch, platform: str, sizes: Sizes | None = None) -> None:
     """Let everything that asks for attention have it by kernels for this platform."""
-    monkeypatch.setitem(_kernel_operands._PLATFORMS, "cpu", (platform, True))
+    monkeypatch.setitem(_kernel_platforms.PLATFORMS, "cpu", (platform, True))
     monkeypatch.setattr(kernels, "sizes", lambda *_: sizes or PLATFORMS[platform])
     monkeypatch.setattr(js, "dot_product_attention", attend)
     # Traced anew: programs that were compiled before are those of XLA, or of another platform.

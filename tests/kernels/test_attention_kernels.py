@@ -10,7 +10,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 import jsoftmax as js
 from jsoftmax.attention import _attention_arguments as attention_arguments
-from jsoftmax.attention import _kernel_operands
+from jsoftmax.attention import _kernel_passes
 from jsoftmax.kernels import attention as kernels
 from jsoftmax.kernels.attention import Sizes
 from tests import a_regularizer_of_a_stranger
@@ -264,10 +264,10 @@ def test_no_race_where_tiles_are_copied(monkeypatch):
 
     def attend(interpret):
         given, rule = problem
-        found = _kernel_operands._attended(rule, True, "tpu", interpret, given)
+        found = _kernel_passes._attended(rule, True, "tpu", interpret, given)
         d_out, d_tau = jnp.ones_like(found["out"]), jnp.zeros_like(found["tau"])
         names = "query", "key", "value"
-        slopes = _kernel_operands._pulled(rule, names, "tpu", interpret, given, found, d_out, d_tau)
+        slopes = _kernel_passes._pulled(rule, names, "tpu", interpret, given, found, d_out, d_tau)
         return found["out"], slopes
 
     found, right = (jax.jit(attend, static_argnums=0)(x) for x in (watched, True))
