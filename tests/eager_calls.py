@@ -263,6 +263,10 @@ for _alpha in (1.0, 1.5):
     _call("attention_weights", Q, Q, note=f"{_alpha:g}", alpha=_alpha)
     _call("attention_fn", Q, Q, Q, note=f"{_alpha:g}", slow=_alpha != 1, run=lambda f, q, k, v,
           alpha=_alpha: f(alpha)(q, k, v))  # fmt: skip
+_call("attention_skipped_share", Q, Q, Q, smooth=False, alpha=1.5)
+_call("paged_attention", Q, Q, Q, run=lambda f, q, k, v: f(
+    q, k[0, :, None], v[0, :, None], np.array([[0, 2]]), np.array([2]), alpha=1.5
+))  # fmt: skip
 _call("merge_attention", floats(2, 1, 4, 2, 4), floats(2, 1, 4, 2))
 
 # Linear losses.
