@@ -140,6 +140,24 @@ def test_one_head_of_keys_serves_consecutive_heads_of_queries():
     near(attend(q, k, v), attend(q, *(x[:, :, [0, 0, 1, 1]] for x in (k, v))))
 
 
+@pytest.mark.parametrize("regularizer", [js.FermiDirac(), js.Laplace()], ids=repr)
+def test_a_query_that_sees_nothing_moves_nothing_under_a_link_with_a_bound(regularizer):
+    """There ω′ is infinite at p = 1, which is the log-mass that an empty row is given."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 1, 3)))
+
+    def loss(x):
+        out = js.dot_product_attention(
+            x, x, x, regularizer=regularizer, query_seq_lengths=np.array([2])
+        )
+        return jnp.sum(out**2)
+
+    value, slopes = jax.value_and_grad(loss)(x)
+    alone = js.dot_product_attention(x[:, :2], x, x, regularizer=regularizer)
+    np.testing.assert_allclose(value, jnp.sum(alone**2), rtol=1e-12)
+    check_grads(loss, (x,), order=1, modes=["rev"])
+    assert np.isfinite(slopes).all()
+
+
 def test_a_sink_of_zero_is_softmax_off_by_one():
     """exp z / (1 + Σ exp z)."""
     rng = np.random.default_rng(6)
