@@ -23,7 +23,7 @@ import numpy as np
 
 import jsoftmax
 from benchmarks.chips import bundles, target
-from benchmarks.chips.cases import BF16, WHOLE
+from benchmarks.chips.case import BF16, WHOLE
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._threshold import solve

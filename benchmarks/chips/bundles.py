@@ -27,7 +27,7 @@ class Schedule:
     spills: int  # stores of registers that did not suffice
 
     def cycles(self, shares: tuple[float, ...], least: float = 0) -> float:
-        """Of a turn in which each region is taken in a share of all turns.
+        """The mean cycles of a turn; each region is taken in its share of the turns.
 
         `least` is the time that the matrix units need.
         """
@@ -58,7 +58,7 @@ class Loop:
 
 
 def loops(folder: str, kernel: str) -> list[Loop]:
-    """The loops of a kernel in the order in which they begin; the first is that over its grid.
+    """The loops of a kernel in their order, the one over its grid first.
 
     A loop is what lies between the start of a region and a branch back to it.
     """

@@ -13,7 +13,7 @@ import functools
 import math
 import re
 
-TURNS = 5  # of a loop whose length depends on the data
+TURNS = 5  # taken for a loop that ends when the data say so
 COLLECTIVES = (
     "all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter",
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.chips.cases import Case
+from benchmarks.chips.case import Case
 from benchmarks.chips.target import Compiled
 
 LEAST = {"temporaries": 2**20}  # bytes of the peer, below which a quotient tells nothing

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.chips import bundles, target
-from benchmarks.chips.cases import BF16, _linear
+from benchmarks.chips.case import BF16
+from benchmarks.chips.cases import _linear
 from jsoftmax import linear_cross_entropy
 from jsoftmax.kernels.linear import TableProblem
 from jsoftmax.kernels.linear import chip as memory_and_cores

@@ -14,27 +14,8 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.chips.hlo import Program
+from jsoftmax.kernels.trial._absent_chips import H100
 
-# An H100 SXM as its maker describes it, in the form in which XLA asks for a GPU.
-_H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
-  device_vendor: "NVIDIA Corporation" platform_version: "Compute Capability 9.0a"
-  device_address_bits: 64 name: "NVIDIA H100 80GB HBM3"
-  driver_version: "13.0.0" runtime_version: "12.9.0" compile_time_toolkit_version: "12.9.0"
-  dnn_version: "9.10.0"
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 KINDS = {"tpu": "TPU v5e", "gpu": "H100"}
 AXES = {"data": 2, "model": 4}
 
@@ -79,7 +60,7 @@ class Target:
             found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
         else:
             found = topologies.get_topology_desc(
-                platform="cuda", topology_name="h100", target_config=_H100, topology=f"1x1x{count}"
+                platform="cuda", topology_name="h100", target_config=H100, topology=f"1x1x{count}"
             )
         devices = np.array(found.devices[:count]).reshape(*sizes.values())
         self.mesh = Mesh(devices, tuple(sizes), axis_types=(axes,) * len(sizes))

@@ -24,13 +24,13 @@ from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._named_trees import changes_of
 
 _FUNCTION = "jsoftmax.dot_product_attention"
-_WINDOWS = ((None, None), (None, 0))  # of which there are records: none, and causal
+_WINDOWS = ((None, None), (None, 0))  # that records know: none, and causal
 _MOVING = ("query", "key", "value", "bias", "scale", "soft_cap", "sinks")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is static beside the rule: the blocks of XLA's attention, and whether τ is asked for."""
+    """Static, beside the rule: the blocks of XLA's attention, and whether τ is returned."""
 
     sizes: Sizes
     return_residual: bool
@@ -113,7 +113,7 @@ def _computed(given, rule, plan):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _attended(rule: Rule, plan: Plan, with_rows: bool, given: Given) -> dict[str, Array]:
-    """`out`, and with rows `tau` and what the way back needs, which has no derivatives."""
+    """`out`; with rows also `tau`, and what the backward kernels read."""
     return attended(given, rule, with_rows)
 
 

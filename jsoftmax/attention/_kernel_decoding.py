@@ -25,7 +25,8 @@ class Pages(NamedTuple):
 
 def attended_by_pages(given: Given, rule: Rule, pages: Pages) -> Array:
     """The mixtures of few queries, whose keys and values lie in pages."""
-    return by_platform(partial(_of_pages, rule), given, pages, platforms=("tpu", "cpu"))
+    function, platforms = partial(_of_pages, rule), ("tpu", "cpu")
+    return by_platform(function, given, pages, platforms=platforms, called="paged_attention")
 
 
 def _of_pages(rule, platform, interpret, given, pages):

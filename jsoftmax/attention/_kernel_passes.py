@@ -22,7 +22,6 @@ from jsoftmax.attention._kernel_operands import (
 from jsoftmax.attention._kernel_platforms import by_platform
 from jsoftmax.core._arg_max import where_hard
 from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
-from jsoftmax.core._tangents import effective_tangent
 
 
 def attended(given: Given, rule: Rule, with_rows: bool) -> dict[str, Array]:
@@ -165,10 +164,7 @@ def _with_sinks(given, spec, numbers, rows, sums):
     sums = sums | {"sinks": jnp.sum(d_z, axis=-1)}
     for name in spec.moving_rows:
         if name.isdigit():
-            along = [None] * spec.structure.num_leaves
-            along[int(name)] = jnp.ones_like(numbers[0])
-            bend = effective_tangent(p, None, regularizer, spec.regularizer(tuple(along)))
-            sums[name] = sums[name] + jnp.sum(d_z * bend, axis=-1)
+            sums[name] = sums[name] + jnp.sum(d_z * spec.bend(regularizer, name, p), axis=-1)
     return sums
 
 

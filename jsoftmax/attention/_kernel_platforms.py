@@ -13,7 +13,11 @@ PLATFORMS = {"tpu": ("tpu", False), "cuda": ("gpu", False), "cpu": ("tpu", True)
 
 
 def by_platform(
-    function: Any, given: Given, *arguments: Any, platforms: tuple[str, ...] = tuple(PLATFORMS)
+    function: Any,
+    given: Given,
+    *arguments: Any,
+    platforms: tuple[str, ...] = tuple(PLATFORMS),
+    called: str = "dot_product_attention",
 ) -> Any:
     """function(platform, interpret, given, ...) of the platform for which it is compiled."""
     from jsoftmax import kernels
@@ -26,8 +30,7 @@ def by_platform(
         if name in platforms and (interpret or not is_wide)
     }
     refused = (
-        "jsoftmax.dot_product_attention: implementation='pallas' does not take "
-        f"{'float64' if is_wide else 'any arrays'} on this platform; let implementation='xla' "
-        "compute it. It is compiled for"
+        f"jsoftmax.{called}: implementation='pallas' has no kernel for {given.computing.name} on "
+        "this platform; let implementation='xla' compute it. It is compiled for"
     )
     return kernels.by_platform(refused, functions, given, *arguments)

@@ -56,8 +56,8 @@ def paged_attention(
         scale: as there.
         logits_soft_cap: as there.
         sinks: as there.
-        implementation: None or "xla", which gathers the pages; or "pallas", a kernel for TPU, of no
-            derivatives, where page size × key heads is a multiple of 128.
+        implementation: None or "xla", which gathers the pages; or "pallas", a kernel for TPU, whose
+            derivatives are XLA's, where page size × key heads is a multiple of 128.
 
     Returns:
         The mixtures, of shape (*batch, queries, heads, value width), in the dtype that query, keys
@@ -154,7 +154,22 @@ def _by_gathering(given, rule, pages):
     return computed(given, rule, sizes_for(_FUNCTION, given, rule, None, None), False)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _differentiable(given: Any, rule: Any, pages: Pages) -> Array:
+    return attended_by_pages(given, rule, pages)
+
+
+@_differentiable.defjvp
+def _differentiable_jvp(rule, primals, tangents):
+    """The derivatives are those of the gathered keys, by XLA."""
+    out = _differentiable(primals[0], rule, primals[1])
+
+    def gathered(given, pages):
+        return _by_gathering(given, rule, pages)
+
+    return out, jax.jvp(gathered, primals, tangents)[1]
+
+
 @partial(jax.jit, static_argnums=1)
 def _by_kernel(given: Any, rule: Any, pages: Pages) -> Array:
-    rule = dataclasses.replace(rule, are_few=True)
-    return attended_by_pages(given, rule, pages)
+    return _differentiable(given, dataclasses.replace(rule, are_few=True), pages)

@@ -31,11 +31,14 @@ def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
     The anchor, from which scores are measured, is the maximum, or the smallest score with mass
     where the curve wants the edge.
     """
-    # A row whose length is not known, as in a kernel, may have no room for a number of each class.
-    knows_link = not isinstance(curve, Level) or curve.regularizer.knows_link
-    is_whole = isinstance(scores, Dense) and is_known(scores.classes.size(scores.values))
-    if isinstance(curve, Level) and not knows_link and is_whole:
-        anchor, place = solve_jointly(curve, scores)  # type: ignore
+    if (
+        isinstance(curve, Level)
+        and not curve.regularizer.knows_link
+        and isinstance(scores, Dense)
+        # A row of unknown length, as in a kernel, may have no room for a number of each class.
+        and is_known(scores.classes.size(scores.values))
+    ):
+        anchor, place = solve_jointly(curve, scores)
         chex.assert_equal_shape([anchor, place.level, place.rest])
         return anchor, place
     anchor, place = _solved(curve, scores)

@@ -52,10 +52,7 @@ def _evaluated(jaxpr: Any, constants: Any, arguments: Any) -> list[Any]:
     known |= dict(zip(jaxpr.invars, arguments, strict=True))
 
     def read(x):
-        if not isinstance(x, jex.Literal):
-            return known[x]
-        dtype: Any = getattr(x.aval, "dtype", None)
-        return np.asarray(x.val, dtype)
+        return number(x) if isinstance(x, jex.Literal) else known[x]
 
     for equation in jaxpr.eqns:
         inputs = [read(x) for x in equation.invars]
@@ -64,7 +61,13 @@ def _evaluated(jaxpr: Any, constants: Any, arguments: Any) -> list[Any]:
     return [read(x) for x in jaxpr.outvars]
 
 
-def said(equation, inputs):
+def number(literal: Any) -> np.ndarray:
+    """A number that stands in a program, in its dtype: Triton takes no others."""
+    return np.asarray(literal.val, literal.aval.dtype)
+
+
+def said(equation: Any, inputs: list[Any]) -> list[Any]:
+    """The results of an equation, in words that kernels know."""
     name, parameters = equation.primitive.name, equation.params
     if name in INLINED:
         inner = parameters[INLINED[name]]

@@ -69,8 +69,9 @@ def cross_entropy(
             mass, +∞ gets none; exclude classes by `where`.
         logits_soft_cap: c > 0, a number; None for none. A logit of −∞ stays excluded.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
-            argument is not taken; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
+            argument that it does not take. None is "pallas" on hardware where
+            `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
         One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of

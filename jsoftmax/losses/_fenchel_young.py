@@ -81,8 +81,9 @@ def fenchel_young_loss(
             classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
-            argument is not taken; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
+            argument that it does not take. None is "pallas" on hardware where
+            `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
         One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of
@@ -144,8 +145,9 @@ def entmax_loss(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
-            argument is not taken; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
+            argument that it does not take. None is "pallas" on hardware where
+            `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
         One loss a row, in float32 at least.
@@ -195,8 +197,9 @@ def sparsemax_loss(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
-            argument is not taken; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
+            argument that it does not take. None is "pallas" on hardware where
+            `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
         One loss a row, in float32 at least.

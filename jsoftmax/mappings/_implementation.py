@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -34,7 +34,7 @@ def by_rows(function: _Function) -> _Function:
 
         return by_kernel(function, name, given)
 
-    return routed  # type: ignore
+    return cast(_Function, routed)
 
 
 def has_record() -> bool:

@@ -45,8 +45,9 @@ def regularized_argmax(
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
             the limit from above, arg max with ties shared in proportion to the prior.
         axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for one kernel, which is a NotImplementedError where an
-            argument is not taken; None takes "xla".
+        implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
+            argument that it does not take. None is "pallas" on hardware where
+            `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers).

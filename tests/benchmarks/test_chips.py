@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from benchmarks.chips.cases import Case
+from benchmarks.chips.case import Case
 from benchmarks.chips.hlo import TURNS, Program
 from benchmarks.chips.limits import limits_broken, ratios_to
 from benchmarks.chips.target import Compiled

@@ -185,6 +185,21 @@ def test_a_cache_in_pages_is_that_of_their_keys(queries, options):
         chex_equal(out, right)
 
 
+def test_pages_have_the_derivatives_of_their_keys():
+    rng = np.random.default_rng(0)
+    keys, values = rng.normal(size=(3, 64, 2, 16)), rng.normal(size=(3, 64, 2, 8))
+    query = rng.normal(size=(1, 1, 2, 16))
+
+    def loss(given, implementation):
+        out = js.paged_attention(
+            *given, np.array([[2, 0]]), np.array([70]), alpha=1.5, implementation=implementation
+        )
+        return jnp.sum(jnp.sin(out))
+
+    found = jax.jit(jax.grad(loss), static_argnums=1)
+    chex_equal(*(found((query, keys, values), name) for name in ("pallas", "xla")))
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [

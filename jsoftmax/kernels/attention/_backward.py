@@ -17,7 +17,6 @@ from jax import Array
 
 from jsoftmax.core._arg_max import where_hard
 from jsoftmax.core._solved_row import Masses, SolvedRow
-from jsoftmax.core._tangents import effective_tangent
 from jsoftmax.kernels.attention._block import Block, finite, one_row, product
 from jsoftmax.kernels.attention._forward import ROWS
 
@@ -60,7 +59,4 @@ def _term(block, name, formed, p, d_z, d_u):
         return d_u * formed.raw
     if name == "soft_cap":
         return d_z * formed.by_cap
-    numbers = [None] * block.spec.structure.num_leaves
-    numbers[int(name)] = jnp.ones((1, block.spec.block_q), block.spec.computing)
-    along = block.spec.regularizer(tuple(numbers))
-    return d_z * effective_tangent(p, None, block.regularizer, along)
+    return d_z * block.spec.bend(block.regularizer, name, p)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
@@ -23,12 +24,14 @@ def of_keys(spec: Spec, refs: SimpleNamespace) -> None:
     key_head, tile = pl.program_id(0), pl.program_id(1)
     shapes = [(spec.block_k, refs.k.shape[2]), (spec.block_k, refs.v.shape[2])]
     if not spec.is_tpu:
-        sums = None
-        for group in range(spec.groups):
+
+        def add(group, sums):
             head = key_head * spec.groups + group
             found = _of_head(spec, refs, head, tile, group, None, shapes)
-            sums = found if sums is None else [x + y for x, y in zip(sums, found, strict=True)]
-        _write(refs, sums)
+            return tuple(x + y for x, y in zip(sums, found, strict=True))
+
+        zeros = tuple(jnp.zeros(shape, spec.computing) for shape in shapes)
+        _write(refs, jax.lax.fori_loop(0, spec.groups, add, zeros))
         return
     group = pl.program_id(2)
     kept = [refs.k_sum, refs.v_sum]

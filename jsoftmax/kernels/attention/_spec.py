@@ -12,6 +12,7 @@ from jax import Array
 
 from jsoftmax.core._arg_max import Hard
 from jsoftmax.core._regularizer import Regularizer, joined
+from jsoftmax.core._tangents import effective_tangent
 
 ALL = 2**30  # more places than there are, which added to one of them is still an int32
 LENGTHS = 4  # numbers of a batch entry: queries, keys, keys seen before a query and after it
@@ -104,6 +105,12 @@ class Spec:
     def regularizer(self, numbers: tuple) -> Regularizer:
         """The regularizer of these numbers."""
         return joined(self.structure, numbers)
+
+    def bend(self, regularizer: Regularizer, name: str, p: Array) -> Array | None:
+        """−∂ω′/∂θ at p, for the number θ of the regularizer that has this name."""
+        along: list[Any] = [None] * self.structure.num_leaves
+        along[int(name)] = jnp.ones_like(jax.tree.leaves(regularizer)[int(name)])
+        return effective_tangent(p, None, regularizer, self.regularizer(tuple(along)))
 
     @property
     def is_softmax(self) -> bool:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
-from jsoftmax.kernels._plain import INLINED
+from jsoftmax.kernels._plain import INLINED, number
 
 _IDENTITIES = (
     "stop_gradient",
@@ -84,10 +84,7 @@ class _Builder:
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
         def read(x):
-            if not isinstance(x, jex.Literal):
-                return values[x]
-            dtype: Any = getattr(x.aval, "dtype", None)
-            return np.asarray(x.val, dtype)
+            return number(x) if isinstance(x, jex.Literal) else values[x]
 
         for equation in jaxpr.eqns:
             inputs, name = tuple(map(read, equation.invars)), equation.primitive.name

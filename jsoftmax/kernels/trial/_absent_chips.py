@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # An H100 SXM as its maker describes it, in the form in which XLA asks for a GPU.
-_H100 = """
+H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
   shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
@@ -38,7 +38,7 @@ TARGETS = {
     "v5p": (*_TPU, {"topology_name": "v5p:2x2x1"}),
     "h100": (
         *_GPU,
-        {"topology_name": "h100", "target_config": _H100, "topology": "1x1x1"},
+        {"topology_name": "h100", "target_config": H100, "topology": "1x1x1"},
     ),
 }
 _ENVIRONMENT = {
