@@ -53,14 +53,7 @@ def by_record(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
     platforms = _recorded(given, rule)
     if not platforms:
         return computed(given, rule, sizes, return_residual)
-    from jsoftmax.kernels import by_record
-
-    return by_record(
-        platforms,
-        lambda given: _computed(alike(given), rule, Plan(sizes, return_residual)),
-        lambda given: computed(given, rule, sizes, return_residual),
-        given,
-    )
+    return _chosen(given, rule, Plan(sizes, return_residual), platforms)
 
 
 def _refused(given, rule):
@@ -104,7 +97,19 @@ def _recorded(given, rule):
     )
 
 
-# Compiled once for a shape also outside of `jit`.
+# Compiled once for a shape also outside of `jit`, and so is the next.
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _chosen(given, rule, plan, platforms):
+    from jsoftmax.kernels import by_record
+
+    return by_record(
+        platforms,
+        lambda given: _computed(alike(given), rule, plan),
+        lambda given: computed(given, rule, plan.sizes, plan.return_residual),
+        given,
+    )
+
+
 @partial(jax.jit, static_argnums=(1, 2))
 def _computed(given, rule, plan):
     found = _attended(rule, plan, plan.return_residual, given)

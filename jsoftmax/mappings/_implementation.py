@@ -49,16 +49,21 @@ def _by_record(function, name, given):
     platforms = recorded(name, given)
     if not platforms:
         return function(**given)
+    arrays = {key: x for key, x in given.items() if isinstance(x, jax.Array)}
+    known = tuple((key, x) for key, x in given.items() if key not in arrays)
+    return _chosen(function, name, platforms, known, arrays)
+
+
+# Compiled once for a shape also when it is called outside of `jit`.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _chosen(function, name, platforms, known, arrays):
     from jsoftmax.kernels import by_record
     from jsoftmax.kernels.rows import by_kernel
 
-    fixed = {key: x for key, x in given.items() if not isinstance(x, jax.Array)}
-    arrays = {key: x for key, x in given.items() if isinstance(x, jax.Array)}
-
     def kernel(arrays):
-        return by_kernel(function, name, {key: (fixed | arrays)[key] for key in given})
+        return by_kernel(function, name, {**dict(known), **arrays})
 
-    return by_record(platforms, kernel, lambda arrays: function(**fixed, **arrays), arrays)
+    return by_record(platforms, kernel, lambda arrays: function(**dict(known), **arrays), arrays)
 
 
 def check(function: str, implementation: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jsoftmax as js
+from tests.laws.test_laws_eager import COMPILED
 
 Z = np.random.default_rng(0).normal(size=(5, 70)).astype(np.float32)
 LABELS = np.arange(5)
@@ -32,6 +33,31 @@ def test_value_and_gradient_are_those_of_xla(kind):
 
     for x, y in zip(found("pallas"), found("xla"), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_eager_call_and_its_gradient_compile_nothing(kind):
+    """Other values of the same shapes."""
+
+    def total(z):
+        return jnp.sum(KINDS[kind](z, implementation="pallas"))
+
+    first, second = jnp.asarray(Z), jnp.asarray(Z + 1)
+    jax.block_until_ready((total(first), jax.grad(total)(first)))
+    COMPILED.clear()
+    jax.block_until_ready((total(second), jax.grad(total)(second)))
+    assert COMPILED == []
+
+
+@pytest.mark.parametrize("kind", ["mapping", "attention"])
+def test_arrays_split_over_an_explicit_mesh_are_refused_with_the_remedy(kind):
+    mesh = jax.make_mesh((2, 4), ("data", "model"))
+    split = jax.NamedSharding(mesh, jax.P("data", None, "model"))
+    x = jax.device_put(jnp.ones((2, 6, 4, 8), jnp.float32), split)
+    attend = js.dot_product_attention
+    call = js.entmax if kind == "mapping" else lambda x, **how: attend(x, x, x, **how)
+    with jax.set_mesh(mesh), pytest.raises(NotImplementedError, match=r"Explicit.*shard_map"):
+        call(x, implementation="pallas")
 
 
 @pytest.mark.parametrize("kind", KINDS)

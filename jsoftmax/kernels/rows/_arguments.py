@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,8 +29,21 @@ def by_kernel(function: Callable, name: str, arguments: dict[str, Any]) -> Array
     Raises:
         NotImplementedError: for an argument that the kernel does not take.
     """
-    outline = jax.eval_shape(lambda: function(**arguments))  # a person's mistakes are found here
-    given = {n: x for n, x in arguments.items() if x is not None}
+    jax.eval_shape(lambda: function(**arguments))  # a person's mistakes are found here
+    # An axis that is None stands for all of them.
+    given = {n: x for n, x in arguments.items() if x is not None or n == "axis"}
+    given = {n: np.asarray(x) if isinstance(x, list) else x for n, x in given.items()}
+    arrays = {n: x for n, x in given.items() if isinstance(x, jax.Array | np.ndarray | Regularizer)}
+    known = tuple((n, x) for n, x in given.items() if n not in arrays)
+    return _computed(function, name, known, arrays)
+
+
+# Compiled once for a shape also when it is called outside of `jit`.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _computed(function, name, known, arrays):
+    arguments = {**dict(known), **arrays}
+    outline = jax.eval_shape(lambda: function(**arguments))
+    given = dict(arguments)
     logits = checks.as_array(name, "logits", given.pop("logits"))
     axis = _taken(name, logits, arguments)
     keeps_axis = given.pop("keepdims", False)
