@@ -27,11 +27,12 @@ from benchmarks.chips.case import BF16, WHOLE
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._threshold import solve
+from jsoftmax.kernels.attention._row import PEAK, TOGETHER
 
 PAGE = pathlib.Path(__file__).parent.parent / "results" / "attention_kernels.md"
-LENGTH, KEYS, QUERIES, PEAK = 4096, 512, 256, 16
-CHUNK, SHORT = 128, 32  # keys of a pass that lie in vectors at once, and of one over peaks
+LENGTH, KEYS, QUERIES = 4096, 512, 256
 TILES = LENGTH // KEYS
+TURNS = TILES // TOGETHER  # of a pass over peaks; one over all keys has a turn for each tile
 _KERNEL = {
     "forward": "jsoftmax_attention.",
     "queries": "attention_queries",
@@ -95,14 +96,14 @@ def cycles(found, name: str, passes: tuple[float, float]) -> dict[str, float]:
     if name == "1.0":
         form, top, mix = inner
         once = grid - form - top - mix
-        forward = once + top * LENGTH // PEAK // SHORT + TILES * (form + mix)
+        forward = once + TURNS * top + TILES * (form + mix)
     else:
-        form, top, short, short_pass, search, long_pass, mix = inner
-        once = grid - form - top - short - search - mix
+        form, top, cut, short, short_pass, search, long_pass, mix = inner
+        once = grid - form - top - cut - short - search - mix  # nothing is cut
         of_peaks, of_rows = passes
-        forward = once + top * LENGTH // PEAK // SHORT + TILES * (form + mix)
-        forward += of_peaks * (short - short_pass + short_pass * LENGTH // PEAK // SHORT)
-        forward += of_rows * (search - long_pass + long_pass * LENGTH // CHUNK)
+        forward = once + TURNS * top + TILES * (form + mix)
+        forward += of_peaks * (short - short_pass + TURNS * short_pass)
+        forward += of_rows * (search - long_pass + TILES * long_pass)
     backward = {}
     for kind, tiles in (("queries", TILES), ("keys", LENGTH // QUERIES)):
         grid, *inner = (loop.bundles for loop in found[kind])
@@ -119,6 +120,8 @@ def passes_over(scores: np.ndarray) -> tuple[float, float]:
     classes, counted = ClassAxis((-1,), None), {"short": 0, "long": 0}
 
     class Counted(Dense):
+        joins_sums = True
+
         def sum(self, fn):
             kind = "long" if self.values.shape[-1] == scores.shape[-1] else "short"
 

@@ -60,6 +60,9 @@ class Streamed:
     classes: ClassAxis
     floor: Array | None = None
 
+    joins_sums = False
+    rounding = 0.0
+
     def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
         def step(top, trees):
             return jnp.maximum(top, jnp.max(fn(self._scores(trees)), axis=-1, keepdims=True))

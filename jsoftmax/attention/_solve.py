@@ -14,10 +14,9 @@ from jsoftmax.attention._score_rows import ground, rows_of
 from jsoftmax.core._arg_max import hardened, where_hard
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import WithMore, difference
-from jsoftmax.core._simplex import slope_at
 from jsoftmax.core._solved_row import SolvedRow, below_bound, mean_of
 from jsoftmax.core._threshold import solve
-from jsoftmax.core.curves import bounded_marginals
+from jsoftmax.core.curves import masses_and_slopes
 
 
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, SolvedRow]:
@@ -80,20 +79,18 @@ def _by_threshold(rule, moving, fixed):
     def on_curve(curve):
         anchor, place = solve(curve, row if sink is None else WithMore(row, sink))
 
-        def slope(z, p):
-            t = bounded_marginals(curve, regularizer, z, anchor, place)
-            return slope_at(p, t, regularizer)
+        def weights(z, hard):
+            p, s = masses_and_slopes(curve, regularizer, z, anchor, place)
+            return p, where_hard(hard, p, s)
 
         def sums(z, moving, fixed):
-            p = curve.masses(z, anchor, place)
-            s = where_hard(rule.hard_rows(fixed.hard), p, slope(z, p))
+            p, s = weights(z, rule.hard_rows(fixed.hard))
             mixed, mean = (mixed_values(x, moving.v, fixed, rule) for x in (p, s))
             return mixed, row_sum(s), mean
 
         mixed, total, mean = row.every(sums)
         if sink is not None:
-            p = curve.masses(sink, anchor, place)
-            total = total + where_hard(hard, p, slope(sink, p))
+            total = total + weights(sink, hard)[1]
         level = curve.log_masses(anchor, anchor, place)
         # Of a row that sees nothing, too: ω′ of a link with a bound is infinite at p = 1.
         level = below_bound(jnp.where(anchor == -jnp.inf, 0, level), regularizer)

@@ -26,7 +26,8 @@ from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._problem import Problem
 from jsoftmax.core._regularizer import Regularizer
-from jsoftmax.core._simplex import slope_at, solved_masses
+from jsoftmax.core._simplex import solved_masses
+from jsoftmax.core.curves import slope_at
 
 BOUNDS = (1e-3, 1e3)
 _STEPS = 100  # each halves the bracket in log β, or the step of the one before

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -20,12 +21,22 @@ class Scores(Protocol):
     Excluded classes have the score −∞. All results keep a size-1 class axis.
     """
 
+    @property
+    def joins_sums(self) -> bool:
+        """Whether two sums over the row take hardly longer than one, and no score is +∞ in them."""
+        ...
+
+    @property
+    def rounding(self) -> float:
+        """The relative error that the user of the masses makes, if it is above that of floats."""
+        ...
+
     def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
         """max fn(z) of each row: the largest score, where `fn` is not given."""
         ...
 
-    def sum(self, fn: Callable[[Array], Array]) -> Array:
-        """Σ fn(z) over each row, or Σ q fn(z) where scores have a prior."""
+    def sum(self, fn: Callable[[Array], Any]) -> Any:
+        """Σ fn(z) over each row, or Σ q fn(z) where scores have a prior; of each in a tuple."""
         ...
 
     def anywhere(self, flags: Array) -> Array:
@@ -56,12 +67,17 @@ class Dense:
     classes: ClassAxis
     prior: Array | None = None
 
+    joins_sums = False
+    rounding = 0.0
+
     def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
         return self.classes.max(fn(self.values))
 
-    def sum(self, fn: Callable[[Array], Array]) -> Array:
-        x = fn(self.values)
-        return self.classes.sum(x if self.prior is None else self.prior * x)
+    def sum(self, fn: Callable[[Array], Any]) -> Any:
+        def of_one(x):
+            return self.classes.sum(x if self.prior is None else self.prior * x)
+
+        return jax.tree.map(of_one, fn(self.values))
 
     def level_of(self, top: Array) -> Array | None:
         """The log of the link at which the largest score alone has mass one; None for 0."""
@@ -89,9 +105,22 @@ class WithMore:
         top = self.others.max(fn)
         return jnp.maximum(top, fn(self.more + filled(top, 0)))
 
-    def sum(self, fn: Callable[[Array], Array]) -> Array:
+    @property
+    def joins_sums(self) -> bool:
+        return self.others.joins_sums
+
+    @property
+    def rounding(self) -> float:
+        return self.others.rounding
+
+    def sum(self, fn: Callable[[Array], Any]) -> Any:
+        def with_more(total, x):
+            return total + x
+
         total = self.others.sum(fn)
-        return total + fn(self.more + filled(total, 0))
+        rows = jax.tree.leaves(total)[0]
+        more = jnp.minimum(self.more + filled(rows, 0), float(jnp.finfo(self.more.dtype).max))
+        return jax.tree.map(with_more, total, fn(more))
 
     def anywhere(self, flags: Array) -> Array:
         return self.others.anywhere(flags)

@@ -155,11 +155,6 @@ def slopes(
     return s, jnp.where(steepest > _FLAT, weights, held)
 
 
-def slope_at(r: Array, t: Array | None, regularizer: Regularizer) -> Array:
-    """1/ω″(r), of t = ω′(r) where the link has a bound."""
-    return regularizer.slope(r) if t is None else jnp.exp(regularizer.log_slope(t))
-
-
 def marginal_tangent(away: Array, beside: Array | None, movable: Array) -> Array:
     """ṫ = ż − τ̇: d − τ̇ without what d holds `beside` ż. It is 0 in a row that does not move."""
     return jnp.where(movable, away if beside is None else away - beside, 0)

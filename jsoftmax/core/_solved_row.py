@@ -22,9 +22,8 @@ from jsoftmax.core._arg_max import Hard, hardened, where_hard
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core._relative_mass import relative_to, times_prior
 from jsoftmax.core._scores import difference
-from jsoftmax.core._simplex import slope_at
 from jsoftmax.core._tangents import effective_tangent
-from jsoftmax.core.curves import bounded_marginals
+from jsoftmax.core.curves import bounded_marginals, masses_and_slopes, slope_at
 
 
 class SolvedRow(NamedTuple):
@@ -69,6 +68,20 @@ class Masses:
         z = hardened(self.hard, z, self.row.floor)
         p, _ = _links(self.regularizer, z, self.row, self.bending, apart)
         return times_prior(self.prior, p)
+
+    def with_weights(self, z: Array) -> tuple[Array, Array]:
+        """Return p and `weights`, together, where no derivative of them is taken."""
+        if self.regularizer.is_exponential or self.prior is not None:
+            p = self.of(z)
+            return p, self.weights(z, p)
+        row, z = self.row, hardened(self.hard, z, self.row.floor)
+
+        def solved(curve):
+            place = curve.at_level(row.level)
+            return masses_and_slopes(curve, self.regularizer, z, row.anchor, place)
+
+        p, s = self.regularizer.on_curve(jnp.any, solved)
+        return p, where_hard(self.hard, p, s) * self.movable
 
     def slopes(self, z: Array, p: Array) -> Array:
         """Return s, 0 where p is a limit that no finite change of scores alters."""

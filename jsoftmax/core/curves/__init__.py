@@ -10,8 +10,11 @@ count that the anchor has to be the class at the edge of the support itself.
 """
 
 from jsoftmax.core.curves._bounded_marginals import bounded_marginals as bounded_marginals
+from jsoftmax.core.curves._bounded_marginals import masses_and_slopes as masses_and_slopes
+from jsoftmax.core.curves._bounded_marginals import slope_at as slope_at
 from jsoftmax.core.curves._capped_curve import Capped as Capped
 from jsoftmax.core.curves._curve import Curve as Curve
+from jsoftmax.core.curves._curve import has_slopes as has_slopes
 from jsoftmax.core.curves._curve import two_sum as two_sum
 from jsoftmax.core.curves._edge import Edge as Edge
 from jsoftmax.core.curves._level import Level as Level

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 _FAR_BELOW = -10.0  # the gap of a sum that underflowed: some place far below the sought one
 
@@ -55,6 +58,33 @@ class Curve(Protocol):
         ...
 
 
+@runtime_checkable
+class Sloped(Curve, Protocol):
+    """A curve on which the slopes of the masses come almost for nothing with them."""
+
+    @property
+    def has_slopes(self) -> bool:
+        """Whether that is so for the numbers of this one."""
+        ...
+
+    def shares(self, z: Array, anchor: Array, place: Any) -> tuple[Array, Array]:
+        """p and s = ∂p/∂z, each divided by its factor, of scores none of which is +∞."""
+        ...
+
+    def factors(self) -> tuple[float, float]:
+        """What the masses and the slopes are multiplied with, once for a row."""
+        ...
+
+    def drift(self, place: Any) -> Array:
+        """How fast all z − τ move along the curve: ∂p/∂step = drift · s."""
+        ...
+
+
+def has_slopes(curve: Curve) -> TypeIs[Sloped]:
+    """Whether slopes come with the masses."""
+    return isinstance(curve, Sloped) and curve.has_slopes
+
+
 class FromTop:
     """Curves along which log Σ p is almost a straight line in the log-mass of the largest score.
 
@@ -73,3 +103,10 @@ def two_sum(large: Array, small: Array) -> tuple[Array, Array]:
     """The sum, rounded, and its rounding error."""
     total = large + small
     return total, small - (total - large)
+
+
+def exact_sum(x: Array, y: Array) -> tuple[Array, Array]:
+    """The sum, rounded, and its rounding error, whichever is larger."""
+    total = x + y
+    of_y = total - x
+    return total, (x - (total - of_y)) + (y - of_y)

@@ -11,7 +11,7 @@ from jax import Array
 
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import difference
-from jsoftmax.core.curves._curve import FromTop, two_sum
+from jsoftmax.core.curves._curve import FromTop, exact_sum, two_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +40,52 @@ class Power(FromTop):
 
     def masses(self, z, anchor, place):
         t = self._base(z, anchor, place)
-        if isinstance(self.a, float):
-            power = round(1 / self.a)
-            if abs(self.a * power - 1) < 1e-15 and power <= 4:
-                return jax.lax.integer_pow(t, power)
-            if self.a == 2:
-                return jnp.sqrt(t)
+        if (power := self._whole_power()) is not None:
+            return jax.lax.integer_pow(t, power)
+        if isinstance(self.a, float) and self.a == 2:
+            return jnp.sqrt(t)
         return jnp.exp(jnp.log(t) * (1 / self.a))
+
+    @property
+    def has_slopes(self):
+        return not isinstance(self.a, float) or self.a <= 1
+
+    def shares(self, z, anchor, place):
+        if self._has_exact_threshold():
+            most = float(jnp.finfo(z.dtype).max)
+            t = -(place[0] / self.a)
+            tau, rest = exact_sum(jnp.clip(anchor, -most, most), t)
+            t = jnp.maximum((z - tau) - (rest - place[1] / self.a), 0)
+        else:
+            t = self._base(z, anchor, place)
+        if (power := self._whole_power()) is None:
+            s = jnp.exp(jnp.log(t) * (1 / self.a - 1))
+        elif power > 1:
+            s = jax.lax.integer_pow(t, power - 1)
+        if power is None or power == 1:
+            s = jnp.where(t > 0, 1 if power == 1 else s, t)  # 0 off the support, NaN of a NaN
+        return t * s, s
+
+    def factors(self):
+        if not self._has_exact_threshold():
+            return 1.0, 1.0
+        power = self._whole_power()
+        return self.a**power, self.a ** (power - 1)
+
+    def drift(self, place):
+        c, rest = place
+        return c + rest
+
+    def _whole_power(self):
+        """1/a, if it is a small whole number known while tracing."""
+        if not isinstance(self.a, float):
+            return None
+        power = round(1 / self.a)
+        return power if abs(self.a * power - 1) < 1e-15 and 1 <= power <= 4 else None
+
+    def _has_exact_threshold(self):
+        """Whether a threshold is known to as many digits as the place: 1/a is a power of two."""
+        return self._whole_power() in (1, 2, 4)
 
     def log_masses(self, z, anchor, place):
         return jnp.log(self._base(z, anchor, place)) * (1 / self.a)

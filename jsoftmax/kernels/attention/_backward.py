@@ -41,8 +41,7 @@ def turned(
     formed = block.scores(tile, k, q, moves=True)
     z = formed.z
     masses = Masses(block.regularizer, SolvedRow(**known), block.hard)
-    p = masses.of(z)
-    s = masses.weights(z, p)
+    p, s = masses.with_weights(z)
     kept = block.kept(tile)
     if spec.hides:
         v, _ = finite(v)

@@ -17,10 +17,9 @@ from jax.experimental import pallas as pl
 from jsoftmax.core._arg_max import floor_of, hardened, higher, where_hard
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import WithMore, difference
-from jsoftmax.core._simplex import slope_at
 from jsoftmax.core._solved_row import below_bound, mean_of
 from jsoftmax.core._threshold import solve
-from jsoftmax.core.curves import bounded_marginals
+from jsoftmax.core.curves import has_slopes, masses_and_slopes
 from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._row import PEAK, Tiles, folded, kept_rows, peaks_of
 from jsoftmax.kernels.attention._spec import Spec
@@ -76,10 +75,7 @@ def _kept(block):
         return state
 
     walk([block.source("k")], first, last, form, 0)
-    shorter = None
-    if refs.peaks is not None:
-        shorter = kept_rows(refs.peaks, first, last, size // PEAK, spec.is_tpu)
-    return kept_rows(refs.z, first, last, size, spec.is_tpu, shorter)
+    return kept_rows(spec, refs.z, refs.peaks, first, last)
 
 
 def _again(block):
@@ -93,7 +89,7 @@ def _again(block):
         first, last = block.bounds()
         return walk([block.source("k")], first, last, turn, state)
 
-    return Tiles(each, spec.block_q, spec.computing, spec.is_tpu)
+    return Tiles(each, spec)
 
 
 def _softmax(block, row):
@@ -113,7 +109,8 @@ def _softmax(block, row):
 
 def _by_threshold(block, row):
     """The threshold by the solver of the mappings."""
-    sink, hard, regularizer = block.numbers.get("sinks"), block.hard, block.regularizer
+    spec, hard, regularizer = block.spec, block.hard, block.regularizer
+    sink = block.numbers.get("sinks")
     top = floor = None
     if hard is not False:
         top = row.max()
@@ -127,23 +124,30 @@ def _by_threshold(block, row):
     def on_curve(curve):
         anchor, place = solve(curve, row if sink is None else WithMore(row, sink))
 
-        def weights(z):
-            z = z if floor is None else hardened(hard, z, floor)
-            p = curve.masses(z, anchor, place)
-            if block.refs.mean is None:
-                return p, None
-            t = bounded_marginals(curve, regularizer, z, anchor, place)
-            return p, where_hard(hard, p, slope_at(p, t, regularizer))
+        by_shares, most = hard is False and has_slopes(curve), float(jnp.finfo(spec.computing).max)
 
+        def weights(z):
+            if by_shares:
+                return curve.shares(
+                    z if row.top is not None else jnp.minimum(z, most), anchor, place
+                )
+            z = z if floor is None else hardened(hard, z, floor)
+            p, s = masses_and_slopes(curve, regularizer, z, anchor, place)
+            return p, where_hard(hard, p, s)
+
+        of_mass, of_slope = curve.factors() if by_shares else (1.0, 1.0)
         mixed, mean, total = _mixed(block, weights)
-        if mean is not None and sink is not None:
-            total = total + weights(sink)[1]
+        mixed = mixed * of_mass
+        if mean is not None:
+            total = total if sink is None else total + weights(jnp.minimum(sink, most))[1]
+            mean = mean_of(mean, total)  # in which their factor goes out
+            total = total * of_slope
         level = curve.log_masses(anchor, anchor, place)
         # Of a row that sees nothing, too: ω′ of a link with a bound is infinite at p = 1.
         level = below_bound(jnp.where(anchor == -jnp.inf, 0, level), regularizer)
         if mean is None:
             return mixed, mixed, anchor, level, level
-        return mixed, mean_of(mean, total), anchor, level, total
+        return mixed, mean, anchor, level, total
 
     mixed, mean, anchor, level, total = regularizer.on_curve(row.anywhere, on_curve)
     tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)

@@ -10,7 +10,7 @@ from jax import Array
 
 from jsoftmax.kernels.attention._call import Part, Parts, called, outline
 from jsoftmax.kernels.attention._forward import forward
-from jsoftmax.kernels.attention._row import PEAK
+from jsoftmax.kernels.attention._row import peaks_shape
 from jsoftmax.kernels.attention._spec import Arrays, Spec
 
 
@@ -52,7 +52,7 @@ def _parts(arrays, v, with_rows, spec):
         )  # fmt: skip
     sums = {
         "z": (keys, spec.block_q) if spec.on_chip else None,
-        "peaks": (keys // PEAK, spec.block_q) if spec.on_chip else None,
+        "peaks": peaks_shape(spec, keys) if spec.on_chip else None,
         "mixed": (width, spec.block_q) if spec.is_tpu else None,
         "mean_sum": (width, spec.block_q) if spec.is_tpu and with_mean else None,
         "total": (8, spec.block_q) if spec.is_tpu else None,

@@ -12,8 +12,10 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jsoftmax.core._arg_max import Hard, hardened
+from jsoftmax.kernels.attention._spec import Spec, quotient
 
-_CHUNK = 128  # keys of a row that lie in vectors at once
+_CHUNK = 32  # scores of a row that lie in vectors at once
+TOGETHER = 4  # tiles of peaks that are gone over in one turn of a loop
 PEAK = 16  # keys of which the largest score is kept, to start the search from
 
 
@@ -25,18 +27,28 @@ class Tiles:
     """
 
     each: Callable[[Callable[[Array, Any], Any], Any], Any]
-    queries: int
-    dtype: Any
-    in_vectors: bool  # of a TPU, of which eight rows make one
+    spec: Spec
     shorter: Tiles | None = None  # the largest of some neighbours, where they are kept
+    top: Any = None  # the largest score, where it is known: then no other is +∞
     hard: Hard = False
     floor: Any = None
 
-    def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
-        return self._folded(fn, jnp.max, jnp.maximum, -jnp.inf)
+    joins_sums = True
 
-    def sum(self, fn: Callable[[Array], Array]) -> Array:
-        return self._folded(fn, jnp.sum, jnp.add, 0.0)
+    @property
+    def rounding(self) -> float:
+        return self.spec.rounding
+
+    def max(self, fn: Callable[[Array], Array] | None = None) -> Array:
+        if fn is None and self.top is not None:
+            return self.top
+        return self._folded(fn or (lambda z: z), jnp.max, jnp.maximum, -jnp.inf)
+
+    def sum(self, fn: Callable[[Array], Any]) -> Any:
+        def of_finite(z):
+            return fn(z if self.top is not None else jnp.minimum(z, float(jnp.finfo(z.dtype).max)))
+
+        return self._folded(of_finite, jnp.sum, jnp.add, 0.0)
 
     def anywhere(self, flags: Array) -> Array:
         return jnp.max(jnp.where(flags, 1.0, 0.0)) > 0
@@ -49,18 +61,20 @@ class Tiles:
 
     def hardened(self, hard: Hard, floor: Array) -> Tiles:
         """The largest scores alone, where α is ∞."""
-        return dataclasses.replace(self, hard=hard, floor=floor)
+        return dataclasses.replace(self, hard=hard, floor=floor, top=None)
 
     def _folded(self, fn, reduction, join, neutral):
-        rows = 8 if self.in_vectors else 1
+        spec, rows = self.spec, self.spec.rows
 
         def step(z, state):
             if self.hard is not False:
                 z = hardened(self.hard, z, self.floor)
-            return join(state, folded(fn(z), reduction, rows))
+            return jax.tree.map(lambda x, y: join(x, folded(y, reduction, rows)), state, fn(z))
 
-        found = self.each(step, jnp.full((rows, self.queries), neutral, self.dtype))
-        return reduction(found, axis=0, keepdims=True)
+        row = jax.eval_shape(fn, jax.ShapeDtypeStruct((1, spec.block_q), spec.computing))
+        start = jax.tree.map(lambda x: jnp.full((rows, spec.block_q), neutral, x.dtype), row)
+        found = self.each(step, start)
+        return jax.tree.map(lambda x: reduction(x, axis=0, keepdims=True), found)
 
 
 def folded(x: Array, reduction: Callable, rows: int) -> Array:
@@ -78,17 +92,58 @@ def peaks_of(z: Array) -> Array:
     return jnp.max(z.reshape(-1, PEAK, 8, queries), axis=1).reshape(keys // PEAK, queries)
 
 
-def kept_rows(
-    ref: Any, first: Any, last: Any, size: int, in_vectors: bool, shorter: Tiles | None = None
-) -> Tiles:
-    """Rows of scores that are kept on the chip; `first` and `last` count blocks of `size` keys."""
-    chunk = min(_CHUNK, size)
-    times = size // chunk
+def peaks_shape(spec: Spec, keys: int) -> tuple[int, int]:
+    """Of the peaks of so many keys, with room for a turn that goes beyond the last tile."""
+    tiles = keys // spec.block_k + TOGETHER - 1
+    return tiles * spec.block_k // PEAK, spec.block_q
+
+
+def kept_rows(spec: Spec, z: Any, peaks: Any, first: Any, last: Any) -> Tiles:
+    """Rows of scores that are kept on the chip, of the tiles from `first` to before `last`.
+
+    Where a threshold is sought in them, their largest is found here, and what is +∞ is cut to the
+    largest number, once.
+    """
+    size = spec.block_k
+    shorter = None
+    if peaks is not None:
+        count = size // PEAK
+        fill = jnp.full((count, spec.block_q), -jnp.inf, peaks.dtype)
+        for i in range(TOGETHER - 1):
+            peaks[pl.ds((last + i) * count, count), :] = fill
+        turns = quotient(last - first + (TOGETHER - 1), TOGETHER)
+        shorter = _kept(spec, peaks, first * count, turns, TOGETHER * count)
+    row = _kept(spec, z, first * size, last - first, size)
+    if spec.is_softmax or "hard" in spec.has or spec.is_hard:
+        return dataclasses.replace(row, shorter=shorter)
+    top = (row if shorter is None else shorter).max()
+
+    @pl.when(row.anywhere(top == jnp.inf))
+    def _():
+        def cut(i, _):
+            for ref, count in ((z, size), (peaks, size // PEAK)):
+                if ref is not None:
+                    here = pl.ds(i * count, count)
+                    ref[here, :] = jnp.minimum(ref[here, :], float(jnp.finfo(ref.dtype).max))
+            return 0
+
+        jax.lax.fori_loop(first, last, cut, 0)
+
+    if shorter is not None:
+        shorter = dataclasses.replace(shorter, top=top)
+    return dataclasses.replace(row, shorter=shorter, top=top)
+
+
+def _kept(spec, ref, start, turns, size):
+    """Rows gone over `size` at a time."""
 
     def each(step, state):
         def turn(i, state):
-            return step(ref[pl.ds(i * chunk, chunk), :], state)
+            for j in range(0, size, chunk):
+                state = step(ref[pl.ds(start + i * size + j, chunk), :], state)
+            return state
 
-        return jax.lax.fori_loop(first * times, last * times, turn, state)
+        return jax.lax.fori_loop(0, turns, turn, state)
 
-    return Tiles(each, ref.shape[1], ref.dtype, in_vectors, shorter)
+    chunk = min(_CHUNK, size)
+    return Tiles(each, spec)

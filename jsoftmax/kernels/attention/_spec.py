@@ -161,6 +161,15 @@ class Spec:
         return wide(self.dtype)
 
     @property
+    def rounding(self) -> float:
+        """The relative error of a weight as it meets its value, if it is less than float32's.
+
+        It is cut to the dtype of the values: 1/128 of that is lost in it.
+        """
+        eps = float(jnp.finfo(self.dtype).eps)
+        return 0.0 if self.dtype == self.computing else eps / 128
+
+    @property
     def rows(self) -> int:
         """Of the vectors in which sums over keys are added up."""
         return 8 if self.is_tpu else 1
