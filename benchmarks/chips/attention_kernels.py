@@ -31,6 +31,7 @@ from jsoftmax.kernels.attention._row import PEAK, TOGETHER
 
 PAGE = pathlib.Path(__file__).parent.parent / "results" / "attention_kernels.md"
 LENGTH, KEYS, QUERIES = 4096, 512, 256
+ROUNDING = float(jnp.finfo(BF16).eps) / 128
 TILES = LENGTH // KEYS
 TURNS = TILES // TOGETHER  # of a pass over peaks; one over all keys has a turn for each tile
 _KERNEL = {
@@ -38,17 +39,18 @@ _KERNEL = {
     "queries": "attention_queries",
     "keys": "attention_keys",
 }
+NAMES = "flash", "1.0", "1.5", "1.0 alone", "1.5 alone"  # α; alone, without a gradient
 _FLASH = {"forward": "flash_attention", "queries": "flash_mha_bwd_dq", "keys": "flash_mha_bwd_dkv"}
 
 
 def main() -> None:
     """Compile, count, write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chips.attention_kernels")
-    parser.add_argument("--compile", choices=["1.0", "1.5", "flash"], help=argparse.SUPPRESS)
+    parser.add_argument("--compile", choices=NAMES, help=argparse.SUPPRESS)
     if (name := parser.parse_args().compile) is not None:
         _compile(name)
         return
-    found = {name: _schedules(name) for name in ("flash", "1.0", "1.5")}
+    found = {name: _schedules(name) for name in NAMES}
     passes = {"trained": passes_of_the_demo(), "normal": passes_of_normal_scores()}
     PAGE.write_text(_page(found, passes), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))
@@ -57,13 +59,15 @@ def main() -> None:
 def _compile(name):
     arrays = [target.Target("tpu").array((4, LENGTH, 8, 128), BF16, WHOLE)] * 3
 
+    attend = _flash if name == "flash" else partial(
+        jsoftmax.dot_product_attention, alpha=float(name.split()[0]), implementation="pallas"
+    )  # fmt: skip
+
     def loss(*arrays):
-        attend = _flash if name == "flash" else partial(
-            jsoftmax.dot_product_attention, alpha=float(name), implementation="pallas"
-        )  # fmt: skip
         return jnp.sum(attend(*arrays).astype(jnp.float32) ** 2)
 
-    target.Target("tpu").compile(jax.grad(loss, (0, 1, 2)), *arrays)
+    function = attend if name.endswith("alone") else jax.grad(loss, (0, 1, 2))
+    target.Target("tpu").compile(function, *arrays)
 
 
 def _flash(q, k, v):
@@ -85,6 +89,8 @@ def _schedules(name):
         command = [sys.executable, "-m", __spec__.name, "--compile", name]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         names = _FLASH if name == "flash" else _KERNEL
+        if name.endswith("alone"):
+            names = {"forward": names["forward"]}
         return {kind: bundles.loops(folder, kernel) for kind, kernel in names.items()}
 
 
@@ -93,7 +99,7 @@ def cycles(found, name: str, passes: tuple[float, float]) -> dict[str, float]:
     if name == "flash":  # a step of its grid is a tile
         return {kind: float(loops[0].bundles) for kind, loops in found.items()}
     grid, *inner = (loop.bundles for loop in found["forward"])
-    if name == "1.0":
+    if name.startswith("1.0"):
         form, top, mix = inner
         once = grid - form - top - mix
         forward = once + TURNS * top + TILES * (form + mix)
@@ -106,6 +112,8 @@ def cycles(found, name: str, passes: tuple[float, float]) -> dict[str, float]:
         forward += of_rows * (search - long_pass + TILES * long_pass)
     backward = {}
     for kind, tiles in (("queries", TILES), ("keys", LENGTH // QUERIES)):
+        if kind not in found:
+            continue
         grid, *inner = (loop.bundles for loop in found[kind])
         tile = max(inner)
         backward[kind] = (grid - tile + tiles * tile) / tiles
@@ -120,7 +128,7 @@ def passes_over(scores: np.ndarray) -> tuple[float, float]:
     classes, counted = ClassAxis((-1,), None), {"short": 0, "long": 0}
 
     class Counted(Dense):
-        joins_sums = True
+        joins_sums, rounding = True, ROUNDING
 
         def sum(self, fn):
             kind = "long" if self.values.shape[-1] == scores.shape[-1] else "short"
@@ -174,29 +182,31 @@ def passes_of_normal_scores() -> tuple[float, float]:
 
 
 def _page(found, passes):
-    of_peaks, of_rows = passes["trained"]
-    rows, tiles = [], {name: cycles(x, name, (of_peaks, of_rows)) for name, x in found.items()}
+    rows, ratios = [], []
     for name, title in (("flash", "Pallas flash"), ("1.0", "α = 1"), ("1.5", "α = 1.5")):
-        backward = tiles[name]["queries"] + tiles[name]["keys"]
+        tiles = cycles(found[name], name, passes["trained"])
         spills = {
             kind: max(x.spills for x in loops[1:] or loops) for kind, loops in found[name].items()
         }
         rows.append([
-            title, f"{tiles[name]['forward']:.0f}", f"{tiles[name]['queries']:.0f}",
-            f"{tiles[name]['keys']:.0f}", f"{backward:.0f}",
-            " / ".join(str(spills[kind]) for kind in ("forward", "queries", "keys")),
+            title, *(f"{tiles[kind]:.0f}" for kind in _KERNEL), f"{_backward(tiles):.0f}",
+            " / ".join(str(spills[kind]) for kind in _KERNEL),
         ])  # fmt: skip
-    flash, one, more = (tiles[name] for name in ("flash", "1.0", "1.5"))
-
-    def backward(x):
-        return x["queries"] + x["keys"]
-
-    ratios = [
-        ["α = 1 forward ÷ Pallas flash", one["forward"] / flash["forward"], 1.1],
-        ["α = 1 backward ÷ Pallas flash", backward(one) / backward(flash), 1.1],
-        ["α = 1.5 forward ÷ α = 1", more["forward"] / one["forward"], 2.5],
-        ["α = 1.5 backward ÷ α = 1", backward(more) / backward(one), 1.5],
-    ]
+    for kind, counts in passes.items():
+        flash, one, more, one_alone, more_alone = (
+            cycles(found[name], name, counts) for name in NAMES
+        )
+        forward = [
+            [f"α = 1.5 forward ÷ α = 1, {kind} scores", more["forward"] / one["forward"], 2.5],
+            ["the same, without a gradient", more_alone["forward"] / one_alone["forward"], 2.5],
+        ]
+        if not ratios:
+            ratios += [
+                ["α = 1 forward ÷ Pallas flash", one["forward"] / flash["forward"], 1.1],
+                ["α = 1 backward ÷ Pallas flash", _backward(one) / _backward(flash), 1.1],
+                ["α = 1.5 backward ÷ α = 1", _backward(more) / _backward(one), 1.5],
+            ]
+        ratios += forward
     counted = [
         [f"{kind} scores", f"{short:.2f}", f"{long:.2f}"] for kind, (short, long) in passes.items()
     ]
@@ -207,19 +217,24 @@ Compiled, not run: {datetime.date.today()}, jax {jax.__version__}. Batch 4, T = 
 128, bfloat16. Bundles for a tile of 512 keys by 256 queries, one a cycle; what a block of queries
 does once is divided among its 8 tiles, and no tile is skipped. Waits are not counted. Spills are
 stores and loads of registers in the inner loop that has most (forward / d queries / d keys and
-values). The forward kernels are those of a gradient, which also keep what the way back needs.
+values). The forward kernels are those of a gradient, which also keep what the way back needs, with
+the passes of trained scores.
 
 {_table(head, rows)}
 
 {_table(["quotient", "measured", "limit"], [[a, f"{b:.2f}", f"{c}"] for a, b, c in ratios])}
 
 Passes of the search for τ at α = 1.5, run on a CPU: over the largest of every 16 scores, and over
-all of them. A block of queries goes on until its last query is done. Trained scores are those of
-the demo's transformer, 128 keys by 128 queries, causal; normal ones are N(0, 2²), 4096 keys by 256
-queries. The quotients above take the passes of trained scores.
+all of them, with the precision that bfloat16 asks for. A block of queries goes on until its last
+query is done. Trained scores are those of the demo's transformer, 128 keys by 128 queries, causal;
+normal ones are N(0, 2²), 4096 keys by 256 queries.
 
 {_table(["", "passes over peaks", "passes over all keys"], counted)}
 """
+
+
+def _backward(tiles):
+    return tiles["queries"] + tiles["keys"]
 
 
 def _table(head, rows):

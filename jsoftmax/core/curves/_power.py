@@ -13,6 +13,8 @@ from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import difference
 from jsoftmax.core.curves._curve import FromTop, exact_sum, two_sum
 
+_EXACT = 1, 2, 4  # powers 1/a where a division by a is exact
+
 
 @dataclasses.dataclass(frozen=True)
 class Power(FromTop):
@@ -46,31 +48,30 @@ class Power(FromTop):
             return jnp.sqrt(t)
         return jnp.exp(jnp.log(t) * (1 / self.a))
 
+    def log_masses(self, z, anchor, place):
+        return jnp.log(self._base(z, anchor, place)) * (1 / self.a)
+
     @property
     def has_slopes(self):
         return not isinstance(self.a, float) or self.a <= 1
 
     def shares(self, z, anchor, place):
-        if self._has_exact_threshold():
-            most = float(jnp.finfo(z.dtype).max)
-            t = -(place[0] / self.a)
-            tau, rest = exact_sum(jnp.clip(anchor, -most, most), t)
-            t = jnp.maximum((z - tau) - (rest - place[1] / self.a), 0)
-        else:
+        power = self._whole_power()
+        if power is None:
             t = self._base(z, anchor, place)
-        if (power := self._whole_power()) is None:
             s = jnp.exp(jnp.log(t) * (1 / self.a - 1))
-        elif power > 1:
-            s = jax.lax.integer_pow(t, power - 1)
-        if power is None or power == 1:
-            s = jnp.where(t > 0, 1 if power == 1 else s, t)  # 0 off the support, NaN of a NaN
+            s = jnp.where(t > 0, s, t)  # 0 off the support, NaN of a NaN
+        else:
+            of = self._above if power in _EXACT else self._base
+            t = of(z, anchor, place)
+            s = jax.lax.integer_pow(t, power - 1) if power > 1 else jnp.where(t > 0, 1, t)
         return t * s, s
 
     def factors(self):
-        if not self._has_exact_threshold():
-            return 1.0, 1.0
         power = self._whole_power()
-        return self.a**power, self.a ** (power - 1)
+        if power not in _EXACT:
+            return 1.0, 1.0
+        return (1 / power) ** power, (1 / power) ** (power - 1)
 
     def drift(self, place):
         c, rest = place
@@ -83,16 +84,15 @@ class Power(FromTop):
         power = round(1 / self.a)
         return power if abs(self.a * power - 1) < 1e-15 and 1 <= power <= 4 else None
 
-    def _has_exact_threshold(self):
-        """Whether a threshold is known to as many digits as the place: 1/a is a power of two."""
-        return self._whole_power() in (1, 2, 4)
-
-    def log_masses(self, z, anchor, place):
-        return jnp.log(self._base(z, anchor, place)) * (1 / self.a)
-
     def _base(self, z, anchor, place):
         c, rest = place
         return jnp.maximum((difference(z, anchor) * self.a + c) + rest, 0)
+
+    def _above(self, z, anchor, place):
+        """z − τ on the support, two operations: τ is known to as many digits as the place."""
+        most = float(jnp.finfo(z.dtype).max)
+        tau, rest = exact_sum(jnp.clip(anchor, -most, most), -place[0] / self.a)
+        return jnp.maximum((z - tau) - (rest - place[1] / self.a), 0)
 
     def move(self, place, step):
         c, rest = place
