@@ -133,6 +133,12 @@ def attention_by_kernels() -> Iterator[Case]:
         )
         shapes = few, pages, pages, indices, ((8,), I32, P())
         yield Case(group, f"α = {alpha}, 64 pages of 64 keys", paged, shapes, platform="tpu")
+
+    def bounded(*given):
+        return paged(*given[:-2], key_bounds=given[-2:])
+
+    name, bounds = "α = 1.5, 64 pages of 64 keys with bounds", (((1024, 8, 128), BF16, P()),) * 2
+    yield Case(group, name, bounded, (*shapes, *bounds), platform="tpu")
     group, spec = "Attention by kernels in shard_map on 2 × 4, gradient", P("data", None, "model")
     split = jax.shard_map(by_kernel(1.5, is_causal=True), in_specs=(spec,) * 3, out_specs=spec)
     qkv = (((4, 4096, 8, 128), BF16, spec),) * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ class Pages(NamedTuple):
     key: Array  # (pages, page size, key heads, width)
     value: Array
     table: Array  # (*batch, pages of an entry), int32
+    bounds: tuple[Array, Array] | None = None  # (pages, key heads, width), of a page's keys
 
 
 def attended_by_pages(given: Given, rule: Rule, pages: Pages) -> Array:
@@ -69,6 +71,18 @@ def joined(given: Given, rule: Rule, interpret: Any, pages: Pages | None = None)
         block_k=block_k, on_chip=on_chip, has=spec.has | {"hiding"}, is_paged=pages is not None,
     )  # fmt: skip
     arrays = arrays._replace(q=by_head(query, blocks.block_q), k=key, numbers=numbers, pages=table)
+    if pages is not None and pages.bounds is not None and spec.is_sparse:
+        low, high = (_of_entries(x.astype(dtype), pages.table) for x in pages.bounds)
+        arrays = arrays._replace(low=low, high=high)
+        spec = dataclasses.replace(spec, has=spec.has | {"bounds"})
     out = kernels.mixtures(spec, arrays, value, False)["out"]
     out = jnp.swapaxes(out[..., : queries * heads], 1, 2)
     return out.reshape(*batch, queries, heads, -1).astype(given.dtype)
+
+
+def _of_entries(x, table):
+    """Bounds in the order of each entry's pages: (entries, pages × whole vectors, width)."""
+    _, heads, width = x.shape
+    x = x[table.reshape(-1, table.shape[-1])]
+    x = jnp.tile(x, (1, 1, math.lcm(heads, 8) // heads, 1))
+    return x.reshape(x.shape[0], -1, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,6 +13,8 @@ from jax import Array
 
 from jsoftmax.attention._attention_arguments import Given
 from jsoftmax.attention._attention_problem import Rule
+
+_PARTS = 8  # of a tile, each with bounds of its keys: rows of a vector
 
 
 def operands(
@@ -132,6 +135,18 @@ def _streams(given, rule, entries):
     streams = jax.vmap(jax.random.fold_in, (None, 0))(given.dropout_rng, numbers)
     words = jax.lax.bitcast_convert_type(jax.random.key_data(streams), jnp.int32)
     return words.reshape(-1), sizes
+
+
+def with_bounds(spec: Any, arrays: Any, key: Array) -> tuple[Any, Any]:
+    """With what the keys of an eighth of a tile each lie between: a few hundredths of the keys."""
+    *_, length, heads, width = key.shape
+    key = key.astype(arrays.k.dtype).reshape(-1, length, heads, width)
+    key = jnp.pad(key, [(0, 0), (0, -length % spec.block_k), (0, 0), (0, 0)])
+    parts = key.reshape(key.shape[0], -1, spec.block_k // _PARTS, heads, width)
+    spoiled = 0 * jnp.sum(parts, axis=2)  # NaN if one key is not finite, which a minimum may miss
+    low, high = (by_head(f(parts, axis=2) + spoiled, 1) for f in (jnp.min, jnp.max))
+    spec = dataclasses.replace(spec, has=spec.has | {"bounds"})
+    return spec, arrays._replace(low=low, high=high)
 
 
 def by_head(x: Array, block: int) -> Array:

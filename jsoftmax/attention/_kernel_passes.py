@@ -18,6 +18,7 @@ from jsoftmax.attention._kernel_operands import (
     operands,
     result,
     turned,
+    with_bounds,
 )
 from jsoftmax.attention._kernel_platforms import by_platform
 from jsoftmax.core._arg_max import where_hard
@@ -61,6 +62,8 @@ def _attended(rule, with_rows, platform, interpret, given):
         return {"out": joined(given, rule, interpret)}
     spec, arrays = operands(given, rule, platform, interpret, ())
     values = turned(given.value.astype(arrays.v.dtype), spec.block_k)
+    if spec.lists and given.bias is None:
+        spec, arrays = with_bounds(spec, arrays, given.key)
     found = kernels.mixtures(spec, arrays, values, with_rows)
     results = {"out": result(given, found["out"])}
     if not with_rows:
@@ -93,7 +96,7 @@ def _flags(given, spec):
 
     queries, keys, width = given.query.shape[-3], given.key.shape[-3], given.key.shape[-1]
     blocks = kernels.sizes("tpu", queries, keys, width, given.value.shape[-1])
-    if not (blocks.on_chip and spec.is_sparse):
+    if not spec.is_sparse:
         return None
     return spec.heads * -(-queries // blocks.block_q), 1, -(-keys // blocks.block_k)
 

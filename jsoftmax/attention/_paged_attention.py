@@ -35,13 +35,15 @@ def paged_attention(
     scale: float | ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    key_bounds: tuple[ArrayLike, ArrayLike] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "*batch queries heads value_width"]:
     """Mixtures of values whose keys lie in pages, as the caches of many requests do.
 
     It is `dot_product_attention` of the keys `key_pages[page_indices]`, of which each query sees
     the first `lengths`. The kernel copies the pages that a request has to the chip, one by one, and
-    forms nothing larger.
+    forms nothing larger. Where α > 1 it copies values only of pages that have mass, and with
+    `key_bounds` keys only of pages that may have some. The result is the same to the last digit.
 
     Args:
         query: shape (*batch, queries, heads, width), few queries for each request.
@@ -56,6 +58,9 @@ def paged_attention(
         scale: as there.
         logits_soft_cap: as there.
         sinks: as there.
+        key_bounds: two arrays of shape (pages, key heads, width), between which the keys of a page
+            lie that are in use: `key_pages.min(1), key_pages.max(1)`, kept with the pages. Only
+            the kernel reads them, and takes them as constants.
         implementation: None or "xla", which gathers the pages; or "pallas", a kernel for TPU, whose
             derivatives are XLA's, where page size × key heads is a multiple of 128.
 
@@ -82,7 +87,8 @@ def paged_attention(
 
     Reference:
         W. Kwon et al., "Efficient memory management for large language model serving with
-        PagedAttention", SOSP 2023.
+        PagedAttention", SOSP 2023. The bounds are those of J. Tang et al., "Quest: query-aware
+        sparsity for efficient long-context LLM inference", ICML 2024.
     """
     if implementation not in (None, "xla", "pallas"):
         raise ValueError(
@@ -95,7 +101,8 @@ def paged_attention(
     )
     table = checks.as_array(_FUNCTION, "page_indices", page_indices)
     _check(query, keys, values, table)
-    pages = Pages(keys, values, table.astype(jnp.int32))
+    bounds = None if key_bounds is None else _checked_bounds(key_bounds, keys)
+    pages = Pages(keys, values, table.astype(jnp.int32), bounds)
     regularizer = chosen(_FUNCTION, alpha, regularizer, 1.0, False)
     options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "sinks": sinks}
     given, rule = _given(query, pages, lengths, regularizer, **options)
@@ -126,6 +133,21 @@ def _check(query, keys, values, table):
             f"jsoftmax.{_FUNCTION}: `page_indices` has shape {table.shape}; give it the pages of "
             f"each of the {query.shape[:-3]} batch entries of `query` {query.shape}."
         )
+
+
+def _checked_bounds(bounds, keys):
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"jsoftmax.{_FUNCTION}: `key_bounds` must be a pair of arrays.")
+    found = [checks.as_array(_FUNCTION, "key_bounds", x) for x in bounds]
+    shape = keys.shape[0], *keys.shape[2:]
+    for x in found:
+        if x.shape != shape:
+            raise ValueError(
+                f"jsoftmax.{_FUNCTION}: `key_bounds` must both have the shape {shape} (pages, key "
+                f"heads, width), got {x.shape}."
+            )
+    low, high = (jax.lax.stop_gradient(x) for x in found)
+    return low, high
 
 
 def _given(query, pages, lengths, regularizer, **options):

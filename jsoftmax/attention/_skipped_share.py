@@ -29,14 +29,17 @@ def attention_skipped_share(
     *,
     alpha: float | ArrayLike | None = None,
     regularizer: Regularizer | None = None,
+    of: str = "mixtures",
     **options: Any,
 ) -> Float[Array, ""]:
-    """The share of tiles of scores of which the kernels of attention make no mixture.
+    """The share of tiles of scores that the kernels of attention leave out for want of mass.
 
     Where α > 1 a score far below the largest has no mass. A tile in which no query has any adds
     nothing to mixtures, and nothing to any gradient, so the kernels of
-    `dot_product_attention(..., implementation="pallas")` leave it out: exactly, not nearly. Tiles
-    that a window, lengths or `is_causal` hide wholly are not counted; they are not formed at all.
+    `dot_product_attention(..., implementation="pallas")` leave it out: exactly, not nearly. Where
+    a row of scores does not fit the chip (from 65,536 keys on), they do not even form the scores
+    of a tile if the bounds of its keys show that none has mass. Tiles that a window, lengths or
+    `is_causal` hide wholly are not counted; they are never formed.
 
     Args:
         query: as `dot_product_attention` takes it, and so are all that follow.
@@ -46,6 +49,8 @@ def attention_skipped_share(
         mask: see there.
         alpha: see there.
         regularizer: see there.
+        of: "mixtures" for the tiles of which no mixture is made; "scores" for those among them of
+            which no score is formed.
         **options: `scale`, `is_causal`, lengths, `local_window_size`, segments, `logits_soft_cap`
             and `sinks`.
 
@@ -54,7 +59,7 @@ def attention_skipped_share(
 
     Raises:
         TypeError: for an option that it does not know, and as `dot_product_attention`.
-        ValueError: as `dot_product_attention`.
+        ValueError: for another `of`, and as `dot_product_attention`.
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax
@@ -72,6 +77,8 @@ def attention_skipped_share(
         raise TypeError(
             f"jsoftmax.{_FUNCTION}: it has no option `{unknown[0]}`; it takes {', '.join(known)}."
         )
+    if of not in ("mixtures", "scores"):
+        raise ValueError(f"jsoftmax.{_FUNCTION}: `of` must be 'mixtures' or 'scores', got {of!r}.")
     options = dict.fromkeys(known) | {"is_causal": False} | options
     given, rule = read_arguments(
         _FUNCTION, query, key, value, bias, mask,
@@ -79,15 +86,17 @@ def attention_skipped_share(
         dropout_rate=0.0, broadcast_dropout=False, axis_name=None, **options,
     )  # fmt: skip
     rule = dataclasses.replace(rule, are_few=False, are_joined=False, is_clean=True)
-    return _share(jax.lax.stop_gradient(given), rule)
+    return _share(jax.lax.stop_gradient(given), rule, of)
 
 
-@partial(jax.jit, static_argnums=1)
-def _share(given, rule):
+@partial(jax.jit, static_argnums=(1, 2))
+def _share(given, rule, of):
+    from jsoftmax.kernels.attention import FORMED, MASS
+
     found = attended(given, rule, True)
     sight = tiles_in_sight(given, rule)
     if "alive" not in found:
         return jnp.zeros(())
-    with_mass = jnp.sum(jnp.where(sight, found["alive"].reshape(sight.shape), 0))
+    done = found["alive"].reshape(sight.shape) >= (MASS if of == "mixtures" else FORMED)
     total = jnp.sum(sight)
-    return jnp.where(total > 0, 1 - with_mass / jnp.maximum(total, 1), 0)
+    return jnp.where(total > 0, 1 - jnp.sum(sight & done) / jnp.maximum(total, 1), 0)

@@ -139,6 +139,64 @@ def test_tiles_without_mass_are_skipped_and_counted(alpha, small_tiles):
     chex_equal(found((query, key, key), "pallas"), found((query, key, key), "xla"))
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_tiles_that_can_have_no_mass_are_not_formed(is_causal, scale, monkeypatch):
+    """Planted as above, where a row of scores is not kept: of keys the bounds are enough.
+
+    Causal, a query of the second kind sees three tiles of the eight, of which two are of its kind.
+    """
+    monkeypatch.setattr(kernels, "sizes", lambda *_: Sizes(128, 128, False))
+    jax.clear_caches()
+    kinds = np.eye(4)
+    key = np.repeat(kinds[[0, 1, 1, 0, 2, 2, 3, 3]], 128, axis=0)[None, :, None]
+    query = scale * 9 * np.repeat(kinds[[0, 2, 1]], 128, axis=0)[None, :, None]
+    given, options = (query, key, key), {"alpha": 1.5, "scale": scale, "is_causal": is_causal}
+    share = js.attention_skipped_share(*given, **options, of="scores")
+    # In sight: 8 for each block, or 1, 2 and 3. A key of another kind has the score 0, which is all
+    # that the second block sees if it is causal.
+    assert float(share) == pytest.approx(1 / 6 if is_causal else 18 / 24)
+    chex_equal(share, js.attention_skipped_share(*given, **options))
+
+    def loss(given, implementation):
+        out = js.dot_product_attention(*given, **options, implementation=implementation)
+        return jnp.sum(jnp.cos(out))
+
+    found = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    chex_equal(found(given, "pallas"), found(given, "xla"))
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"logits_soft_cap": 3.0}])
+def test_bounds_of_keys_keep_what_is_not_finite(options, monkeypatch):
+    """A key that is NaN or infinite does to those who see it what it does without bounds."""
+    q, k, v = arrays(batch=3, queries=140, keys=520, heads=2, key_heads=1)
+    k[0, 130, 0, 3], k[1, 300, 0, 2], k[2, 500, 0, 1] = np.nan, np.inf, -np.inf
+    both = []
+    for on_chip in (True, False):
+        monkeypatch.setattr(kernels, "sizes", lambda *_, on_chip=on_chip: Sizes(128, 128, on_chip))
+        jax.clear_caches()
+        both.append(
+            js.dot_product_attention(q, k, v, alpha=1.5, implementation="pallas", **options)
+        )
+    chex_equal(*both)
+    assert np.isnan(both[0][0, 139]).all()
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0, 3.0])
+def test_a_key_that_is_nan_spoils_those_who_see_it(alpha):
+    q, k, v = arrays(batch=1, queries=140, keys=260, heads=2, key_heads=1)
+    k[0, 130, 0, 3] = np.nan
+    both = [
+        js.dot_product_attention(q, k, v, alpha=alpha, is_causal=True, implementation=name)
+        for name in ("pallas", "xla")
+    ]
+    chex_equal(*both)
+    assert not np.isnan(both[0][:, :130]).any()
+    assert np.isnan(both[0][:, 130:]).all()
+
+
 @pytest.mark.parametrize("queries", [1, 3])
 @pytest.mark.parametrize(
     "options",
@@ -177,12 +235,29 @@ def test_a_cache_in_pages_is_that_of_their_keys(queries, options):
     query = rng.normal(size=(3, queries, 6, 16))
     own = (x[indices].reshape(3, 192, 2, -1) for x in (keys, values))
     right = js.dot_product_attention(query, *own, key_value_seq_lengths=lengths, **options)
+    bounds = keys.min(axis=1), keys.max(axis=1)
     keys[7, 20:], values[[0, 6]] = np.nan, np.nan
-    for implementation in ("xla", "pallas"):
+    for implementation, given in (("xla", None), ("pallas", None), ("pallas", bounds)):
         out = js.paged_attention(
-            query, keys, values, indices, lengths, implementation=implementation, **options
-        )
+            query, keys, values, indices, lengths,
+            implementation=implementation, key_bounds=given, **options,
+        )  # fmt: skip
         chex_equal(out, right)
+
+
+@pytest.mark.parametrize("heads", [2, 8])
+def test_pages_that_can_have_no_mass_are_not_read(heads):
+    """The pages of other kinds than the query's are NaN, which a single look would tell."""
+    kinds = np.repeat(np.eye(4)[:, None, None], heads, axis=2)  # (pages, 1, heads, width)
+    keys, values = np.repeat(kinds, 64, axis=1), np.ones((4, 64, heads, 8))
+    query = np.broadcast_to(9 * np.eye(4)[2], (1, 1, 2 * heads, 4))
+    bounds, table, lengths = (kinds[:, 0], kinds[:, 0]), np.arange(4)[None], np.array([256])
+    keys[[0, 1, 3]], values[[0, 1, 3]] = np.nan, np.nan
+    options = {"alpha": 1.5, "scale": 1.0, "implementation": "pallas"}
+    out = js.paged_attention(query, keys, values, table, lengths, key_bounds=bounds, **options)
+    chex_equal(out, np.ones((1, 1, 2 * heads, 8)))
+    without = js.paged_attention(query, keys, values, table, lengths, **options)
+    assert np.isnan(without).all()
 
 
 def test_pages_have_the_derivatives_of_their_keys():

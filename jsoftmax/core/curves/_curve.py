@@ -95,8 +95,8 @@ class FromTop:
     highest = math.inf  # log-mass at which the search may start
 
     def gap(self, mass):
-        some = mass > 0
-        return jnp.where(some, jnp.log(jnp.where(some, mass, 1)), _FAR_BELOW)
+        none = mass <= 0  # not NaN
+        return jnp.where(none, _FAR_BELOW, jnp.log(jnp.where(none, 1, mass)))
 
 
 def two_sum(large: Array, small: Array) -> tuple[Array, Array]:

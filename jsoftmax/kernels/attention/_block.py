@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 
 from jsoftmax.kernels.attention._drawn_bits import kept
 from jsoftmax.kernels.attention._spec import ALL, LENGTHS, Spec, quotient, remainder, wide
+from jsoftmax.kernels.attention._visits import Visits
 from jsoftmax.kernels.attention._walk import Source
 
 
@@ -57,15 +58,15 @@ class Block:
         self.regularizer = spec.regularizer(tuple(numbers[named:]))
         self.hard = spec.hard(self.numbers.get("hard"))
 
-    def bounds(self) -> tuple[Array, Array]:
-        """The first tile of keys that a query of the block may see, and the one after the last."""
+    def visits(self) -> Visits:
+        """The tiles of keys that a query of the block may see."""
         size, (_, in_place) = self.spec.block_k, self.spec.in_place
         start, end = self.span()
         end = jnp.minimum(end, self.queries)
         first = quotient(jnp.maximum(start - self.before, 0) * in_place, size)
         stop = jnp.maximum(jnp.minimum(self.keys, end + self.after), 0) * in_place
         last = quotient(stop + (size - 1), size)
-        return first, jnp.where(end > start, jnp.maximum(last, first), first)
+        return Visits(first, jnp.where(end > start, jnp.maximum(last, first), first))
 
     def span(self) -> tuple[Any, Any]:
         """The first place of a query of the block, and the one after the last."""
@@ -74,25 +75,30 @@ class Block:
         return quotient(self.start, rows), quotient(end + (rows - 1), rows)
 
     def is_whole(self, tile: Any) -> Array:
-        """Whether every query of the block sees every key of a tile."""
+        """Whether every query of the block, and no row is more than that, sees all of a tile."""
+        return self.is_seen(tile) & (self.span()[1] <= self.queries)
+
+    def is_seen(self, tile: Any) -> Array:
+        """Whether every query of the block sees every key of a tile, by its place."""
+        size, (_, in_place) = self.spec.block_k, self.spec.in_place
         start, end = self.span()
-        first = tile * self.spec.block_k
-        stop = first + self.spec.block_k
+        end = jnp.minimum(end, self.queries)
+        first = quotient(tile * size, in_place)
+        stop = quotient((tile + 1) * size + (in_place - 1), in_place)
         by_window = (first >= end - 1 - self.before) & (stop <= start + self.after + 1)
-        return by_window & (stop <= self.keys) & (end <= self.queries)
+        return by_window & (stop <= self.keys)
 
     def seen(self, tile: Any) -> Array:
         """Which query sees which key."""
         spec, refs = self.spec, self.refs
         shape = spec.block_k, spec.block_q
-        rows = self.start + jax.lax.broadcasted_iota(jnp.int32, (1, shape[1]), 1)
+        rows, head = self.rows_and_heads()
         columns = tile * spec.block_k + jax.lax.broadcasted_iota(jnp.int32, (shape[0], 1), 0)
         by_head = None
         if spec.is_joined:
-            of_rows, of_columns = spec.joined
-            head = quotient(remainder(rows, of_rows), of_rows // of_columns)
+            of_columns = spec.joined[1]
             by_head = head == remainder(columns, of_columns)
-            rows, columns = quotient(rows, of_rows), quotient(columns, of_columns)
+            columns = quotient(columns, of_columns)
         columns = jnp.where(columns < self.keys, columns, ALL)  # seen by nobody
         low, high = rows - self.before, jnp.where(rows < self.queries, rows + self.after, -1)
         seen = (columns >= low) & (columns <= jnp.minimum(high, ALL - 1))
@@ -108,6 +114,15 @@ class Block:
                 rows = refs.row_segments[0, :, self.places]
             seen = seen & (rows == _as_column(columns, spec.is_tpu))
         return seen
+
+    def rows_and_heads(self) -> tuple[Array, Array | None]:
+        """The place of each query, (1, queries); and which of the joined heads of keys it sees."""
+        rows = self.start + jax.lax.broadcasted_iota(jnp.int32, (1, self.spec.block_q), 1)
+        if not self.spec.is_joined:
+            return rows, None
+        of_rows, of_columns = self.spec.joined
+        head = quotient(remainder(rows, of_rows), of_rows // of_columns)
+        return quotient(rows, of_rows), head
 
     def scores(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
         """The scores of a tile, and if it `moves` what derivatives ask of a cap."""
@@ -138,6 +153,10 @@ class Block:
         u = raw * self.numbers["scale"]
         if self.refs.bias is not None:
             u = u + self.of_tile("bias", tile)
+        return self.capped(u, raw, moves)
+
+    def capped(self, u: Array, raw: Array | None = None, moves: bool = False) -> Formed:
+        """Scores of what comes before a cap."""
         if "soft_cap" not in self.numbers:
             return Formed(u, raw if moves else None)
         cap, excluded = self.numbers["soft_cap"], u == -jnp.inf

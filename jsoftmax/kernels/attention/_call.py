@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +49,7 @@ class Parts(NamedTuple):
     operands: dict[str, Part | None]
     results: dict[str, Part | None]
     sums: dict[str, tuple[int, ...] | None]  # shapes, of the computing dtype
+    lists: Mapping[str, int] = MappingProxyType({})  # of tiles: how long they may be
 
 
 def called(
@@ -62,16 +63,17 @@ def called(
     if spec.is_tpu and needed(spec, parts(spec)) > MOST:
         spec = dataclasses.replace(spec, is_streamed=True)
     found = parts(spec)
-    operands, results, scratch = found
+    operands, results, scratch, lists = found
     buffers = {key: part for key, part in operands.items() if part is not None and part.tile}
     given = {key: part for key, part in operands.items() if part is not None}
     asked = {key: part for key, part in results.items() if part is not None}
     sums = {key: shape for key, shape in scratch.items() if shape is not None}
     kept: dict[str, Any] = {key: pltpu.VMEM(shape, spec.computing) for key, shape in sums.items()}
+    kept |= {key: pltpu.SMEM((length,), jnp.int32) for key, length in lists.items() if length}
     for key, part in buffers.items():
         kept[f"{key}_buffers"] = pltpu.VMEM((2, *(part.tile or ())), part.array.dtype)
         kept[f"{key}_semaphores"] = pltpu.SemaphoreType.DMA((2,))
-    absent = {key: None for tree in (operands, results, scratch) for key in tree}
+    absent = {key: None for tree in (operands, results, scratch, lists) for key in tree}
     absent |= {f"{key}_{kind}": None for key in operands for kind in ("buffers", "semaphores")}
 
     def kernel(*refs):

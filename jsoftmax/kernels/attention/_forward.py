@@ -21,10 +21,11 @@ from jsoftmax.core._solved_row import below_bound, mean_of
 from jsoftmax.core._threshold import solve
 from jsoftmax.core.curves import has_slopes, masses_and_slopes
 from jsoftmax.kernels.attention._block import Block, finite, product
-from jsoftmax.kernels.attention._row import PEAK, Tiles, folded, kept_rows, peaks_of
+from jsoftmax.kernels.attention._row import FORMED, MASS, finite_above, folded, peaks_at
+from jsoftmax.kernels.attention._row_of_block import row_of
 from jsoftmax.kernels.attention._spec import Spec
 from jsoftmax.kernels.attention._tile_sums import summed
-from jsoftmax.kernels.attention._walk import walk
+from jsoftmax.kernels.attention._visits import listed
 
 ROWS = ("tau", "floor", "anchor", "level", "total")  # kept of a query, up to eight
 
@@ -32,7 +33,7 @@ ROWS = ("tau", "floor", "anchor", "level", "total")  # kept of a query, up to ei
 def forward(spec: Spec, refs: SimpleNamespace) -> None:
     """The body of the kernel: one block of queries of one head."""
     block = Block(spec, refs, pl.program_id(0), pl.program_id(1))
-    row = _kept(block) if spec.on_chip else _again(block)
+    row = row_of(block)
     by = _softmax if spec.is_softmax else _by_threshold
     mixed, mean, stats = by(block, row)
     if spec.hides:  # a query spoiled by a value that it sees is so in all features
@@ -56,49 +57,12 @@ def _stacked(rows):
     return found
 
 
-def _kept(block):
-    """The rows of scores, formed once and kept."""
-    spec, refs = block.spec, block.refs
-    size, q = spec.block_k, refs.q[0]
-    first, last = block.bounds()
-
-    def form(i, tiles, state):
-        def keep(seen):
-            z = block.formed(i, tiles[0], q).z
-            z = z if seen is None else jnp.where(seen, z, -jnp.inf)
-            refs.z[pl.ds(i * size, size), :] = z
-            if refs.peaks is not None:
-                refs.peaks[pl.ds(i * (size // PEAK), size // PEAK), :] = peaks_of(z)
-            return 0
-
-        block.where_whole(i, keep)
-        return state
-
-    walk([block.source("k")], first, last, form, 0)
-    return kept_rows(spec, refs.z, refs.peaks, first, last)
-
-
-def _again(block):
-    """The rows of scores, formed again for each turn."""
-    spec, q = block.spec, block.refs.q[0]
-
-    def each(step, state):
-        def turn(i, tiles, state):
-            return step(block.scores(i, tiles[0], q).z, state)
-
-        first, last = block.bounds()
-        return walk([block.source("k")], first, last, turn, state)
-
-    return Tiles(each, spec)
-
-
 def _softmax(block, row):
     """Weights measured from the largest score, and their sum."""
-    sink = block.numbers.get("sinks")
-    shorter = row.shorter if row.shorter is not None else row
-    top = shorter.max()
+    sink, tiles = block.numbers.get("sinks"), row.tiles
+    top = (tiles if tiles.shorter is None else tiles.shorter).max()
     top = top if sink is None else jnp.maximum(top, sink)
-    mixed, _, total = _mixed(block, lambda z: (jnp.exp(difference(z, top)), None))
+    mixed, _, total = _mixed(block, row, lambda z: (jnp.exp(difference(z, top)), None))
     if sink is not None:
         total = total + jnp.exp(difference(sink, top))
     some = jnp.where(total == 0, 1, total)
@@ -110,36 +74,34 @@ def _softmax(block, row):
 def _by_threshold(block, row):
     """The threshold by the solver of the mappings."""
     spec, hard, regularizer = block.spec, block.hard, block.regularizer
-    sink = block.numbers.get("sinks")
+    sink, tiles = block.numbers.get("sinks"), row.tiles
     top = floor = None
     if hard is not False:
-        top = row.max()
-        pair = top, row.max(lambda z: jnp.where(z < top, z, -jnp.inf))
+        top = tiles.max()
+        pair = top, tiles.max(lambda z: jnp.where(z < top, z, -jnp.inf))
         if sink is not None:
             pair = higher(pair, (sink, filled(top, -jnp.inf)))
         top, floor = pair[0], floor_of(pair)
-        row = row.hardened(hard, floor)
+        tiles = tiles.hardened(hard, floor)
         sink = None if sink is None else hardened(hard, sink, floor)
 
     def on_curve(curve):
-        anchor, place = solve(curve, row if sink is None else WithMore(row, sink))
+        anchor, place = solve(curve, tiles if sink is None else WithMore(tiles, sink))
 
-        by_shares, most = hard is False and has_slopes(curve), float(jnp.finfo(spec.computing).max)
+        by_shares = hard is False and has_slopes(curve)
 
         def weights(z):
             if by_shares:
-                return curve.shares(
-                    z if row.top is not None else jnp.minimum(z, most), anchor, place
-                )
+                return curve.shares(z if spec.on_chip else finite_above(z), anchor, place)
             z = z if floor is None else hardened(hard, z, floor)
             p, s = masses_and_slopes(curve, regularizer, z, anchor, place)
             return p, where_hard(hard, p, s)
 
         of_mass, of_slope = curve.factors() if by_shares else (1.0, 1.0)
-        mixed, mean, total = _mixed(block, weights)
+        mixed, mean, total = _mixed(block, row, weights)
         mixed = mixed * of_mass
         if mean is not None:
-            total = total if sink is None else total + weights(jnp.minimum(sink, most))[1]
+            total = total if sink is None else total + weights(finite_above(sink))[1]
             mean = mean_of(mean, total)  # in which their factor goes out
             total = total * of_slope
         level = curve.log_masses(anchor, anchor, place)
@@ -149,14 +111,14 @@ def _by_threshold(block, row):
             return mixed, mixed, anchor, level, level
         return mixed, mean, anchor, level, total
 
-    mixed, mean, anchor, level, total = regularizer.on_curve(row.anywhere, on_curve)
+    mixed, mean, anchor, level, total = regularizer.on_curve(tiles.anywhere, on_curve)
     tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
     tau = tau if top is None else where_hard(hard, top, tau)
     floor = anchor if floor is None else where_hard(hard, floor, anchor)
     return mixed, mean, [tau, floor, anchor, level, total]
 
 
-def _mixed(block, weights) -> tuple[Any, Any, Any]:
+def _mixed(block, row, weights) -> tuple[Any, Any, Any]:
     """Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax the first, and Σ p."""
     spec, refs = block.spec, block.refs
     size, rows = spec.block_k, spec.rows
@@ -179,26 +141,22 @@ def _mixed(block, weights) -> tuple[Any, Any, Any]:
         return mixed, mean, folded(p if s is None else s, jnp.sum, rows)
 
     def is_alive(i):
-        count = size // PEAK
-        p, _ = weights(refs.peaks[pl.ds(i * count, count), :])
-        alive = ~(jnp.max(p) <= 0)  # a row of NaN is alive
-        refs.alive[0, 0, i] = jnp.where(alive, 1, 0)
+        p, _ = weights(refs.peaks[peaks_at(spec, i), :])
+        return jnp.max(jnp.where(p <= 0, 0.0, 1.0)) > 0  # a row of NaN is alive
+
+    def tell(i):
+        alive = is_alive(i)
+        refs.alive[0, 0, i] = jnp.where(alive, MASS, FORMED)
         return alive
 
+    visits = listed(row.visits, refs.order, tell) if spec.lists else row.visits
     kept = [refs.mixed, refs.mean_sum, refs.total] if spec.is_tpu else None
     sources = [
         block.source("v", 1 if spec.is_joined else 2),
         *([] if spec.on_chip else [block.source("k")]),
     ]
-    mixed, mean, total = summed(
-        kept,
-        shapes,
-        spec.computing,
-        sources,
-        block.bounds(),
-        terms,
-        None if refs.alive is None else is_alive,
-    )
+    by_turns = tell if refs.alive is not None and not spec.lists else None
+    mixed, mean, total = summed(kept, shapes, spec.computing, sources, visits, terms, by_turns)
     return mixed, mean, None if total is None else jnp.sum(total, axis=0, keepdims=True)
 
 

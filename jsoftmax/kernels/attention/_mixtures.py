@@ -18,9 +18,9 @@ def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str,
     """Mixtures (heads, value width, queries), and if they are asked for the solved rows.
 
     `v` is (key heads, value width, keys); where heads are joined (key heads, keys, value width).
-    With rows: `rows`, (heads, 8, queries), of which the
-    first are what `SolvedRow` keeps; `mean`, as the mixtures; `alive`, (heads × blocks of queries,
-    1, tiles of keys), 1 where a tile has mass.
+    With rows: `rows`, (heads, 8, queries), of which the first are what `SolvedRow` keeps; `mean`,
+    as the mixtures. Where scores may have no mass, `alive`, (heads × blocks of queries, 1, tiles of
+    keys): `MASS`, `FORMED` without mass, or `UNFORMED`.
     """
     heads, queries, _ = arrays.q.shape
     blocks = queries // spec.block_q
@@ -45,14 +45,15 @@ def _parts(arrays, v, with_rows, spec):
     tile_of_v = (spec.block_k, width) if spec.is_joined else (width, spec.block_k)
     with_mean = with_rows and not spec.is_softmax
     flags = None
-    if spec.on_chip and spec.is_sparse:
+    if spec.is_tpu and spec.is_sparse:
         flags = Part(
             outline((heads * blocks, 1, tiles), jnp.int32, *like),
             (1, 1, tiles), lambda h, i: (h * blocks + i, 0, 0), are_scalars=True,
         )  # fmt: skip
     sums = {
         "z": (keys, spec.block_q) if spec.on_chip else None,
-        "peaks": peaks_shape(spec, keys) if spec.on_chip else None,
+        "peaks": peaks_shape(spec, keys) if spec.peaks else None,
+        "limits": None if arrays.low is None else (arrays.low.shape[1], spec.block_q),
         "mixed": (width, spec.block_q) if spec.is_tpu else None,
         "mean_sum": (width, spec.block_q) if spec.is_tpu and with_mean else None,
         "total": (8, spec.block_q) if spec.is_tpu else None,
@@ -61,6 +62,8 @@ def _parts(arrays, v, with_rows, spec):
         "q": Part(q, (1, spec.block_q, q.shape[2]), lambda h, i: (h, i, 0)),
         "k": of_head(spec, k, (spec.block_k, k.shape[2]), by_key_head),
         "v": of_head(spec, v, tile_of_v, by_key_head),
+        "low": _of_keys(spec, arrays.low),
+        "high": _of_keys(spec, arrays.high),
         **shared(spec, arrays, lambda h, i: (h, i)),
     }
     results = {
@@ -69,7 +72,14 @@ def _parts(arrays, v, with_rows, spec):
         "rows": of_rows(8, spec.computing) if with_rows else None,
         "alive": flags,
     }
-    return Parts(operands, results, sums)
+    return Parts(operands, results, sums, {"order": tiles if spec.lists else 0})
+
+
+def _of_keys(spec, x):
+    """What is known of all keys of a head of keys; of joined heads and pages, of an entry."""
+    if x is None:
+        return None
+    return Part(x, (1, *x.shape[1:]), lambda h, i: (spec.key_head_of(h), 0, 0))
 
 
 def keys_of(spec: Spec, arrays: Arrays) -> int:

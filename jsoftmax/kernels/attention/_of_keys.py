@@ -12,6 +12,7 @@ from jsoftmax.kernels.attention._backward import turned
 from jsoftmax.kernels.attention._block import Block, finite, product
 from jsoftmax.kernels.attention._spec import Spec, quotient
 from jsoftmax.kernels.attention._tile_sums import summed
+from jsoftmax.kernels.attention._visits import Visits
 from jsoftmax.kernels.attention._walk import Source
 
 
@@ -89,11 +90,11 @@ def _sources(spec, refs, head, row):
 
 
 def _blocks(spec, refs, head, tile):
-    """The first block of queries that may see a tile of keys, and the one after the last."""
+    """The blocks of queries that may see a tile of keys."""
     block = Block(spec, refs, head, 0)
     size, start = spec.block_q, tile * spec.block_k
     end = jnp.minimum(start + spec.block_k, block.keys)
     first = quotient(jnp.maximum(start - block.after, 0), size)
     stop = jnp.maximum(jnp.minimum(block.queries, end + block.before), 0)
     last = quotient(stop + (size - 1), size)
-    return first, jnp.where(end > start, jnp.maximum(last, first), first)
+    return Visits(first, jnp.where(end > start, jnp.maximum(last, first), first))

@@ -41,7 +41,7 @@ def of_queries(spec: Spec, refs: SimpleNamespace) -> None:
     kept = [getattr(refs, f"sum_{i}") for i in range(count + 1)] if spec.is_tpu else None
     found = summed(
         kept, shapes, spec.computing,
-        [block.source("k"), block.source("v"), block.source("k_turned", 2)], block.bounds(), terms,
+        [block.source("k"), block.source("v"), block.source("k_turned", 2)], block.visits(), terms,
         None if refs.alive is None else is_alive,
     )  # fmt: skip
     refs.d_q[0] = (found[0] * block.numbers["scale"]).astype(refs.d_q.dtype)

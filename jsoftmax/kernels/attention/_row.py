@@ -14,9 +14,10 @@ from jax.experimental import pallas as pl
 from jsoftmax.core._arg_max import Hard, hardened
 from jsoftmax.kernels.attention._spec import Spec, quotient
 
+# What is told of a tile of scores.
+UNFORMED, FORMED, MASS = -1, 0, 1
 _CHUNK = 32  # scores of a row that lie in vectors at once
 TOGETHER = 4  # tiles of peaks that are gone over in one turn of a loop
-PEAK = 16  # keys of which the largest score is kept, to start the search from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Tiles:
 
     def sum(self, fn: Callable[[Array], Any]) -> Any:
         def of_finite(z):
-            return fn(z if self.top is not None else jnp.minimum(z, float(jnp.finfo(z.dtype).max)))
+            return fn(z if self.top is not None else finite_above(z))
 
         return self._folded(of_finite, jnp.sum, jnp.add, 0.0)
 
@@ -77,6 +78,11 @@ class Tiles:
         return jax.tree.map(lambda x: reduction(x, axis=0, keepdims=True), found)
 
 
+def finite_above(z: Array) -> Array:
+    """Scores with the largest number for +∞."""
+    return jnp.minimum(z, float(jnp.finfo(z.dtype).max))
+
+
 def folded(x: Array, reduction: Callable, rows: int) -> Array:
     """(keys, queries) → (rows, queries), by whole vectors."""
     if x.shape[0] == rows:
@@ -86,56 +92,28 @@ def folded(x: Array, reduction: Callable, rows: int) -> Array:
     return reduction(x.reshape(-1, rows, x.shape[1]), axis=0)
 
 
-def peaks_of(z: Array) -> Array:
-    """The largest of every `PEAK` scores: (keys, queries) → (keys/PEAK, queries)."""
-    keys, queries = z.shape
-    return jnp.max(z.reshape(-1, PEAK, 8, queries), axis=1).reshape(keys // PEAK, queries)
-
-
 def peaks_shape(spec: Spec, keys: int) -> tuple[int, int]:
     """Of the peaks of so many keys, with room for a turn that goes beyond the last tile."""
-    tiles = keys // spec.block_k + TOGETHER - 1
-    return tiles * spec.block_k // PEAK, spec.block_q
+    return (keys // spec.block_k + TOGETHER - 1) * spec.peaks, spec.block_q
 
 
-def kept_rows(spec: Spec, z: Any, peaks: Any, first: Any, last: Any) -> Tiles:
-    """Rows of scores that are kept on the chip, of the tiles from `first` to before `last`.
-
-    Where a threshold is sought in them, their largest is found here, and what is +∞ is cut to the
-    largest number, once.
-    """
-    size = spec.block_k
-    shorter = None
-    if peaks is not None:
-        count = size // PEAK
-        fill = jnp.full((count, spec.block_q), -jnp.inf, peaks.dtype)
-        for i in range(TOGETHER - 1):
-            peaks[pl.ds((last + i) * count, count), :] = fill
-        turns = quotient(last - first + (TOGETHER - 1), TOGETHER)
-        shorter = _kept(spec, peaks, first * count, turns, TOGETHER * count)
-    row = _kept(spec, z, first * size, last - first, size)
-    if spec.is_softmax or "hard" in spec.has or spec.is_hard:
-        return dataclasses.replace(row, shorter=shorter)
-    top = (row if shorter is None else shorter).max()
-
-    @pl.when(row.anywhere(top == jnp.inf))
-    def _():
-        def cut(i, _):
-            for ref, count in ((z, size), (peaks, size // PEAK)):
-                if ref is not None:
-                    here = pl.ds(i * count, count)
-                    ref[here, :] = jnp.minimum(ref[here, :], float(jnp.finfo(ref.dtype).max))
-            return 0
-
-        jax.lax.fori_loop(first, last, cut, 0)
-
-    if shorter is not None:
-        shorter = dataclasses.replace(shorter, top=top)
-    return dataclasses.replace(row, shorter=shorter, top=top)
+def peaks_at(spec: Spec, tile: Any) -> Any:
+    """Where the peaks of a tile lie."""
+    return pl.ds(tile * spec.peaks, spec.peaks)
 
 
-def _kept(spec, ref, start, turns, size):
-    """Rows gone over `size` at a time."""
+def rows_of_peaks(spec: Spec, peaks: Any, first: Any, last: Any) -> Tiles:
+    """The peaks of the tiles from `first` to before `last`, as rows."""
+    for i in range(TOGETHER - 1):
+        peaks[peaks_at(spec, last + i), :] = jnp.full(
+            (spec.peaks, spec.block_q), -jnp.inf, peaks.dtype
+        )
+    turns = quotient(last - first + (TOGETHER - 1), TOGETHER)
+    return rows_in(spec, peaks, first * spec.peaks, turns, TOGETHER * spec.peaks)
+
+
+def rows_in(spec: Spec, ref: Any, start: Any, turns: Any, size: int) -> Tiles:
+    """Rows that are kept in a reference, from `start` on, gone over `size` at a time."""
 
     def each(step, state):
         def turn(i, state):

@@ -15,6 +15,7 @@ from jsoftmax.core._regularizer import Regularizer, joined
 from jsoftmax.core._tangents import effective_tangent
 
 ALL = 2**30  # more places than there are, which added to one of them is still an int32
+PEAK = 16  # keys of which the largest score is kept, to start the search from
 LENGTHS = 4  # numbers of a batch entry: queries, keys, keys seen before a query and after it
 
 
@@ -49,7 +50,9 @@ class Arrays(NamedTuple):
     row_segments: Array | None  # (entries or 1, 1, queries), int32
     column_segments: Array | None  # (entries or 1, 1, keys), int32
     pages: Array | None  # (entries × tiles of keys), int32: which page of `k` and `v` is the tile
-    streams: Array | None  # (heads or 1, 2) words of random keys for dropout, as int32
+    low: Array | None = None  # (key heads, tiles × some, width): keys of a part of a tile are not
+    high: Array | None = None  # below the one and not above the other, in any feature
+    streams: Array | None = None  # (heads or 1, 2) words of random keys for dropout, as int32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,27 @@ class Spec:
     def is_sparse(self) -> bool:
         """Whether a score far below the others has no mass at all."""
         return "sparse" in self.has
+
+    @property
+    def lists(self) -> bool:
+        """Whether tiles without mass are left out before they are formed again, or copied."""
+        costs = not self.on_chip or self.is_streamed or self.is_paged or self.has_bounds
+        return self.is_tpu and self.is_sparse and costs
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether keys of a tile are known to lie between two."""
+        return "bounds" in self.has
+
+    @property
+    def peaks(self) -> int:
+        """How many of the scores of a tile are kept for each query, the largest of some; or none.
+
+        Of a row that is formed again, the largest of each sublane of a vector.
+        """
+        if self.on_chip:
+            return self.block_k // PEAK
+        return 8 if self.is_tpu and not self.is_softmax else 0
 
     @property
     def hides(self) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.kernels.attention._visits import Visits
 from jsoftmax.kernels.attention._walk import Source, walk
 
 Shapes = Sequence[tuple[int, ...] | None]
@@ -19,12 +20,12 @@ def summed(
     shapes: Shapes,
     dtype: Any,
     sources: Sequence[Source],
-    bounds: tuple[Any, Any],
+    visits: Visits,
     terms: Callable[[Any, list[Array]], Sequence[Array | None]],
     is_alive: Callable[[Any], Array] | None = None,
     is_begun: bool = False,
 ) -> list[Any]:
-    """Σ terms(i, tiles) over the tiles within bounds, None where a shape is.
+    """Σ terms(i, tiles) over the tiles that are visited, None where a shape is.
 
     `refs` hold the sums, as many as there are shapes, and go on from what they hold if the sum
     `is_begun`; without them the sums go round the loop. Where a tile is not alive its terms are 0,
@@ -45,7 +46,7 @@ def summed(
             return where_alive(i, add, lambda: state)
 
         zeros = tuple(jnp.zeros(shapes[i] or (), dtype) for i in places)
-        sums = list(walk(sources, *bounds, with_terms, zeros))
+        sums = list(walk(sources, visits, with_terms, zeros))
     else:
         used = [refs[i] for i in places]
         for ref in [] if is_begun else used:
@@ -60,7 +61,7 @@ def summed(
 
             return where_alive(i, add, lambda: 0)
 
-        walk(sources, *bounds, turn, 0)
+        walk(sources, visits, turn, 0)
         sums = [ref[...] for ref in used]
     results: list[Any] = [None] * len(shapes)
     for i, x in zip(places, sums, strict=True):

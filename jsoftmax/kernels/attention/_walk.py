@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jsoftmax.kernels.attention._spec import remainder
+from jsoftmax.kernels.attention._visits import Visits
 
 Step = Callable[[Any, list[Array], Any], Any]  # (number of the tile, tiles, state) → state
 
@@ -52,11 +53,13 @@ class Source:
         return (head, places, slice(None)) if self.axis == 1 else (head, slice(None), places)
 
 
-def walk(sources: Sequence[Source], first: Any, last: Any, step: Step, state: Any) -> Any:
-    """step(i, tiles, state) for first ≤ i < last."""
+def walk(sources: Sequence[Source], visits: Visits, step: Step, state: Any) -> Any:
+    """step(i, tiles, state) for every tile i that is visited."""
+    first, last = visits.first, visits.last
     if all(source.buffers is None for source in sources):
 
-        def turn(i, state):
+        def turn(place, state):
+            i = visits.at(place)
             return step(i, [source.at(i) for source in sources], state)
 
         return jax.lax.fori_loop(first, last, turn, state)
@@ -64,16 +67,17 @@ def walk(sources: Sequence[Source], first: Any, last: Any, step: Step, state: An
     @pl.when(first < last)
     def _():
         for source in sources:
-            source.copy(first, 0).start()
+            source.copy(visits.at(first), 0).start()
 
-    def turn(i, state):
-        slot = remainder(i - first, 2)
+    def turn(place, state):
+        slot = remainder(place - first, 2)
 
-        @pl.when(i + 1 < last)
+        @pl.when(place + 1 < last)
         def _():
             for source in sources:
-                source.copy(i + 1, 1 - slot).start()
+                source.copy(visits.at(place + 1), 1 - slot).start()
 
+        i = visits.at(place)
         for source in sources:
             source.copy(i, slot).wait()
         return step(i, [source.buffers[slot] for source in sources], state)
