@@ -27,7 +27,8 @@ from benchmarks.chips.case import BF16, WHOLE
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._threshold import solve
-from jsoftmax.kernels.attention._row import PEAK, TOGETHER
+from jsoftmax.kernels.attention._row import TOGETHER
+from jsoftmax.kernels.attention._spec import PEAK
 
 PAGE = pathlib.Path(__file__).parent.parent / "results" / "attention_kernels.md"
 LENGTH, KEYS, QUERIES = 4096, 512, 256

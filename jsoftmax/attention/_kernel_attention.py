@@ -78,9 +78,10 @@ def _recorded(given, rule):
     """The platforms on which kernels were right, and faster, for such a problem."""
     from jsoftmax.kernels import case_of, chosen, has_record
 
-    if not has_record() or any(_refused(given, rule).values()) or rule.is_part or rule.are_few:
+    if not has_record() or any(_refused(given, rule).values()) or rule.is_part:
         return frozenset()
     plain = {"query", "key", "value", "scale", "numbers"}
+    plain |= {"key_value_seq_lengths"} if rule.are_few else set()
     others = (getattr(given, name) for name in set(given._fields) - plain)
     if any(x is not None for x in others) or rule.window not in _WINDOWS:
         return frozenset()
@@ -88,13 +89,16 @@ def _recorded(given, rule):
     if not isinstance(alpha, float):
         return frozenset()
     *batch, queries, heads, width = given.query.shape
-    return chosen(
-        "attention",
-        "attention gradient",
-        shape=(math.prod(batch) * heads, queries, given.key.shape[-3], width),
-        dtype=given.query.dtype,
-        case=case_of(alpha, *["causal"] * (rule.window == (None, 0))),
-    )
+    keys, key_heads = given.key.shape[-3:-1]
+    lead, dtype = math.prod(batch), given.query.dtype
+    if rule.are_few:
+        if rule.window != (None, None):
+            return frozenset()
+        shape = lead, key_heads, queries * heads // key_heads, keys, width
+        return chosen("decoding", shape=shape, dtype=dtype, case=case_of(alpha))
+    case = case_of(alpha, *["causal"] * (rule.window == (None, 0)))
+    shape = lead * heads, queries, keys, width
+    return chosen("attention", "attention gradient", shape=shape, dtype=dtype, case=case)
 
 
 # Compiled once for a shape also outside of `jit`, and so is the next.

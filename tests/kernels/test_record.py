@@ -181,3 +181,22 @@ def test_only_the_recorded_platform_takes_the_kernel():
 
 def test_without_a_record_xla_is_called_as_it_is():
     assert kernels.by_record((), jnp.sin, lambda x: x + 1, 1) == 2
+
+
+def test_a_step_of_decoding_asks_for_its_own_entry(file):
+    """Whether it is causal is not in the record; lengths of the cache do not matter."""
+    q, k = jnp.ones((2, 1, 6, 16), jnp.float32), jnp.ones((2, 40, 2, 16), jnp.float32)
+
+    def kernels_in(q=q, **options):
+        def attend(q):
+            return jsoftmax.dot_product_attention(q, k, k, alpha=1.5, **options)
+
+        return str(jax.make_jaxpr(attend)(q)).count("jsoftmax_by_platform")
+
+    shape = (2, 2, 3, 40, 16)  # batch, key heads, queries of each, keys, width
+    write([dataclasses.replace(RIGHT_AND_FASTER, operation="decoding", shape=shape)], file)
+    assert kernels_in() > 0
+    assert kernels_in(key_value_seq_lengths=jnp.array([3, 40])) > 0
+    assert kernels_in(implementation="xla") == 0
+    assert kernels_in(is_causal=True) == 0
+    assert kernels_in(q=jnp.ones((2, 40, 6, 16), jnp.float32)) == 0

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jsoftmax.kernels.trial._operations import Operation
-from jsoftmax.kernels.trial._trials import by_name, gradient_of, value_of
+from jsoftmax.kernels.trial._trials import by_name, forms_of
 
 REFUSED = "refused"
 HEAD = ("operation", "shape", "dtype", "pallas", "MB beside", "xla", "MB beside")
@@ -20,7 +20,7 @@ def compiled(operations: Iterable[Operation], sharding: Any) -> Iterator[tuple[s
     for operation in operations:
         for shape in operation.shapes:
             for dtype in operation.dtypes:
-                for suffix, form in (("", value_of), (" gradient", gradient_of)):
+                for suffix, form in forms_of(operation).items():
                     cells = []
                     for name in ("pallas", "xla"):
                         function = form(operation, by_name(operation, name))

@@ -27,7 +27,7 @@ class Operation:
     case: str
     function: Callable[..., Any]  # of arrays and the keyword `implementation`
     outlines: Callable[[Shape, Any], tuple[jax.ShapeDtypeStruct, ...]]
-    moving: tuple[int, ...]  # the arrays in which the gradient is taken
+    moving: tuple[int, ...]  # the arrays in which the gradient is taken, if it is
     shapes: tuple[Shape, ...]
     small: tuple[Shape, ...]  # for interpret mode; no multiples of a block
     most: Callable[[Shape], int] = lambda shape: shape[-1]  # integers are below this
@@ -59,7 +59,7 @@ class Operation:
 
 def operations() -> tuple[Operation, ...]:
     """The table."""
-    return (*_mappings(), *_losses(), *_attention(), *_linear_losses())
+    return (*_mappings(), *_losses(), *_attention(), *_decoding(), *_linear_losses())
 
 
 _ROWS = ((4096, 512), (128, 32000), (16, 128256))  # rows, classes
@@ -125,6 +125,25 @@ def _attention():
             yield Operation(
                 "attention", case, function, heads, (0, 1, 2), shapes, small, peers=peers
             )
+
+
+def _decoding():
+    def one_beside_a_cache(shape, dtype):
+        batch, key_heads, group, keys, width = shape
+        q = jax.ShapeDtypeStruct((batch, 1, key_heads * group, width), dtype)
+        k = jax.ShapeDtypeStruct((batch, keys, key_heads, width), dtype)
+        return q, k, k
+
+    def by_jax(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v)
+
+    shapes = ((8, 16, 1, 4096, 128), (8, 2, 8, 4096, 128))
+    for alpha in (1.0, 1.5):
+        yield Operation(
+            "decoding", case_of(alpha), _with(jsoftmax.dot_product_attention, alpha=alpha),
+            one_beside_a_cache, (), shapes, ((2, 2, 3, 40, 16),),
+            peers=lambda: {"jax.nn": by_jax},
+        )  # fmt: skip
 
 
 def _linear_losses():

@@ -42,9 +42,9 @@ class Trial:
 
 
 def trials(operation: Operation, shape: Shape, dtype: str, device: Any, timed: bool = True):
-    """The value, then the gradient, of an operation at one shape."""
+    """The value, then the gradient if it is asked for, of an operation at one shape."""
     arrays = operation.arrays(shape, dtype)
-    for name, form in (("", value_of), (" gradient", gradient_of)):
+    for name, form in forms_of(operation).items():
         about = (device.device_kind, operation.name + name, operation.case, shape, dtype)
         try:
             error, allowed = distances(operation, form, arrays, dtype)
@@ -58,6 +58,11 @@ def trials(operation: Operation, shape: Shape, dtype: str, device: Any, timed: b
             continue
         entry = Entry(*about, *versions(), error, allowed, seconds)
         yield Trial(*about, entry)
+
+
+def forms_of(operation: Operation) -> dict[str, Callable[..., Any]]:
+    """What is tried, by what is added to the operation's name."""
+    return {"": value_of} | ({" gradient": gradient_of} if operation.moving else {})
 
 
 def value_of(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
