@@ -37,7 +37,7 @@ def attention_skipped_share(
     Where α > 1 a score far below the largest has no mass. A tile in which no query has any adds
     nothing to mixtures, and nothing to any gradient, so the kernels of
     `dot_product_attention(..., implementation="pallas")` leave it out: exactly, not nearly. Where
-    a row of scores does not fit the chip (from 65,536 keys on), they do not even form the scores
+    a row of scores does not fit the chip (beyond 65,536 keys), they do not even form the scores
     of a tile if the bounds of its keys show that none has mass. Tiles that a window, lengths or
     `is_causal` hide wholly are not counted; they are never formed.
 
