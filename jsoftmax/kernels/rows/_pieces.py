@@ -54,7 +54,8 @@ class Rows:
         self.values: dict[int, Any] = {
             id(x): v for x, v in zip(graph.arguments, arguments, strict=True)
         }
-        self.waiting: list[Step] = []
+        self.waiting: list[Step] = []  # reductions,
+        self.later: list[Step] = []  # and steps of numbers that need them
 
     def run(self, then: Callable[[Rows], Any], position: int = 0) -> Any:
         """Compute all numbers of rows from a step on, then what `then` gives."""
@@ -72,8 +73,8 @@ class Rows:
             elif any(isinstance(x, Node) and is_long(x.aval) for x in step.inputs):
                 self.waiting.append(step)
             else:
-                inputs = [self.number(x) for x in step.inputs]
-                self._keep(step, self.tile.said(step.equation, inputs))
+                self.later.append(step)
+                self._catch_up()
         return then(self)
 
     def number(self, x: Any) -> Any:
@@ -138,6 +139,7 @@ class Rows:
             else:
                 found = REDUCTIONS[step.name](total)
             self._keep(step, [found > 0 if flag else found])
+        self._catch_up()
 
     def settle(self) -> None:
         """Do all reductions that wait."""
@@ -152,6 +154,16 @@ class Rows:
                     for y in node.step.inputs:
                         if not (isinstance(y, Node) and is_long(y.aval)):
                             self.number(y)
+
+    def _catch_up(self):
+        """Compute the numbers that wait for no reduction any more."""
+        steps, self.later = self.later, []
+        for step in steps:
+            if all(id(x) in self.values for x in step.inputs if isinstance(x, Node)):
+                inputs = [self.number(x) for x in step.inputs]
+                self._keep(step, self.tile.said(step.equation, inputs))
+            else:
+                self.later.append(step)
 
     def _keep(self, step, found):
         self.values |= {id(x): v for x, v in zip(step.outputs, found, strict=True)}
@@ -179,7 +191,7 @@ class Rows:
         return list(found.values())
 
     def _is_ready(self, x):
-        waits = {id(y) for step in self.waiting for y in step.outputs}
+        waits = {id(y) for step in (*self.waiting, *self.later) for y in step.outputs}
         return not any(
             id(y) in waits
             for node in self._formed(x)
@@ -284,7 +296,8 @@ class Rows:
     def _copied(self):
         copied = object.__new__(Rows)
         copied.graph, copied.tile, copied.room = self.graph, self.tile, self.room
-        copied.values, copied.waiting = dict(self.values), list(self.waiting)
+        copied.values = dict(self.values)
+        copied.waiting, copied.later = list(self.waiting), list(self.later)
         return copied
 
 
