@@ -73,8 +73,7 @@ class Rows:
             elif any(isinstance(x, Node) and is_long(x.aval) for x in step.inputs):
                 self.waiting.append(step)
             else:
-                self.later.append(step)
-                self._catch_up()
+                self._compute(step)
         return then(self)
 
     def number(self, x: Any) -> Any:
@@ -139,7 +138,9 @@ class Rows:
             else:
                 found = REDUCTIONS[step.name](total)
             self._keep(step, [found > 0 if flag else found])
-        self._catch_up()
+        later, self.later = self.later, []
+        for step in later:
+            self._compute(step)
 
     def settle(self) -> None:
         """Do all reductions that wait."""
@@ -155,15 +156,13 @@ class Rows:
                         if not (isinstance(y, Node) and is_long(y.aval)):
                             self.number(y)
 
-    def _catch_up(self):
-        """Compute the numbers that wait for no reduction any more."""
-        steps, self.later = self.later, []
-        for step in steps:
-            if all(id(x) in self.values for x in step.inputs if isinstance(x, Node)):
-                inputs = [self.number(x) for x in step.inputs]
-                self._keep(step, self.tile.said(step.equation, inputs))
-            else:
-                self.later.append(step)
+    def _compute(self, step):
+        """Compute numbers of rows, or let them wait for a reduction that they need."""
+        if all(id(x) in self.values for x in step.inputs if isinstance(x, Node)):
+            inputs = [self.number(x) for x in step.inputs]
+            self._keep(step, self.tile.said(step.equation, inputs))
+        else:
+            self.later.append(step)
 
     def _keep(self, step, found):
         self.values |= {id(x): v for x, v in zip(step.outputs, found, strict=True)}
