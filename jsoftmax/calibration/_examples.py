@@ -37,7 +37,9 @@ def read_examples(
     w = read_weights(function, weights, ask)
     if read.counted is not None:
         w = jnp.where(read.counted, w, 0)
-    lost = ((ask.z == -jnp.inf) & (read.y > 0)) | beyond_reach(ask.z, read.y, ask.classes)
+    lost = ((ask.z == -jnp.inf) & (read.y > 0)) | beyond_reach(
+        ask.z, read.y, ask.classes.max(ask.z)
+    )
     w = jnp.where(ask.classes.sum(lost.astype(w.dtype)) > 0, 0, w)
     z = ask.z if read.valid is None else jnp.where(read.valid, ask.z, jnp.nan)
     if ask.temperature is not None:  # where it is 0, α is ∞

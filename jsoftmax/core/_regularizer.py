@@ -148,6 +148,10 @@ class Regularizer:
         direct = self.value(y) - self.value(p) - at_p * (y - p)
         return jnp.where(both & close, total, jnp.maximum(direct, jnp.where(p == p, 0, p)))
 
+    def divergence_of_zero(self, p: Array, log_p: Array) -> Array:
+        """Return the divergence where y = 0, which is p ω′(p) − ω(p)."""
+        return self.divergence(jnp.zeros_like(p), p, log_p)
+
     def bounded_divergence(self, y: Array, p: Array, log_p: Array, t: Array) -> Array:
         """Return the divergence from t = ω′(p) too, which alone tells a p near its `bound`."""
         return self.divergence(y, p, log_p)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import partial
+from typing import NamedTuple
 
 import chex
 import jax
@@ -236,7 +237,7 @@ def _loss(
     if ask.is_hard:
         loss = perceptron(ask.z, y, ask.hard(), classes.max(ask.z), classes)
     else:
-        loss = fenchel_young(ask.z, y, ask.prior, ask.regularizer, classes)
+        loss = fenchel_young(ask.z, y, ask.prior, ask.regularizer, classes, read.labels)
         if ask.temperature is not None:  # where it is 0, the regularizer vanishes
             limit = perceptron(ask.z, y, ask.hard(), classes.max(ask.z), classes)
             loss = jnp.where(ask.temperature == 0, limit, loss)
@@ -253,7 +254,7 @@ def perceptron(z: Array, y: Array, p: Array, least: Array, classes: ClassAxis) -
     moves = (move != 0) & (z > -jnp.inf)
     ahead = jnp.where(moves, difference(jnp.where(moves, z, 0), least), 0)
     loss = classes.sum(jnp.where(moves, move * ahead, 0))
-    lost = ((y > 0) & (z == -jnp.inf)) | beyond_reach(z, y, classes)
+    lost = ((y > 0) & (z == -jnp.inf)) | beyond_reach(z, y, classes.max(z))
     loss = jnp.where(classes.max(lost.astype(z.dtype)) > 0, jnp.inf, loss)
     top = classes.max(z)
     return jnp.where(top == -jnp.inf, 0, jnp.where(top == top, loss, top))
@@ -278,21 +279,67 @@ def _perceptron_jvp(classes, primals, tangents):
 # support is then no result that `jax.debug_infs` looks at; inside it leaves no trace.
 @partial(jax.jit, static_argnums=(4,), inline=True)
 def fenchel_young(
-    z: Array, y: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
-) -> Array:
-    """Ω*(z) + Ω(y) − ⟨y, z⟩, kept as a size-1 axis."""
+    z: Array, y: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis,
+    labels: Array | None = None,
+) -> Array:  # fmt: skip
+    """Ω*(z) + Ω(y) − ⟨y, z⟩, kept as a size-1 axis; y is one-hot where there are `labels`."""
     guess = prediction(z, prior, regularizer, classes)
-    return attained(*guess, z, y, prior, regularizer, classes)
+    return attained(*guess, z, y, labels, prior, regularizer, classes)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(8,))
+@partial(jax.custom_jvp, nondiff_argnums=(9,))
 def attained(
-    p: Array, log_p: Array, rest: Array, t: Array | None, z: Array, y: Array, prior: Array | None,
-    regularizer: Regularizer, classes: ClassAxis,
+    p: Array, log_p: Array, rest: Array, t: Array | None, z: Array, y: Array, labels: Array | None,
+    prior: Array | None, regularizer: Regularizer, classes: ClassAxis,
 ) -> Array:  # fmt: skip
     """Ω*(z) + Ω(y) − ⟨y, z⟩ at its p, summed from terms none of which is negative."""
     chex.assert_equal_shape([p, log_p, z, y])
-    log_r = relative_logarithm(log_p, t, z, prior, regularizer)
+    top = classes.max(z)
+    row = _Row(rest, top, regularizer.marginal(_largest(relative_to(prior, p), z, classes)))
+    every = _Entries(log_p, t, z, y, prior)
+    if labels is None:
+        loss = classes.sum(_terms(every, row, regularizer))
+    else:
+        others = _terms_of_zero(every, regularizer)
+        own = classes.index(z).astype(labels.dtype) == labels
+        label = _terms(every.at(labels, classes), row, regularizer)
+        loss = label + classes.sum(jnp.where(own, 0, others))
+    return jnp.where((top == -jnp.inf) & (loss == loss), 0, loss)  # no NaN is lost
+
+
+class _Entries(NamedTuple):
+    """Entries of rows: all of them, or one of each."""
+
+    log_p: Array
+    t: Array | None
+    z: Array
+    y: Array
+    prior: Array | None
+
+    def at(self, labels: Array, classes: ClassAxis) -> _Entries:
+        """Those of the labels, which have all of y."""
+        log_p, t, z, prior = self.log_p, self.t, self.z, self.prior
+        if prior is not None and prior.shape != z.shape:
+            prior = jnp.where(z == z, prior, prior)  # split as z is on an Explicit mesh
+        log_p, t, z, prior = (
+            None if x is None else classes.at(x, labels) for x in (log_p, t, z, prior)
+        )
+        return _Entries(log_p, t, z, jnp.ones_like(z), prior)
+
+
+class _Row(NamedTuple):
+    """The numbers of a row on which its terms depend."""
+
+    rest: Array  # the mass of all classes but one that has almost all
+    top: Array  # the largest score
+    marginal: Array  # ω′(p/q) there
+
+
+def _terms(of: _Entries, row: _Row, regularizer: Regularizer) -> Array:
+    """The terms of the loss, y (τ + ω′(0) − z) of classes off the support among them."""
+    log_p, t, z, y, prior = of
+    p = jnp.exp(log_p)
+    log_r = relative_logarithm(refined_log(log_p, p, row.rest), t, z, prior, regularizer)
     r, u = relative_to(prior, p), relative_to(prior, y)
     if t is None:
         terms = regularizer.divergence(u, r, log_r)
@@ -302,23 +349,32 @@ def attained(
     # Off the support ω′(0) is finite; where it is not, p = 0 only where z = −∞.
     bottom = regularizer.marginal(jnp.zeros((1,) * z.ndim, z.dtype))
     empty = (log_p == -jnp.inf) & (y > 0) & (bottom > -jnp.inf)
-    behind = jnp.where(empty, bottom, 0) - above_threshold(p, z, prior, regularizer, classes)
+    behind = jnp.where(empty, bottom, 0) - (difference(z, row.top) + row.marginal)
     terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(behind, 0), 0), 0)
-    lost = beyond_reach(z, y, classes) | ((z == -jnp.inf) & (y > 0))
+    lost = beyond_reach(z, y, row.top) | ((z == -jnp.inf) & (y > 0))
     if regularizer.bound < jnp.inf:  # no p exceeds it, so a target that does is never reached
         lost = lost | (u > regularizer.bound * (1 + 4 * float(jnp.finfo(z.dtype).eps)))
-    terms = jnp.where(lost, jnp.inf, terms)
-    loss = classes.sum(terms)
-    return jnp.where((classes.max(z) == -jnp.inf) & (loss == loss), 0, loss)  # no NaN is lost
+    return jnp.where(lost, jnp.inf, terms)
+
+
+def _terms_of_zero(of: _Entries, regularizer: Regularizer) -> Array:
+    """The terms of the loss where y = 0."""
+    log_p, t, z, _, prior = of
+    log_r = relative_logarithm(log_p, t, z, prior, regularizer)
+    r = relative_to(prior, jnp.exp(log_p))
+    if t is None:
+        return times_prior(prior, regularizer.divergence_of_zero(r, log_r))
+    zero = jnp.zeros_like(r)
+    return times_prior(prior, regularizer.bounded_divergence(zero, r, log_r, t))
 
 
 @partial(attained.defjvp, symbolic_zeros=True)
 def _attained_jvp(classes, primals, tangents):
     # Nothing is gained by moving p, because the maximum of ⟨p, z⟩ − Ω(p) is there. The value is
     # returned as what it is, a loss, so that it is differentiated by this rule again.
-    p, log_p, rest, t, z, y, prior, regularizer = primals
-    *_, d_z, d_y, d_prior, d_regularizer = tangents
-    loss = attained(p, log_p, rest, t, z, y, prior, regularizer, classes)
+    p, log_p, rest, t, z, y, labels, prior, regularizer = primals
+    *_, d_z, d_y, _, d_prior, d_regularizer = tangents
+    loss = attained(p, log_p, rest, t, z, y, labels, prior, regularizer, classes)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_z, SymbolicZero):
         move = jnp.where(z > -jnp.inf, surplus(p, rest, y, 1.0), 0)
@@ -370,5 +426,4 @@ def prediction(z, prior, regularizer, classes):
     """p, log p, the mass of all classes but one that has almost all, and t = ω′(p/q) if bounded."""
     log_p, t = solved_logarithms(z, prior, regularizer, classes)
     p = jnp.exp(log_p)
-    rest = mass_of_the_rest(p, classes)
-    return p, refined_log(log_p, p, rest), rest, t
+    return p, log_p, mass_of_the_rest(p, classes), t

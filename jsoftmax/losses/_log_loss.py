@@ -96,7 +96,7 @@ def expected_log_loss(z: Array, y: Array, classes: ClassAxis) -> Array:
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
 def expected(p: Array, log_p: Array, rest: Array, z: Array, y: Array, classes: ClassAxis) -> Array:
     # An empty row has no log p, and loses nothing.
-    log_p = jnp.where(beyond_reach(z, y, classes), -jnp.inf, log_p)
+    log_p = jnp.where(beyond_reach(z, y, classes.max(z)), -jnp.inf, log_p)
     loss = classes.sum(jnp.where(y == 0, 0, -y * jnp.where(y == 0, 0, log_p)))
     return jnp.where(classes.max(z) == -jnp.inf, 0, loss)
 
@@ -137,9 +137,9 @@ def refined_log(log_p: Array, p: Array, rest: Array) -> Array:
     return jnp.where(top, jnp.log1p(-jnp.where(top, rest, 0)), log_p)
 
 
-def beyond_reach(z: Array, y: Array, classes: ClassAxis) -> Array:
-    """Where a class of finite score has target mass though another has the score +∞."""
-    return (y > 0) & (z < jnp.inf) & (classes.max(z) == jnp.inf)
+def beyond_reach(z: Array, y: Array, top: Array) -> Array:
+    """Where a class of finite score has target mass though the largest score is +∞."""
+    return (y > 0) & (z < jnp.inf) & (top == jnp.inf)
 
 
 def _log_softmax(z, classes):

@@ -82,7 +82,7 @@ def norm_loss(z: Array, y: Array, alpha: Array, classes: ClassAxis) -> Array:
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
 def _attained(p: Array, q: Array, z: Array, y: Array, alpha: Array, classes: ClassAxis) -> Array:
     top = classes.max(z)
-    behind = jnp.where(beyond_reach(z, y, classes), jnp.inf, -difference(z, top))
+    behind = jnp.where(beyond_reach(z, y, top), jnp.inf, -difference(z, top))
     behind = classes.sum(jnp.where(y == 0, 0, y * jnp.where(y == 0, 0, behind)))
     loss = (norm(y, alpha, classes) - 1) + _short_of_one(q, alpha, classes) + behind
     # XLA's maxima may lose a NaN, which sums and comparisons let pass.

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import jsoftmax as js
+from jsoftmax.kernels.rows._pieces import Rows
+from jsoftmax.kernels.rows._row_call import RowCall
+from jsoftmax.kernels.rows._tpu_kernel import tpu_kernel
 from tests import oracles_by_bisection as oracles
 from tests.a_regularizer_of_a_stranger import Blend
 from tests.kernels.rows_helpers import KERNELS, LOSSES, MAPPINGS, by_kernel, same, scores
@@ -68,6 +71,24 @@ def test_long_rows_are_walked_through_in_pieces(shape, chip):
     same(by_kernel(js.entmax, chip)(z, a), js.entmax(z, a))
     labels = jnp.arange(shape[0])
     same(by_kernel(js.entmax_loss, chip)(z, labels), js.entmax_loss(z, labels))
+
+
+def test_reductions_that_do_not_need_one_another_are_one_turn(monkeypatch):
+    """Also where the numbers made of one stand between them."""
+    turns, sweep = [], Rows.sweep
+    monkeypatch.setattr(Rows, "sweep", lambda *given: turns.append(1) or sweep(*given))
+
+    def function(x, _):
+        top = jnp.max(x, axis=1, keepdims=True) + 1
+        total = jnp.sum(x, axis=1, keepdims=True) * 2
+        squares = jnp.sum(x * x, axis=1, keepdims=True)
+        return (jnp.sum(x * squares, axis=1, keepdims=True) + total + top,)
+
+    x = scores(3, 20_480)
+    call = RowCall(function, x.shape[1], (True,), ((False, jnp.float32),))
+    (found,) = tpu_kernel(call, x, interpret=True)
+    same(found, function(x, None)[0], rtol=1e-4)
+    assert len(turns) == 2
 
 
 def pairs():

@@ -236,6 +236,33 @@ def test_losses_are_never_negative_zero_at_p_and_have_the_gradient_p_minus_y(cas
 
 
 @EACH
+def test_a_label_is_the_distribution_with_all_its_mass_there(case):
+    """For a label the classes with y = 0 are summed by a shorter formula."""
+    labels = np.arange(12) % 6
+    for options in {}, {"prior": Q}, {"prior": Q[:1]}, {"where": MASK}:
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def losses(rank, y, options=options):
+            loss = functools.partial(
+                js.fenchel_young_loss, targets=y, regularizer=case.regularizer, **options
+            )
+            return loss(Z) if rank == 0 else jax.grad(lambda z: loss(z).sum())(Z)
+
+        for rank in 0, 1:
+            near(losses(rank, labels), losses(rank, np.eye(6)[labels]), rtol=1e-12)
+
+
+@EACH
+def test_the_divergence_of_zero_is_that_where_y_is_zero(case):
+    p = np.array([0, 1e-300, 1e-9, 0.1, 0.5, 0.8, 1 - 1e-9])[None]
+    with np.errstate(divide="ignore"):
+        log_p = np.log(p)
+    direct = case.regularizer.divergence(jnp.zeros_like(p), jnp.asarray(p), jnp.asarray(log_p))
+    short = case.regularizer.divergence_of_zero(jnp.asarray(p), jnp.asarray(log_p))
+    near(short, direct, rtol=1e-12)
+
+
+@EACH
 def test_parameters_and_priors_have_their_derivatives(case):
     """Of the map, the smooth maximum and the loss: against central differences."""
     numbers = jax.tree.leaves(case.regularizer)

@@ -134,6 +134,13 @@ class Tsallis(Regularizer):
         inside = jnp.where(w > 1, p_power * exceeding, below)
         return jnp.where(positive, inside, jnp.where(y == 0, p_power / alpha, y))
 
+    def divergence_of_zero(self, p: Array, log_p: Array) -> Array:
+        """Return p^α/α."""
+        products = {1.0: lambda: p, 1.5: lambda: p * jnp.sqrt(p), 2.0: lambda: p * p}
+        if isinstance(self.alpha, float) and self.alpha in products:
+            return products[self.alpha]() / self.alpha
+        return jnp.exp(self.alpha * log_p) / self.alpha
+
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
         """Return `solved` on the curve that suits α: of all rows, or, for a traced α, of each row.
 
@@ -146,16 +153,21 @@ class Tsallis(Regularizer):
         def powers():
             return solved(Power(jnp.clip(a, _LEAST_POWER, 1)))
 
-        def scaled():
+        def scaled(a):
             # So little instead of 0 that (1 + a w)₊^(1/a) is e^w for every w but −∞, where it is 0.
-            return solved(Scaled(jnp.where(jnp.abs(a) < 1e-20, 1e-20, jnp.minimum(a, 1))))
+            return solved(Scaled(jnp.where(jnp.abs(a) < 1e-20, 1e-20, a)))
 
         def each():
-            beyond = solved(Edge(jnp.maximum(a, 1)))
-            return jax.tree.map(lambda x, y: jnp.where(a > 1, x, y), beyond, scaled())
+            # A search leaves the rows of the other curve after one look at the NaN of their a.
+            beyond, below = (jnp.where(rows, a, jnp.nan) for rows in (a > 1, a <= 1))
+            return jax.tree.map(
+                lambda x, y: jnp.where(a > 1, x, y), solved(Edge(beyond)), scaled(below)
+            )
 
         beyond, below = anywhere(~(a <= 1)), anywhere(a < _LEAST_POWER)
-        return jax.lax.switch(jnp.where(beyond, 2, jnp.where(below, 1, 0)), (powers, scaled, each))
+        return jax.lax.switch(
+            jnp.where(beyond, 2, jnp.where(below, 1, 0)), (powers, lambda: scaled(a), each)
+        )
 
     @property
     def is_exponential(self) -> bool:

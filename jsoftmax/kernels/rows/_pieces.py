@@ -54,7 +54,8 @@ class Rows:
         self.values: dict[int, Any] = {
             id(x): v for x, v in zip(graph.arguments, arguments, strict=True)
         }
-        self.waiting: list[Step] = []
+        self.waiting: list[Step] = []  # reductions,
+        self.later: list[Step] = []  # and steps of numbers that need them
 
     def run(self, then: Callable[[Rows], Any], position: int = 0) -> Any:
         """Compute all numbers of rows from a step on, then what `then` gives."""
@@ -72,8 +73,7 @@ class Rows:
             elif any(isinstance(x, Node) and is_long(x.aval) for x in step.inputs):
                 self.waiting.append(step)
             else:
-                inputs = [self.number(x) for x in step.inputs]
-                self._keep(step, self.tile.said(step.equation, inputs))
+                self._compute(step)
         return then(self)
 
     def number(self, x: Any) -> Any:
@@ -138,6 +138,9 @@ class Rows:
             else:
                 found = REDUCTIONS[step.name](total)
             self._keep(step, [found > 0 if flag else found])
+        later, self.later = self.later, []
+        for step in later:
+            self._compute(step)
 
     def settle(self) -> None:
         """Do all reductions that wait."""
@@ -152,6 +155,14 @@ class Rows:
                     for y in node.step.inputs:
                         if not (isinstance(y, Node) and is_long(y.aval)):
                             self.number(y)
+
+    def _compute(self, step):
+        """Compute numbers of rows, or let them wait for a reduction that they need."""
+        if all(id(x) in self.values for x in step.inputs if isinstance(x, Node)):
+            inputs = [self.number(x) for x in step.inputs]
+            self._keep(step, self.tile.said(step.equation, inputs))
+        else:
+            self.later.append(step)
 
     def _keep(self, step, found):
         self.values |= {id(x): v for x, v in zip(step.outputs, found, strict=True)}
@@ -179,7 +190,7 @@ class Rows:
         return list(found.values())
 
     def _is_ready(self, x):
-        waits = {id(y) for step in self.waiting for y in step.outputs}
+        waits = {id(y) for step in (*self.waiting, *self.later) for y in step.outputs}
         return not any(
             id(y) in waits
             for node in self._formed(x)
@@ -284,7 +295,8 @@ class Rows:
     def _copied(self):
         copied = object.__new__(Rows)
         copied.graph, copied.tile, copied.room = self.graph, self.tile, self.room
-        copied.values, copied.waiting = dict(self.values), list(self.waiting)
+        copied.values = dict(self.values)
+        copied.waiting, copied.later = list(self.waiting), list(self.later)
         return copied
 
 

@@ -13,7 +13,7 @@ from jsoftmax.core._relative_mass import relative_to, times_prior
 from jsoftmax.core._solved_row import Masses, SolvedRow, below_bound
 from jsoftmax.core._tangents import along_parameters
 from jsoftmax.losses._fenchel_young import attained, perceptron, prediction, relative_logarithm
-from jsoftmax.losses._log_loss import surplus
+from jsoftmax.losses._log_loss import refined_log, surplus
 from jsoftmax.vocabulary.linear._likelihood import log_losses
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._linear_scores import scores
@@ -46,10 +46,11 @@ def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Ou
     if hard is True:
         loss = perceptron(z, y, p, top, classes)
     else:
-        loss = attained(p, log_p, rest, t, z, y, moving.prior, regularizer, classes)
+        loss = attained(p, log_p, rest, t, z, y, None, moving.prior, regularizer, classes)
         if hard is not False:
             loss = jnp.where(hard, perceptron(z, y, p, top, classes), loss)
-    log_r = relative_logarithm(log_p, t, soft, moving.prior, regularizer)
+    log_r = refined_log(log_p, p, rest)
+    log_r = relative_logarithm(log_r, t, soft, moving.prior, regularizer)
     anchor, level = _anchored(classes, regularizer, soft, p, log_r)
     tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
     w = fixed.class_weights
