@@ -21,6 +21,7 @@ from jsoftmax.core._solved_row import below_bound, mean_of
 from jsoftmax.core._threshold import solve
 from jsoftmax.core.curves import has_slopes, masses_and_slopes
 from jsoftmax.kernels.attention._block import Block, finite, product
+from jsoftmax.kernels.attention._layout import as_result
 from jsoftmax.kernels.attention._row import PEAK, Tiles, folded, kept_rows, peaks_of
 from jsoftmax.kernels.attention._spec import Spec
 from jsoftmax.kernels.attention._tile_sums import summed
@@ -39,9 +40,9 @@ def forward(spec: Spec, refs: SimpleNamespace) -> None:
         spoiled = jnp.max(jnp.where(mixed == mixed, 0.0, 1.0), axis=0, keepdims=True) > 0
         mixed = jnp.where(spoiled, jnp.nan, mixed)
         stats = [jnp.where(spoiled, jnp.nan, x) for x in stats]
-    refs.out[0] = mixed.astype(refs.out.dtype)
+    refs.out[0] = as_result(spec, mixed.astype(refs.out.dtype))
     if refs.mean is not None:
-        refs.mean[0] = mean.astype(refs.mean.dtype)
+        refs.mean[0] = as_result(spec, mean.astype(refs.mean.dtype))
     if refs.rows is not None:
         stats = [*stats, *([jnp.zeros_like(stats[0])] * (8 - len(stats)))]
         refs.rows[0] = _stacked(stats)
@@ -161,7 +162,7 @@ def _mixed(block, weights) -> tuple[Any, Any, Any]:
     spec, refs = block.spec, block.refs
     size, rows = spec.block_k, spec.rows
     with_mean = not spec.is_softmax and refs.mean is not None
-    width = refs.out.shape[1], spec.block_q
+    width = refs.out.shape[1 if spec.is_tpu else 2], spec.block_q
     shapes = (
         width,
         width if with_mean else None,
@@ -187,7 +188,7 @@ def _mixed(block, weights) -> tuple[Any, Any, Any]:
 
     kept = [refs.mixed, refs.mean_sum, refs.total] if spec.is_tpu else None
     sources = [
-        block.source("v", 1 if spec.is_joined else 2),
+        block.source("v", 1 if spec.has_rows_of_values else 2),
         *([] if spec.on_chip else [block.source("k")]),
     ]
     mixed, mean, total = summed(
@@ -209,7 +210,7 @@ def _by_values(block, i, v, z):
     """
     spec = block.spec
 
-    axes = ((0,), (0,)) if spec.is_joined else ((1,), (0,))
+    axes = ((0,), (0,)) if spec.has_rows_of_values else ((1,), (0,))
 
     def of(w):
         return product(v, w.astype(v.dtype), axes, spec.precision)
@@ -220,7 +221,7 @@ def _by_values(block, i, v, z):
     def careful(w):
         clean, spoiled = finite(v)
         seen = z > -jnp.inf
-        if spec.is_joined:
+        if spec.has_rows_of_values:
             hit = jnp.where(seen, jnp.max(spoiled, axis=1, keepdims=True), 0.0)
         else:
             spoiled = jnp.max(spoiled, axis=0, keepdims=True)
