@@ -21,7 +21,7 @@ from jsoftmax.core._solved_row import below_bound, mean_of
 from jsoftmax.core._threshold import solve
 from jsoftmax.core.curves import has_slopes, masses_and_slopes
 from jsoftmax.kernels.attention._block import Block, finite, product
-from jsoftmax.kernels.attention._layout import as_result
+from jsoftmax.kernels.attention._layout import write
 from jsoftmax.kernels.attention._row import PEAK, Tiles, folded, kept_rows, peaks_of
 from jsoftmax.kernels.attention._spec import Spec
 from jsoftmax.kernels.attention._tile_sums import summed
@@ -40,9 +40,9 @@ def forward(spec: Spec, refs: SimpleNamespace) -> None:
         spoiled = jnp.max(jnp.where(mixed == mixed, 0.0, 1.0), axis=0, keepdims=True) > 0
         mixed = jnp.where(spoiled, jnp.nan, mixed)
         stats = [jnp.where(spoiled, jnp.nan, x) for x in stats]
-    refs.out[0] = as_result(spec, mixed.astype(refs.out.dtype))
+    write(spec, refs.out, mixed)
     if refs.mean is not None:
-        refs.mean[0] = as_result(spec, mean.astype(refs.mean.dtype))
+        write(spec, refs.mean, mean)
     if refs.rows is not None:
         stats = [*stats, *([jnp.zeros_like(stats[0])] * (8 - len(stats)))]
         refs.rows[0] = _stacked(stats)

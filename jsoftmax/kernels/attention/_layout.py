@@ -67,6 +67,14 @@ def rows_of_queries(spec: Spec, shape: tuple[int, int], dtype: Any, *like: Array
     return Part(array, (1, rows, spec.block_q), lambda h, i: (h, 0, i))
 
 
-def as_result(spec: Spec, x: Array) -> Array:
-    """A block (width, queries) as it lies in memory."""
-    return x if spec.is_tpu else jnp.swapaxes(x, 0, 1)
+def write(spec: Spec, ref: Any, x: Array) -> None:
+    """Write a block (width, queries) of a result; on a GPU turned, by its addresses.
+
+    Triton does not compile every transposition of what comes out of a choice of branches.
+    """
+    x = x.astype(ref.dtype)
+    if spec.is_tpu:
+        ref[0] = x
+        return
+    columns, rows = (jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) for axis in (0, 1))
+    ref[0 * rows, rows, columns] = x  # a plain 0 would be an array that the kernel closes over

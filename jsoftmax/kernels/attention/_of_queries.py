@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 
 from jsoftmax.kernels.attention._backward import turned
 from jsoftmax.kernels.attention._block import Block, finite, product
-from jsoftmax.kernels.attention._layout import as_result
+from jsoftmax.kernels.attention._layout import write
 from jsoftmax.kernels.attention._row import folded
 from jsoftmax.kernels.attention._spec import Spec
 from jsoftmax.kernels.attention._tile_sums import summed
@@ -46,11 +46,9 @@ def of_queries(spec: Spec, refs: SimpleNamespace) -> None:
         sources.append(block.source("k_turned", 2))
     kept = [getattr(refs, f"sum_{i}") for i in range(count + 1)] if spec.is_tpu else None
     found = summed(
-        kept, shapes, spec.computing,
-        sources, block.bounds(), terms,
+        kept, shapes, spec.computing, sources, block.bounds(), terms,
         None if refs.alive is None else is_alive,
     )  # fmt: skip
-    d_q = (found[0] * block.numbers["scale"]).astype(refs.d_q.dtype)
-    refs.d_q[0] = as_result(spec, d_q)
+    write(spec, refs.d_q, found[0] * block.numbers["scale"])
     for i, x in enumerate(found[1:]):
         refs.sums[0, i : i + 1] = jnp.sum(x, axis=0, keepdims=True)
