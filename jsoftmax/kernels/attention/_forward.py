@@ -234,4 +234,12 @@ def _by_values(block, i, v, z):
 
     if spec.hides_everywhere:
         return careful
-    return lambda w: jax.lax.cond(block.is_whole(i), lambda: of(w), lambda: careful(w))
+
+    def chosen(w):
+        # Outside of the choice as in `Block.scores`, where registers of a GPU suffice: for one sum.
+        found = None if spec.is_tpu or block.refs.mean is not None else of(w)
+        return jax.lax.cond(
+            block.is_whole(i), lambda: of(w) if found is None else found, lambda: careful(w)
+        )
+
+    return chosen
