@@ -68,6 +68,12 @@ def _flash(q, k, v, causal=False):
     return jnp.swapaxes(out, 1, 2)
 
 
+def _flash_triton(q, k, v, causal=False):
+    from jax.experimental.pallas.ops.gpu import attention
+
+    return attention.mha(q, k, v, None, sm_scale=q.shape[-1] ** -0.5, causal=causal)
+
+
 def attention_by_kernels() -> Iterator[Case]:
     """The same layer beside JAX's own Pallas kernel, long sequences, a mesh, and decoding."""
     qkv = (((4, 4096, 8, 128), BF16, P()),) * 3
@@ -87,6 +93,8 @@ def attention_by_kernels() -> Iterator[Case]:
             name = f"{', causal' if causal else ''}, {kind}"
             flash, peer = jax.tree_util.Partial(_flash, causal=causal), f"Pallas flash{name}"
             yield Case(group, peer, of(flash), qkv, platform="tpu")
+            flash, triton = jax.tree_util.Partial(_flash_triton, causal=causal), f"{peer}, Triton"
+            yield Case(group, triton, of(flash), qkv, platform="gpu")
             for alpha in (1.0, 1.5, None):
                 ours = by_kernel(alpha or 1.5, is_causal=causal)
                 shapes, title = qkv, f"α = {alpha}"
@@ -102,7 +110,10 @@ def attention_by_kernels() -> Iterator[Case]:
                     group, f"{title}{name}", of(ours), shapes, peer, limits=limits,
                     is_quick=alpha == 1.5 and causal, platform="tpu",
                 )  # fmt: skip
-                yield Case(group, f"{title}{name}, Triton", of(ours), shapes, platform="gpu")
+                yield Case(
+                    group, f"{title}{name}, Triton", of(ours), shapes, triton,
+                    limits={"temporaries": 1.1}, platform="gpu",
+                )  # fmt: skip
     group, long = (
         "Attention by kernels, long sequences, causal, 4 heads of 128",
         "α = 1.5, T = {:,}, {}",

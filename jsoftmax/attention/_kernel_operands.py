@@ -54,7 +54,7 @@ def operands(
         platform=platform, interpret=interpret, stages=1 if given.numbers else 2,
     )  # fmt: skip
     return spec, kernels.Arrays(
-        by_head(query, block_q), by_head(key, block_k), by_head(value, block_k),
+        laid(spec, query, block_q), laid(spec, key, block_k), laid(spec, value, block_k),
         jnp.stack(per_head, axis=-1)[: key_heads * groups].reshape(-1).astype(given.computing),
         lengths, bias, mask,
         _of_places(given.query_segment_ids, block_q),
@@ -149,6 +149,14 @@ def with_bounds(spec: Any, arrays: Any, key: Array) -> tuple[Any, Any]:
     return spec, arrays._replace(low=low, high=high)
 
 
+def laid(spec: Any, x: Array, block: int) -> Array:
+    """(*batch, length, heads, width) as kernels of a platform take it: a GPU as it lies."""
+    if spec.is_tpu:
+        return by_head(x, block)
+    x = x.reshape(-1, *x.shape[-3:])
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)])
+
+
 def by_head(x: Array, block: int) -> Array:
     """(*batch, length, heads, width) → (entries × heads, blocks of places, width)."""
     length, width = x.shape[-3], x.shape[-1]
@@ -163,14 +171,23 @@ def turned(x: Array, block: int) -> Array:
     return jnp.pad(x, [(0, 0), (0, 0), (0, -length % block)])
 
 
-def native(x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """(entries × heads, places, width) → an array of this shape (*batch, length, heads, width)."""
+def native(spec: Any, x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """What is `laid` → an array of this shape (*batch, length, heads, width)."""
     *batch, length, heads, width = shape
-    x = x[:, :length].reshape(*batch, heads, length, width)
-    return jnp.swapaxes(x, -2, -3).astype(dtype)
+    x = x[:, :length]
+    if spec.is_tpu:
+        x = jnp.swapaxes(x.reshape(*batch, heads, length, width), -2, -3)
+    return x.reshape(shape).astype(dtype)
 
 
-def result(given: Given, x: Array) -> Array:
+def result(given: Given, spec: Any, x: Array) -> Array:
+    """Vectors of queries as a kernel writes them → (*batch, queries, heads, width)."""
+    if spec.is_tpu:
+        return of_rows(given, x)
+    return native(spec, x, (*given.query.shape[:-1], x.shape[-1]), given.dtype)
+
+
+def of_rows(given: Given, x: Array) -> Array:
     """(entries × heads, width, queries) → (*batch, queries, heads, width)."""
     *batch, queries, heads, _ = given.query.shape
     x = x[..., :queries].reshape(*batch, heads, x.shape[1], queries)

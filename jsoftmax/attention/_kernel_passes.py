@@ -13,8 +13,9 @@ from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._kernel_decoding import joined, may_join
 from jsoftmax.attention._kernel_operands import (
     as_rows,
-    by_head,
+    laid,
     native,
+    of_rows,
     operands,
     result,
     turned,
@@ -61,20 +62,24 @@ def _attended(rule, with_rows, platform, interpret, given):
     if not with_rows and platform == "tpu" and rule.are_few and may_join(given):
         return {"out": joined(given, rule, interpret)}
     spec, arrays = operands(given, rule, platform, interpret, ())
-    values = turned(given.value.astype(arrays.v.dtype), spec.block_k)
     if spec.lists and given.bias is None:
         spec, arrays = with_bounds(spec, arrays, given.key)
-    found = kernels.mixtures(spec, arrays, values, with_rows)
-    results = {"out": result(given, found["out"])}
+    found = kernels.mixtures(spec, arrays, _turned(spec, given.value, arrays.v), with_rows)
+    results = {"out": result(given, spec, found["out"])}
     if not with_rows:
         return results
-    tau = result(given, found["rows"][:, :1])[..., 0]
+    tau = of_rows(given, found["rows"][:, :1])[..., 0]
     results |= {"tau": tau, "rows": found["rows"][..., : given.query.shape[-3]]}
     if not spec.is_softmax:
-        results["mean"] = result(given, found["mean"])
+        results["mean"] = result(given, spec, found["mean"])
     if (flags := _flags(given, spec)) is not None:
         results["alive"] = found["alive"] if "alive" in found else jnp.ones(flags, jnp.int32)
     return results
+
+
+def _turned(spec, x, laid):
+    """Keys or values turned, of which a TPU multiplies tiles; a GPU takes them as they are laid."""
+    return turned(x.astype(laid.dtype), spec.block_k) if spec.is_tpu else laid
 
 
 def _with_rows_of_nobody(spec, rows, count):
@@ -118,18 +123,18 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
     rows = _with_rows_of_nobody(spec, rows, shift.shape[1])
     shift = shift - mean_of(d_tau, rows[:, kernels.ROWS.index("total")])
     rows = rows.at[:, kernels.SHIFT].set(shift)
-    d_out = by_head(d_out.astype(arrays.v.dtype), spec.block_q)
+    d_out = laid(spec, d_out.astype(arrays.v.dtype), spec.block_q)
     alive = found.get("alive") if spec.is_tpu else None
     results: dict[str, Any] = {}
     if not {"key", "value"}.isdisjoint(names):
         of_keys = kernels.key_cotangents(spec, arrays, d_out, rows, alive)
-        results["key"] = native(of_keys["d_k"], given.key.shape, given.key.dtype)
-        results["value"] = native(of_keys["d_v"], given.value.shape, given.value.dtype)
+        results["key"] = native(spec, of_keys["d_k"], given.key.shape, given.key.dtype)
+        results["value"] = native(spec, of_keys["d_v"], given.value.shape, given.value.dtype)
     sums: dict[str, Any] = {}
     if "query" in names or moves:
-        k_turned = turned(given.key.astype(arrays.k.dtype), spec.block_k)
+        k_turned = _turned(spec, given.key, arrays.k) if spec.is_tpu else None
         of_queries = kernels.query_cotangents(spec, arrays, k_turned, d_out, rows, alive)
-        results["query"] = result(given, of_queries["d_q"]).astype(given.query.dtype)
+        results["query"] = result(given, spec, of_queries["d_q"]).astype(given.query.dtype)
         for i, name in enumerate(spec.moving_rows):
             sums[name] = jnp.sum(of_queries["sums"][:, i], axis=-1)
         if "bias" in names:

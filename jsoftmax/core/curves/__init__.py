@@ -15,6 +15,7 @@ from jsoftmax.core.curves._bounded_marginals import slope_at as slope_at
 from jsoftmax.core.curves._capped_curve import Capped as Capped
 from jsoftmax.core.curves._curve import Curve as Curve
 from jsoftmax.core.curves._curve import has_slopes as has_slopes
+from jsoftmax.core.curves._curve import is_asked as is_asked
 from jsoftmax.core.curves._curve import two_sum as two_sum
 from jsoftmax.core.curves._edge import Edge as Edge
 from jsoftmax.core.curves._level import Level as Level

@@ -85,6 +85,12 @@ def has_slopes(curve: Curve) -> TypeIs[Sloped]:
     return isinstance(curve, Sloped) and curve.has_slopes
 
 
+def is_asked(curve: Curve) -> Array | bool:
+    """Which rows the curve is for: the numbers of the others are NaN, as in `Tsallis.on_curve`."""
+    a = getattr(curve, "a", None)
+    return a == a if isinstance(a, Array) else True
+
+
 class FromTop:
     """Curves along which log Σ p is almost a straight line in the log-mass of the largest score.
 

@@ -126,9 +126,11 @@ class Block:
 
     def scores(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
         """The scores of a tile, and if it `moves` what derivatives ask of a cap."""
+        # Triton loads a tile ahead of its product, if this is in no choice of branches.
+        raw = None if self.spec.is_tpu else self._raw(k, q)
 
         def of(seen):
-            formed = self.formed(tile, k, q, moves)
+            formed = self.formed(tile, k, q, moves, raw)
             if seen is None:
                 return formed
             z = jnp.where(seen, formed.z, -jnp.inf)
@@ -147,9 +149,14 @@ class Block:
             self.is_whole(tile), lambda: function(None), lambda: function(self.seen(tile))
         )
 
-    def formed(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
-        """The scores of a tile of which nothing is hidden."""
-        raw = product(k, q, ((1,), (1,)), self.spec.precision)
+    def _raw(self, k, q):
+        return product(k, q, ((1,), (1,)), self.spec.precision)
+
+    def formed(
+        self, tile: Any, k: Array, q: Array, moves: bool = False, raw: Array | None = None
+    ) -> Formed:
+        """The scores of a tile of which nothing is hidden; `raw` are its products, if known."""
+        raw = self._raw(k, q) if raw is None else raw
         u = raw * self.numbers["scale"]
         if self.refs.bias is not None:
             u = u + self.of_tile("bias", tile)

@@ -29,7 +29,7 @@ class Part:
     """A block of an array that a step of the grid sees: all of it, unless a shape is given."""
 
     array: Any  # an array, or the outline of a result
-    block: tuple[int, ...] | None = None
+    block: tuple[int | None, ...] | None = None  # None of an axis on which one lies, left out
     index: Callable[..., Any] | None = None
     are_scalars: bool = False  # numbers that steer the kernel, or that it counts
     tile: tuple[int, ...] | None = None  # of an array in main memory, of which tiles are copied
@@ -38,7 +38,7 @@ class Part:
     def size(self) -> int:
         """Bytes on the chip, as lanes and sublanes fill them."""
         shape = self.tile or self.block or self.array.shape
-        *lead, rows, lanes = (1, *shape)
+        *lead, rows, lanes = (1, *(n or 1 for n in shape))
         rows, lanes = rows + -rows % 8, lanes + -lanes % 128
         return math.prod(lead) * rows * lanes * jnp.dtype(self.array.dtype).itemsize
 

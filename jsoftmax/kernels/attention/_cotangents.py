@@ -7,43 +7,53 @@ from functools import partial
 from jax import Array
 
 from jsoftmax.kernels.attention._call import Part, Parts, called, outline
-from jsoftmax.kernels.attention._mixtures import of_head, shared
+from jsoftmax.kernels.attention._layout import (
+    of_group,
+    of_head,
+    of_places,
+    rows_of_queries,
+    vectors_of_queries,
+)
+from jsoftmax.kernels.attention._mixtures import shared
 from jsoftmax.kernels.attention._of_keys import of_keys
 from jsoftmax.kernels.attention._of_queries import of_queries
 from jsoftmax.kernels.attention._spec import Arrays, Spec
 
 
 def query_cotangents(
-    spec: Spec, arrays: Arrays, k_turned: Array, d_out: Array, rows: Array, alive: Array | None
+    spec: Spec,
+    arrays: Arrays,
+    k_turned: Array | None,
+    d_out: Array,
+    rows: Array,
+    alive: Array | None,
 ) -> dict[str, Array]:
     """`d_q`, (heads, width, queries); `sums` for numbers of a head, (heads, numbers, queries).
 
     And `d_bias`, (heads, keys, queries), if it moves. `k_turned` is (key heads, width, keys),
-    `d_out` (heads, queries, value width).
+    `d_out` (heads, queries, value width). Of a GPU `d_q` and `d_out` lie as queries do, and keys
+    are not turned.
     """
-    heads, queries, _ = arrays.q.shape
     parts = partial(_query_parts, arrays, k_turned, d_out, rows, alive)
-    grid = heads, queries // spec.block_q
+    grid = spec.heads, arrays.q.shape[1] // spec.block_q
     return called(spec, "jsoftmax_attention_queries", of_queries, grid, parts)
 
 
 def _query_parts(arrays, k_turned, d_out, rows, alive, spec):
     q, k, v = arrays.q, arrays.k, arrays.v
-    heads, queries, width = q.shape
-    keys = k.shape[1]
+    queries, width, keys = q.shape[1], q.shape[-1], k.shape[1]
     like = q, k, v, d_out, rows
     blocks, tiles = queries // spec.block_q, keys // spec.block_k
     count = len(spec.moving_rows)
 
     def of_block(x):
-        return Part(x, (1, spec.block_q, x.shape[2]), lambda h, i: (h, i, 0))
+        return of_places(spec, x, spec.block_q, lambda h, i: (h, i))
 
     def of_tiles(x, tile):
         return of_head(spec, x, tile, lambda h, i: spec.key_head_of(h))
 
-    def turned(rows, dtype):
-        shape = (heads, rows, queries)
-        return Part(outline(shape, dtype, *like), (1, rows, spec.block_q), lambda h, i: (h, 0, i))
+    def of_rows(rows):
+        return rows_of_queries(spec, (rows, queries), spec.computing, *like)
 
     flags = None
     if alive is not None:
@@ -53,15 +63,15 @@ def _query_parts(arrays, k_turned, d_out, rows, alive, spec):
         "d_out": of_block(d_out),
         "rows": Part(rows, (1, 8, spec.block_q), lambda h, i: (h, 0, i)),
         "k": of_tiles(k, (spec.block_k, width)),
-        "v": of_tiles(v, (spec.block_k, v.shape[2])),
-        "k_turned": of_tiles(k_turned, (width, spec.block_k)),
+        "v": of_tiles(v, (spec.block_k, v.shape[-1])),
+        "k_turned": None if k_turned is None else of_tiles(k_turned, (width, spec.block_k)),
         "alive": flags,
         **shared(spec, arrays, lambda h, i: (h, i)),
     }
     results = {
-        "d_q": turned(width, q.dtype),
-        "sums": turned(count, spec.computing) if count else None,
-        "d_bias": turned(keys, spec.computing) if "bias" in spec.moves else None,
+        "d_q": vectors_of_queries(spec, (width, queries), q.dtype, *like),
+        "sums": of_rows(count) if count else None,
+        "d_bias": of_rows(keys) if "bias" in spec.moves else None,
     }
     rows_of_sum = [width, *([8] * count)] if spec.is_tpu else []
     sums: dict[str, tuple[int, ...] | None] = {
@@ -73,16 +83,16 @@ def _query_parts(arrays, k_turned, d_out, rows, alive, spec):
 def key_cotangents(
     spec: Spec, arrays: Arrays, d_out: Array, rows: Array, alive: Array | None
 ) -> dict[str, Array]:
-    """`d_k` without the scale, and `d_v`, (key heads, keys, their widths)."""
-    key_heads, keys, _ = arrays.k.shape
-    grid = key_heads, keys // spec.block_k, *((spec.groups,) if spec.is_tpu else ())
+    """`d_k` and `d_v`, which lie as keys and values do."""
+    tiles = arrays.k.shape[1] // spec.block_k
+    grid = spec.entries * spec.key_heads, tiles, *((spec.groups,) if spec.is_tpu else ())
     parts = partial(_key_parts, arrays, d_out, rows, alive)
     return called(spec, "jsoftmax_attention_keys", of_keys, grid, parts)
 
 
 def _key_parts(arrays, d_out, rows, alive, spec):
     q, k, v = arrays.q, arrays.k, arrays.v
-    _, keys, width = k.shape
+    keys, width = k.shape[1], k.shape[-1]
     like = q, k, v, d_out, rows
     blocks, tiles = q.shape[1] // spec.block_q, keys // spec.block_k
 
@@ -90,12 +100,10 @@ def _key_parts(arrays, d_out, rows, alive, spec):
         return h * spec.groups + g
 
     def of_queries(x, tile):
-        if not spec.is_tpu:
-            return Part(x, (spec.groups, *x.shape[1:]), lambda h, i: (h, 0, 0))
-        return of_head(spec, x, tile, head)
+        return of_head(spec, x, tile, head) if spec.is_tpu else of_group(spec, x)
 
     def of_block(x):
-        return Part(x, (1, spec.block_k, x.shape[2]), lambda h, i, g=0: (h, i, 0))
+        return of_places(spec, x, spec.block_k, lambda h, i, g=0: (h, i))
 
     flags = None
     if alive is not None:
@@ -106,7 +114,7 @@ def _key_parts(arrays, d_out, rows, alive, spec):
         )  # fmt: skip
     operands = {
         "q": of_queries(q, (spec.block_q, width)),
-        "d_out": of_queries(d_out, (spec.block_q, d_out.shape[2])),
+        "d_out": of_queries(d_out, (spec.block_q, d_out.shape[-1])),
         "rows": of_queries(rows, (8, spec.block_q)),
         "k": of_block(k),
         "v": of_block(v),
@@ -117,5 +125,5 @@ def _key_parts(arrays, d_out, rows, alive, spec):
         "d_k": of_block(outline(k.shape, k.dtype, *like)),
         "d_v": of_block(outline(v.shape, v.dtype, *like)),
     }
-    widths = {"k_sum": width, "v_sum": v.shape[2]} if spec.is_tpu else {}
+    widths = {"k_sum": width, "v_sum": v.shape[-1]} if spec.is_tpu else {}
     return Parts(operands, results, {name: (spec.block_k, n) for name, n in widths.items()})

@@ -19,9 +19,10 @@ from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import WithMore, difference
 from jsoftmax.core._solved_row import below_bound, mean_of
 from jsoftmax.core._threshold import solve
-from jsoftmax.core.curves import has_slopes, masses_and_slopes
+from jsoftmax.core.curves import has_slopes, is_asked, masses_and_slopes
 from jsoftmax.kernels.attention._block import Block, finite, product
-from jsoftmax.kernels.attention._row import FORMED, MASS, finite_above, folded, peaks_at
+from jsoftmax.kernels.attention._layout import write
+from jsoftmax.kernels.attention._row import MASS, finite_above, folded, peaks_at
 from jsoftmax.kernels.attention._row_of_block import row_of
 from jsoftmax.kernels.attention._spec import Spec
 from jsoftmax.kernels.attention._tile_sums import summed
@@ -40,9 +41,9 @@ def forward(spec: Spec, refs: SimpleNamespace) -> None:
         spoiled = jnp.max(jnp.where(mixed == mixed, 0.0, 1.0), axis=0, keepdims=True) > 0
         mixed = jnp.where(spoiled, jnp.nan, mixed)
         stats = [jnp.where(spoiled, jnp.nan, x) for x in stats]
-    refs.out[0] = mixed.astype(refs.out.dtype)
+    write(spec, refs.out, mixed)
     if refs.mean is not None:
-        refs.mean[0] = mean.astype(refs.mean.dtype)
+        write(spec, refs.mean, mean)
     if refs.rows is not None:
         stats = [*stats, *([jnp.zeros_like(stats[0])] * (8 - len(stats)))]
         refs.rows[0] = _stacked(stats)
@@ -98,7 +99,7 @@ def _by_threshold(block, row):
             return p, where_hard(hard, p, s)
 
         of_mass, of_slope = curve.factors() if by_shares else (1.0, 1.0)
-        mixed, mean, total = _mixed(block, row, weights)
+        mixed, mean, total = _mixed(block, row, weights, is_asked(curve))
         mixed = mixed * of_mass
         if mean is not None:
             total = total if sink is None else total + weights(finite_above(sink))[1]
@@ -107,6 +108,7 @@ def _by_threshold(block, row):
         level = curve.log_masses(anchor, anchor, place)
         # Of a row that sees nothing, too: ω′ of a link with a bound is infinite at p = 1.
         level = below_bound(jnp.where(anchor == -jnp.inf, 0, level), regularizer)
+        mixed = jnp.where(level == level, mixed, jnp.nan)  # also of α = NaN, for which nobody asks
         if mean is None:
             return mixed, mixed, anchor, level, level
         return mixed, mean, anchor, level, total
@@ -118,12 +120,15 @@ def _by_threshold(block, row):
     return mixed, mean, [tau, floor, anchor, level, total]
 
 
-def _mixed(block, row, weights) -> tuple[Any, Any, Any]:
-    """Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax the first, and Σ p."""
+def _mixed(block, row, weights, asked: Any = True) -> tuple[Any, Any, Any]:
+    """Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax the first, and Σ p.
+
+    For the queries that are `asked`, if they are not all.
+    """
     spec, refs = block.spec, block.refs
     size, rows = spec.block_k, spec.rows
     with_mean = not spec.is_softmax and refs.mean is not None
-    width = refs.out.shape[1], spec.block_q
+    width = refs.out.shape[1 if spec.is_tpu else 2], spec.block_q
     shapes = (
         width,
         width if with_mean else None,
@@ -142,17 +147,18 @@ def _mixed(block, row, weights) -> tuple[Any, Any, Any]:
 
     def is_alive(i):
         p, _ = weights(refs.peaks[peaks_at(spec, i), :])
-        return jnp.max(jnp.where(p <= 0, 0.0, 1.0)) > 0  # a row of NaN is alive
+        empty = p <= 0 if asked is True else (p <= 0) | ~asked
+        return jnp.max(jnp.where(empty, 0.0, 1.0)) > 0  # a row of NaN is alive
 
     def tell(i):
         alive = is_alive(i)
-        refs.alive[0, 0, i] = jnp.where(alive, MASS, FORMED)
+        refs.alive[0, 0, i] = jnp.where(alive, MASS, refs.alive[0, 0, i])
         return alive
 
-    visits = listed(row.visits, refs.order, tell) if spec.lists else row.visits
+    visits = listed(row.visits, refs.alive_order, tell) if spec.lists else row.visits
     kept = [refs.mixed, refs.mean_sum, refs.total] if spec.is_tpu else None
     sources = [
-        block.source("v", 1 if spec.is_joined else 2),
+        block.source("v", 1 if spec.has_rows_of_values else 2),
         *([] if spec.on_chip else [block.source("k")]),
     ]
     by_turns = tell if refs.alive is not None and not spec.lists else None
@@ -167,7 +173,7 @@ def _by_values(block, i, v, z):
     """
     spec = block.spec
 
-    axes = ((0,), (0,)) if spec.is_joined else ((1,), (0,))
+    axes = ((0,), (0,)) if spec.has_rows_of_values else ((1,), (0,))
 
     def of(w):
         return product(v, w.astype(v.dtype), axes, spec.precision)
@@ -178,7 +184,7 @@ def _by_values(block, i, v, z):
     def careful(w):
         clean, spoiled = finite(v)
         seen = z > -jnp.inf
-        if spec.is_joined:
+        if spec.has_rows_of_values:
             hit = jnp.where(seen, jnp.max(spoiled, axis=1, keepdims=True), 0.0)
         else:
             spoiled = jnp.max(spoiled, axis=0, keepdims=True)
@@ -191,4 +197,12 @@ def _by_values(block, i, v, z):
 
     if spec.hides_everywhere:
         return careful
-    return lambda w: jax.lax.cond(block.is_whole(i), lambda: of(w), lambda: careful(w))
+
+    def chosen(w):
+        # Outside of the choice as in `Block.scores`, where registers of a GPU suffice: for one sum.
+        found = None if spec.is_tpu or block.refs.mean is not None else of(w)
+        return jax.lax.cond(
+            block.is_whole(i), lambda: of(w) if found is None else found, lambda: careful(w)
+        )
+
+    return chosen

@@ -10,6 +10,12 @@ from jax import Array
 
 from jsoftmax.kernels.attention._call import Part, Parts, called, outline
 from jsoftmax.kernels.attention._forward import forward
+from jsoftmax.kernels.attention._layout import (
+    of_head,
+    of_places,
+    rows_of_queries,
+    vectors_of_queries,
+)
 from jsoftmax.kernels.attention._row import peaks_shape
 from jsoftmax.kernels.attention._spec import Arrays, Spec
 
@@ -17,32 +23,28 @@ from jsoftmax.kernels.attention._spec import Arrays, Spec
 def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str, Array]:
     """Mixtures (heads, value width, queries), and if they are asked for the solved rows.
 
-    `v` is (key heads, value width, keys); where heads are joined (key heads, keys, value width).
-    With rows: `rows`, (heads, 8, queries), of which the first are what `SolvedRow` keeps; `mean`,
-    as the mixtures. Where scores may have no mass, `alive`, (heads × blocks of queries, 1, tiles of
-    keys): `MASS`, `FORMED` without mass, or `UNFORMED`.
+    `v` is (key heads, value width, keys); where heads are joined (key heads, keys, value width). Of
+    a GPU both are (entries, places, heads, width). With rows: `rows`, (heads, 8, queries), of which
+    the first are what `SolvedRow` keeps; `mean`, as the mixtures. Where scores may have no mass,
+    `alive`, (heads × blocks of queries, 1, tiles of keys): `MASS`, `FORMED` without mass, or
+    `UNFORMED`.
     """
-    heads, queries, _ = arrays.q.shape
-    blocks = queries // spec.block_q
+    blocks = arrays.q.shape[1] // spec.block_q
     parts = partial(_parts, arrays, v, with_rows)
-    return called(spec, "jsoftmax_attention", forward, (heads, blocks), parts)
+    return called(spec, "jsoftmax_attention", forward, (spec.heads, blocks), parts)
 
 
 def _parts(arrays, v, with_rows, spec):
     q, k = arrays.q, arrays.k
-    heads, queries, _ = q.shape
-    keys, width = keys_of(spec, arrays), v.shape[2 if spec.is_joined else 1]
+    heads, queries = spec.heads, q.shape[1]
+    keys, width = keys_of(spec, arrays), v.shape[-1 if spec.has_rows_of_values else 1]
     like = q, k, v, arrays.numbers, arrays.bias
     blocks, tiles = queries // spec.block_q, keys // spec.block_k
-
-    def of_rows(count, dtype):
-        shape = (heads, count, queries)
-        return Part(outline(shape, dtype, *like), (1, count, spec.block_q), lambda h, i: (h, 0, i))
 
     def by_key_head(h, i):
         return spec.key_head_of(h)
 
-    tile_of_v = (spec.block_k, width) if spec.is_joined else (width, spec.block_k)
+    tile_of_v = (spec.block_k, width) if spec.has_rows_of_values else (width, spec.block_k)
     with_mean = with_rows and not spec.is_softmax
     flags = None
     if spec.is_tpu and spec.is_sparse:
@@ -59,20 +61,22 @@ def _parts(arrays, v, with_rows, spec):
         "total": (8, spec.block_q) if spec.is_tpu else None,
     }
     operands = {
-        "q": Part(q, (1, spec.block_q, q.shape[2]), lambda h, i: (h, i, 0)),
-        "k": of_head(spec, k, (spec.block_k, k.shape[2]), by_key_head),
+        "q": of_places(spec, q, spec.block_q, lambda h, i: (h, i)),
+        "k": of_head(spec, k, (spec.block_k, k.shape[-1]), by_key_head),
         "v": of_head(spec, v, tile_of_v, by_key_head),
         "low": _of_keys(spec, arrays.low),
         "high": _of_keys(spec, arrays.high),
         **shared(spec, arrays, lambda h, i: (h, i)),
     }
+    mixed = vectors_of_queries(spec, (width, queries), spec.dtype, *like)
     results = {
-        "out": of_rows(width, spec.dtype),
-        "mean": of_rows(width, spec.dtype) if with_mean else None,
-        "rows": of_rows(8, spec.computing) if with_rows else None,
+        "out": mixed,
+        "mean": mixed if with_mean else None,
+        "rows": rows_of_queries(spec, (8, queries), spec.computing, *like) if with_rows else None,
         "alive": flags,
     }
-    return Parts(operands, results, sums, {"order": tiles if spec.lists else 0})
+    most = tiles if spec.lists else 0
+    return Parts(operands, results, sums, {"order": most, "alive_order": most})
 
 
 def _of_keys(spec, x):
@@ -87,13 +91,6 @@ def keys_of(spec: Spec, arrays: Arrays) -> int:
     if arrays.pages is None:
         return arrays.k.shape[1]
     return arrays.pages.shape[0] // spec.entries * spec.block_k
-
-
-def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part:
-    """An array of which a step of the grid goes over the tiles of one head."""
-    if spec.is_streamed or spec.is_paged:
-        return Part(x, tile=tile)
-    return Part(x, (1, *x.shape[1:]), lambda *step: (head(*step), 0, 0))
 
 
 def shared(

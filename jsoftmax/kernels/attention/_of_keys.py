@@ -79,7 +79,8 @@ def _of_head(spec, refs, head, tile, row, kept, shapes):
 
 def _sources(spec, refs, head, row):
     """Queries, cotangents of their mixtures and what is kept of their rows, block by block."""
-    axes = {"q": 1, "d_out": 1, "rows": 2}
+    of_places = 1 if spec.is_tpu else 0
+    axes = {"q": of_places, "d_out": of_places, "rows": 2}
     return [
         Source(
             getattr(refs, name), axis, spec.block_q, head, row,

@@ -65,7 +65,7 @@ def _kept(block, visits):
         def keep(seen):
             z = block.formed(i, tiles[0], q).z
             put(i, z if seen is None else jnp.where(seen, z, -jnp.inf))
-            if spec.has_bounds:
+            if spec.is_sparse:
                 refs.alive[0, 0, i] = FORMED
             return 0
 

@@ -40,9 +40,9 @@ class Arrays(NamedTuple):
     A head is a batch entry, a head of keys and one of its group of queries, in this order.
     """
 
-    q: Array  # (heads, queries, width)
-    k: Array  # (key heads, keys, width)
-    v: Array  # (key heads, keys, value width)
+    q: Array  # (heads, queries, width); of a GPU (entries, queries, heads of an entry, width)
+    k: Array  # (key heads, keys, width); of a GPU (entries, keys, key heads, width)
+    v: Array  # the same of the width of values
     numbers: Array  # (heads of one entry × numbers of a head), of the computing dtype
     lengths: Array  # (entries × LENGTHS), int32
     bias: Array | None  # (shared heads, keys or 1, queries or 1), of the computing dtype
@@ -178,6 +178,11 @@ class Spec:
     def is_tpu(self) -> bool:
         """Whether tiles lie in the vectors of a TPU."""
         return self.platform == "tpu"
+
+    @property
+    def has_rows_of_values(self) -> bool:
+        """Whether a tile of values is (keys, width), as one of keys; else it is turned."""
+        return self.is_joined or not self.is_tpu
 
     @property
     def computing(self) -> Any:

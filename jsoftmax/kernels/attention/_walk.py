@@ -21,6 +21,8 @@ Step = Callable[[Any, list[Array], Any], Any]  # (number of the tile, tiles, sta
 class Source:
     """An array (heads, ·, ·) of which a kernel goes over tiles along one of the last two axes.
 
+    Or, along the axis 0, an array (places, heads, width).
+
     `ref` holds few heads, on the chip; or all heads, in main memory, from which the next tile is
     copied to one of two buffers while the one before it is used.
     """
@@ -50,6 +52,8 @@ class Source:
 
     def _place(self, head, tile):
         places = pl.ds(tile * self.size, self.size)
+        if self.axis == 0:
+            return places, head, slice(None)
         return (head, places, slice(None)) if self.axis == 1 else (head, slice(None), places)
 
 
