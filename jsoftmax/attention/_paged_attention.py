@@ -43,7 +43,7 @@ def paged_attention(
     It is `dot_product_attention` of the keys `key_pages[page_indices]`, of which each query sees
     the first `lengths`. The kernel copies the pages that a request has to the chip, one by one, and
     forms nothing larger. Where α > 1 it copies values only of pages that have mass, and with
-    `key_bounds` keys only of pages that may have some. The result is the same to the last digit.
+    `key_bounds` keys only of pages that may have some: exactly, not nearly.
 
     Args:
         query: shape (*batch, queries, heads, width), few queries for each request.

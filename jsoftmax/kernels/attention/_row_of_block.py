@@ -108,7 +108,7 @@ def _peaks_of(z):
 
 
 def _again(block, visits):
-    """Formed again for each turn, without what is +∞."""
+    """Formed again for each turn."""
     q = block.refs.q[0]
 
     def each(step, state):
@@ -192,17 +192,16 @@ def _write_limits(block):
     up, down = jnp.maximum(q, 0).astype(q.dtype), jnp.minimum(q, 0).astype(q.dtype)
     rows, head = block.rows_and_heads()
     size = refs.limits.shape[0]
+    axes, precision = ((1,), (1,)), jax.lax.Precision.HIGHEST if q.dtype.itemsize > 2 else None
     chunk = next(n for n in (256, 128, 64, 32, 16, 8) if size % n == 0)
 
     def write(i, _):
         here = pl.ds(i * chunk, chunk)
         low, high = refs.low[0, here, :], refs.high[0, here, :]
 
-        def bound(x, y):
-            terms = ((x, up), (y, down))
-            precision = jax.lax.Precision.HIGHEST if q.dtype.itemsize > 2 else None
-            first, second = (product(k, q, ((1,), (1,)), precision) for k, q in terms)
-            return first + second
+        def bound(above, below):
+            terms = (product(x, y, axes, precision) for x, y in ((above, up), (below, down)))
+            return sum(terms)
 
         most, least = bound(high, low), bound(low, high)
         z = block.capped(jnp.where(scale > 0, scale * most, scale * least)).z
