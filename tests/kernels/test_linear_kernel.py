@@ -95,6 +95,32 @@ def test_options(options):
     assert_alike(both_ways(h, w, y, s, b, **options), EPS[jnp.float32])
 
 
+def test_a_sum_by_kernels_is_that_of_xla(tmp_path):
+    """By name, and by the record of the losses; with ignored tokens and weights that move."""
+    h, w, y, s, b = problem(37, 20, 300)
+    y = y.at[::3].set(7)
+
+    def total(h, w, s, implementation):
+        return jsoftmax.linear_cross_entropy_sum(
+            h, w, y, s, bias=b, ignore_index=7, implementation=implementation
+        )
+
+    both = jax.jit(jax.value_and_grad(total, (0, 1, 2)), static_argnums=3)
+    ours, theirs = (jax.tree.leaves(both(h, w, s, name)) for name in ("pallas", "xla"))
+    assert_alike((ours, theirs), EPS[jnp.float32])
+    known = Entry(
+        jax.devices()[0].device_kind, "linear loss", "α = 1", (37, 20, 300), "float32",
+        jsoftmax.__version__, jax.__version__, 0.0, 1.0, {"pallas": 1.0, "xla": 2.0},
+    )  # fmt: skip
+    with kernels.using_record(tmp_path / "kernels.json"):
+        write(
+            [known, dataclasses.replace(known, operation="linear loss gradient")],
+            tmp_path / "kernels.json",
+        )
+        recorded = jax.value_and_grad(total, (0, 1, 2))(h, w, s, None)
+    assert_alike((jax.tree.leaves(recorded), theirs), EPS[jnp.float32])
+
+
 @pytest.mark.slow
 def test_two_kernels_give_the_gradients_of_one(monkeypatch):
     """The plan where the gradient in the features does not fit on the chip."""

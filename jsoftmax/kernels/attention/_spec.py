@@ -50,9 +50,9 @@ class Arrays(NamedTuple):
     row_segments: Array | None  # (entries or 1, 1, queries), int32
     column_segments: Array | None  # (entries or 1, 1, keys), int32
     pages: Array | None  # (entries × tiles of keys), int32: which page of `k` and `v` is the tile
+    streams: Array | None  # (heads or 1, 2) words of random keys for dropout, as int32
     low: Array | None = None  # (key heads, tiles × some, width): keys of a part of a tile are not
     high: Array | None = None  # below the one and not above the other, in any feature
-    streams: Array | None = None  # (heads or 1, 2) words of random keys for dropout, as int32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,12 @@ from jsoftmax.core._named_trees import Trees, overlaid
 from jsoftmax.vocabulary._stacked_tokens import block_count, merged_tokens
 from jsoftmax.vocabulary.linear._block_sizes import even_size, fits
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
+from jsoftmax.vocabulary.linear._linear_by_kernel import losses_by_kernel
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
 from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._outcomes import outcomes
+from jsoftmax.vocabulary.linear._outcomes_by import platforms_of
 from jsoftmax.vocabulary.linear._token_blocks import block_of_blocks, split_tokens
 from jsoftmax.vocabulary.linear._token_products import slope_in_kernel
 from jsoftmax.vocabulary.linear._token_rows import pull, solved_row
@@ -48,6 +50,7 @@ def linear_cross_entropy_sum(
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
     block_classes: int | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, ""]:
     r"""Σ w L over tokens, L as `linear_cross_entropy`, with gradients formed on the way forward.
 
@@ -84,6 +87,8 @@ def linear_cross_entropy_sum(
         block_tokens: how many rows are in memory together; None for the rule of
             `linear_cross_entropy`.
         block_classes: how many classes are taken together backward; None for the rule.
+        implementation: as `linear_cross_entropy`. By kernels no gradient is formed on the way
+            forward, and forward mode is XLA's.
 
     Returns:
         A number, in float32 at least.
@@ -91,6 +96,7 @@ def linear_cross_entropy_sum(
     Raises:
         TypeError: as `linear_cross_entropy`.
         ValueError: as `linear_cross_entropy`, and if `weights` do not broadcast to the tokens.
+        NotImplementedError: for what a named implementation does not take.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -115,6 +121,12 @@ def linear_cross_entropy_sum(
         )
     w = jnp.broadcast_to(w.astype(rows.moving.features.dtype), rows.lead)
     arrays = (rows.moving, w.reshape(-1, 1), rows.fixed, fate)
+    are_sized = (block_tokens, block_classes) != (None, None)
+    platforms = platforms_of(implementation, rows, are_sized)
+    if platforms is None:
+        return _by_kernels(True, rows.rule, *arrays)
+    if platforms:
+        return _by_record(platforms, rows.rule, *arrays)
     if axis_name is not None or any(map(varies_over, jax.tree.leaves(arrays))):
         return _added_up(rows.rule, *arrays)
     return _summed(rows.rule, *arrays)
@@ -136,6 +148,20 @@ def _summed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
         cpu=partial(_formed_forward, rule),
         default=partial(_added_up, rule),
     )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _by_record(platforms, rule, moving, weights, fixed, fate):
+    """The sum by kernels on these platforms, by XLA elsewhere."""
+    from jsoftmax.kernels import by_record
+
+    kernel, xla = partial(_by_kernels, False, rule), partial(_summed, rule)
+    return by_record(platforms, kernel, xla, moving, weights, fixed, fate)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _by_kernels(is_named, rule, moving, weights, fixed, fate):
+    return jnp.sum(weights * fate.settle(losses_by_kernel(is_named, rule, moving, fixed).loss))
 
 
 def _formed_forward(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
