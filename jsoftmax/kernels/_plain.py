@@ -117,12 +117,15 @@ def _while(inputs, *, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr, **_):
     return unpacked(jax.lax.while_loop(condition, body, tuple(map(as_number, state))))
 
 
-def _scan(inputs, *, jaxpr, num_consts, num_carry, length, reverse, **_):
-    if len(inputs) != num_consts + num_carry or reverse or len(jaxpr.out_avals) != num_carry:
+def _scan(inputs, *, jaxpr, length, reverse, **_):
+    # Constants and a state, whose shapes the body has; versions of JAX count them in their own way.
+    split = len(inputs) - len(jaxpr.out_avals)
+    constants, state = inputs[: max(split, 0)], inputs[max(split, 0) :]
+    pairs = [*zip(inputs, jaxpr.in_avals, strict=True), *zip(state, jaxpr.out_avals, strict=False)]
+    if split < 0 or reverse or any(jnp.shape(x) != aval.shape for x, aval in pairs):
         raise NotImplementedError(
             "jsoftmax.kernels: a scan over arrays cannot be said in a kernel; write a fori_loop."
         )
-    constants, state = inputs[:num_consts], inputs[num_consts:]
     flags = [is_flag(x) for x in state]
 
     def unpacked(state):
