@@ -160,7 +160,7 @@ def _page(pages) -> str:
     lines = [
         "# Compiled for TPU v5e and H100", "",
         "Compiled for chips that were not there: nothing ran. Temporaries are those of one device.",
-        "Traffic is what a device reads from main memory and writes there. A loop counts as often",
+        "Traffic counts bytes that a device moves to and from main memory. A loop counts as often",
         "as it turns, a search of unknown length five times, a choice its cheapest branch. Cycles",
         "are the TPU compiler's own estimates (there are none for GPUs), without those of kernels.",
         "`÷ peer` divides by the first row of a table, or by jax.nn's of the same form.", "",

@@ -122,7 +122,7 @@ def _computed(given, rule, plan):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _attended(rule: Rule, plan: Plan, with_rows: bool, given: Given) -> dict[str, Array]:
-    """`out`; with rows also `tau`, and what the backward kernels read."""
+    """Return `out`; with rows also `tau` and the residuals of the backward kernels."""
     return attended(given, rule, with_rows)
 
 

@@ -138,7 +138,7 @@ def _streams(given, rule, entries):
 
 
 def with_bounds(spec: Any, arrays: Any, key: Array) -> tuple[Any, Any]:
-    """With what the keys of an eighth of a tile each lie between: a few hundredths of the keys."""
+    """Add the least and the largest key of each eighth of a tile, feature by feature."""
     *_, length, heads, width = key.shape
     key = key.astype(arrays.k.dtype).reshape(-1, length, heads, width)
     key = jnp.pad(key, [(0, 0), (0, -length % spec.block_k), (0, 0), (0, 0)])
@@ -172,7 +172,7 @@ def turned(x: Array, block: int) -> Array:
 
 
 def native(spec: Any, x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """What is `laid` → an array of this shape (*batch, length, heads, width)."""
+    """Undo `laid`: return an array of this shape, (*batch, length, heads, width)."""
     *batch, length, heads, width = shape
     x = x[:, :length]
     if spec.is_tpu:

@@ -78,7 +78,7 @@ def _attended(rule, with_rows, platform, interpret, given):
 
 
 def _turned(spec, x, laid):
-    """Keys or values turned, of which a TPU multiplies tiles; a GPU takes them as they are laid."""
+    """Keys or values as a kernel multiplies them: transposed for a TPU, as laid for a GPU."""
     return turned(x.astype(laid.dtype), spec.block_k) if spec.is_tpu else laid
 
 
@@ -132,7 +132,7 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
         results["value"] = native(spec, of_keys["d_v"], given.value.shape, given.value.dtype)
     sums: dict[str, Any] = {}
     if "query" in names or moves:
-        k_turned = _turned(spec, given.key, arrays.k) if spec.is_tpu else None
+        k_turned = turned(given.key.astype(arrays.k.dtype), spec.block_k) if spec.is_tpu else None
         of_queries = kernels.query_cotangents(spec, arrays, k_turned, d_out, rows, alive)
         results["query"] = result(given, spec, of_queries["d_q"]).astype(given.query.dtype)
         for i, name in enumerate(spec.moving_rows):

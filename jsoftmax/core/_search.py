@@ -72,7 +72,7 @@ def search(
 
 
 class _Last(NamedTuple):
-    """What is known of the place before."""
+    """The previous place of a search."""
 
     moved: Array  # whether there is one
     step: Array  # from there
@@ -81,10 +81,10 @@ class _Last(NamedTuple):
 
 
 def _by_secant(curve, scores, anchor, place, last):
-    """(mass, gap, step ahead, pace, about what gap the step leaves): the last two gaps' product.
+    """Return (mass, gap, next step, pace, estimate of the next gap) by a secant.
 
-    A difference of gaps that is all rounding tells nothing of the pace, but that the step was too
-    short.
+    The estimate is the product of the last two gaps. A difference of gaps that is all rounding
+    tells nothing of the pace, but that the step was too short.
     """
     mass = scores.sum(lambda z: curve.masses(z, anchor, place))
     gap = curve.gap(mass)
@@ -99,7 +99,7 @@ def _by_secant(curve, scores, anchor, place, last):
 
 
 def _by_slopes(curve, scores, anchor, place, last):
-    """The same by Hermite's cubic of place by gap, through two places with their paces.
+    """Return the same by Hermite's cubic of place by gap, through two places with their paces.
 
     Where there is none, and never far from it, the step is Newton's: what is left of a gap is of
     the order of its square, which `search` knows.

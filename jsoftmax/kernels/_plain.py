@@ -118,7 +118,7 @@ def _while(inputs, *, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr, **_):
 
 
 def _scan(inputs, *, jaxpr, length, reverse, **_):
-    # Constants and a state, whose shapes the body has; versions of JAX count them in their own way.
+    # Count the state by the results of the body: how a scan counts constants depends on the JAX.
     split = len(inputs) - len(jaxpr.out_avals)
     constants, state = inputs[: max(split, 0)], inputs[max(split, 0) :]
     pairs = [*zip(inputs, jaxpr.in_avals, strict=True), *zip(state, jaxpr.out_avals, strict=False)]

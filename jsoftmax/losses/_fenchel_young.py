@@ -294,17 +294,16 @@ def attained(
 ) -> Array:  # fmt: skip
     """Ω*(z) + Ω(y) − ⟨y, z⟩ at its p, summed from terms none of which is negative."""
     chex.assert_equal_shape([p, log_p, z, y])
-    top = classes.max(z)
-    row = _Row(rest, top, regularizer.marginal(_largest(relative_to(prior, p), z, classes)))
+    row = _row_of(p, z, prior, regularizer, classes)
     every = _Entries(log_p, t, z, y, prior)
     if labels is None:
-        loss = classes.sum(_terms(every, row, regularizer))
+        loss = classes.sum(_terms(every, row, rest, regularizer))
     else:
         others = _terms_of_zero(every, regularizer)
         own = classes.index(z).astype(labels.dtype) == labels
-        label = _terms(every.at(labels, classes), row, regularizer)
+        label = _terms(every.at(labels, classes), row, rest, regularizer)
         loss = label + classes.sum(jnp.where(own, 0, others))
-    return jnp.where((top == -jnp.inf) & (loss == loss), 0, loss)  # no NaN is lost
+    return jnp.where((row.top == -jnp.inf) & (loss == loss), 0, loss)  # no NaN is lost
 
 
 class _Entries(NamedTuple):
@@ -328,18 +327,26 @@ class _Entries(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """The numbers of a row on which its terms depend."""
+    """A row as its largest score tells of it."""
 
-    rest: Array  # the mass of all classes but one that has almost all
     top: Array  # the largest score
     marginal: Array  # ω′(p/q) there
 
+    def above(self, z: Array) -> Array:
+        """Return z − τ, which is ω′(p/q) on the support."""
+        return difference(z, self.top) + self.marginal
 
-def _terms(of: _Entries, row: _Row, regularizer: Regularizer) -> Array:
+
+def _row_of(p, z, prior, regularizer, classes) -> _Row:
+    largest = _largest(relative_to(prior, p), z, classes)
+    return _Row(classes.max(z), regularizer.marginal(largest))
+
+
+def _terms(of: _Entries, row: _Row, rest: Array, regularizer: Regularizer) -> Array:
     """The terms of the loss, y (τ + ω′(0) − z) of classes off the support among them."""
     log_p, t, z, y, prior = of
     p = jnp.exp(log_p)
-    log_r = relative_logarithm(refined_log(log_p, p, row.rest), t, z, prior, regularizer)
+    log_r = relative_logarithm(refined_log(log_p, p, rest), t, z, prior, regularizer)
     r, u = relative_to(prior, p), relative_to(prior, y)
     if t is None:
         terms = regularizer.divergence(u, r, log_r)
@@ -349,7 +356,7 @@ def _terms(of: _Entries, row: _Row, regularizer: Regularizer) -> Array:
     # Off the support ω′(0) is finite; where it is not, p = 0 only where z = −∞.
     bottom = regularizer.marginal(jnp.zeros((1,) * z.ndim, z.dtype))
     empty = (log_p == -jnp.inf) & (y > 0) & (bottom > -jnp.inf)
-    behind = jnp.where(empty, bottom, 0) - (difference(z, row.top) + row.marginal)
+    behind = jnp.where(empty, bottom, 0) - row.above(z)
     terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(behind, 0), 0), 0)
     lost = beyond_reach(z, y, row.top) | ((z == -jnp.inf) & (y > 0))
     if regularizer.bound < jnp.inf:  # no p exceeds it, so a target that does is never reached
@@ -381,7 +388,7 @@ def _attained_jvp(classes, primals, tangents):
         tangent = tangent + classes.sum(move * d_z)
     if not isinstance(d_y, SymbolicZero):
         slope = regularizer.marginal(relative_to(prior, y))
-        slope = slope - above_threshold(p, z, prior, regularizer, classes)
+        slope = slope - _row_of(p, z, prior, regularizer, classes).above(z)
         tangent = tangent + classes.sum(jnp.where(jnp.isfinite(slope), slope, 0) * d_y)
     if prior is not None and not isinstance(d_prior, SymbolicZero):
         slope = height(relative_to(prior, y), regularizer) - height(
@@ -400,12 +407,6 @@ def along_regularizer(p, y, z, prior, regularizer, d_regularizer, classes) -> Ar
         d_regularizer,
     )
     return None if along is None else jnp.where(classes.max(z) == -jnp.inf, 0, along)
-
-
-def above_threshold(p, z, prior, regularizer, classes) -> Array:
-    """z − τ, which is ω′(p/q) on the support: known at the largest score."""
-    r = relative_to(prior, p)
-    return difference(z, classes.max(z)) + regularizer.marginal(_largest(r, z, classes))
 
 
 def _largest(r, z, classes):

@@ -68,11 +68,11 @@ class Sloped(Curve, Protocol):
         ...
 
     def shares(self, z: Array, anchor: Array, place: Any) -> tuple[Array, Array]:
-        """p and s = ∂p/∂z, each divided by its factor, of scores none of which is +∞."""
+        """Return p and s = ∂p/∂z without the factors of the row. No score may be +∞."""
         ...
 
     def factors(self) -> tuple[float, float]:
-        """What the masses and the slopes are multiplied with, once for a row."""
+        """Return the factors of the row for p and for s."""
         ...
 
     def drift(self, place: Any) -> Array:
