@@ -194,6 +194,22 @@ for _name in ("categorical", "gumbel_argmax"):
     _call(_name, key, Z, smooth=False)
     _call(_name, key, Z, note="shape", smooth=False, shape=(3, 4))
 _call("sample_from", key, P, smooth=False)
+_call("top_k_mask", Z, smooth=False, k=3)
+_call("top_k_mask", Z, ORDER, note="k a row", smooth=False)
+_call("top_n_sigma_mask", Z, smooth=False, n=1.0)
+for _name, _value in (
+    ("top_p_mask", 0.7), ("typical_mask", 0.5), ("min_p_mask", 0.2), ("eta_mask", 0.1)
+):  # fmt: skip
+    _call(_name, Z, smooth=False, run=lambda f, z, value=_value: f(z, value))
+_call("top_p_mask", Z, WARMTH, note="T", smooth=False, run=lambda f, z, t: f(z, 0.7, temperature=t))
+_call("sample_token", key, Z)
+_call("sample_token", key, Z, WARMTH, note="truncated", run=lambda f, key, z, t: f(
+    key, z, temperature=t, k=5, p=0.9, min_p=0.05, n_sigma=2.0, typical_p=0.9, epsilon=0.01
+))  # fmt: skip
+_call("penalized_logits", Z, labels(3, 4, 8), repetition=1.2, presence=0.1, frequency=0.2)
+_call("token_counts", labels(8, 4, 5), classes=8, smooth=False)
+_call("residual_probabilities", P, P, smooth=False)
+_call("speculative_sample", key, labels(8, 4, 2), shares(4, 2, 8), shares(4, 3, 8), smooth=False)
 _call("gumbel_topk", key, Z, k=2)
 _call("relaxed_topk", key, Z, k=2)
 _call("straight_through", Z, P)

@@ -131,23 +131,25 @@ class ClassAxis:
             return raised
         return jax.lax.pmax(raised.astype(jnp.int32), self.axis_name) > 0
 
-    def peaks(self, x: Array, weights: Array | None = None) -> tuple[Array, Array | None] | None:
-        """The maxima of blocks of eight, a row an eighth as long; None for short rows.
+    def peaks(
+        self, x: Array, weights: Array | None = None, size: int = 8
+    ) -> tuple[Array, Array | None] | None:
+        """The maxima of blocks of `size`, a row so much shorter; None for short rows.
 
         With weights, the largest weight of an entry that is the maximum of its block.
         """
         axis = self._whole_axis(x)
-        if axis is None or not is_known(x.shape[axis]) or x.shape[axis] < 256:
+        if axis is None or not is_known(x.shape[axis]) or x.shape[axis] < 32 * size:
             return None
-        if (padded := _divisible(x, axis, 64, -jnp.inf)) is None:
+        if (padded := _divisible(x, axis, 8 * size, -jnp.inf)) is None:
             return None
-        # In chunks of 8 × lanes: maxima are taken of whole vectors, and a row that the compiler has
-        # split evenly over devices is cut between chunks.
+        # In chunks of size × lanes: maxima are taken of whole vectors, and a row that the compiler
+        # has split evenly over devices is cut between chunks.
         n, before, after = padded.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
-        chunks = min((n & -n) // 8, 1 << (n.bit_length() - 7), 256)
+        chunks = min((n & -n) // size, 1 << (n.bit_length() - 7), 256)
 
         def blocks(x):
-            return x.reshape(*before, chunks, 8, -1, *after)
+            return x.reshape(*before, chunks, size, -1, *after)
 
         def row(x):
             return x.reshape(*before, -1, *after)
@@ -155,7 +157,7 @@ class ClassAxis:
         peaks = jnp.max(blocks(padded), axis=axis + 1)
         if weights is None:
             return row(peaks), None
-        q = _divisible(jnp.broadcast_to(weights, x.shape), axis, 64, 0)
+        q = _divisible(jnp.broadcast_to(weights, x.shape), axis, 8 * size, 0)
         highest = blocks(padded) == jnp.expand_dims(peaks, axis + 1)
         q = jnp.max(jnp.where(highest, blocks(q), 0), axis=axis + 1)
         return row(peaks), row(q)

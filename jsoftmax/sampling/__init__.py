@@ -1,4 +1,4 @@
-"""Keys, scores → samples: exact, relaxed, one-hot with a gradient; distributions."""
+"""Keys, scores → samples: exact, truncated, relaxed, one-hot with a gradient."""
 
 from jsoftmax.sampling._alias import AliasTable
 from jsoftmax.sampling._categorical import categorical, sample_from
@@ -16,15 +16,33 @@ from jsoftmax.sampling._straight_through import (
     straight_through_gumbel,
 )
 from jsoftmax.sampling._subsets import GumbelTopK, gumbel_topk, relaxed_topk
+from jsoftmax.sampling.truncation import (
+    SampledToken,
+    Speculation,
+    eta_mask,
+    min_p_mask,
+    penalized_logits,
+    residual_probabilities,
+    sample_token,
+    speculative_sample,
+    token_counts,
+    top_k_mask,
+    top_n_sigma_mask,
+    top_p_mask,
+    typical_mask,
+)
 
 __all__ = [
     "AliasTable",
     "Categorical",
     "GumbelTopK",
     "RelaxedCategorical",
+    "SampledToken",
+    "Speculation",
     "categorical",
     "concrete_log_prob",
     "decoupled_straight_through",
+    "eta_mask",
     "exp_concrete_log_prob",
     "gumbel_argmax",
     "gumbel_entmax",
@@ -32,11 +50,21 @@ __all__ = [
     "gumbel_rao",
     "gumbel_softmax",
     "gumbel_topk",
+    "min_p_mask",
+    "penalized_logits",
     "reinforce_leave_one_out",
     "reinmax",
     "relaxed_topk",
+    "residual_probabilities",
     "sample_from",
+    "sample_token",
+    "speculative_sample",
     "straight_through",
     "straight_through_categorical",
     "straight_through_gumbel",
+    "token_counts",
+    "top_k_mask",
+    "top_n_sigma_mask",
+    "top_p_mask",
+    "typical_mask",
 ]

@@ -98,7 +98,7 @@ def drawn_from(key: Array, ask: Problem, shape: tuple[int, ...]) -> Array:
     per_row = (ask.classes.max(ask.z),)
     if ask.temperature is not None:
         per_row = (*per_row, ask.temperature)
-    return _drawn(key, ask, ask.z, per_row, _exponential, shape)
+    return _drawn(key, ask, ask.z, per_row, exponential, shape)
 
 
 def sample_from(
@@ -183,7 +183,7 @@ def entries(x: Array, index: Array) -> Array:
     return x.reshape(math.prod(rows), x.shape[-1])[row, jnp.maximum(index, 0)]
 
 
-def _exponential(z: Array, top: Array, *temperature: Array) -> Array:
+def exponential(z: Array, top: Array, *temperature: Array) -> Array:
     """Weights of scores. Infinities are at their limits; where there is NaN they are 0."""
     v = cooled(z, temperature[0], _LAST, top) if temperature else difference(z, top)
     return jnp.where((v == v) & (top == top), jnp.exp(v), 0)

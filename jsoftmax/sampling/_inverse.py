@@ -43,6 +43,18 @@ def draw_classes(
     `weigh(scores, *per_row)` gives weights from 0 to 1, entry by entry; `per_row` are arrays
     [*rows, 1].
     """
+    return classes_at(random_words(key, shape), scores, per_row, weigh, shape, axis_name)
+
+
+def classes_at(
+    words: Words,
+    scores: Array,
+    per_row: tuple[Array, ...],
+    weigh: Callable[..., Array],
+    shape: tuple[int, ...],
+    axis_name: Hashable | None,
+) -> Array:
+    """The draws of `draw_classes` for given random words of that shape."""
     *rows, n = scores.shape
     rows = tuple(rows)
     block = _block_size(n)
@@ -80,7 +92,7 @@ def draw_classes(
 
     mine = ends.map(lambda x: x[..., -1])
     total, offset = _over_parts(mine, axis_name)
-    u = product_high(_uniform(key, shape), _led(total, len(shape)))
+    u = product_high(words, _led(total, len(shape)))
     u = u.minus(_led(offset, len(shape)))
     hit = u.below(_led(mine, len(shape)))
     index = find(u)
@@ -190,7 +202,8 @@ def _over_parts(mine: Words, axis_name: Hashable | None) -> tuple[Words, Words]:
     return cumulative.map(lambda x: x[-1]), offset
 
 
-def _uniform(key: Array, shape: tuple[int, ...]) -> Words:
+def random_words(key: Array, shape: tuple[int, ...]) -> Words:
+    """Uniform numbers of 64 bits."""
     high, low = jax.random.bits(key, (2, *shape), jnp.uint32)
     return Words(high, low)
 

@@ -131,6 +131,21 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "categorical, shape": (lambda z: js.categorical(KEY, z, shape=(3, z.shape[0])), (Z,)),
     "gumbel_argmax": (lambda z: js.gumbel_argmax(KEY, z), (Z,)),
     "sample_from": (lambda p: js.sample_from(KEY, p), (P,)),
+    "top_k_mask": (lambda z: js.top_k_mask(z, 2), (ZK,)),
+    "top_p_mask": (lambda z: js.top_p_mask(z, 0.9), (ZK,)),
+    "min_p_mask": (lambda z: js.min_p_mask(z, 0.1), (ZK,)),
+    "top_n_sigma_mask": (lambda z: js.top_n_sigma_mask(z, 1.0), (ZK,)),
+    "typical_mask": (lambda z: js.typical_mask(z, 0.9), (ZK,)),
+    "eta_mask": (lambda z: js.eta_mask(z, 0.1), (ZK,)),
+    "sample_token": (lambda z: js.sample_token(KEY, z, k=3, p=0.9), (Z,)),
+    "penalized_logits": (lambda z: js.penalized_logits(z, z > 0, presence=0.1), (ZK,)),
+    "token_counts": (lambda y: js.token_counts(y[:, None], 4), (Y,)),
+    "residual_probabilities": (lambda p: js.residual_probabilities(p, p[::-1]), (PK,)),
+    "speculative_sample": (
+        lambda y: js.speculative_sample(
+            KEY, y[:, None], jax.nn.one_hot(y, 4)[:, None], jnp.full((y.shape[0], 2, 4), 0.25)
+        ), (Y,)
+    ),
     "gumbel_topk": (lambda z: js.gumbel_topk(KEY, z, 2), (Z,)),
     "relaxed_topk": (lambda z: js.relaxed_topk(KEY, z, 2), (Z,)),
     "gumbel_softmax": (lambda z: js.gumbel_softmax(KEY, z), (Z,)),

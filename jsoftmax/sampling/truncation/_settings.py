@@ -1,0 +1,40 @@
+"""Validate the settings of a truncation: numbers, or arrays with one number a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._problem import Problem
+
+
+def setting(
+    function: str,
+    name: str,
+    x: Any,
+    ask: Problem,
+    least: float,
+    most: float = np.inf,
+    is_whole: bool = False,
+) -> Array:
+    """Return a setting in the rank and computing dtype of the logits.
+
+    Raises:
+        ValueError: for a known number out of its range, and for a shape that does not fit.
+    """
+    known = checks.known_values(x)
+    if known is not None and not ((known >= least) & (known <= most)).all():
+        wanted = f"at least {least:g}" if most == np.inf else f"from {least:g} to {most:g}"
+        raise ValueError(f"jsoftmax.{function}: `{name}` must be {wanted}, got {x!r}.")
+    if is_whole and known is not None and (known != np.floor(known)).any():
+        raise ValueError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
+    return checks.per_row(function, name, x, ask.z, ask.classes, ask.z.dtype)
+
+
+def as_constant(z: Array) -> Array:
+    """Return scores as constants: which classes stay has no derivative."""
+    return jax.lax.stop_gradient(z)
