@@ -82,6 +82,7 @@ compile-gpu:  ## the same functions for an H100; 5.6 GB of packages
 bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folder also text and vectors
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.sampling
+	$(VENV)/bin/python -m benchmarks.truncation
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
 	$(VENV)/bin/python -m benchmarks.attention

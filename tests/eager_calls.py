@@ -292,6 +292,9 @@ _call("linear_entmax_loss", H, KERNEL, T12, slow=True)
 _call("linear_fenchel_young_loss", H, KERNEL, T12, slow=True)
 _call("linear_topk", H, KERNEL, k=3)
 _call("linear_categorical", key, H, KERNEL, smooth=False)
+_call("linear_sample_token", key, H, KERNEL, WARMTH, slow=True, run=lambda f, key, h, w, t: f(
+    key, h, w, temperature=t, k=7, p=0.9
+))  # fmt: skip
 
 # Trees.
 for _table, _tree, _note in ((NODES, trees, ""), (WIDE, wide_trees, "wide")):

@@ -25,6 +25,7 @@ from jsoftmax.vocabulary.linear._linear_cross_entropy import (
 from jsoftmax.vocabulary.linear._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary.linear._linear_entmax_loss import linear_entmax_loss
 from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import linear_fenchel_young_loss
+from jsoftmax.vocabulary.linear._linear_sample_token import linear_sample_token
 from jsoftmax.vocabulary.linear._linear_topk import linear_topk
 from jsoftmax.vocabulary.row_updates._row_optimizer import RowOptimizer, RowState
 from jsoftmax.vocabulary.row_updates._row_updates import row_adagrad, row_adam, row_sgd
@@ -104,6 +105,7 @@ __all__ = [
     "linear_cross_entropy_terms",
     "linear_entmax_loss",
     "linear_fenchel_young_loss",
+    "linear_sample_token",
     "linear_topk",
     "log_uniform_sampler",
     "nce_loss",

@@ -61,7 +61,7 @@ def min_p_mask(
         outputs", ICLR 2025.
     """
     ask = problem("min_p_mask", logits, axis, where, temperature=temperature, axis_name=axis_name)
-    ratio = setting("min_p_mask", "min_p", min_p, ask, 0, 1)
+    ratio = setting("min_p_mask", "min_p", min_p, ask.z, ask.classes, 0, 1)
     found = _by_ratio(as_constant(ask.z), ratio, ask.temperature, ask.classes)
     return ask.unmasked(found, False)
 
@@ -107,7 +107,7 @@ def top_n_sigma_mask(
         C. Tang et al., "Top-nσ: not all logits are you need", 2024.
     """
     ask = problem("top_n_sigma_mask", logits, axis, where, axis_name=axis_name)
-    n = setting("top_n_sigma_mask", "n", n, ask, 0)
+    n = setting("top_n_sigma_mask", "n", n, ask.z, ask.classes, 0)
     return ask.unmasked(_by_deviation(as_constant(ask.z), n, ask.classes), False)
 
 
@@ -159,7 +159,7 @@ def eta_mask(
         Findings of EMNLP 2022.
     """
     ask = problem("eta_mask", logits, axis, where, temperature=temperature, axis_name=axis_name)
-    epsilon = setting("eta_mask", "epsilon", epsilon, ask, 0, 1)
+    epsilon = setting("eta_mask", "epsilon", epsilon, ask.z, ask.classes, 0, 1)
     found = _by_entropy(as_constant(ask.z), epsilon, ask.temperature, ask.classes)
     return ask.unmasked(found, False)
 

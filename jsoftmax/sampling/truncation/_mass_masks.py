@@ -59,7 +59,7 @@ def top_k_mask(
         A. Fan, M. Lewis and Y. Dauphin, "Hierarchical neural story generation", ACL 2018.
     """
     ask = problem("top_k_mask", logits, axis, where, axis_name=axis_name)
-    k = setting("top_k_mask", "k", k, ask, 1, is_whole=True)
+    k = setting("top_k_mask", "k", k, ask.z, ask.classes, 1, is_whole=True)
     return ask.unmasked(_by_rank(as_constant(ask.z), k, ask.classes), False)
 
 
@@ -112,7 +112,7 @@ def top_p_mask(
         degeneration", ICLR 2020.
     """
     ask = problem("top_p_mask", logits, axis, where, temperature=temperature, axis_name=axis_name)
-    p = setting("top_p_mask", "p", p, ask, 0, 1)
+    p = setting("top_p_mask", "p", p, ask.z, ask.classes, 0, 1)
     return ask.unmasked(_by_mass(as_constant(ask.z), p, ask.temperature, ask.classes), False)
 
 
@@ -165,7 +165,7 @@ def typical_mask(
         C. Meister, T. Pimentel, G. Wiher and R. Cotterell, "Locally typical sampling", TACL 2023.
     """
     ask = problem("typical_mask", logits, axis, where, temperature=temperature, axis_name=axis_name)
-    p = setting("typical_mask", "p", p, ask, 0, 1)
+    p = setting("typical_mask", "p", p, ask.z, ask.classes, 0, 1)
     found = _by_typicality(as_constant(ask.z), p, ask.temperature, ask.classes)
     return ask.unmasked(found, False)
 

@@ -91,7 +91,15 @@ def sample_token(
     check_temperature(function, "temperature", temperature)
     ask = problem(function, logits, axis, where, temperature=temperature, axis_name=axis_name)
     settings = read_settings(
-        function, ask, k=k, p=p, min_p=min_p, n_sigma=n_sigma, typical_p=typical_p, epsilon=epsilon
+        function,
+        ask.z,
+        ask.classes,
+        k=k,
+        p=p,
+        min_p=min_p,
+        n_sigma=n_sigma,
+        typical_p=typical_p,
+        epsilon=epsilon,
     )
     t = without_negative(ask.temperature, ask.sign)
     found = _sampled(key, ask.z, settings, t, ask.rows, ask.classes)

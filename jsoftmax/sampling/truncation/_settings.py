@@ -9,14 +9,15 @@ import numpy as np
 from jax import Array
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._problem import Problem
+from jsoftmax.core._axis import ClassAxis
 
 
 def setting(
     function: str,
     name: str,
     x: Any,
-    ask: Problem,
+    logits: Array | jax.ShapeDtypeStruct,
+    classes: ClassAxis,
     least: float,
     most: float = np.inf,
     is_whole: bool = False,
@@ -32,7 +33,7 @@ def setting(
         raise ValueError(f"jsoftmax.{function}: `{name}` must be {wanted}, got {x!r}.")
     if is_whole and known is not None and (known != np.floor(known)).any():
         raise ValueError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
-    return checks.per_row(function, name, x, ask.z, ask.classes, ask.z.dtype)
+    return checks.per_row(function, name, x, logits, classes, logits.dtype)
 
 
 def as_constant(z: Array) -> Array:

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._cooled import cooled
 from jsoftmax.core._labels import log_prob_at
-from jsoftmax.core._problem import Problem
 from jsoftmax.sampling._categorical import classes_last, exponential
 from jsoftmax.sampling._inverse import classes_at
 from jsoftmax.sampling._wide_integers import Words
@@ -54,7 +53,9 @@ class Settings(NamedTuple):
     epsilon: Array | None = None
 
 
-def read_settings(function: str, ask: Problem, **given: Any) -> Settings:
+def read_settings(
+    function: str, logits: Array | jax.ShapeDtypeStruct, classes: ClassAxis, **given: Any
+) -> Settings:
     """Check the settings of `function`.
 
     Raises:
@@ -65,7 +66,9 @@ def read_settings(function: str, ask: Problem, **given: Any) -> Settings:
         "k": {"least": 1, "is_whole": True},
     }
     read = {
-        name: setting(function, name, x, ask, **ranges.get(name, {"least": 0, "most": 1}))
+        name: setting(
+            function, name, x, logits, classes, **ranges.get(name, {"least": 0, "most": 1})
+        )
         for name, x in given.items()
         if x is not None
     }
