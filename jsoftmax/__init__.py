@@ -3,8 +3,8 @@
 Mappings turn scores into probabilities; losses compare scores with targets; samplers draw classes
 and relax them; attention mixes values by any mapping. Their names are flat: `jsoftmax.entmax`.
 Losses over large vocabularies are in `jsoftmax.vocabulary`, policies in `jsoftmax.policies`,
-measures of trust in probabilities, and their repair, in `jsoftmax.calibration`; the names of these
-three that are not too general are flat too. All are pure functions that work under `jit`, `vmap`
+measures of trust in probabilities, and their repair, in `jsoftmax.calibration`, routing to experts in
+`jsoftmax.routing`; the names of these four that are not too general are flat too. All are pure functions that work under `jit`, `vmap`
 and `grad`. Flax modules around them are in `jsoftmax.nnx` and `jsoftmax.linen`, an estimator for
 scikit-learn in `jsoftmax.estimators`, assertions for tests in `jsoftmax.testing`; these four are
 imported when they are first named.
@@ -75,6 +75,7 @@ from jsoftmax.policies import (
     mellowmax_temperature,
     sample_action,
 )
+from jsoftmax.routing import route
 from jsoftmax.sampling import (
     AliasTable,
     Categorical,
@@ -218,6 +219,7 @@ __all__ = [
     "relaxed_topk",
     "reliability_diagram",
     "ring_attention",
+    "route",
     "sample_action",
     "sample_from",
     "sampled_softmax_loss",

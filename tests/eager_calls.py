@@ -16,7 +16,7 @@ Make = Callable[[np.random.Generator], Any]
 
 HOMES = (
     "", ".mappings", ".losses", ".sampling", ".attention", ".vocabulary", ".policies",
-    ".calibration",
+    ".calibration", ".routing",
 )  # fmt: skip
 
 
@@ -256,6 +256,14 @@ _call("temperature_scaling", Z, Y)
 _call("temperature_scaling", Z, Y, note="α", alpha=1.5, slow=True)
 _call("vector_scaling", Z, Y, smooth=False)
 _call("VectorScaling", Z, floats(1, 8), floats(1, 8), run=lambda f, z, a, b: f(a, b).apply(z))
+
+# Routing.
+_call("route", Z, k=2)
+for _score in ("sigmoid", "entmax"):
+    _call("route", Z, floats(8), note=_score, slow=True, run=lambda f, z, b, score=_score: f(
+        z, 3, score=score, bias=b, groups=4, groups_kept=2, capacity=0.7
+    ))  # fmt: skip
+_call("update_bias", floats(8), labels(9, 8), smooth=False)
 
 # Attention.
 for _alpha in (1.0, 1.5):

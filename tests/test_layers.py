@@ -11,7 +11,7 @@ import pytest
 
 LAZY = ("estimators", "kernels", "linen", "nnx", "testing")
 FLAT = ("mappings", "losses", "sampling", "attention")  # whose names are jsoftmax's
-NAMESPACES = ("vocabulary", "policies", "calibration")  # that keep the names that are too general
+NAMESPACES = ("vocabulary", "policies", "calibration", "routing")  # that keep the names that are too general
 PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
 
 # A folder may import from itself and from the folders of lower rank. Kernels import core only, and
@@ -23,6 +23,7 @@ RANKS = {
     "sampling": 2,
     "policies": 3,
     "calibration": 3,
+    "routing": 3,
     "attention": 3,
     "vocabulary": 3,
     "testing": 4,

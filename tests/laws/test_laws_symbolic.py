@@ -126,6 +126,9 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "importance_ratio": (js.policies.importance_ratio, (Operand("n"), Operand("n"))),
     "mellowmax": (js.mellowmax, (ZK,)),
     "mellowmax_temperature": (js.mellowmax_temperature, (ZK,)),
+    # Routing.
+    "route": (lambda z: js.route(z, 2), (Z,)),
+    "route, capacity": (lambda z: js.route(z, 2, score="sigmoid", capacity=0.5), (Z,)),
     # Sampling.
     "categorical": (lambda z: js.categorical(KEY, z), (Z,)),
     "categorical, shape": (lambda z: js.categorical(KEY, z, shape=(3, z.shape[0])), (Z,)),
