@@ -23,12 +23,11 @@ def within_capacity(
 ) -> Array:
     """Weights [..., E] that sum to the capacity at most over the tokens, ranked by `rank`."""
     if weights.ndim == 1:
-        rows = (x[None] for x in (weights, rank))
-        return within_capacity(*rows, capacity, regularizer, axis_name)[0]
+        return within_capacity(weights[None], rank[None], capacity, regularizer, axis_name)[0]
     tokens = tuple(range(weights.ndim - 1))
     total = jnp.sum(weights, tokens, keepdims=True)
     total = total if axis_name is None else jax.lax.psum(total, axis_name)
-    is_over = jax.lax.stop_gradient(total > capacity)
+    is_over = jax.lax.stop_gradient(~(total <= capacity))  # a NaN stays one
     # Elsewhere the caps leave no room for a distribution, and any problem that has one will do.
     share = capped_entmax(
         rank,

@@ -54,9 +54,7 @@ def _int(function: str, name: str, x: Any, least: int, most: int) -> int:
     return int(x)
 
 
-def chosen_experts(
-    z: Array, s: Array, bias: Array | None, limits: Limits
-) -> tuple[Array, Array]:
+def chosen_experts(z: Array, s: Array, bias: Array | None, limits: Limits) -> tuple[Array, Array]:
     """The numbers of the k best experts, and whether there are that many: (..., k) arrays.
 
     Experts are judged by s + b. Without a bias those of the kept groups are told apart by z, of

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 class RoutingStatistics(NamedTuple):
     r"""Sums over the tokens that `route` has seen; a token without any expert counts for nothing.
 
-    Every field is a sum. So statistics of parts of a batch are added field by field: by `jax.tree.map`
-    over microbatches, by `jax.lax.psum` over a mesh axis. The losses are made of them afterwards,
-    since the mean of the losses of parts is not the loss of the whole.
+    Every field is a sum. So statistics of parts of a batch are added field by field: by
+    `jax.tree.map` over microbatches, by `jax.lax.psum` over a mesh axis. The losses are made of
+    them afterwards, since the mean of the losses of parts is not the loss of the whole.
 
     Args:
         load: of shape [E], how many tokens chose each expert, before a capacity.
@@ -35,8 +35,8 @@ class RoutingStatistics(NamedTuple):
         [3 1] 1.2 1.2
     """
 
-    load: Int[Array, "experts"]
-    importance: Float[Array, "experts"]
+    load: Int[Array, " experts"]
+    importance: Float[Array, " experts"]
     squared_log_partition: Float[Array, ""]
     tokens: Int[Array, ""]
 

@@ -8,9 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jsoftmax.core import _checks as checks
 
 
-def update_bias(
-    bias: ArrayLike, load: ArrayLike, rate: ArrayLike = 1e-3
-) -> Float[Array, "experts"]:
+def update_bias(bias: ArrayLike, load: ArrayLike, rate: ArrayLike = 1e-3) -> Float[Array, "..."]:
     r"""Raise the bias of experts with less than the mean load, and lower that of those with more.
 
     .. math:: b_i ← b_i + r\, \mathrm{sign}\Big(\frac1E \sum_j n_j - n_i\Big)
@@ -50,7 +48,5 @@ def update_bias(
     n = load.astype(dtype)
     rate = checks.as_array(function, "rate", rate).astype(dtype)
     # Compared as E n and Σ n, which are whole numbers where the loads are.
-    moved = bias.astype(dtype) + rate * jnp.sign(
-        jnp.sum(n, -1, keepdims=True) - n * n.shape[-1]
-    )
+    moved = bias.astype(dtype) + rate * jnp.sign(jnp.sum(n, -1, keepdims=True) - n * n.shape[-1])
     return moved.astype(checks.result_dtype(bias))
