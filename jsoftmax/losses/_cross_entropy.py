@@ -100,7 +100,7 @@ def cross_entropy(
         [0.0034 1.0986]
         >>> cosines = jnp.array([0.9, 0.2, -0.3])
         >>> print(cross_entropy(cosines, 0, angular_margin=0.5, temperature=1 / 16))
-        0.0088
+        0.00226
         >>> print(cross_entropy(jnp.array([0.0, 40.0]), 1))
         4.248e-18
 

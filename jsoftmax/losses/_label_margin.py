@@ -1,7 +1,8 @@
 """Margins at the label: its score is lowered before the softmax, so that it must lead by more.
 
 A class leads by a margin if it has the largest score also after its own was lowered. The additive
-margin takes m from the score; the angular one takes the score for a cosine, and adds m to the angle.
+margin takes m from the score; the angular one takes the score for a cosine, and adds m to its
+angle.
 """
 
 from __future__ import annotations
