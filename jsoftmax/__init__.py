@@ -102,6 +102,7 @@ from jsoftmax.sampling import (
 from jsoftmax.vocabulary import (
     adaptive_cross_entropy,
     adaptive_log_softmax,
+    contrastive_loss,
     hierarchical_categorical,
     hierarchical_cross_entropy,
     hierarchical_entropy,
@@ -120,6 +121,7 @@ from jsoftmax.vocabulary import (
     nce_loss,
     negative_sampling_loss,
     sampled_softmax_loss,
+    sigmoid_contrastive_loss,
 )
 
 if TYPE_CHECKING:
@@ -166,6 +168,7 @@ __all__ = [
     "concrete_log_prob",
     "conformal_sets",
     "conformal_threshold",
+    "contrastive_loss",
     "cross_entropy",
     "decoupled_straight_through",
     "dot_product_attention",
@@ -223,6 +226,7 @@ __all__ = [
     "sample_action",
     "sample_from",
     "sampled_softmax_loss",
+    "sigmoid_contrastive_loss",
     "smoothmax",
     "soft_argmax",
     "softmax",

@@ -285,6 +285,13 @@ _call("linear_fenchel_young_loss", H, KERNEL, T12, slow=True)
 _call("linear_topk", H, KERNEL, k=3)
 _call("linear_categorical", key, H, KERNEL, smooth=False)
 
+# Contrastive losses.
+_call("contrastive_loss", H, H)
+_call("contrastive_loss", H, H, WARMTH, note="α", slow=True, run=lambda f, q, k, t: f(
+    q, k, alpha=1.5, temperature=t[0, 0], normalize=True
+))  # fmt: skip
+_call("sigmoid_contrastive_loss", H, H)
+
 # Trees.
 for _table, _tree, _note in ((NODES, trees, ""), (WIDE, wide_trees, "wide")):
     for _name in ("hierarchical_log_prob", "hierarchical_cross_entropy"):

@@ -99,6 +99,9 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "in_batch_candidates": (
         lambda y, q: js.vocabulary.in_batch_candidates(y, q), (T12, Operand("n"))
     ),
+    "contrastive_loss": (js.contrastive_loss, (H, H)),
+    "contrastive_loss, α": (lambda q, k: js.contrastive_loss(q, k, alpha=1.5), (H, H)),
+    "sigmoid_contrastive_loss": (js.sigmoid_contrastive_loss, (H, H)),
     # Calibration.
     "expected_calibration_error": (js.expected_calibration_error, (P, Y)),
     "expected_calibration_error, equal mass": (
