@@ -181,9 +181,9 @@ def temporaries(function, *shapes, in_shardings=None):
 
 @by_name
 def test_no_array_of_all_scores_is_held(name):
-    """With its gradient: of 4096 pairs in blocks of 256, and 2048 over eight devices."""
+    """With its gradient: of 4096 pairs in blocks of 64 × 256, and 2048 over eight devices."""
     n, d = 4096, 16
-    sizes = {"block_queries": 256, "block_keys": 256} if name != "SigLIP" else {"block_keys": 256}
+    sizes = {"block_queries": 64, "block_keys": 256} if name != "SigLIP" else {"block_keys": 256}
 
     def slopes(q, k, **axis):
         return jax.grad(lambda q, k: LOSSES[name](q, k, 0.3, 0.1, **sizes, **axis).sum(), (0, 1))(
