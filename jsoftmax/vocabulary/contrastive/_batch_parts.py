@@ -13,8 +13,10 @@ from collections.abc import Callable, Hashable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jsoftmax.core._explicit_axes import is_split
@@ -73,7 +75,7 @@ def _split(given: dict[str, Any]) -> tuple[Any, frozenset[Hashable], tuple[Hasha
 
 
 def _mesh_of(x: Any) -> Any:
-    return jax.typeof(x).sharding.mesh if isinstance(x, jax.core.Tracer) else x.sharding.mesh
+    return jax.typeof(x).sharding.mesh if isinstance(x, Tracer) else x.sharding.mesh
 
 
 @functools.lru_cache(maxsize=512)
@@ -94,7 +96,7 @@ def _program(
 
 
 def _resharded(mesh: Any, x: Any, spec: PartitionSpec) -> Array:
-    x = jax.numpy.asarray(x)
+    x = jnp.asarray(x)
     known = jax.typeof(x).sharding
     if known.mesh == mesh and known.spec == spec:
         return x

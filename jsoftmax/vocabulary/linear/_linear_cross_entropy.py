@@ -258,8 +258,8 @@ def linear_cross_entropy_terms(
 def _terms(
     function, features, kernel, targets, statistics, bias, where, prior, log_prior, ignore_index,
     label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
-    block_tokens, block_classes, implementation: str | None = "xla", margin=0.0,
-    angular_margin=0.0, normalize=False,
+    block_tokens, block_classes, implementation: str | None = "xla", margin: Any = 0.0,
+    angular_margin: Any = 0.0, normalize: Any = False,
 ) -> Outcome:  # fmt: skip
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
