@@ -168,7 +168,7 @@ def linear_cross_entropy(
         ...     options = dict(normalize=True, angular_margin=m, temperature=1 / 8)
         ...     return linear_cross_entropy(h, W, jnp.array([2, 1]), **options)
         >>> print(arcface(0.0), arcface(0.5))
-        [0.3852 0.2321] [1.098  0.528 ]
+        [0.38519    0.23209603] [1.0980154  0.52803975]
 
     Reference:
         J. Deng et al., "ArcFace: additive angular margin loss for deep face recognition", CVPR
