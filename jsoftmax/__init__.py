@@ -3,11 +3,11 @@
 Mappings turn scores into probabilities; losses compare scores with targets; samplers draw classes
 and relax them; attention mixes values by any mapping. Their names are flat: `jsoftmax.entmax`.
 Losses over large vocabularies are in `jsoftmax.vocabulary`, policies in `jsoftmax.policies`,
-measures of trust in probabilities, and their repair, in `jsoftmax.calibration`; the names of these
-three that are not too general are flat too. All are pure functions that work under `jit`, `vmap`
-and `grad`. Flax modules around them are in `jsoftmax.nnx` and `jsoftmax.linen`, an estimator for
-scikit-learn in `jsoftmax.estimators`, assertions for tests in `jsoftmax.testing`; these four are
-imported when they are first named.
+measures of trust in probabilities, and their repair, in `jsoftmax.calibration`, routing to experts
+in `jsoftmax.routing`; the names of these four that are not too general are flat too. All are pure
+functions that work under `jit`, `vmap` and `grad`. Flax modules around them are in `jsoftmax.nnx`
+and `jsoftmax.linen`, an estimator for scikit-learn in `jsoftmax.estimators`, assertions for tests
+in `jsoftmax.testing`; these four are imported when they are first named.
 """
 
 import importlib
@@ -75,6 +75,7 @@ from jsoftmax.policies import (
     mellowmax_temperature,
     sample_action,
 )
+from jsoftmax.routing import route
 from jsoftmax.sampling import (
     AliasTable,
     Categorical,
@@ -114,6 +115,7 @@ from jsoftmax.sampling import (
 from jsoftmax.vocabulary import (
     adaptive_cross_entropy,
     adaptive_log_softmax,
+    contrastive_loss,
     hierarchical_categorical,
     hierarchical_cross_entropy,
     hierarchical_entropy,
@@ -133,6 +135,7 @@ from jsoftmax.vocabulary import (
     nce_loss,
     negative_sampling_loss,
     sampled_softmax_loss,
+    sigmoid_contrastive_loss,
 )
 
 if TYPE_CHECKING:
@@ -181,6 +184,7 @@ __all__ = [
     "concrete_log_prob",
     "conformal_sets",
     "conformal_threshold",
+    "contrastive_loss",
     "cross_entropy",
     "decoupled_straight_through",
     "dot_product_attention",
@@ -239,10 +243,12 @@ __all__ = [
     "reliability_diagram",
     "residual_probabilities",
     "ring_attention",
+    "route",
     "sample_action",
     "sample_from",
     "sample_token",
     "sampled_softmax_loss",
+    "sigmoid_contrastive_loss",
     "smoothmax",
     "soft_argmax",
     "softmax",

@@ -16,7 +16,7 @@ Make = Callable[[np.random.Generator], Any]
 
 HOMES = (
     "", ".mappings", ".losses", ".sampling", ".attention", ".vocabulary", ".policies",
-    ".calibration",
+    ".calibration", ".routing",
 )  # fmt: skip
 
 
@@ -273,6 +273,14 @@ _call("temperature_scaling", Z, Y, note="α", alpha=1.5, slow=True)
 _call("vector_scaling", Z, Y, smooth=False)
 _call("VectorScaling", Z, floats(1, 8), floats(1, 8), run=lambda f, z, a, b: f(a, b).apply(z))
 
+# Routing.
+_call("route", Z, k=2)
+for _score in ("sigmoid", "entmax"):
+    _call("route", Z, floats(8), note=_score, slow=True, run=lambda f, z, b, score=_score: f(
+        z, 3, score=score, bias=b, groups=4, groups_kept=2, capacity=0.7
+    ))  # fmt: skip
+_call("update_bias", floats(8), labels(9, 8), smooth=False)
+
 # Attention.
 for _alpha in (1.0, 1.5):
     _call("dot_product_attention", Q, Q, Q, note=f"{_alpha:g}", alpha=_alpha, slow=_alpha != 1)
@@ -295,6 +303,13 @@ _call("linear_categorical", key, H, KERNEL, smooth=False)
 _call("linear_sample_token", key, H, KERNEL, WARMTH, slow=True, run=lambda f, key, h, w, t: f(
     key, h, w, temperature=t, k=7, p=0.9
 ))  # fmt: skip
+
+# Contrastive losses.
+_call("contrastive_loss", H, H)
+_call("contrastive_loss", H, H, WARMTH, note="α", slow=True, run=lambda f, q, k, t: f(
+    q, k, alpha=1.5, temperature=t[0, 0], normalize=True
+))  # fmt: skip
+_call("sigmoid_contrastive_loss", H, H)
 
 # Trees.
 for _table, _tree, _note in ((NODES, trees, ""), (WIDE, wide_trees, "wide")):

@@ -11,7 +11,12 @@ import pytest
 
 LAZY = ("estimators", "kernels", "linen", "nnx", "testing")
 FLAT = ("mappings", "losses", "sampling", "attention")  # whose names are jsoftmax's
-NAMESPACES = ("vocabulary", "policies", "calibration")  # that keep the names that are too general
+NAMESPACES = (
+    "vocabulary",
+    "policies",
+    "calibration",
+    "routing",
+)  # that keep the names that are too general
 PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
 
 # A folder may import from itself and from the folders of lower rank. Kernels import core only, and
@@ -23,6 +28,7 @@ RANKS = {
     "sampling": 2,
     "policies": 3,
     "calibration": 3,
+    "routing": 3,
     "attention": 3,
     "vocabulary": 3,
     "testing": 4,
@@ -31,7 +37,7 @@ RANKS = {
     "linen": 4,
 }
 # The wings of vocabulary, likewise; what stands beside them serves all.
-WINGS = {"linear": 0, "trees": 0, "row_updates": 0, "sampled": 1, "bands": 1}
+WINGS = {"linear": 0, "trees": 0, "row_updates": 0, "sampled": 1, "bands": 1, "contrastive": 1}
 # Folders of twins: the same file names for the same modules.
 TWINS = {"nnx", "linen"}
 KERNELS = "kernels"

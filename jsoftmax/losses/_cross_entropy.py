@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable
 from typing import Any
 
@@ -12,8 +13,9 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._cooled import cooled, quotient
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core._relative_mass import with_log_prior
+from jsoftmax.losses._label_margin import lowered, read_margins
 from jsoftmax.losses._log_loss import expected_log_loss, label_log_loss
-from jsoftmax.losses._targets import read_targets, read_weights, weighted
+from jsoftmax.losses._targets import read_targets, read_weights, weighted, wide
 from jsoftmax.mappings._implementation import by_rows
 
 
@@ -29,6 +31,8 @@ def cross_entropy(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    margin: ArrayLike = 0.0,
+    angular_margin: ArrayLike = 0.0,
     temperature: ArrayLike = 1.0,
     logits_soft_cap: float | None = None,
     axis_name: Hashable | None = None,
@@ -64,6 +68,12 @@ def cross_entropy(
         z_loss: λ, a number or an array with size 1 along `axis`. It pulls the log-partition to 0,
             and so is the one term here that depends on the offset of the logits. At T = 0, where
             it has no limit, it is left out.
+        margin: m, a number or an array with size 1 along `axis`, taken from the score z of the
+            label before it is divided by T. With cosines for logits and T = 1/s this is CosFace.
+            Targets must be classes. Differentiable.
+        angular_margin: m from 0 to π, likewise, in radians: the logits are cosines, and that of the
+            label becomes cos(arccos z + m), or z − m sin m where the angle is beyond π − m. With
+            T = 1/s this is ArcFace; with `margin` too it is cos(θ + m₂) − m₃.
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
             the limit from above, a loss of 0 or +∞. T < 0 favours the lowest scores: −∞ takes the
             mass, +∞ gets none; exclude classes by `where`.
@@ -79,16 +89,25 @@ def cross_entropy(
 
     Raises:
         TypeError: if `logits` are not real numbers, or `where` or `targets` have a wrong dtype.
-        ValueError: if shapes do not fit, there are no classes, or a label or `label_smoothing`
-            given by Python or numpy is out of range.
+        ValueError: if shapes do not fit, there are no classes, a label, `label_smoothing` or
+            `angular_margin` given by Python or numpy is out of range, or there is a margin at
+            distributions.
 
     Example:
         >>> import jax.numpy as jnp
         >>> z = jnp.array([[1.0, 2.0, 8.0], [0.0, 0.0, 0.0]])
         >>> print(cross_entropy(z, jnp.array([2, 0])))
         [0.0034 1.0986]
+        >>> cosines = jnp.array([0.9, 0.2, -0.3])
+        >>> print(cross_entropy(cosines, 0, angular_margin=0.5, temperature=1 / 16))
+        0.00226
         >>> print(cross_entropy(jnp.array([0.0, 40.0]), 1))
         4.248e-18
+
+    Reference:
+        J. Deng et al., "ArcFace: additive angular margin loss for deep face recognition", CVPR
+        2019; H. Wang et al., "CosFace: large margin cosine loss for deep face recognition", CVPR
+        2018.
     """
     function = "cross_entropy"
     if logits_soft_cap is not None:
@@ -99,6 +118,7 @@ def cross_entropy(
     read = read_targets(function, targets, ask, ignore_index, label_smoothing)
     weights = read_weights(function, class_weights, ask)
     ask = read.counted_rows(ask)
+    ask = _with_margins(function, ask, targets, margin, angular_margin)
     z = with_log_prior(cooled(ask.z, ask.temperature, ask.classes), ask.prior, ask.classes)
     if read.labels is None:
         y = read.y if weights is None else read.y * weights
@@ -109,6 +129,31 @@ def cross_entropy(
         strength = checks.per_row(function, "z_loss", z_loss, ask.z, ask.classes, loss.dtype)
         loss = loss + strength * log_partition_of(ask) ** 2
     return ask.squeezed(read.settle(loss))
+
+
+def _with_margins(
+    function: str, ask: Problem, targets: Any, margin: Any, angular_margin: Any
+) -> Problem:
+    """The problem with lowered scores of labels."""
+    margins = read_margins(
+        function,
+        margin,
+        angular_margin,
+        lambda name, x: checks.per_row(function, name, x, ask.z, ask.classes, ask.z.dtype),
+    )
+    if margins is None:
+        return ask
+    labels = checks.as_array(function, "targets", targets)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"jsoftmax.{function}: `margin` and `angular_margin` need integer targets; these are "
+            f"distributions of dtype {labels.dtype}, which have no one label."
+        )
+    labels = wide(jnp.expand_dims(labels, ask.classes.axis))
+    is_label = ask.classes.index(ask.z).astype(labels.dtype) == labels
+    # Where T < 0 has turned the scores over, it is the highest that is the worst.
+    z = ask.sign * lowered(ask.sign * ask.z, is_label, margins)
+    return dataclasses.replace(ask, z=ask.unmasked(z, -jnp.inf))
 
 
 def log_partition_of(ask: Problem) -> Array:

@@ -16,6 +16,8 @@ from jsoftmax.vocabulary.bands._differentiated import (
     differentiated_tables,
     differentiated_topk,
 )
+from jsoftmax.vocabulary.contrastive._contrastive_loss import contrastive_loss
+from jsoftmax.vocabulary.contrastive._sigmoid_contrastive_loss import sigmoid_contrastive_loss
 from jsoftmax.vocabulary.linear._linear_categorical import linear_categorical
 from jsoftmax.vocabulary.linear._linear_cross_entropy import (
     CrossEntropyTerms,
@@ -83,6 +85,7 @@ __all__ = [
     "balanced_tree",
     "band_embedding",
     "class_tree",
+    "contrastive_loss",
     "differentiated_cross_entropy",
     "differentiated_log_softmax",
     "differentiated_tables",
@@ -114,6 +117,7 @@ __all__ = [
     "row_adam",
     "row_sgd",
     "sampled_softmax_loss",
+    "sigmoid_contrastive_loss",
     "target_partitions",
     "target_sampling_loss",
     "two_level_tree",

@@ -46,6 +46,11 @@ OF_ALL_ROWS = {
     "uniform_sampler", "log_uniform_sampler", "unigram_sampler", "reinforce_leave_one_out",
     "target_sampling_loss", "AliasTable",
 }  # fmt: skip
+OVER_ROWS = {
+    "route",
+    "contrastive_loss",
+    "sigmoid_contrastive_loss",
+}  # whose `axis_name` is that of the rows, as it is in calibration
 READS_NUMBERS = {"target_partitions"}  # of labels, in Python
 QUICK = {
     "smoothmax - classes - eager", "linear_cross_entropy_sum - rows - shard_map",
@@ -120,7 +125,7 @@ def title_of(call: Call) -> str:
 
 
 def is_of_calibration(call: Call) -> bool:
-    return hasattr(jsoftmax.calibration, call.public_name)
+    return hasattr(jsoftmax.calibration, call.public_name) or call.public_name in OVER_ROWS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,6 +99,9 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "in_batch_candidates": (
         lambda y, q: js.vocabulary.in_batch_candidates(y, q), (T12, Operand("n"))
     ),
+    "contrastive_loss": (js.contrastive_loss, (H, H)),
+    "contrastive_loss, α": (lambda q, k: js.contrastive_loss(q, k, alpha=1.5), (H, H)),
+    "sigmoid_contrastive_loss": (js.sigmoid_contrastive_loss, (H, H)),
     # Calibration.
     "expected_calibration_error": (js.expected_calibration_error, (P, Y)),
     "expected_calibration_error, equal mass": (
@@ -126,6 +129,9 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "importance_ratio": (js.policies.importance_ratio, (Operand("n"), Operand("n"))),
     "mellowmax": (js.mellowmax, (ZK,)),
     "mellowmax_temperature": (js.mellowmax_temperature, (ZK,)),
+    # Routing.
+    "route": (lambda z: js.route(z, 2), (Z,)),
+    "route, capacity": (lambda z: js.route(z, 2, score="sigmoid", capacity=0.5), (Z,)),
     # Sampling.
     "categorical": (lambda z: js.categorical(KEY, z), (Z,)),
     "categorical, shape": (lambda z: js.categorical(KEY, z, shape=(3, z.shape[0])), (Z,)),

@@ -20,7 +20,7 @@ from jsoftmax.kernels.rows._rows import by_rows
 
 _NATIVE = (jnp.float32, jnp.bfloat16)
 _FLOAT = np.dtype(np.float32)
-_NUMBERS = ("alpha", "temperature", "z_loss", "label_smoothing")  # of rows
+_NUMBERS = ("alpha", "temperature", "z_loss", "label_smoothing", "margin", "angular_margin")
 
 
 def by_kernel(function: Callable, name: str, arguments: dict[str, Any]) -> Array:

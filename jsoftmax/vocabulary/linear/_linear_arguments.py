@@ -42,6 +42,7 @@ class Moving(NamedTuple):
     log_prior: Array | None = None  # added to the scores,
     prior: Array | None = None  # or what the link is multiplied by
     parameters: tuple[Array, ...] = ()  # of the regularizer
+    per_length: Array | None = None  # 1/‖W_j‖, where products are to be cosines
 
 
 class Fixed(NamedTuple):
@@ -58,6 +59,8 @@ class Fixed(NamedTuple):
     class_weights: Array | None = None
     z_loss: Array | None = None
     hard: Array | None = None  # whether the regularizer vanishes, as at α = ∞
+    margin: Array | None = None  # by which the score of the label is lowered,
+    angular_margin: Array | None = None  # and by which its angle is raised
 
     @property
     def partakers(self) -> Array | None:

@@ -33,6 +33,9 @@ def refusals(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> dict[st
         "a `temperature` other than 1": moving.temperature is not None,
         "pairs of `targets`": fixed.shares is not None,
         "`label_smoothing`": fixed.smoothing is not None,
+        "a `margin` or an `angular_margin`": fixed.margin is not None
+        or fixed.angular_margin is not None,
+        "`normalize`": moving.per_length is not None,
         "`class_weights`": fixed.class_weights is not None,
         "`axis_name`, or classes that are split over a mesh": rule.classes.axis_name is not None,
         "arrays that are split over an Explicit mesh": any(map(is_split, jax.tree.leaves(moving))),

@@ -21,6 +21,7 @@ from jsoftmax.vocabulary.linear._linear_arguments import (
     read_rows,
     whole_if_few,
 )
+from jsoftmax.vocabulary.linear._linear_margin import with_margins
 from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._outcomes_by import Platforms, outcomes_by, platforms_of
@@ -61,6 +62,9 @@ def linear_cross_entropy(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    margin: ArrayLike = 0.0,
+    angular_margin: ArrayLike = 0.0,
+    normalize: bool = False,
     temperature: ArrayLike = 1.0,
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
@@ -115,6 +119,14 @@ def linear_cross_entropy(
             classes.
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ, which pulls the log-partition to 0.
+        margin: m, a number or an array of size 1 along the classes, taken from the score of the
+            label before it is divided by T. Needs one class a token.
+        angular_margin: m from 0 to π, likewise, in radians: the cosine of the label becomes
+            cos(θ + m), or cos θ − m sin m where θ is beyond π − m. Needs `normalize`.
+        normalize: whether features and the vectors of classes are divided by their lengths, which
+            makes scores their cosines. No normalised copy of the kernel is made. A vector of length
+            0 has cosine 0 with every other, and no gradient. Then with T = 1/s `margin` is CosFace,
+            `angular_margin` ArcFace, and both are cos(θ + m₂) − m₃.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
             array another number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0, a number; None for none.
@@ -152,11 +164,22 @@ def linear_cross_entropy(
         >>> slope = jax.grad(lambda h: linear_cross_entropy(h, W, jnp.array([2, 0])).sum())(h)
         >>> print(slope.tolist())
         [[-0.00585, -0.00767], [0.7296, 2.6456]]
+        >>> def arcface(m):
+        ...     options = dict(normalize=True, angular_margin=m, temperature=1 / 8)
+        ...     return linear_cross_entropy(h, W, jnp.array([2, 1]), **options)
+        >>> print(arcface(0.0), arcface(0.5))
+        [0.38519    0.23209603] [1.0980154  0.52803975]
+
+    Reference:
+        J. Deng et al., "ArcFace: additive angular margin loss for deep face recognition", CVPR
+        2019; H. Wang et al., "CosFace: large margin cosine loss for deep face recognition", CVPR
+        2018.
     """
     return _terms(
         "linear_cross_entropy", features, kernel, targets, False, bias, where, prior, log_prior,
         ignore_index, label_smoothing, class_weights, z_loss, temperature, logits_soft_cap,
-        class_axis, axis_name, block_tokens, block_classes, implementation,
+        class_axis, axis_name, block_tokens, block_classes, implementation, margin, angular_margin,
+        normalize,
     ).loss  # fmt: skip
 
 
@@ -235,13 +258,15 @@ def linear_cross_entropy_terms(
 def _terms(
     function, features, kernel, targets, statistics, bias, where, prior, log_prior, ignore_index,
     label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
-    block_tokens, block_classes, implementation: str | None = "xla",
+    block_tokens, block_classes, implementation: str | None = "xla", margin: Any = 0.0,
+    angular_margin: Any = 0.0, normalize: Any = False,
 ) -> Outcome:  # fmt: skip
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
         label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes, statistics,
     )  # fmt: skip
+    rows = with_margins(rows, normalize, margin, angular_margin)
     are_sized = (block_tokens, block_classes) != (None, None)
     platforms = platforms_of(implementation, rows, are_sized)
     outcome = _settled(platforms, rows.rule, rows.moving, rows.fixed, fate)

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core._named_trees import Changes, along
+from jsoftmax.losses._label_margin import Margins, lowered
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._token_products import product
 
-_OF_SCORES = ("features", "kernel", "bias", "temperature", "log_prior")
+_OF_SCORES = ("features", "kernel", "bias", "temperature", "log_prior", "per_length")
 
 
 def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
@@ -24,11 +25,14 @@ def products(moving: Moving, rule: Rule) -> Array:
 
 def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
     """Scores from products."""
+    if moving.per_length is not None:
+        z = z * moving.per_length
     if moving.bias is not None:
         z = z + moving.bias
     if (part := fixed.partakers) is not None:
         z = jnp.where(part, z, -jnp.inf)
-    z = tempered(capped(z, rule.logits_soft_cap), moving.temperature)
+    z = with_margin(capped(z, rule.logits_soft_cap), fixed)
+    z = tempered(z, moving.temperature)
     if moving.log_prior is not None:
         z = z + moving.log_prior
     return z if fixed.rows is None else jnp.where(fixed.rows, z, 0)
@@ -39,6 +43,14 @@ def capped(z: Array, cap: float | None) -> Array:
     if cap is None:
         return z
     return jnp.where(z == -jnp.inf, z, cap * jnp.tanh(z / cap))
+
+
+def with_margin(z: Array, fixed: Fixed) -> Array:
+    """Scores of which that of the one label of each token is lowered."""
+    if fixed.margin is None and fixed.angular_margin is None:
+        return z
+    assert fixed.ids is not None
+    return lowered(z, fixed.numbers == fixed.ids, Margins(fixed.margin, fixed.angular_margin))
 
 
 def tempered(z: Array, temperature: Array | None) -> Array:

@@ -1,0 +1,1 @@
+"""Losses of a batch of pairs, in which everybody's partner is everybody else's counterexample."""

@@ -1,0 +1,100 @@
+"""The arguments of a contrastive loss, checked and in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import is_known
+from jsoftmax.vocabulary.contrastive._batch_parts import first_row
+from jsoftmax.vocabulary.linear._linear_margin import per_length_of
+
+
+class Pairs(NamedTuple):
+    """Queries, keys, and which of them belong together, of one device."""
+
+    queries: Array  # [batch, d]
+    keys: Array  # [batch + more, d]
+    labels: Array  # [batch], the number of the key of each query among those of all devices
+    counted: Array | None  # [batch], which pairs take part
+
+
+def read_pairs(
+    function: str, queries: Any, keys: Any, where: Any, normalize: Any, axis_name: Hashable | None
+) -> Pairs:
+    """Check and complete the pairs.
+
+    Raises:
+        TypeError: for arrays that are not real numbers, a mask that is not boolean, and a
+            `normalize` that is no bool.
+        ValueError: for shapes that do not fit.
+    """
+    q, k = (checks.as_array(function, *x) for x in (("queries", queries), ("keys", keys)))
+    if q.ndim != 2 or k.ndim != 2 or q.shape[1] != k.shape[1]:
+        raise ValueError(
+            f"jsoftmax.{function}: `queries` have shape {q.shape} and `keys` {k.shape}. Give both "
+            "the shape [batch, d], merging other axes by a reshape."
+        )
+    if is_known(q.shape[0]) and is_known(k.shape[0]) and k.shape[0] < q.shape[0]:
+        raise ValueError(
+            f"jsoftmax.{function}: there are {q.shape[0]} `queries` and {k.shape[0]} `keys`. Each "
+            "query needs its key, of the same row; more keys may follow."
+        )
+    if not isinstance(normalize, bool):
+        raise TypeError(f"jsoftmax.{function}: `normalize` must be a bool, got {normalize!r}.")
+    counted = None
+    if where is not None:
+        counted = checks.as_array(function, "where", where)
+        if counted.dtype != jnp.bool_:
+            raise TypeError(
+                f"jsoftmax.{function}: `where` has dtype {counted.dtype}; give it a boolean mask, "
+                "True where a pair takes part."
+            )
+        if counted.shape != q.shape[:1]:
+            raise ValueError(
+                f"jsoftmax.{function}: `where` has shape {counted.shape}; give it one bool for "
+                f"each of the {q.shape[0]} pairs."
+            )
+        q = jnp.where(counted[:, None], q, 0)
+        k = jnp.where(of_keys(counted, k)[:, None], k, 0)
+    if normalize:
+        q, k = (_normalised(x) for x in (q, k))
+    labels = jnp.arange(q.shape[0], dtype=jnp.int32) + first_row(k, axis_name)
+    return Pairs(q, k, labels, counted)
+
+
+def of_keys(counted: Array, keys: Array) -> Array:
+    """Which keys take part: those of pairs that do, and all that follow."""
+    more = jnp.ones_like(keys[counted.shape[0] :, 0], bool)
+    return jnp.concatenate([counted, more])
+
+
+def _normalised(x: Array) -> Array:
+    wide = x.astype(checks.compute_dtype(x))
+    return (wide * per_length_of(wide, -1)).astype(checks.result_dtype(x))
+
+
+def read_temperature(function: str, temperature: Any) -> Array | float:
+    """T > 0, one number; NaN where a traced one is none.
+
+    Raises:
+        ValueError: for a known number that is not positive, or more numbers than one.
+    """
+    number = checks.static_number(temperature)
+    if number is not None:
+        if not number > 0:
+            raise ValueError(
+                f"jsoftmax.{function}: `temperature` must be positive, got {temperature!r}."
+            )
+        return number
+    t = checks.as_array(function, "temperature", temperature)
+    if t.ndim:
+        raise ValueError(
+            f"jsoftmax.{function}: `temperature` has shape {t.shape}; give it one number."
+        )
+    t = t.astype(checks.compute_dtype(t))
+    return jnp.where(t > 0, t, jnp.nan)

@@ -1,0 +1,145 @@
+"""The pairwise contrastive loss (SigLIP): each pair is judged alone, by a sigmoid."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import is_known
+from jsoftmax.core._filled import filled
+from jsoftmax.core._mesh_axes import alike
+from jsoftmax.vocabulary.contrastive._batch_parts import gathered_batch, on_batch_parts
+from jsoftmax.vocabulary.contrastive._pairs import of_keys, read_pairs, read_temperature
+from jsoftmax.vocabulary.linear._block_sizes import even_size
+from jsoftmax.vocabulary.linear._token_products import product
+
+_SCORES = 2**22  # of a block
+_LANES = 128
+
+
+@on_batch_parts
+def sigmoid_contrastive_loss(
+    queries: ArrayLike,
+    keys: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
+    bias: ArrayLike = 0.0,
+    normalize: bool = False,
+    where: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
+    block_keys: int | None = None,
+) -> Float[Array, " batch"]:
+    r"""The log loss of "these two belong together", of each query with every key of the batch.
+
+    .. math:: L_i = -\sum_j \log σ\big(y_{ij} (⟨q_i, k_j⟩/T + b)\big), \qquad
+              y_{ii} = 1, \quad y_{ij} = -1
+
+    No row is normalised, so no sum over the batch is needed: `contrastive_loss` lets the keys of a
+    query compete. One of a batch's n² pairs is right in n; b starts at about −10, so that the loss
+    does not start with that imbalance.
+
+    Scores are formed in blocks of keys, and again in the backward pass. Over a mesh it is split and
+    gathered as `contrastive_loss` is.
+
+    Args:
+        queries: q of shape [batch, d], any real dtype; on a part of a mesh its own rows.
+        keys: k of shape [batch, d], whose row i belongs to query i; more keys may follow, which
+            belong to nobody.
+        temperature: T > 0, one number, which may be learned: `jnp.exp(-log_scale)`.
+        bias: b, one number, which may be learned.
+        normalize: whether queries and keys are divided by their lengths.
+        where: boolean mask of shape [batch]: only these pairs take part. Others have loss 0, and
+            are in no sum.
+        axis_name: name of the mesh or `vmap` axis, or a tuple of them, over which the batch is
+            split.
+        block_keys: how many keys are taken together; None for as many as have 2²² scores, at least
+            128.
+
+    Returns:
+        One loss a query, of shape [batch], in float32 at least. Their mean over all devices is
+        SigLIP's loss.
+
+    Raises:
+        TypeError: if `queries` or `keys` are not real numbers, or `where` is not boolean.
+        ValueError: if shapes do not fit, or a number known while tracing is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> q = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> print(sigmoid_contrastive_loss(q, 2 * q, temperature=0.5, bias=-2.0))
+        [0.2539 0.2539]
+
+    Reference:
+        X. Zhai, B. Mustafa, A. Kolesnikov and L. Beyer, "Sigmoid loss for language image
+        pre-training", ICCV 2023.
+    """
+    function = "sigmoid_contrastive_loss"
+    pairs = read_pairs(function, queries, keys, where, normalize, axis_name)
+    t, b = read_temperature(function, temperature), _number(function, "bias", bias)
+    if block_keys is not None and (isinstance(block_keys, bool) or not isinstance(block_keys, int)):
+        raise TypeError(f"jsoftmax.{function}: `block_keys` must be an int, got {block_keys!r}.")
+    if block_keys is not None and block_keys < 1:
+        raise ValueError(f"jsoftmax.{function}: `block_keys` must be at least 1, got {block_keys}.")
+    q, k = pairs.queries, pairs.keys
+    dtype = jnp.result_type(checks.compute_dtype(q), checks.compute_dtype(k))
+    part = None
+    if pairs.counted is not None:
+        part = gathered_batch(of_keys(pairs.counted, k), axis_name)
+    # A kernel in fewer bits enters products as it is, with features that have come in as many.
+    k = gathered_batch(k if k.dtype == q.dtype else k.astype(dtype), axis_name)
+    k = k if jnp.issubdtype(k.dtype, jnp.floating) else k.astype(dtype)
+    t, b = (jnp.asarray(x, dtype) for x in (t, b))
+    loss = _summed(
+        _block(q.shape[0], k.shape[0], block_keys), q.astype(dtype), k, pairs.labels, part, t, b
+    )
+    return loss if pairs.counted is None else jnp.where(pairs.counted, loss, 0)
+
+
+# Compiled once for a shape also when it is called outside of `jit`.
+@partial(jax.jit, static_argnums=0)
+def _summed(
+    block: Any, q: Array, keys: Array, labels: Array, part: Array | None, t: Array, b: Array
+) -> Array:
+    """The sums over all keys, block by block."""
+    q, keys, labels, part, t, b = alike((q, keys, labels, part, t, b))
+    numbers = jnp.arange(keys.shape[0], dtype=jnp.int32)
+
+    def of_block(keys, numbers, part):
+        z = product(q, keys, 0, False) / t + b
+        # log1p of what the other answer weighs: 1 − σ is not formed.
+        terms = jax.nn.softplus(jnp.where(numbers == labels[:, None], -z, z))
+        return jnp.sum(terms if part is None else jnp.where(part, terms, 0), -1)
+
+    if block is None:
+        return of_block(keys, numbers, part)
+    again = jax.checkpoint(of_block, prevent_cse=False)
+    count = keys.shape[0] // block
+    whole = (keys, numbers, part)
+    blocks = jax.tree.map(lambda x: x[: count * block].reshape(count, block, *x.shape[1:]), whole)
+    total, _ = jax.lax.scan(lambda s, x: (s + again(*x), None), filled(q[:, 0], 0), blocks)
+    if keys.shape[0] % block:
+        total = total + again(*jax.tree.map(lambda x: x[count * block :], whole))
+    return total
+
+
+def _block(queries: Any, keys: Any, given: int | None) -> Any:
+    """How many keys are taken together; None for all."""
+    if not (is_known(queries) and is_known(keys)):
+        return None
+    size = max(_SCORES // max(queries, 1), _LANES) if given is None else given
+    if keys <= size:
+        return None
+    return even_size(keys, size) if given is None else given
+
+
+def _number(function: str, name: str, x: Any) -> Array:
+    x = checks.as_array(function, name, x)
+    if x.ndim:
+        raise ValueError(f"jsoftmax.{function}: `{name}` has shape {x.shape}; give it one number.")
+    return x
