@@ -274,6 +274,8 @@ for _name in ("linear_cross_entropy", "linear_cross_entropy_sum", "linear_cross_
     _call(_name, H, KERNEL, T12)
 _call("linear_entmax_loss", H, KERNEL, T12, slow=True)
 _call("linear_fenchel_young_loss", H, KERNEL, T12, slow=True)
+for _name in ("linear_log_prob", "linear_log_prob_terms"):
+    _call(_name, H, KERNEL, T12)
 _call("linear_topk", H, KERNEL, k=3)
 _call("linear_categorical", key, H, KERNEL, smooth=False)
 

@@ -25,6 +25,11 @@ from jsoftmax.vocabulary.linear._linear_cross_entropy import (
 from jsoftmax.vocabulary.linear._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary.linear._linear_entmax_loss import linear_entmax_loss
 from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import linear_fenchel_young_loss
+from jsoftmax.vocabulary.linear._linear_log_prob import (
+    LogProbTerms,
+    linear_log_prob,
+    linear_log_prob_terms,
+)
 from jsoftmax.vocabulary.linear._linear_topk import linear_topk
 from jsoftmax.vocabulary.row_updates._row_optimizer import RowOptimizer, RowState
 from jsoftmax.vocabulary.row_updates._row_updates import row_adagrad, row_adam, row_sgd
@@ -70,6 +75,7 @@ __all__ = [
     "ClassTree",
     "CrossEntropyTerms",
     "GatheredClasses",
+    "LogProbTerms",
     "RowOptimizer",
     "RowState",
     "TargetPartitions",
@@ -104,6 +110,8 @@ __all__ = [
     "linear_cross_entropy_terms",
     "linear_entmax_loss",
     "linear_fenchel_young_loss",
+    "linear_log_prob",
+    "linear_log_prob_terms",
     "linear_topk",
     "log_uniform_sampler",
     "nce_loss",

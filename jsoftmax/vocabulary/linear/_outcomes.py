@@ -79,7 +79,9 @@ def _outcomes_jvp(rule, primals, tangents):
 
     trees = (moving, fixed, changes, known, outcome)
     d_loss, d_log_partition, d_entropy = _over_classes(rule, sums, trees)
-    tangent = Outcome(d_loss, d_log_partition, d_entropy, still[0].weight)
+    tangent = still[0]._replace(
+        loss=d_loss, log_partition=d_log_partition, entropy=d_entropy
+    )
     return (outcome, row), (tangent, still[1])
 
 
