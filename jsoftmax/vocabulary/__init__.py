@@ -25,6 +25,7 @@ from jsoftmax.vocabulary.linear._linear_cross_entropy import (
 from jsoftmax.vocabulary.linear._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary.linear._linear_entmax_loss import linear_entmax_loss
 from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import linear_fenchel_young_loss
+from jsoftmax.vocabulary.linear._linear_kl_divergence import linear_kl_divergence
 from jsoftmax.vocabulary.linear._linear_log_prob import (
     LogProbTerms,
     linear_log_prob,
@@ -110,6 +111,7 @@ __all__ = [
     "linear_cross_entropy_terms",
     "linear_entmax_loss",
     "linear_fenchel_young_loss",
+    "linear_kl_divergence",
     "linear_log_prob",
     "linear_log_prob_terms",
     "linear_topk",
