@@ -26,6 +26,9 @@ from jsoftmax.vocabulary.linear._linear_cross_entropy_sum import linear_cross_en
 from jsoftmax.vocabulary.linear._linear_entmax_loss import linear_entmax_loss
 from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import linear_fenchel_young_loss
 from jsoftmax.vocabulary.linear._linear_kl_divergence import linear_kl_divergence
+from jsoftmax.vocabulary.linear._linear_kl_divergence_from_topk import (
+    linear_kl_divergence_from_topk,
+)
 from jsoftmax.vocabulary.linear._linear_log_prob import (
     LogProbTerms,
     linear_log_prob,
@@ -112,6 +115,7 @@ __all__ = [
     "linear_entmax_loss",
     "linear_fenchel_young_loss",
     "linear_kl_divergence",
+    "linear_kl_divergence_from_topk",
     "linear_log_prob",
     "linear_log_prob_terms",
     "linear_topk",

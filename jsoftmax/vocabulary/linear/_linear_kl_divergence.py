@@ -14,17 +14,10 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import SHANNON
 from jsoftmax.vocabulary.linear._linear_arguments import Rows, read_rows, with_regularizer
+from jsoftmax.vocabulary.linear._log_divergences import DIRECTIONS
 from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._token_targets import with_temperatures
 from jsoftmax.vocabulary.linear._two_models import Mixed, Pair, divergences
-
-_DIRECTIONS = {
-    "forward": (True, False),
-    "reverse": (False, True),
-    "jeffreys": (True, True),
-    "jensen_shannon": (False, False),
-}
-
 
 @on_parts(tables=("_p", "_q"))
 def linear_kl_divergence(
@@ -122,10 +115,7 @@ def linear_kl_divergence(
         [0.04247464]
     """
     function = "linear_kl_divergence"
-    if direction not in _DIRECTIONS:
-        names = ", ".join(map(repr, _DIRECTIONS))
-        raise ValueError(f"jsoftmax.{function}: `direction` is {direction!r}; give one of {names}.")
-    _check_weight(function, direction, weight)
+    check_direction(function, direction, weight)
     regularizer = jax.tree.map(jax.lax.stop_gradient, regularizer)
     temperatures = temperature, temperature if temperature_q is None else temperature_q
     features = [checks.as_array(function, f"features{end}", x)
@@ -158,7 +148,7 @@ def linear_kl_divergence(
     share = None
     if direction == "jensen_shannon":
         share = jax.lax.stop_gradient(p.per_row("weight", 0.5 if weight is None else weight))
-    loss = _settled(_DIRECTIONS[direction], (p.rule, q.rule), *_both(p, q), Mixed(share))
+    loss = _settled(DIRECTIONS[direction], (p.rule, q.rule), *_both(p, q), Mixed(share))
     return p.shaped(loss)[..., 0]
 
 
@@ -180,7 +170,15 @@ def _both(p: Rows, q: Rows) -> tuple[Any, Any]:
     return (p.moving, q.moving), (p.fixed, q.fixed)
 
 
-def _check_weight(function: str, direction: str, weight: Any) -> None:
+def check_direction(function: str, direction: str, weight: Any) -> None:
+    """Check which divergence is asked for.
+
+    Raises:
+        ValueError: for an unknown one, and for a weight that is out of range, or has no use.
+    """
+    if direction not in DIRECTIONS:
+        names = ", ".join(map(repr, DIRECTIONS))
+        raise ValueError(f"jsoftmax.{function}: `direction` is {direction!r}; give one of {names}.")
     if weight is None:
         return
     if direction != "jensen_shannon":

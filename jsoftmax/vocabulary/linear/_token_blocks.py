@@ -26,7 +26,7 @@ from jsoftmax.vocabulary.linear._linear_scores import scores
 _TOKENS = (
     "features", "temperature", "log_prior", "prior", "parameters", "mask", "present", "rows", "ids",
     "shares", "room", "hard", "floor", "tau", "anchor", "level", "rest", "weight", "loss",
-    "log_partition", "entropy", "valid", "counted", "tempered", "weights", "mean", "share",
+    "log_partition", "entropy", "valid", "counted", "tempered", "weights", "mean", "share", "own",
 )  # fmt: skip
 _TOGETHER = 16  # blocks that are added one after another
 _CLASSES = ("bias", "log_prior", "prior", "mask", "present", "numbers", "class_weights")
