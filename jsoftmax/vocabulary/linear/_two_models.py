@@ -199,7 +199,7 @@ def _heights(pair: Pair, masses: list[Masses], z: Any, p: Array, q: Array, share
 def _mixture_heights(
     pair: Pair, masses: list[Masses], z: Any, p: Array, q: Array, share: Array
 ) -> Both:
-    m = share * p + (1 - share) * q
+    m = _mixture(p, q, share)
 
     def height(x, of, share):
         exists = x > 0
@@ -207,6 +207,11 @@ def _mixture_heights(
         return share * (of.regularizer.marginal(x) - of.regularizer.marginal(between))
 
     return height(p, masses[0], share), height(q, masses[1], 1 - share)
+
+
+def _mixture(p: Array, q: Array, share: Array) -> Array:
+    """w p + (1 − w) q, which is p where both are one number."""
+    return q + share * (p - q)
 
 
 def _moved(pair: Pair, tables: Any, changes: Any) -> list[tuple[Array, Array | None]]:
@@ -236,7 +241,7 @@ def _solved(pair: Pair, moving: Both, fixed: Both, mixed: Mixed) -> tuple[Array,
     if pair.is_reverse:
         terms = terms + _terms(q.p, p, regularizer, classes)
     if mixed.share is not None:
-        m = mixed.share * p.p + (1 - mixed.share) * q.p
+        m = _mixture(p.p, q.p, mixed.share)
         log_m = jnp.log(jnp.where(m > 0, m, 1))
         log_m = jnp.where(m > 0, log_m, jnp.where(m == m, -jnp.inf, m))
         for share, y in ((mixed.share, p.p), (1 - mixed.share, q.p)):
