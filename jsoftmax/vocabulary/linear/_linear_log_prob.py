@@ -24,7 +24,7 @@ class LogProbTerms(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> terms = linear_log_prob_terms(jnp.ones([1, 2]), jnp.array([[1.0, 2.0], [1.0, 0.0]]), [0])
+        >>> terms = linear_log_prob_terms(jnp.ones([1, 2]), jnp.zeros([2, 2]), jnp.array([0]))
         >>> print(terms.rank, terms.entropy.round(3))
         [0] [0.693]
     """
