@@ -19,6 +19,7 @@ from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._token_targets import with_temperatures
 from jsoftmax.vocabulary.linear._two_models import Mixed, Pair, divergences
 
+
 @on_parts(tables=("_p", "_q"))
 def linear_kl_divergence(
     features_p: ArrayLike,
@@ -203,5 +204,3 @@ def _in_one_dtype(features: list[Array], kernels: list[Array]) -> list[Array]:
     if dtypes[0] == dtypes[1]:
         return features
     return [x.astype(jnp.result_type(*dtypes)) for x in features]
-
-

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
@@ -88,6 +89,7 @@ def linear_kl_divergence_from_topk(
 
     Example:
         >>> import jax.numpy as jnp
+    import numpy as np
         >>> h, W = jnp.array([[1.0]]), jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125]]))
         >>> ids, log_probs = jnp.array([[1, 0]]), jnp.log(jnp.array([[0.5, 0.25]]))
         >>> print(linear_kl_divergence_from_topk(h, W, ids, log_probs))
@@ -112,14 +114,16 @@ def linear_kl_divergence_from_topk(
         block_tokens=block_tokens, block_classes=block_classes,
     )  # fmt: skip
     log_p = checks.as_array(function, "log_probs", log_probs).astype(rows.scores.dtype)
-    ids = checks.as_array(function, "ids", ids)
-    if log_p.shape != ids.shape or ids.shape[:-1] != rows.lead or ids.ndim == 0 or not ids.shape[-1]:
+    shape = jnp.shape(ids)
+    if log_p.shape != shape or shape[:-1] != rows.lead or shape[-1:] in ((), (0,)):
         raise ValueError(
-            f"jsoftmax.{function}: `ids` and `log_probs` have the shapes {ids.shape} and "
+            f"jsoftmax.{function}: `ids` and `log_probs` have the shapes {shape} and "
             f"{log_p.shape}; both need the shape {(*rows.lead, 'k')}: k classes for each token."
         )
     log_p = jax.lax.stop_gradient(log_p)
-    rows, fate = with_targets(rows, (ids, jnp.exp(log_p)), None, 0.0)
+    known = checks.known_values(log_probs)  # so that ids of some mass are checked
+    shares = jnp.exp(log_p) if known is None else np.exp(known)
+    rows, fate = with_targets(rows, (ids, shares), None, 0.0)
     share = None
     if direction == "jensen_shannon":
         share = jax.lax.stop_gradient(rows.per_row("weight", 0.5 if weight is None else weight))
@@ -144,6 +148,10 @@ def _settled(
     else:
         # The mass of a list that is rounded up may exceed 1.
         log_rest = jnp.log(-jnp.expm1(jnp.minimum(log_mass, 0)))
+        # Where every class is named, it is that rounding alone.
+        rounding = log_p.shape[-1] * float(jnp.finfo(log_p.dtype).eps)
+        is_named = (found.rest == -jnp.inf) & (log_mass > -rounding)
+        log_rest = jnp.where(is_named, -jnp.inf, log_rest)
     log_p, log_q = (
         jnp.concatenate(x, axis=-1) for x in ((log_p, log_rest), (found.own, found.rest))
     )

@@ -109,13 +109,12 @@ def _split(given: dict[str, Any], tables: tuple[str, ...]) -> _Split | None:
                 f"of shape {shape}, are split over that mesh axis. Split the classes over another "
                 "one, or gather the tokens first by `jax.sharding.reshard`."
             )
-        known = [(_spec(w) or (None, None), axis % 2) for w, axis in zip(kernels, axes, strict=True)]
+        known = [
+            (_spec(w) or (None, None), axis % 2) for w, axis in zip(kernels, axes, strict=True)
+        ]
         of_classes = next((part for spec, i in known if (part := _names(spec[i]))), ())
         classes = named or tuple(n for n in of_classes if n not in tokens)
-        width = tuple(
-            tuple(n for n in _names(spec[1 - i]) if n in tokens)
-            for spec, i in known
-        )
+        width = tuple(tuple(n for n in _names(spec[1 - i]) if n in tokens) for spec, i in known)
         return _Split(mesh, frozenset(free), lead, classes, width, tables)
     mesh = jax.sharding.get_abstract_mesh()
     for end in tables:

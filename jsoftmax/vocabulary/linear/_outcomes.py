@@ -18,7 +18,6 @@ from functools import partial
 import chex
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from jsoftmax.core._named_trees import changes_of
 from jsoftmax.core._solved_row import SolvedRow
@@ -78,9 +77,7 @@ def _outcomes_jvp(rule, primals, tangents):
     d_loss, d_log_partition, d_entropy = over_classes(
         (rule,), sums, ((moving, fixed),), (changes,), (known, outcome)
     )
-    tangent = still[0]._replace(
-        loss=d_loss, log_partition=d_log_partition, entropy=d_entropy
-    )
+    tangent = still[0]._replace(loss=d_loss, log_partition=d_log_partition, entropy=d_entropy)
     return (outcome, row), (tangent, still[1])
 
 

@@ -128,17 +128,13 @@ def sum_by_classes(
             return sums(cut(tables, start, size), known, changes)
 
         again = jax.checkpoint(at, prevent_cse=False, static_argnums=(1,))
-        moves = [
-            _cut_changes(rule, x, count, size) for rule, x in zip(rules, changes, strict=True)
-        ]
+        moves = [_cut_changes(rule, x, count, size) for rule, x in zip(rules, changes, strict=True)]
         blocks, shared, tail = zip(*moves, strict=True)
 
         def step(total, part):
             start, block = part
             block = overlaid(block, shared)
-            return jax.tree.map(
-                jnp.add, total, again(start, size, tables, known, block)
-            ), None
+            return jax.tree.map(jnp.add, total, again(start, size, tables, known, block)), None
 
         pairs = zip(rules, cut(tables, 0, 1), strict=True)
         like = sum(scores(*table, rule=rule) for rule, table in pairs)

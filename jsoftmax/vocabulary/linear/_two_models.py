@@ -32,7 +32,7 @@ from jsoftmax.core._named_trees import changes_of
 from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
 from jsoftmax.losses._fenchel_young import terms_of
 from jsoftmax.losses._log_loss import ALONE
-from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Rule
 from jsoftmax.vocabulary.linear._linear_scores import moved_scores, scores
 from jsoftmax.vocabulary.linear._row_moves import moved_row, row_sum, sums_of_moves
 from jsoftmax.vocabulary.linear._token_blocks import Table, by_tokens, over_classes
@@ -152,9 +152,7 @@ def _following_jvp(pair, primals, tangents):
         ]
 
     means = iter(over_classes(pair.rules, of_means, tables, changes, (*known, *d_rows, mixed)))
-    d_rows = tuple(
-        d if d.mean is None else d._replace(mean=mean_of(*next(means))) for d in d_rows
-    )
+    d_rows = tuple(d if d.mean is None else d._replace(mean=mean_of(*next(means))) for d in d_rows)
     return known, d_rows
 
 
@@ -180,7 +178,8 @@ class _View(NamedTuple):
 def _views(pair: Pair, tables: Any, z: Any, rows: Any, mixed: Mixed) -> tuple[_View, _View]:
     """Both models in a block of classes, from their scores and solved rows."""
     masses = [
-        masses_of(rule, *table, row) for rule, table, row in zip(pair.rules, tables, rows, strict=True)
+        masses_of(rule, *table, row)
+        for rule, table, row in zip(pair.rules, tables, rows, strict=True)
     ]
     p, q = (m.of(x) for m, x in zip(masses, z, strict=True))
     slopes = [m.slopes(x, y) for m, x, y in zip(masses, z, (p, q), strict=True)]

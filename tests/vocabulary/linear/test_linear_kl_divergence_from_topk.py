@@ -61,7 +61,8 @@ def test_it_is_that_of_whole_rows(direction, rest, blocks):
         H, W.T, IDS, LOG_P, **options(direction, rest), bias=B, where=where,
         temperature=jnp.asarray(t), logits_soft_cap=2.0, class_axis=0, **BLOCKS[blocks],
     )  # fmt: skip
-    chex.assert_trees_all_close(found, whole(z, IDS, SHARES, direction, rest), rtol=1e-9, atol=1e-12)
+    expected = whole(z, IDS, SHARES, direction, rest)
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("blocks", BLOCKS)
@@ -73,7 +74,8 @@ def test_it_is_differentiable_in_both_modes_and_twice(direction, rest, blocks):
         )
 
     arguments = H, W, B, np.float64(1.4)
-    check_grads(divergence, arguments, order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4, eps=1e-5)
+    close = {"rtol": 1e-4, "atol": 1e-4, "eps": 1e-5}
+    check_grads(divergence, arguments, order=2, modes=("fwd", "rev"), **close)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])

@@ -132,7 +132,9 @@ def test_narrow_dtypes_are_summed_in_float32(dtype):
 def test_a_confident_prediction_keeps_its_digits():
     h, w = np.ones((1, 1), np.float32), np.array([[30.0, 0.0, 1.0]], np.float32)
     found = js.linear_log_prob(h, w, np.array([0]))
-    chex.assert_trees_all_close(found, np.float32(-np.log1p(np.exp(-30) + np.exp(-29)))[None], rtol=1e-6)
+    chex.assert_trees_all_close(
+        found, np.float32(-np.log1p(np.exp(-30) + np.exp(-29)))[None], rtol=1e-6
+    )
 
 
 def test_no_tokens_have_no_results():
