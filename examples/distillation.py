@@ -16,6 +16,7 @@ def init(key, width):
 
 
 def hidden(params, tokens):
+    """Hidden states, each of its own token."""
     return jnp.tanh(params["table"][tokens] @ params["mix"])
 
 

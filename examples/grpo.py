@@ -16,6 +16,7 @@ def init(key):
 
 
 def hidden(params, tokens):
+    """Hidden states, each of its own token."""
     return jnp.tanh(params["table"][tokens] @ params["mix"])
 
 
@@ -23,7 +24,8 @@ def draw(key, params, prompts):
     """Tokens [groups, answers, 1 + length], the first from the prompt."""
 
     def step(token, key):
-        return (linear_categorical(key, hidden(params, token), params["table"], class_axis=0),) * 2
+        token = linear_categorical(key, hidden(params, token), params["table"], class_axis=0)
+        return token, token
 
     first = jnp.broadcast_to(prompts[:, None], (GROUPS, ANSWERS))
     more = jax.lax.scan(step, first, jax.random.split(key, LENGTH))[1]
@@ -45,9 +47,8 @@ def loss(params, tokens, old, reference, advantages, clip=0.2, beta=0.02):
 
 
 if __name__ == "__main__":
-    params = reference = init(jax.random.key(0))
-    optimizer, step = optax.adam(2e-2), jax.jit(jax.grad(loss))
-    state = optimizer.init(params)
+    params, optimizer = init(jax.random.key(0)), optax.adam(2e-2)
+    reference, state, step = params, optimizer.init(params), jax.jit(jax.grad(loss))
     for i, key in enumerate(jax.random.split(jax.random.key(1), ROUNDS)):
         tokens = jax.jit(draw)(key, params, jnp.arange(GROUPS))
         reward = (tokens[..., 1:] % 2 == 0).mean(-1)  # the share of even tokens

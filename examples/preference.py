@@ -28,8 +28,8 @@ def hidden(params, tokens):
 
 def answer_log_prob(params, tokens, labels):
     """The log-probability of every answer: Σ log p of its tokens."""
-    h, how = hidden(params, tokens), {"class_axis": 0, "ignore_index": IGNORED}
-    return linear_log_prob(h, params["table"], labels, **how).sum(-1)
+    h, w = hidden(params, tokens), params["table"]
+    return linear_log_prob(h, w, labels, class_axis=0, ignore_index=IGNORED).sum(-1)
 
 
 def loss(params, reference, chosen, rejected, beta=0.5):

@@ -8,6 +8,7 @@ for each block of tokens.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +138,7 @@ def sum_by_classes(
             return jax.tree.map(jnp.add, total, again(start, size, tables, known, block)), None
 
         pairs = zip(rules, cut(tables, 0, 1), strict=True)
-        like = sum(scores(*table, rule=rule) for rule, table in pairs)
+        like = functools.reduce(jnp.add, (scores(*table, rule=rule) for rule, table in pairs))
         first = tuple(_first(rule, x) for rule, x in zip(rules, changes, strict=True))
         outline = jax.eval_shape(lambda: at(0, 1, tables, known, first))
         zeros = jax.tree.map(lambda _: filled(like, 0), outline)
