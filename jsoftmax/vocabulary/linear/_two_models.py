@@ -35,7 +35,7 @@ from jsoftmax.losses._log_loss import ALONE
 from jsoftmax.vocabulary.linear._linear_arguments import Rule
 from jsoftmax.vocabulary.linear._linear_scores import moved_scores, scores
 from jsoftmax.vocabulary.linear._row_moves import moved_row, row_sum, sums_of_moves
-from jsoftmax.vocabulary.linear._token_blocks import Table, by_tokens, over_classes
+from jsoftmax.vocabulary.linear._token_blocks import by_tokens, over_classes
 from jsoftmax.vocabulary.linear._token_rows import Prediction, masses_of, predicted
 
 Both = tuple[Any, Any]  # of the first model p, and of the second one q
@@ -93,6 +93,7 @@ def _divergences_jvp(pair, primals, tangents):
                 continue
             slope = jnp.zeros_like(z)
             if view.height is not None:
+                assert view.row.mean is not None
                 slope = _times(view.s, view.height - view.row.mean)
             if is_direct:
                 slope = slope + view.exceeding(opposite)
@@ -122,11 +123,10 @@ def _following_jvp(pair, primals, tangents):
 
     def of_thresholds(tables, known, changes):
         moved = _moved(pair, tables, changes)
+        each = zip(pair.rules, tables, changes, known, moved, strict=True)
         return tuple(
-            sums_of_moves(rule, *table, change, row, *move)
-            for rule, table, change, row, move in zip(
-                pair.rules, tables, changes, known, moved, strict=True
-            )
+            sums_of_moves(rule, moving, fixed, change, row, z, d_z)
+            for rule, (moving, fixed), change, row, (z, d_z) in each
         )
 
     moves = over_classes(pair.rules, of_thresholds, tables, changes, known)
@@ -171,6 +171,7 @@ class _View(NamedTuple):
 
     def exceeding(self, other: _View) -> Array:
         """p less that of the other model, by what is left where both are near 1."""
+        assert self.row.rest is not None and other.row.rest is not None
         both = (self.p > ALONE) & (other.p > ALONE)
         return jnp.where(both, other.row.rest - self.row.rest, self.p - other.p)
 
@@ -178,26 +179,26 @@ class _View(NamedTuple):
 def _views(pair: Pair, tables: Any, z: Any, rows: Any, mixed: Mixed) -> tuple[_View, _View]:
     """Both models in a block of classes, from their scores and solved rows."""
     masses = [
-        masses_of(rule, *table, row)
-        for rule, table, row in zip(pair.rules, tables, rows, strict=True)
+        masses_of(rule, moving, fixed, row)
+        for rule, (moving, fixed), row in zip(pair.rules, tables, rows, strict=True)
     ]
     p, q = (m.of(x) for m, x in zip(masses, z, strict=True))
     slopes = [m.slopes(x, y) for m, x, y in zip(masses, z, (p, q), strict=True)]
-    heights = _mixture_heights if mixed.share is not None else _heights
-    heights = heights(pair, masses, z, p, q, mixed.share)
+    if mixed.share is None:
+        heights = _heights(pair, masses, z)
+    else:
+        heights = _mixture_heights(masses, p, q, mixed.share)
     first, second = map(_View, z, rows, (p, q), slopes, heights)
     return first, second
 
 
-def _heights(pair: Pair, masses: list[Masses], z: Any, p: Array, q: Array, share: None) -> Both:
+def _heights(pair: Pair, masses: list[Masses], z: Any) -> Both:
     apart = masses[0].marginals(z[0]) - masses[1].marginals(z[1])
     apart = jnp.where(jnp.isfinite(apart), apart, 0)
     return (apart if pair.is_forward else None, -apart if pair.is_reverse else None)
 
 
-def _mixture_heights(
-    pair: Pair, masses: list[Masses], z: Any, p: Array, q: Array, share: Array
-) -> Both:
+def _mixture_heights(masses: list[Masses], p: Array, q: Array, share: Array) -> Both:
     m = _mixture(p, q, share)
 
     def height(x, of, share):
@@ -215,8 +216,8 @@ def _mixture(p: Array, q: Array, share: Array) -> Array:
 
 def _moved(pair: Pair, tables: Any, changes: Any) -> list[tuple[Array, Array | None]]:
     return [
-        moved_scores(*table, change, rule)
-        for rule, table, change in zip(pair.rules, tables, changes, strict=True)
+        moved_scores(moving, fixed, change, rule)
+        for rule, (moving, fixed), change in zip(pair.rules, tables, changes, strict=True)
     ]
 
 
@@ -227,10 +228,10 @@ def _times(s: Array, x: Array) -> Array:
 
 def _solved(pair: Pair, moving: Both, fixed: Both, mixed: Mixed) -> tuple[Array, Both]:
     """The divergences of a block of tokens, each with all its classes."""
-    tables: tuple[Table, ...] = tuple(zip(moving, fixed, strict=True))
+    tables = tuple(zip(moving, fixed, strict=True))
     p, q = (
-        predicted(rule, *table, scores(*table, rule))
-        for rule, table in zip(pair.rules, tables, strict=True)
+        predicted(rule, moving, fixed, scores(moving, fixed, rule))
+        for rule, (moving, fixed) in zip(pair.rules, tables, strict=True)
     )
     rule = pair.rules[0]
     regularizer, classes = rule.regularizer(moving[0].parameters), rule.classes

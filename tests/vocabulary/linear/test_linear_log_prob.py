@@ -139,8 +139,3 @@ def test_a_confident_prediction_keeps_its_digits():
 
 def test_no_tokens_have_no_results():
     assert js.linear_log_prob(jnp.zeros((0, 3)), jnp.zeros((3, 4)), jnp.zeros(0, int)).shape == (0,)
-
-
-def test_pairs_are_refused():
-    with pytest.raises(ValueError, match="linear_log_prob: `targets` is a pair"):
-        js.linear_log_prob(jnp.zeros((2, 3)), jnp.zeros((3, 4)), (jnp.zeros((2, 1), int),) * 2)
