@@ -106,6 +106,11 @@ def pairs(rng: np.random.Generator) -> jax.Array:
     return jnp.asarray(rng.permuted(np.tile(np.arange(8), (4, 1)), axis=1)[:, :2], jnp.int32)
 
 
+def shares_of_two(rng: np.random.Generator) -> jax.Array:
+    """Log-probabilities of two classes for each of four rows, which leave something."""
+    return jnp.log(jnp.asarray(rng.dirichlet(np.ones(3), 4)[:, :2], jnp.float32))
+
+
 def trees(rng: np.random.Generator) -> Any:
     del rng  # a binary tree of given shape
     return jax.tree.map(jnp.asarray, public("balanced_tree")(8))
@@ -298,6 +303,12 @@ for _name in ("linear_cross_entropy", "linear_cross_entropy_sum", "linear_cross_
     _call(_name, H, KERNEL, T12)
 _call("linear_entmax_loss", H, KERNEL, T12, slow=True)
 _call("linear_fenchel_young_loss", H, KERNEL, T12, slow=True)
+for _name in ("linear_log_prob", "linear_log_prob_terms"):
+    _call(_name, H, KERNEL, T12)
+_call("linear_kl_divergence", H, KERNEL, H, KERNEL)
+_call("linear_kl_divergence_from_topk", H, KERNEL, pairs, shares_of_two)
+for _direction in ("reverse", "jeffreys", "jensen_shannon"):
+    _call("linear_kl_divergence", H, KERNEL, H, KERNEL, note=_direction, direction=_direction)
 _call("linear_topk", H, KERNEL, k=3)
 _call("linear_categorical", key, H, KERNEL, smooth=False)
 _call("linear_sample_token", key, H, KERNEL, WARMTH, slow=True, run=lambda f, key, h, w, t: f(

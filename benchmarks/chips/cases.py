@@ -26,6 +26,8 @@ def cases() -> Iterator[Case]:
     yield from linear_losses()
     yield from block_sizes()
     yield from linear_losses_on_a_mesh()
+    yield from two_models()
+    yield from two_models_on_a_mesh()
     yield from attention()
     yield from attention_by_kernels()
     yield from attention_on_a_mesh()
@@ -87,11 +89,17 @@ def _entmax(h, w, y, weights, **options):
     return jnp.sum(weights * jsoftmax.linear_entmax_loss(h, w, y, **options))
 
 
+def _log_prob_terms(h, w, y, weights, **options):
+    terms = jsoftmax.linear_log_prob_terms(h, w, y, **options)
+    return jnp.sum(weights * (terms.log_prob + terms.entropy)) + jnp.sum(terms.rank)
+
+
 _FORMS = {
     "linear_cross_entropy": _per_token,
     "linear_cross_entropy_sum": jsoftmax.linear_cross_entropy_sum,
     "linear_cross_entropy_terms": _terms,
     "linear_entmax_loss": _entmax,
+    "linear_log_prob_terms": _log_prob_terms,
 }
 
 
@@ -114,6 +122,76 @@ def linear_losses() -> Iterator[Case]:
             group, name, jax.value_and_grad(loss, (0, 1)), shapes, "dense optax",
             limits={} if name == "linear_entmax_loss" else limits, is_quick="entmax" not in name,
         )  # fmt: skip
+
+
+def _dense_divergence(direction):
+    def loss(h, w, teacher, table, weights):
+        log_q, log_p = (
+            jax.nn.log_softmax(jnp.dot(x, y, preferred_element_type=F32))
+            for x, y in ((h, w), (teacher, table))
+        )
+        if direction == "forward":
+            loss = jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
+        else:
+            log_m = jnp.logaddexp(log_p, log_q) - np.log(2)
+            loss = sum(jnp.sum(jnp.exp(x) * (x - log_m), -1) / 2 for x in (log_p, log_q))
+        return jnp.sum(weights * loss)
+
+    return loss
+
+
+def _divergence(direction, **options):
+    def loss(h, w, teacher, table, weights):
+        given = teacher, table, h, w
+        losses = jsoftmax.linear_kl_divergence(*given, direction=direction, **options)
+        return jnp.sum(weights * losses)
+
+    return loss
+
+
+_DIRECTIONS = ("forward", "jensen_shannon")
+_MOVING = {"of the student": (0, 1), "of both models": (0, 1, 2, 3)}
+
+
+def _models(classes, rows=WHOLE, table=WHOLE) -> tuple[Shape, ...]:
+    one = (((8192, 2048), BF16, rows), ((2048, classes), BF16, table))
+    return (*one, *one, ((8192,), F32, rows))
+
+
+def two_models() -> Iterator[Case]:
+    """Divergences on one device: distillation, and between two models that learn."""
+    for direction in _DIRECTIONS:
+        group = f"Two models, {direction}, 8192 × 2048 × 128,256 bfloat16, value and gradient"
+        for whose, places in _MOVING.items():
+            dense, ours = (
+                jax.value_and_grad(of(direction), places) for of in (_dense_divergence, _divergence)
+            )
+            peer = f"dense, {whose}"
+            yield Case(group, peer, dense, _models(128256))
+            yield Case(
+                group, f"linear_kl_divergence, {whose}", ours, _models(128256), peer,
+                limits={"temporaries": 0.3},
+            )  # fmt: skip
+
+
+def two_models_on_a_mesh() -> Iterator[Case]:
+    """The same on 2 × 4, tokens over data."""
+    for place in ("over model", "over data and model"):
+        group = f"Two models on 2 × 4, tables {place}, 8192 × 2048 × 131,072, value and gradient"
+        shapes = _models(131072, P("data"), TABLES[place])
+        for whose, places in _MOVING.items():
+            dense = jax.value_and_grad(_dense_divergence("forward"), places)
+            peer = f"dense, {whose}"
+            yield Case(group, peer, dense, shapes, axes=AxisType.Auto)
+            for way, options in (("Explicit", {}), ("Auto", {"axis_name": "model"})):
+                ours = jax.value_and_grad(_divergence("forward", **options), places)
+                axes = AxisType.Explicit if way == "Explicit" else AxisType.Auto
+                yield Case(
+                    group, f"linear_kl_divergence, {whose}, {way}", ours, shapes, peer, axes,
+                    # Split over data too, both tables are gathered once, the dense way's one.
+                    {"temporaries": 0.6}, rows=4096 if place == "over model" else None,
+                    platform="tpu" if way == "Explicit" else None,
+                )  # fmt: skip
 
 
 def block_sizes() -> Iterator[Case]:

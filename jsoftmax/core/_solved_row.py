@@ -69,6 +69,10 @@ class Masses:
         p, _ = _links(self.regularizer, z, self.row, self.bending, apart)
         return times_prior(self.prior, p)
 
+    def marginals(self, z: Array) -> Array:
+        """Return z − τ, which is ω′(p/q) on the support."""
+        return _marginals(self.regularizer, z, self.row)
+
     def with_weights(self, z: Array) -> tuple[Array, Array]:
         """Return p and `weights`, together, where no derivative of them is taken."""
         if self.regularizer.is_exponential or self.prior is not None:
@@ -127,6 +131,22 @@ def below_bound(level: Array, regularizer: Regularizer) -> Array:
 def mean_of(moved: Array, total: Array) -> Array:
     """Σ s x/Σ s from both sums; 0 where there is no weight."""
     return moved / jnp.where(total > 0, total, 1)
+
+
+@jax.custom_jvp
+def _marginals(regularizer: Regularizer, z: Array, row: SolvedRow) -> Array:
+    """z − τ, measured from the anchor, where it may be small."""
+    return difference(z, row.anchor) + regularizer.log_marginal(row.level)
+
+
+@partial(_marginals.defjvp, symbolic_zeros=True)
+def _marginals_jvp(primals, tangents):
+    _, d_z, d_row = tangents
+    t = _marginals(*primals)
+    d = jnp.zeros_like(t)
+    if not isinstance(d_z, SymbolicZero):
+        d = d + d_z
+    return t, d if isinstance(d_row.tau, SymbolicZero) else d - d_row.tau
 
 
 @jax.custom_jvp

@@ -342,6 +342,15 @@ def _row_of(p, z, prior, regularizer, classes) -> _Row:
     return _Row(classes.max(z), regularizer.marginal(largest))
 
 
+def terms_of(
+    p: Array, log_p: Array, rest: Array, t: Array | None, z: Array, y: Array, prior: Array | None,
+    regularizer: Regularizer, classes: ClassAxis,
+) -> Array:  # fmt: skip
+    """The terms of `attained`, one a class."""
+    row = _row_of(p, z, prior, regularizer, classes)
+    return _terms(_Entries(log_p, t, z, y, prior), row, rest, regularizer)
+
+
 def _terms(of: _Entries, row: _Row, rest: Array, regularizer: Regularizer) -> Array:
     """The terms of the loss, y (τ + ω′(0) − z) of classes off the support among them."""
     log_p, t, z, y, prior = of

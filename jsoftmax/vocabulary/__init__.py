@@ -27,6 +27,15 @@ from jsoftmax.vocabulary.linear._linear_cross_entropy import (
 from jsoftmax.vocabulary.linear._linear_cross_entropy_sum import linear_cross_entropy_sum
 from jsoftmax.vocabulary.linear._linear_entmax_loss import linear_entmax_loss
 from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import linear_fenchel_young_loss
+from jsoftmax.vocabulary.linear._linear_kl_divergence import linear_kl_divergence
+from jsoftmax.vocabulary.linear._linear_kl_divergence_from_topk import (
+    linear_kl_divergence_from_topk,
+)
+from jsoftmax.vocabulary.linear._linear_log_prob import (
+    LogProbTerms,
+    linear_log_prob,
+    linear_log_prob_terms,
+)
 from jsoftmax.vocabulary.linear._linear_sample_token import linear_sample_token
 from jsoftmax.vocabulary.linear._linear_topk import linear_topk
 from jsoftmax.vocabulary.row_updates._row_optimizer import RowOptimizer, RowState
@@ -73,6 +82,7 @@ __all__ = [
     "ClassTree",
     "CrossEntropyTerms",
     "GatheredClasses",
+    "LogProbTerms",
     "RowOptimizer",
     "RowState",
     "TargetPartitions",
@@ -108,6 +118,10 @@ __all__ = [
     "linear_cross_entropy_terms",
     "linear_entmax_loss",
     "linear_fenchel_young_loss",
+    "linear_kl_divergence",
+    "linear_kl_divergence_from_topk",
+    "linear_log_prob",
+    "linear_log_prob_terms",
     "linear_sample_token",
     "linear_topk",
     "log_uniform_sampler",

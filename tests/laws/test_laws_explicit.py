@@ -40,6 +40,15 @@ DIFFERENTIABLE = {
     "linear_fenchel_young_loss": lambda h, w, y: js.linear_fenchel_young_loss(
         h, w, y, js.Elastic(2.0)
     ),
+    "linear_log_prob": js.linear_log_prob,
+    "linear_log_prob_terms": lambda h, w, y: js.linear_log_prob_terms(h, w, y)[:3],
+    "linear_kl_divergence": lambda h, w, y: js.linear_kl_divergence(h, w, 2 * h, w),
+    "linear_kl_divergence, Jensen–Shannon": lambda h, w, y: js.linear_kl_divergence(
+        h, w, 2 * h, w, direction="jensen_shannon", regularizer=js.Tsallis(1.5)
+    ),
+    "linear_kl_divergence_from_topk": lambda h, w, y: js.linear_kl_divergence_from_topk(
+        h, w, y[..., None], jnp.full_like(y[..., None], -1.0, h.dtype), direction="jeffreys"
+    ),
     "linear_entmax_loss": js.linear_entmax_loss,
     "hierarchical_cross_entropy": lambda h, w, y: js.hierarchical_cross_entropy(h, NODES, TREE, y),
     "hierarchical_log_softmax": lambda h, w, y: js.hierarchical_log_softmax(h, NODES, TREE),

@@ -51,6 +51,18 @@ ZK, PK = Operand("n, k"), Operand("n, k", "shares")
 H, T12 = Operand("n, 6"), Operand("n", "labels", 12)
 
 CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
+    # Linear losses of two models.
+    "linear_log_prob": (lambda h, y: js.linear_log_prob(h, KERNEL, y), (H, T12)),
+    "linear_log_prob_terms": (lambda h, y: js.linear_log_prob_terms(h, KERNEL, y), (H, T12)),
+    "linear_kl_divergence": (
+        lambda h: js.linear_kl_divergence(h, KERNEL, 2 * h, KERNEL), (H,)
+    ),
+    "linear_kl_divergence_from_topk": (
+        lambda h, y: js.linear_kl_divergence_from_topk(
+            h, KERNEL, y[:, None], jnp.full((y.shape[0], 1), -1.0)
+        ),
+        (H, T12),
+    ),
     # Trees.
     "hierarchical_log_prob": (
         lambda h, y: js.hierarchical_log_prob(h, jnp.ones((7, 6)), TREE, y), (H, Y)

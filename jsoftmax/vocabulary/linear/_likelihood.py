@@ -46,11 +46,22 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
         terms = jnp.where(v > -jnp.inf, jnp.exp(v) * -v, 0)
         entropy = jnp.where(is_empty, 0, classes.sum(terms) / total + log_total)
         log_partition = tau
+    rank = _rank(rule, fixed, z) if rule.ranks else None
     if fixed.z_loss is not None:
         offset = jnp.where(is_empty, 0, tau)
         loss = loss + fixed.z_loss * offset * offset
-    outcome = Outcome(loss, log_partition, entropy, weight)
+    outcome = Outcome(loss, log_partition, entropy, weight, rank)
     return outcome, SolvedRow(tau, top, top, -log_total, rest=rest)
+
+
+def _rank(rule: Rule, fixed: Fixed, z: Array) -> Array:
+    """The number of classes with a larger score than the label, NaN where a score is NaN."""
+    assert fixed.ids is not None
+    own = rule.classes.at(z, fixed.ids)
+    # The label is no rival of its own, however its score is rounded when it is formed again.
+    ahead = (z > own) & (fixed.numbers != fixed.ids)
+    spoiled = jnp.where(z == z, 0, z)
+    return rule.classes.sum(ahead.astype(z.dtype) + spoiled)
 
 
 def _targeted(rule: Rule, fixed: Fixed, z: Array, top: Array) -> tuple[Array, Array]:

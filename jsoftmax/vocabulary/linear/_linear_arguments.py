@@ -79,7 +79,8 @@ class Rule(RowRule):
     block_tokens: int  # rows that lie in memory together,
     block_classes: Any  # and classes that are taken together for many tokens
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
-    statistics: bool = False  # the log-partition and the entropy too
+    statistics: bool = False  # the log-partition and the entropy too,
+    ranks: bool = False  # and the rank of the label
     many_tokens: bool = False  # sums over them are split, so that they stay precise
 
     @property

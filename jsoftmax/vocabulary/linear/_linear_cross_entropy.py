@@ -175,7 +175,7 @@ def linear_cross_entropy(
         2019; H. Wang et al., "CosFace: large margin cosine loss for deep face recognition", CVPR
         2018.
     """
-    return _terms(
+    return terms_of(
         "linear_cross_entropy", features, kernel, targets, False, bias, where, prior, log_prior,
         ignore_index, label_smoothing, class_weights, z_loss, temperature, logits_soft_cap,
         class_axis, axis_name, block_tokens, block_classes, implementation, margin, angular_margin,
@@ -246,7 +246,7 @@ def linear_cross_entropy_terms(
         >>> print(terms.loss, terms.log_partition, terms.entropy)
         [1.3863] [1.3863] [1.3863]
     """
-    terms = _terms(
+    terms = terms_of(
         "linear_cross_entropy_terms", features, kernel, targets, True, bias, where, prior,
         log_prior, ignore_index, label_smoothing, class_weights, z_loss, temperature,
         logits_soft_cap, class_axis, axis_name, block_tokens, block_classes,
@@ -255,18 +255,20 @@ def linear_cross_entropy_terms(
     return CrossEntropyTerms(terms.loss, terms.log_partition, terms.entropy)
 
 
-def _terms(
+def terms_of(
     function, features, kernel, targets, statistics, bias, where, prior, log_prior, ignore_index,
     label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
     block_tokens, block_classes, implementation: str | None = "xla", margin: Any = 0.0,
-    angular_margin: Any = 0.0, normalize: Any = False,
+    angular_margin: Any = 0.0, normalize: Any = False, ranks: bool = False,
 ) -> Outcome:  # fmt: skip
+    """The results of every token, of the shape of the targets."""
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
         label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes, statistics,
     )  # fmt: skip
     rows = with_margins(rows, normalize, margin, angular_margin)
+    rows = dataclasses.replace(rows, rule=dataclasses.replace(rows.rule, ranks=ranks))
     are_sized = (block_tokens, block_classes) != (None, None)
     platforms = platforms_of(implementation, rows, are_sized)
     outcome = _settled(platforms, rows.rule, rows.moving, rows.fixed, fate)

@@ -29,15 +29,18 @@ from jsoftmax.core._mesh_axes import axis_names
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
-_PER_TOKEN = ("targets", "weights")  # of shape [...]; pairs of targets have one axis more
-_PER_CLASS = ("bias", "class_weights")  # of shape [K]
+_PER_TOKEN = ("targets", "weights")  # of shape [...]; pairs of targets have one axis more,
+_PER_TOKEN_MANY = ("ids", "log_probs")  # and so have these
+_PER_CLASS = ("bias", "bias_p", "bias_q", "class_weights")  # of shape [K]
+_ONE_TABLE = ("",)
 
 
-def on_parts(is_sum: bool = False) -> Callable:
+def on_parts(is_sum: bool = False, tables: tuple[str, ...] = _ONE_TABLE) -> Callable:
     """Let a linear loss take arrays that are split over a mesh, outside of `shard_map`.
 
-    The loss has `features`, `kernel`, `class_axis` and `axis_name` among its arguments, and gives
-    one number a token, or if `is_sum` one for all of them.
+    The loss has `axis_name` among its arguments, and `features`, `kernel` and `class_axis` of one
+    table, or of several with these ends of the names. It gives one number a token, or if `is_sum`
+    one for all of them.
     """
 
     def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
@@ -52,7 +55,7 @@ def on_parts(is_sum: bool = False) -> Callable:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             given = dict(bound.arguments)
-            split = _split(given)
+            split = _split(given, tables)
             if split is None:
                 return of_any(**given)
             return _over_parts(function, is_sum, split, given)
@@ -69,18 +72,26 @@ class _Split(NamedTuple):
     manual: frozenset[Hashable]  # the axes over which each device computes its own part
     lead: tuple[Any, ...]  # axes of the mesh for each axis of the features but the last,
     classes: tuple[Hashable, ...]  # for the classes,
-    width: tuple[Hashable, ...]  # and for the features of the kernel
+    width: tuple[tuple[Hashable, ...], ...]  # and for the features of each kernel
+    tables: tuple[str, ...]  # the ends of the names of tables
 
     @property
     def tokens(self) -> tuple[Hashable, ...]:
         return tuple(name for part in self.lead for name in _names(part))
 
 
-def _split(given: dict[str, Any]) -> _Split | None:
+def _split(given: dict[str, Any], tables: tuple[str, ...]) -> _Split | None:
     """How a call is to be split; None where nothing is, or where the caller did it."""
-    features, kernel = given["features"], given["kernel"]
-    ndim = jnp.ndim(features)
-    if jnp.ndim(kernel) != 2 or not ndim or given["class_axis"] not in (-2, -1, 0, 1):
+    features, kernels, axes = (
+        [given[name + end] for end in tables] for name in ("features", "kernel", "class_axis")
+    )
+    ndim = jnp.ndim(features[0])
+    if (
+        not ndim
+        or any(jnp.ndim(h) != ndim for h in features)
+        or any(jnp.ndim(w) != 2 for w in kernels)
+        or not set(axes).issubset((-2, -1, 0, 1))
+    ):
         return None  # an error, and the function says which
     named = () if given["axis_name"] is None else axis_names(given["axis_name"])
     mesh = _mesh(jax.tree.leaves(given))
@@ -88,29 +99,35 @@ def _split(given: dict[str, Any]) -> _Split | None:
         free = mesh.explicit_axes
         if not set(named).issubset(free):
             return None
-        axis = given["class_axis"] % 2
-        lead, table = _spec(features), _spec(kernel)
-        lead = lead[:-1] if lead else (None,) * (ndim - 1)
+        leads = [lead[:-1] for lead in map(_spec, features) if any(lead)]
+        lead = leads[0] if leads else (None,) * (ndim - 1)
         tokens = {name for part in lead for name in _names(part)}
         if tokens.intersection(named):
+            shape = jnp.shape(features[0])
             raise ValueError(
                 f"jsoftmax: `axis_name` is {given['axis_name']!r}, but the tokens of `features`, "
-                f"of shape {jnp.shape(features)}, are split over that mesh axis. Split the classes "
-                "over another one, or gather the tokens first by `jax.sharding.reshard`."
+                f"of shape {shape}, are split over that mesh axis. Split the classes over another "
+                "one, or gather the tokens first by `jax.sharding.reshard`."
             )
-        of_classes, width = (_names(table[i]) if table else () for i in (axis, 1 - axis))
+        known = [
+            (_spec(w) or (None, None), axis % 2) for w, axis in zip(kernels, axes, strict=True)
+        ]
+        of_classes = next((part for spec, i in known if (part := _names(spec[i]))), ())
         classes = named or tuple(n for n in of_classes if n not in tokens)
-        width = tuple(n for n in width if n in tokens)
-        return _Split(mesh, frozenset(free), lead, classes, width)
+        width = tuple(tuple(n for n in _names(spec[1 - i]) if n in tokens) for spec, i in known)
+        return _Split(mesh, frozenset(free), lead, classes, width, tables)
     mesh = jax.sharding.get_abstract_mesh()
-    given["kernel"] = _with_whole_features(kernel, given["class_axis"] % 2)
+    for end in tables:
+        axis = given["class_axis" + end] % 2
+        given["kernel" + end] = _with_whole_features(given["kernel" + end], axis)
     if not named or not set(named).issubset(mesh.auto_axes):
         return None
     named = tuple(n for n in named if mesh.shape[n] > 1)
     if not named:  # nothing is split, and XLA refuses to sum over a single device
         given["axis_name"] = None
         return None
-    return _Split(mesh, frozenset(named), (None,) * (ndim - 1), named, ())
+    whole = ((),) * len(tables)
+    return _Split(mesh, frozenset(named), (None,) * (ndim - 1), named, whole, tables)
 
 
 def _with_whole_features(kernel: Any, axis: int) -> Any:
@@ -153,11 +170,11 @@ def _program(
 
     def part(*arrays):
         given = _joined(structure, are_arrays, others, arrays)
-        axis = given["class_axis"] % 2
-        if split.width:
-            given["kernel"] = jax.lax.all_gather(
-                given["kernel"], split.width, axis=1 - axis, tiled=True
-            )
+        for end, width in zip(split.tables, split.width, strict=True):
+            if width:
+                given["kernel" + end] = jax.lax.all_gather(
+                    given["kernel" + end], width, axis=1 - given["class_axis" + end] % 2, tiled=True
+                )
         total = function(**given | {"axis_name": split.classes or None})
         return jax.lax.psum(total, split.tokens) if is_sum and split.tokens else total
 
@@ -196,20 +213,27 @@ def _joined(structure, are_arrays, others, arrays) -> dict[str, Any]:
 
 def _specs(split, names, outlines, given):
     """How each array is split: along the axes of tokens and of classes that it has."""
-    axis = given["class_axis"] % 2
-    classes = given["kernel"].shape[axis]
+    end = split.tables[0]
+    classes = given["kernel" + end].shape[given["class_axis" + end] % 2]
     of_classes = split.classes or None
+    kernels = {
+        "kernel" + end: (width or None, given["class_axis" + end] % 2)
+        for end, width in zip(split.tables, split.width, strict=True)
+    }
     for name, x in zip(names, outlines, strict=True):
-        if name == "features":
+        if name in ["features" + end for end in split.tables]:
             yield PartitionSpec(*split.lead, None)
-        elif name == "kernel":
-            parts = (split.width or None, of_classes)
+        elif name in kernels:
+            width, axis = kernels[name]
+            parts = (width, of_classes)
             yield PartitionSpec(*(parts if axis else parts[::-1]))
         elif name in _PER_CLASS:
             yield PartitionSpec(of_classes)
         else:
             *lead, last = (1,) * (len(split.lead) + 1 - x.ndim) + x.shape
-            is_pair = name == "targets" and isinstance(given["targets"], tuple)
+            is_pair = name in _PER_TOKEN_MANY or (
+                name == "targets" and isinstance(given["targets"], tuple)
+            )
             if name in _PER_TOKEN and not is_pair:
                 lead, end = (1,) * (len(split.lead) - x.ndim) + x.shape, ()
             else:

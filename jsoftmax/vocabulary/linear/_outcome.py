@@ -14,3 +14,4 @@ class Outcome(NamedTuple):
     log_partition: Array | None
     entropy: Array | None
     weight: Array | None = None  # Σ w y, in which nothing moves
+    rank: Array | None = None  # how many classes have a larger score than the label, in floats

@@ -8,6 +8,7 @@ for each block of tokens.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax import Array
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import Changes, Trees, by_name, overlaid
 from jsoftmax.vocabulary._stacked_tokens import block_count, merged_tokens, stacked_tokens
-from jsoftmax.vocabulary.linear._block_sizes import even_size, fits
+from jsoftmax.vocabulary.linear._block_sizes import even_size, fits, tokens_backward
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_scores import scores
 
@@ -26,7 +27,7 @@ from jsoftmax.vocabulary.linear._linear_scores import scores
 _TOKENS = (
     "features", "temperature", "log_prior", "prior", "parameters", "mask", "present", "rows", "ids",
     "shares", "room", "hard", "floor", "tau", "anchor", "level", "rest", "weight", "loss",
-    "log_partition", "entropy", "valid", "counted", "tempered", "weights",
+    "log_partition", "entropy", "valid", "counted", "tempered", "weights", "mean", "share", "own",
     "words", "settings", "margin", "angular_margin",
 )  # fmt: skip
 _TOGETHER = 16  # blocks that are added one after another
@@ -77,43 +78,77 @@ def split_tokens(trees: Trees, block: Any) -> tuple[Trees, Trees]:
     )
 
 
+Table = tuple[Moving, Fixed]
+
+
+def over_classes(
+    rules: tuple[Rule, ...],
+    sums: Callable[[tuple[Table, ...], tuple, tuple[Changes, ...]], Any],
+    tables: tuple[Table, ...],
+    changes: tuple[Changes, ...],
+    known: tuple,
+) -> Any:
+    """The sums over all classes of sums(tables, known, changes), for groups of tokens.
+
+    Each rule has a table with the same tokens and classes, and changes of it. `known` are trees of
+    numbers of a row.
+    """
+    rule, n = rules[0], len(rules)
+
+    def of_group(trees):
+        moving, fixed, changes, known = (
+            trees[:n], trees[n : 2 * n], trees[2 * n : 3 * n], trees[3 * n :]
+        )  # fmt: skip
+        return sum_by_classes(rules, sums, tuple(zip(moving, fixed, strict=True)), known, changes)
+
+    classes = tables[0][1].numbers.shape[-1]
+    block = tokens_backward(classes, rule.block_tokens, rule.block_classes)
+    if not fits(tables[0][0].features.shape[0], block):
+        of_group = jax.checkpoint(of_group, prevent_cse=False)
+    moving, fixed = zip(*tables, strict=True)
+    return by_tokens(of_group, block, (*moving, *fixed, *changes, *known), rule.many_tokens)
+
+
 def sum_by_classes(
-    rule: Rule,
-    sums: Callable[[Moving, Fixed, Any, Changes], Any],
-    moving: Moving,
-    fixed: Fixed,
-    known: Any,
-    changes: Changes,
+    rules: tuple[Rule, ...],
+    sums: Callable[[tuple[Table, ...], tuple, tuple[Changes, ...]], Any],
+    tables: tuple[Table, ...],
+    known: tuple,
+    changes: tuple[Changes, ...],
 ) -> Any:
     """The sum of sums(...), of one number a token each, over all classes in blocks."""
-    classes = fixed.numbers.shape[-1]
+    rule, classes = rules[0], tables[0][1].numbers.shape[-1]
     size = even_size(classes, rule.block_classes)
     count, left = divmod(classes, size)
     if count == 1 and not left:
-        total = sums(moving, fixed, known, changes)
+        total = sums(tables, known, changes)
     else:
 
-        def at(start, size, moving, fixed, known, changes):
-            moving, fixed = classes_at(rule, (moving, fixed), start, size)
-            return sums(moving, fixed, known, changes)
+        def cut(tables, start, size):
+            pairs = zip(rules, tables, strict=True)
+            return tuple(classes_at(rule, table, start, size) for rule, table in pairs)
+
+        def at(start, size, tables, known, changes):
+            return sums(cut(tables, start, size), known, changes)
 
         again = jax.checkpoint(at, prevent_cse=False, static_argnums=(1,))
-        blocks, shared, tail = _cut_changes(rule, changes, count, size)
+        moves = [_cut_changes(rule, x, count, size) for rule, x in zip(rules, changes, strict=True)]
+        blocks, shared, tail = zip(*moves, strict=True)
 
         def step(total, part):
             start, block = part
-            (block,) = overlaid((block,), (shared,))
-            return jax.tree.map(
-                jnp.add, total, again(start, size, moving, fixed, known, block)
-            ), None
+            block = overlaid(block, shared)
+            return jax.tree.map(jnp.add, total, again(start, size, tables, known, block)), None
 
-        like = scores(*classes_at(rule, (moving, fixed), 0, 1), rule=rule)
-        outline = jax.eval_shape(lambda: at(0, 1, moving, fixed, known, _first(rule, changes)))
+        pairs = zip(rules, cut(tables, 0, 1), strict=True)
+        like = functools.reduce(jnp.add, (scores(*table, rule=rule) for rule, table in pairs))
+        first = tuple(_first(rule, x) for rule, x in zip(rules, changes, strict=True))
+        outline = jax.eval_shape(lambda: at(0, 1, tables, known, first))
         zeros = jax.tree.map(lambda _: filled(like, 0), outline)
         starts = jnp.arange(count, dtype=jnp.int32) * size
         total, _ = jax.lax.scan(step, zeros, (starts, blocks))
         if left:
-            rest = again(count * size, left, moving, fixed, known, tail)
+            rest = again(count * size, left, tables, known, tail)
             total = jax.tree.map(jnp.add, total, rest)
     return total if rule.axis_name is None else jax.lax.psum(total, rule.axis_name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -33,29 +35,49 @@ def solved_row(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outc
     return log_losses(rule, fixed, z)
 
 
-def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
-    """Fenchel–Young losses."""
+class Prediction(NamedTuple):
+    """A regularized arg max of whole rows, with all that their losses ask for."""
+
+    z: Array  # the scores; where the map is arg max, 0 for the largest and −∞ for the others
+    p: Array
+    log_p: Array
+    rest: Array  # the mass of all classes but one that has almost all
+    t: Array | None  # ω′(p/q) of a link with a bound
+    row: SolvedRow
+
+
+def predicted(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> Prediction:
+    """Solve whole rows of scores."""
     classes, regularizer = rule.classes, rule.regularizer(moving.parameters)
     hard = rule.hard_rows(fixed.hard)
-    y = target_block(fixed, z)
     top = floor = classes.max(z)
     if hard is not False:
         floor = where_hard(hard, floor_of(of_whole_rows(highest(z), classes)), top)
     soft = hardened(hard, z, floor)
     p, log_p, rest, t = prediction(soft, moving.prior, regularizer, classes)
+    log_r = refined_log(log_p, p, rest)
+    log_r = relative_logarithm(log_r, t, soft, moving.prior, regularizer)
+    anchor, level = _anchored(classes, regularizer, soft, p, log_r)
+    tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
+    row = SolvedRow(tau, floor, anchor, level, rest=rest)
+    return Prediction(soft, p, log_p, rest, t, row)
+
+
+def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
+    """Fenchel–Young losses."""
+    classes, regularizer = rule.classes, rule.regularizer(moving.parameters)
+    hard = rule.hard_rows(fixed.hard)
+    y, top = target_block(fixed, z), classes.max(z)
+    _, p, log_p, rest, t, row = predicted(rule, moving, fixed, z)
     if hard is True:
         loss = perceptron(z, y, p, top, classes)
     else:
         loss = attained(p, log_p, rest, t, z, y, None, moving.prior, regularizer, classes)
         if hard is not False:
             loss = jnp.where(hard, perceptron(z, y, p, top, classes), loss)
-    log_r = refined_log(log_p, p, rest)
-    log_r = relative_logarithm(log_r, t, soft, moving.prior, regularizer)
-    anchor, level = _anchored(classes, regularizer, soft, p, log_r)
-    tau = jnp.where(anchor > -jnp.inf, anchor - regularizer.log_marginal(level), anchor)
     w = fixed.class_weights
     weight = filled(top, 1) if w is None else classes.sum(w * y)
-    return Outcome(loss, None, None, weight), SolvedRow(tau, floor, anchor, level, rest=rest)
+    return Outcome(loss, None, None, weight), row
 
 
 def masses_of(rule: Rule, moving: Moving, fixed: Fixed, row: SolvedRow) -> Masses:

@@ -15,7 +15,7 @@ from jaxtyping import DTypeLike
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.losses._targets import differs
-from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rows, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rows, Rule
 
 
 class Fate(NamedTuple):
@@ -64,12 +64,8 @@ def with_targets(
     if counted is not None:
         moving = moving._replace(features=jnp.where(counted, moving.features, 0))
     valid = jnp.all(valid, axis=-1, keepdims=True)
-    tempered, t = None, moving.temperature
-    if t is not None:
-        tempered = t > 0
-        moving = moving._replace(temperature=jnp.where(tempered, t, 1))
-        if fixed.mask is not None and fixed.mask.shape[-1] == 1:
-            tempered = tempered | ~fixed.mask
+    moving, tempered = with_temperatures(moving, fixed)
+    if tempered is not None:
         if counted is not None:
             tempered = tempered | ~counted
         valid = valid & tempered
@@ -86,6 +82,18 @@ def with_targets(
         fixed = fixed._replace(smoothing=s, room=jnp.maximum(room, 1))
     fixed = fixed._replace(ids=ids, shares=shares, rows=counted)
     return dataclasses.replace(rows, moving=moving, fixed=fixed), Fate(valid, counted, tempered)
+
+
+def with_temperatures(moving: Moving, fixed: Fixed) -> tuple[Moving, Array | None]:
+    """T of 1 where a row has none that it may have, and which rows have one; None for all."""
+    t = moving.temperature
+    if t is None:
+        return moving, None
+    tempered = t > 0
+    moving = moving._replace(temperature=jnp.where(tempered, t, 1))
+    if fixed.mask is not None and fixed.mask.shape[-1] == 1:
+        tempered = tempered | ~fixed.mask
+    return moving, tempered
 
 
 def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]:

@@ -1,0 +1,59 @@
+"""Distillation from hidden states, and from a file of top-k: python -m examples.distillation."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jsoftmax as js
+
+CLASSES, TOKENS, STEPS, TEMPERATURE, K = 2048, 256, 60, 2.0, 16
+
+
+def init(key, width):
+    """A small model of the next token: a table for embedding and read-out, and a mixing matrix."""
+    table, mix = (jax.random.normal(key, (n, width)) for n in (CLASSES, width))
+    return {"table": table, "mix": mix / width}
+
+
+def hidden(params, tokens):
+    """Hidden states, each of its own token."""
+    return jnp.tanh(params["table"][tokens] @ params["mix"])
+
+
+def loss(student, teacher, tokens, direction="forward"):
+    """T² times the mean divergence of both predictions at temperature T."""
+    models = [x for m in (teacher, student) for x in (hidden(m, tokens), m["table"])]
+    how = {"temperature": TEMPERATURE, "class_axis_p": 0, "class_axis_q": 0}
+    return TEMPERATURE**2 * js.linear_kl_divergence(*models, direction=direction, **how).mean()
+
+
+def written(teacher, tokens):
+    """The best k classes of the teacher and their log-probabilities, as a file may hold them."""
+    h, w = hidden(teacher, tokens), teacher["table"]
+    how = {"temperature": TEMPERATURE, "class_axis": 0}
+    best = js.linear_topk(h, w, K, **how)
+    first = js.linear_log_prob(h, w, best.classes[..., 0], **how)
+    return best.classes, best.values - best.values[..., :1] + first[..., None]
+
+
+def loss_from_topk(student, ids, log_probs, tokens):
+    """The same of k + 1 events: k classes, and all the rest together."""
+    h, how = hidden(student, tokens), {"temperature": TEMPERATURE, "class_axis": 0}
+    each = js.linear_kl_divergence_from_topk(h, student["table"], ids, log_probs, **how)
+    return TEMPERATURE**2 * each.mean()
+
+
+if __name__ == "__main__":
+    teacher, tokens = init(jax.random.key(0), 64), jnp.arange(TOKENS)
+    for name, of, given in (
+        ("hidden states", loss, (teacher, tokens)),
+        (f"top {K}", loss_from_topk, (*jax.jit(written)(teacher, tokens), tokens)),
+    ):
+        student, optimizer = init(jax.random.key(1), 32), optax.adam(1e-2)
+        state, step = optimizer.init(student), jax.jit(jax.value_and_grad(of))
+        for i in range(STEPS):
+            value, slopes = step(student, *given)
+            updates, state = optimizer.update(slopes, state)
+            student = optax.apply_updates(student, updates)
+            if i % 20 == 0 or i == STEPS - 1:
+                print(f"{name}, step {i:3d}  loss {value:.4f}")
