@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
 from jsoftmax.sampling.truncation import _kept as kept
-from jsoftmax.sampling.truncation._settings import as_constant, setting
+from jsoftmax.sampling.truncation._settings import setting
 
 
 def min_p_mask(
@@ -62,7 +62,7 @@ def min_p_mask(
     """
     ask = problem("min_p_mask", logits, axis, where, temperature=temperature, axis_name=axis_name)
     ratio = setting("min_p_mask", "min_p", min_p, ask.z, ask.classes, 0, 1)
-    found = _by_ratio(as_constant(ask.z), ratio, ask.temperature, ask.classes)
+    found = _by_ratio(ask.z, ratio, ask.temperature, ask.classes)
     return ask.unmasked(found, False)
 
 
@@ -108,7 +108,7 @@ def top_n_sigma_mask(
     """
     ask = problem("top_n_sigma_mask", logits, axis, where, axis_name=axis_name)
     n = setting("top_n_sigma_mask", "n", n, ask.z, ask.classes, 0)
-    return ask.unmasked(_by_deviation(as_constant(ask.z), n, ask.classes), False)
+    return ask.unmasked(_by_deviation(ask.z, n, ask.classes), False)
 
 
 def eta_mask(
@@ -160,7 +160,7 @@ def eta_mask(
     """
     ask = problem("eta_mask", logits, axis, where, temperature=temperature, axis_name=axis_name)
     epsilon = setting("eta_mask", "epsilon", epsilon, ask.z, ask.classes, 0, 1)
-    found = _by_entropy(as_constant(ask.z), epsilon, ask.temperature, ask.classes)
+    found = _by_entropy(ask.z, epsilon, ask.temperature, ask.classes)
     return ask.unmasked(found, False)
 
 

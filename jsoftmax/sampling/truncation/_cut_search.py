@@ -72,8 +72,9 @@ def cut_at(
         is_monotone: whether weights are no larger than that bound.
         classes: the class axis.
     """
-    search = partial(_searched, classes, is_monotone)
-    return classes.by_rows(search, order, weights, total, target, lowest, anchor, rate)
+    given = (order, weights, total, target, lowest, anchor, rate)
+    constants = jax.tree.map(jax.lax.stop_gradient, given)  # which classes stay has no derivative
+    return classes.by_rows(partial(_searched, classes, is_monotone), *constants)
 
 
 def _searched(

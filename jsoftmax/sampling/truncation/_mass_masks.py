@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._problem import problem
 from jsoftmax.sampling.truncation import _kept as kept
-from jsoftmax.sampling.truncation._settings import as_constant, setting
+from jsoftmax.sampling.truncation._settings import setting
 
 
 def top_k_mask(
@@ -60,7 +60,7 @@ def top_k_mask(
     """
     ask = problem("top_k_mask", logits, axis, where, axis_name=axis_name)
     k = setting("top_k_mask", "k", k, ask.z, ask.classes, 1, is_whole=True)
-    return ask.unmasked(_by_rank(as_constant(ask.z), k, ask.classes), False)
+    return ask.unmasked(_by_rank(ask.z, k, ask.classes), False)
 
 
 def top_p_mask(
@@ -113,7 +113,7 @@ def top_p_mask(
     """
     ask = problem("top_p_mask", logits, axis, where, temperature=temperature, axis_name=axis_name)
     p = setting("top_p_mask", "p", p, ask.z, ask.classes, 0, 1)
-    return ask.unmasked(_by_mass(as_constant(ask.z), p, ask.temperature, ask.classes), False)
+    return ask.unmasked(_by_mass(ask.z, p, ask.temperature, ask.classes), False)
 
 
 def typical_mask(
@@ -166,7 +166,7 @@ def typical_mask(
     """
     ask = problem("typical_mask", logits, axis, where, temperature=temperature, axis_name=axis_name)
     p = setting("typical_mask", "p", p, ask.z, ask.classes, 0, 1)
-    found = _by_typicality(as_constant(ask.z), p, ask.temperature, ask.classes)
+    found = _by_typicality(ask.z, p, ask.temperature, ask.classes)
     return ask.unmasked(found, False)
 
 

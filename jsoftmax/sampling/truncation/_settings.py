@@ -34,8 +34,3 @@ def setting(
     if is_whole and known is not None and (known != np.floor(known)).any():
         raise ValueError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
     return checks.per_row(function, name, x, logits, classes, logits.dtype)
-
-
-def as_constant(z: Array) -> Array:
-    """Return scores as constants: which classes stay has no derivative."""
-    return jax.lax.stop_gradient(z)
