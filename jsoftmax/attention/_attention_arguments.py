@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,14 @@ from jax import Array
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._clean import cleaned, cleaned_pair
 from jsoftmax.attention._products import are_joined
-from jsoftmax.attention._sight import in_length, lengths_of, places_of, segments_of, window_of
+from jsoftmax.attention._sight import (
+    in_length,
+    lengths_of,
+    offset_of,
+    places_of,
+    segments_of,
+    window_of,
+)
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
@@ -44,11 +52,12 @@ class Given(NamedTuple):
     key_value_seq_lengths: Array | None
     query_segment_ids: Array | None
     key_value_segment_ids: Array | None
-    before: Array | None  # keys seen before the place of a query, where tracing does not tell
+    offset: Array | None  # (*batch, queries or 1): how far a query's place is from its number,
+    before: Array | None  # and keys seen before and after one, where tracing does not tell
     after: Array | None
     dropout_rng: Array | None
-    query_part: Array | None  # the number of the part that the queries are of longer ones
-    key_part: Array | None
+    query_start: Array | None  # the place of the first query, if they are a part of longer ones
+    key_start: Array | None
 
     @property
     def groups(self) -> int:
@@ -117,13 +126,14 @@ def read_arguments(
     dropout_rate: float,
     broadcast_dropout: bool,
     axis_name: Hashable | None,
-    query_part: Array | None = None,
-    key_part: Array | None = None,
+    query_offset: Any = None,
+    query_start: Array | None = None,
+    key_start: Array | None = None,
     in_one_block: bool = False,
 ) -> tuple[Given, Rule]:
     """Check the arguments of `function`: its arrays, and all that is known while tracing.
 
-    Queries and keys may be the parts of these numbers of longer sequences, cut into equal parts.
+    Queries and keys may be parts of longer sequences, which start at these places.
     `in_one_block` allows the computation to be uncut.
 
     Raises:
@@ -183,14 +193,25 @@ def read_arguments(
         )
     if is_causal not in (True, False):
         raise TypeError(f"jsoftmax.{function}: `is_causal` must be True or False.")
-    window, before, after = window_of(function, local_window_size, is_causal, batch)
+    segments = query_segment_ids, key_value_segment_ids
+    offset = offset_of(function, query_offset, batch, segments, axis_name)
+    is_placed = query_offset is not None or query_start is not None
+    if is_causal and not is_placed and queries == 1 and isinstance(keys, int) and keys > 1:
+        warnings.warn(
+            f"jsoftmax.{function}: one query with `is_causal` sees the first of {keys} keys alone, "
+            "as in jax.nn. If it stands elsewhere, say where by `query_offset`, as in a step of "
+            "decoding; query_offset=0 keeps it there.",
+            stacklevel=3,
+        )
+    window, before, after = window_of(function, local_window_size, is_causal, batch, offset)
     rate, dropout_rng = _dropout(function, dropout_rate, dropout_rng)
     given = Given(
         query, key, value, bias, mask, (), None,
         per_head("scale", scale), soft_cap, per_head("sinks", sinks),
         lengths_of(function, "query_seq_lengths", query_seq_lengths, batch),
         lengths_of(function, "key_value_seq_lengths", key_value_seq_lengths, batch),
-        query_segment_ids, key_value_segment_ids, before, after, dropout_rng, query_part, key_part,
+        query_segment_ids, key_value_segment_ids, offset if isinstance(offset, Array) else None,
+        before, after, dropout_rng, query_start, key_start,
     )  # fmt: skip
     regularizer, limit = read_regularizer(
         function, regularizer, lambda name, x: given.by_head(array_by_head(name, x))
@@ -204,10 +225,11 @@ def read_arguments(
         structure=structure,
         is_hard=limit is True,
         window=window,
+        offset=offset if isinstance(offset, int) else 0,
         dropout_rate=rate,
         is_dropout_shared=bool(broadcast_dropout),
         classes=ClassAxis((-1,), axis_name),
-        is_part=query_part is not None or key_part is not None,
+        is_part=query_start is not None or key_start is not None,
         are_few=are_few,
         are_joined=are_few and are_joined(query, key),
         is_clean=not are_few,
@@ -250,14 +272,16 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         k, v, column_spoiled = cleaned_pair(k, v)
         k, v = (jnp.moveaxis(x, -3, -1)[..., None, :, :] for x in (k, v))
     bias, mask = given.bias, given.mask
-    key_part = given.key_part if rule.axis_name is None else jax.lax.axis_index(rule.axis_name)
-    row_places = places_of(queries, given.query_part)
-    column_places = places_of(keys, key_part)
+    key_start = given.key_start
+    if rule.axis_name is not None:
+        key_start = jax.lax.axis_index(rule.axis_name) * keys
+    row_places = places_of(queries, given.query_start)
+    column_places = places_of(keys, key_start)
     rows = in_length(given.query_seq_lengths, row_places)
     columns = in_length(given.key_value_seq_lengths, column_places)
     row_segments, column_segments = given.query_segment_ids, given.key_value_segment_ids
     before, after = (
-        None if x is None else per_entry(x[..., None, None]) for x in (given.before, given.after)
+        None if x is None else per_entry(x[..., None]) for x in (given.before, given.after)
     )
     streams = None
     if given.dropout_rng is not None:

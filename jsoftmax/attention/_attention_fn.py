@@ -22,6 +22,7 @@ def attention_fn(
     regularizer: Regularizer | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
+    query_offset: ArrayLike | str | None = None,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
     local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
@@ -44,9 +45,10 @@ def attention_fn(
     values; dropout draws other numbers from the same key; and the weights are always computed in
     float32 at least, as if by `force_fp32_for_softmax`.
 
-    One query against several keys is a step of decoding: it stands at the end, so `is_causal` hides
-    nothing from it that the mask shows, and a `local_window_size` is an error, since Flax does not
-    tell where the end is.
+    Fewer queries than keys are a step of decoding, or several: the last query stands at the last
+    key that the mask shows, or that there is. From there `is_causal` counts, and for one query
+    `local_window_size` too, so that both are right beside Flax's cache. A `query_offset` says
+    otherwise: 0 for the places of `jax.nn`.
 
     An α that is learned belongs to a module: see `jsoftmax.nnx.AdaptivelySparseAttention` and its
     twin in `jsoftmax.linen`. A bias is a keyword of the function returned:
@@ -58,6 +60,8 @@ def attention_fn(
         scale: of the scores q·k, a number or of shape [heads]; by default 1/√width.
         is_causal: whether every call is causal. (Flax's modules ask for it call by call, those of
             Linen only by a mask, which costs memory, and time for what it hides.)
+        query_offset: the place of the first query among the keys, if it is known; as
+            `dot_product_attention` takes it.
         query_seq_lengths: how many queries of each batch entry take part; this and those below are
             as `dot_product_attention` takes them.
         key_value_seq_lengths: how many keys of each batch entry take part.
@@ -144,15 +148,11 @@ def attention_fn(
         if mask is not None:
             mask = jnp.asarray(mask).astype(bool)  # Flax's helpers make masks of float32
         causal = is_causal or always_causal
-        if query.shape[-3] == 1 < key.shape[-3]:
-            causal = False
-            if local_window_size is not None:
-                raise ValueError(
-                    f"jsoftmax.attention_fn: `local_window_size` {local_window_size} cannot be "
-                    f"obeyed with one query and {key.shape[-3]} keys: Flax does not tell where in "
-                    "the sequence the query stands. Let the mask hide the keys outside the window."
-                )
+        offset = query_offset
+        if offset is None and (causal or (query.shape[-3] == 1 and local_window_size is not None)):
+            offset = _at_the_end(query, key, mask)
         arrays = {"bias": bias, "mask": mask, "is_causal": causal, **options}
+        arrays["query_offset"] = offset
         drops = dropout_rate > 0 and not deterministic
         if precision is not None and implementation not in (None, "xla"):
             raise NotImplementedError(
@@ -176,6 +176,21 @@ def attention_fn(
             )
 
     return attend
+
+
+def _at_the_end(query: Array, key: Array, mask: Array | None) -> Array | int | None:
+    """The place of the first of fewer queries than keys, where the last is at the last key."""
+    queries, keys = query.shape[-3], key.shape[-3]
+    if not (isinstance(queries, int) and isinstance(keys, int) and queries < keys):
+        return None
+    if mask is None:
+        return keys - queries
+    shape = *query.shape[:-3], 1, 1, keys
+    if mask.ndim > len(shape) or mask.shape[-1:] not in ((keys,), (1,)):
+        return None  # a mistake, which attention answers
+    last = jnp.max(jnp.where(mask, jnp.arange(keys, dtype=jnp.int32), -1), axis=-1, initial=-1)
+    last = jnp.max(last.reshape((1,) * (len(shape) - mask.ndim) + last.shape), axis=(-1, -2))
+    return jnp.broadcast_to(last, query.shape[:-3]) + (1 - queries)
 
 
 def _refuse(**replacements: Callable[..., Any] | None) -> None:

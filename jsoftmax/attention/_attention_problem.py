@@ -41,7 +41,7 @@ class Fixed(NamedTuple):
     column_segments: Array | None
     row_places: Array  # places in the sequence
     column_places: Array
-    before: Array | None  # keys seen before the place of a query, where tracing does not tell
+    before: Array | None  # keys seen before the number of a query, where tracing does not tell
     after: Array | None
     row_spoiled: Array  # NaN where a query holds one, else 0
     column_spoiled: Array  # NaN where a key or a value holds one, else 0
@@ -62,6 +62,7 @@ class Rule(RowRule):
     """The static description of an attention; the classes of its rows are the keys."""
 
     window: tuple[int | None, int | None]  # keys before, keys after; None: all, or `Fixed` tells
+    offset: int  # of the place of a query from its number, which the window reckons with
     dropout_rate: float
     is_dropout_shared: bool  # whether all batch entries and heads drop the same weights
     is_part: bool  # whether queries or keys are parts of longer sequences

@@ -28,6 +28,7 @@ def attention_weights(
     regularizer: Regularizer | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
+    query_offset: ArrayLike | str | None = None,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
     local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
@@ -52,6 +53,7 @@ def attention_weights(
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         scale: the factor of q kᵀ, 1/√width where it is None.
         is_causal: whether a query sees no key after its own place.
+        query_offset: the place of the first query among the keys.
         query_seq_lengths: integers of shape (*batch,).
         key_value_seq_lengths: integers of shape (*batch,).
         local_window_size: how many keys before and after its own place a query sees.
@@ -80,7 +82,7 @@ def attention_weights(
     given, rule = read_arguments(
         "attention_weights", query, key, key[..., :1], bias, mask,
         regularizer=chosen("attention_weights", alpha, regularizer, 1.0, False), scale=scale,
-        is_causal=is_causal, query_seq_lengths=query_seq_lengths,
+        is_causal=is_causal, query_offset=query_offset, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
         logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=None, dropout_rate=0.0,

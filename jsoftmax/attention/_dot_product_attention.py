@@ -27,6 +27,7 @@ def dot_product_attention(
     regularizer: Regularizer | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
+    query_offset: ArrayLike | str | None = None,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
     local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
@@ -75,6 +76,12 @@ def dot_product_attention(
         scale: the factor of q kᵀ, 1/√width where it is None; a number or of shape (heads,), an
             inverse temperature. Differentiable.
         is_causal: whether a query sees no key after its own place.
+        query_offset: the place of the first query among the keys, by which `is_causal` and
+            `local_window_size` count: the length of the cache before a step of decoding or a chunk
+            of a prompt. A whole number, or traced, then also one for each batch entry, of shape
+            (*batch,). With "segments" each segment of the queries begins where the same segment
+            of the keys does, so that order restarts with every pair of packed documents. 0 where
+            it is None, as in `jax.nn`: a single causal query then warns, for it sees one key.
         query_seq_lengths: integers ≥ 0 of shape (*batch,): queries beyond give zeros.
         key_value_seq_lengths: integers ≥ 0 of shape (*batch,): keys beyond are not seen.
         local_window_size: how many keys before and after its own place a query sees, a whole number
@@ -139,7 +146,7 @@ def dot_product_attention(
     given, rule = read_arguments(
         "dot_product_attention", query, key, value, bias, mask,
         regularizer=chosen("dot_product_attention", alpha, regularizer, 1.0, False), scale=scale,
-        is_causal=is_causal, query_seq_lengths=query_seq_lengths,
+        is_causal=is_causal, query_offset=query_offset, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
         logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=dropout_rng,
@@ -165,7 +172,7 @@ def dot_product_attention(
         refused = dict(
             alpha=not rule.is_softmax and regularizer is None,
             regularizer=not rule.is_softmax and regularizer is not None,
-            sinks=sinks is not None,
+            query_offset=query_offset is not None, sinks=sinks is not None,
             query_segment_ids=query_segment_ids is not None, dropout_rate=dropout_rate > 0,
             return_residual=return_residual, block_q=block_q is not None,
             block_k=block_k is not None, axis_name=axis_name is not None,

@@ -42,9 +42,7 @@ def by_pallas(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
     Raises:
         NotImplementedError: for what the kernels do not take.
     """
-    for what, is_given in _refused(given, rule).items():
-        if is_given:
-            raise NotImplementedError(f"{_FUNCTION}: implementation='pallas' does not take {what}.")
+    refuse(f"{_FUNCTION}: implementation='pallas' does", given, rule)
     return _computed(alike(given), rule, Plan(sizes, return_residual))
 
 
@@ -54,6 +52,13 @@ def by_record(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
     if not platforms:
         return computed(given, rule, sizes, return_residual)
     return _chosen(given, rule, Plan(sizes, return_residual), platforms)
+
+
+def refuse(who: str, given: Given, rule: Rule) -> None:
+    """Raise NotImplementedError for what the kernels do not take."""
+    for what, is_given in _refused(given, rule).items():
+        if is_given:
+            raise NotImplementedError(f"{who} not take {what}.")
 
 
 def _refused(given, rule):
@@ -69,6 +74,9 @@ def _refused(given, rule):
         ),
         "arrays that are split over an Explicit mesh: call it in jax.shard_map": any(
             part is not None for x in arrays for part in jax.typeof(x).sharding.spec
+        ),
+        "`query_offset`='segments': let implementation='xla' compute it": any(
+            x is not None and x.shape[-1:] not in ((), (1,)) for x in (given.before, given.after)
         ),
         "an empty batch: let implementation='xla' compute it": given.query.size == 0,
     }

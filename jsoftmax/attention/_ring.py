@@ -105,7 +105,10 @@ def ring_attention(
         context", 2023.
     """
     function = "ring_attention"
-    key, value = (checks.as_array(function, *x) for x in (("key", key), ("value", value)))
+    query, key, value = (
+        checks.as_array(function, name, x)
+        for name, x in (("query", query), ("key", key), ("value", value))
+    )
     if key_value_segment_ids is None:
         key_value_segment_ids = query_segment_ids
     index = jax.lax.axis_index(axis_name)
@@ -116,7 +119,7 @@ def ring_attention(
         local_window_size=local_window_size, query_segment_ids=query_segment_ids,
         key_value_segment_ids=key_value_segment_ids, logits_soft_cap=logits_soft_cap, sinks=sinks,
         dropout_rng=dropout_rng, dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout,
-        axis_name=None, query_part=index, key_part=index,
+        axis_name=None, query_start=index * query.shape[-3], key_start=index * key.shape[-3],
     )  # fmt: skip
     sizes = sizes_for(function, given, rule, block_q, block_k)
     out, tau = _around(given, rule, sizes, axis_name)
@@ -134,14 +137,15 @@ def _around(given: Given, rule: Rule, sizes: Sizes, axis_name: Hashable) -> tupl
         owner, going, out, tau = state
         going = _passed_on(going, rule, step, axis_name)
         owner = (owner - 1) % devices
-        here = prepared(others._replace(**going, key_part=owner), rule)
+        start = owner * given.key.shape[-3]
+        here = prepared(others._replace(**going, key_start=start), rule)
         out_here, tau_here = _unless_hidden(here, sizes)
         out, tau = merge_attention(jnp.stack([out, out_here]), jnp.stack([tau, tau_here]))
         return (owner, going, out, tau), None
 
     own = prepared(given, rule)
     going = {name: getattr(given, name) for name in ("key", "value", "key_value_segment_ids")}
-    start = (given.key_part, going, *_unless_hidden(own, sizes))
+    start = (jax.lax.axis_index(axis_name), going, *_unless_hidden(own, sizes))
     turns = _turns(rule, devices, given.key.shape[-3])
     (_, _, out, tau), _ = jax.lax.scan(turn, start, jnp.arange(turns, dtype=jnp.int32))
     return own.output(out), own.output(tau[..., None])[..., 0]
