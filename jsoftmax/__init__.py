@@ -22,6 +22,7 @@ from jsoftmax.attention import (
     merge_attention,
     paged_attention,
     ring_attention,
+    visible_keys,
 )
 from jsoftmax.calibration import (
     brier_score,
@@ -235,6 +236,7 @@ __all__ = [
     "topk_entmax_loss",
     "topk_sigmoid",
     "vector_scaling",
+    "visible_keys",
 ]
 
 

@@ -7,6 +7,7 @@ from jsoftmax.attention._merge import merge_attention
 from jsoftmax.attention._paged_attention import paged_attention
 from jsoftmax.attention._ring import ring_attention
 from jsoftmax.attention._skipped_share import attention_skipped_share
+from jsoftmax.attention._visible_keys import visible_keys
 
 __all__ = [
     "attention_fn",
@@ -16,4 +17,5 @@ __all__ = [
     "merge_attention",
     "paged_attention",
     "ring_attention",
+    "visible_keys",
 ]

@@ -165,6 +165,9 @@ def read_arguments(
     def per_head(name, x):
         return None if x is None else array_by_head(name, x)
 
+    if scale is not None:
+        scale = _read_scale(function, scale, (*batch, queries, heads))
+
     if bias is not None:
         bias = checks.as_array(function, "bias", bias)
         if bias.dtype == jnp.bool_:
@@ -207,7 +210,7 @@ def read_arguments(
     rate, dropout_rng = _dropout(function, dropout_rate, dropout_rng)
     given = Given(
         query, key, value, bias, mask, (), None,
-        per_head("scale", scale), soft_cap, per_head("sinks", sinks),
+        scale, soft_cap, per_head("sinks", sinks),
         lengths_of(function, "query_seq_lengths", query_seq_lengths, batch),
         lengths_of(function, "key_value_seq_lengths", key_value_seq_lengths, batch),
         query_segment_ids, key_value_segment_ids, offset if isinstance(offset, Array) else None,
@@ -291,11 +294,15 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         streams = streams.reshape(*lead, 1, 1)
     places = (1,) * len(batch) + (1, 1)
     scale = jnp.asarray(1 / np.sqrt(width)) if given.scale is None else given.scale
+    if scale.ndim > 1:  # (*batch, queries, heads)
+        scale = grouped(jnp.swapaxes(scale.astype(computing), -1, -2)[..., None])
+    else:
+        scale = given.by_head(scale)
     return Arguments(
         Moving(
             q, k, v,
             None if bias is None else grouped(bias.astype(computing)),
-            given.by_head(scale), given.numbers, per_head(given.soft_cap),
+            scale, given.numbers, per_head(given.soft_cap),
             per_head(given.sinks),
         ),
         Fixed(
@@ -311,6 +318,19 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         rule,
         given.dtype,
     )  # fmt: skip
+
+
+def _read_scale(function, scale, whole):
+    scale = checks.as_array(function, "scale", scale)
+    if scale.shape in ((), (1,), whole[-1:]):
+        return scale
+    if scale.ndim < 2 or not checks.broadcasts(scale, whole):
+        raise ValueError(
+            f"jsoftmax.{function}: `scale` has shape {scale.shape}; give one number, one for each "
+            f"of the {whole[-1]} heads of `query`, or one for each query, broadcastable to "
+            f"(*batch, queries, heads), here {whole}."
+        )
+    return scale.reshape((1,) * (len(whole) - scale.ndim) + scale.shape)
 
 
 def _check_shapes(function, query, key, value):

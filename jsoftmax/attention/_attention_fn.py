@@ -8,19 +8,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.attention._attention_weights import attention_weights
 from jsoftmax.attention._dot_product_attention import dot_product_attention
+from jsoftmax.attention._visible_keys import visible_keys
 from jsoftmax.core._regularizer import Regularizer
+
+
+_SIGHT = (
+    "is_causal", "query_offset", "query_seq_lengths", "key_value_seq_lengths", "local_window_size",
+    "query_segment_ids", "key_value_segment_ids", "axis_name",
+)  # fmt: skip
 
 
 def attention_fn(
     alpha: float | ArrayLike | None = None,
     *,
     regularizer: Regularizer | None = None,
-    scale: float | ArrayLike | None = None,
+    scale: float | ArrayLike | Callable[[Array], Any] | None = None,
     is_causal: bool = False,
     query_offset: ArrayLike | str | None = None,
     query_seq_lengths: ArrayLike | None = None,
@@ -57,7 +65,9 @@ def attention_fn(
     Args:
         alpha: α > 0: 1 is softmax, as is None, 2 is sparsemax; a number, or of shape [heads].
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        scale: of the scores q·k, a number or of shape [heads]; by default 1/√width.
+        scale: of the scores q·k, a number, of shape [heads], or for each query; by default 1/√width.
+            Or a function of `visible_keys`, integers [..., T, 1 or heads], that says by how much to
+            multiply the default: `lambda n: s * jnp.log(n)` is scalable softmax.
         is_causal: whether every call is causal. (Flax's modules ask for it call by call, those of
             Linen only by a mask, which costs memory, and time for what it hides.)
         query_offset: the place of the first query among the keys, if it is known; as
@@ -153,6 +163,10 @@ def attention_fn(
             offset = _at_the_end(query, key, mask)
         arrays = {"bias": bias, "mask": mask, "is_causal": causal, **options}
         arrays["query_offset"] = offset
+        if callable(scale):
+            sight = {name: arrays[name] for name in _SIGHT}
+            factor = jnp.asarray(scale(visible_keys(query, key, mask, **sight)))
+            arrays["scale"] = factor / np.sqrt(query.shape[-1])
         drops = dropout_rate > 0 and not deterministic
         if precision is not None and implementation not in (None, "xla"):
             raise NotImplementedError(

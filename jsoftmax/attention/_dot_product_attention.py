@@ -73,8 +73,9 @@ def dot_product_attention(
             number, or traced, then also of shape (heads,). Differentiable. 1 where it is None.
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`; its arrays are numbers or of
             shape (heads,). Differentiable.
-        scale: the factor of q kᵀ, 1/√width where it is None; a number or of shape (heads,), an
-            inverse temperature. Differentiable.
+        scale: the factor of q kᵀ, 1/√width where it is None; a number, of shape (heads,), or one
+            for each query, broadcastable to (*batch, queries, heads): an inverse temperature, which
+            may grow with `visible_keys`. Differentiable.
         is_causal: whether a query sees no key after its own place.
         query_offset: the place of the first query among the keys, by which `is_causal` and
             `local_window_size` count: the length of the cache before a step of decoding or a chunk

@@ -78,6 +78,9 @@ def _refused(given, rule):
         "`query_offset`='segments': let implementation='xla' compute it": any(
             x is not None and x.shape[-1:] not in ((), (1,)) for x in (given.before, given.after)
         ),
+        "a `scale` of each query: let implementation='xla' compute it": (
+            given.scale is not None and given.scale.ndim > 1
+        ),
         "an empty batch: let implementation='xla' compute it": given.query.size == 0,
     }
 

@@ -23,7 +23,7 @@ from jsoftmax.core._named_trees import Trees, by_name, overlaid
 # Where the axes of queries and of keys are.
 QUERIES = {
     "q": -2, "bias": -2, "mask": -2, "rows": -2, "row_segments": -2, "row_places": -2,
-    "row_spoiled": -2, "before": -2, "after": -2,
+    "row_spoiled": -2, "before": -2, "after": -2, "scale": -2,
     "tau": -2, "floor": -2, "anchor": -2, "level": -2, "total": -2, "mean": -2,
 }  # fmt: skip
 KEYS = {

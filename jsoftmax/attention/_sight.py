@@ -117,6 +117,11 @@ def offset_of(
     return jnp.clip(offset, -_ALL, _ALL).astype(jnp.int32)[..., None]
 
 
+def rows_together(keys: int) -> int:
+    """How many queries are compared at once with so many keys."""
+    return max(1, 2**17 // keys)
+
+
 def _between_segments(of_queries: Array, of_keys: Array, axis_name: Any) -> Array:
     """Where the segment of each query starts among the keys, less where among the queries."""
 
@@ -124,9 +129,19 @@ def _between_segments(of_queries: Array, of_keys: Array, axis_name: Any) -> Arra
         places = jnp.arange(ids.shape[-1], dtype=jnp.int32)
         if axis_name is not None:
             places = places + jax.lax.axis_index(axis_name) * ids.shape[-1]
-        is_same = of_queries[..., :, None] == ids[..., None, :]
-        first = jnp.min(jnp.where(is_same, places, _ALL), axis=-1)
-        return first if axis_name is None else jax.lax.pmin(first, axis_name)
+
+        def first(segment):  # of one query in each batch entry
+            return jnp.min(jnp.where(segment[..., None] == ids, places, _ALL), axis=-1)
+
+        # In blocks, since XLA on CPU would form an array of all pairs.
+        rows = jnp.moveaxis(of_queries, -1, 0)
+        sizes = rows.shape[0], ids.shape[-1]
+        if all(isinstance(n, int) for n in sizes) and sizes[0] > rows_together(sizes[1]):
+            found = jax.lax.map(first, rows, batch_size=rows_together(sizes[1]))
+        else:
+            found = jax.vmap(first)(rows)
+        found = jnp.moveaxis(found, 0, -1)
+        return found if axis_name is None else jax.lax.pmin(found, axis_name)
 
     return start(of_keys, axis_name) - start(of_queries, None)
 

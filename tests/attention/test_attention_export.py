@@ -18,7 +18,9 @@ ATTENTION = {
     "dropout": lambda q, k: js.dot_product_attention(
         q, k, k, dropout_rate=0.3, dropout_rng=jax.random.key(0)
     ),
-    "weights": lambda q, k: js.attention_weights(q, k, alpha=1.5, is_causal=True),
+    "weights": lambda q, k: js.attention_weights(
+        q, k, alpha=1.5, is_causal=True, query_offset=0
+    ),
     "in the place of Flax's": lambda q, k: js.attention_fn(2.0)(q, k, k),
     "a gradient": jax.grad(
         lambda q, k: jnp.sum(jnp.sin(js.dot_product_attention(q, k, k, alpha=1.5)))
