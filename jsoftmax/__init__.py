@@ -15,6 +15,9 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from jsoftmax.attention import (
+    ALiBi,
+    ForgettingGate,
+    T5Buckets,
     attention_fn,
     attention_skipped_share,
     attention_weights,
@@ -140,10 +143,12 @@ _LAZY = {
 }
 
 __all__ = [
+    "ALiBi",
     "AliasTable",
     "Categorical",
     "Elastic",
     "FermiDirac",
+    "ForgettingGate",
     "GumbelTopK",
     "JensenShannon",
     "Laplace",
@@ -151,6 +156,7 @@ __all__ = [
     "Regularizer",
     "RelaxedCategorical",
     "SparseEntmax",
+    "T5Buckets",
     "Tsallis",
     "adaptive_cross_entropy",
     "adaptive_log_softmax",

@@ -263,8 +263,18 @@ for _alpha in (1.0, 1.5):
     _call("attention_weights", Q, Q, note=f"{_alpha:g}", alpha=_alpha)
     _call("attention_fn", Q, Q, Q, note=f"{_alpha:g}", slow=_alpha != 1, run=lambda f, q, k, v,
           alpha=_alpha: f(alpha)(q, k, v))  # fmt: skip
-_call("dot_product_attention", Q, Q, Q, floats(1, 4, 2), note="a scale of queries", run=lambda f, q, k, v,
-      scale: f(q, k, v, alpha=1.5, scale=scale, is_causal=True, query_offset=1), slow=True)
+_call(
+    "dot_product_attention",
+    Q,
+    Q,
+    Q,
+    floats(1, 4, 2),
+    note="a scale of queries",
+    run=lambda f, q, k, v, scale: f(
+        q, k, v, alpha=1.5, scale=scale, is_causal=True, query_offset=1
+    ),
+    slow=True,
+)
 _call("visible_keys", Q, Q, smooth=False, is_causal=True, local_window_size=2)
 _call("attention_skipped_share", Q, Q, Q, smooth=False, alpha=1.5)
 _call("paged_attention", Q, Q, Q, run=lambda f, q, k, v: f(

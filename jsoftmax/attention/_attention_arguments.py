@@ -16,6 +16,7 @@ from jax import Array
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._clean import cleaned, cleaned_pair
 from jsoftmax.attention._products import are_joined
+from jsoftmax.attention._score_fn import Outline, laid_score, numbers_of, read_score_fn
 from jsoftmax.attention._sight import (
     in_length,
     lengths_of,
@@ -27,6 +28,7 @@ from jsoftmax.attention._sight import (
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
+from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import parted
 
@@ -58,6 +60,7 @@ class Given(NamedTuple):
     dropout_rng: Array | None
     query_start: Array | None  # the place of the first query, if they are a part of longer ones
     key_start: Array | None
+    score_arrays: tuple[Array, ...] = ()  # of the score function
 
     @property
     def groups(self) -> int:
@@ -127,6 +130,7 @@ def read_arguments(
     broadcast_dropout: bool,
     axis_name: Hashable | None,
     query_offset: Any = None,
+    score_fn: Any = None,
     query_start: Array | None = None,
     key_start: Array | None = None,
     in_one_block: bool = False,
@@ -221,6 +225,8 @@ def read_arguments(
     )
     numbers, structure = parted(regularizer)
     given = given._replace(numbers=numbers, hard=limit if isinstance(limit, Array) else None)
+    score_arrays, applied = read_score_fn(score_fn, _outline(given, function, offset, axis_name))
+    given = given._replace(score_arrays=score_arrays)
     are_few = in_one_block and axis_name is None and given.sizes_are_known
     are_few = are_few and 0 < given.groups * queries <= _FEW_SHARING
     are_few = are_few and (queries <= _VERY_FEW or _KEYS_TO_A_QUERY * queries <= keys)
@@ -240,6 +246,7 @@ def read_arguments(
         block_k=keys,
         scores=None,
         stripes=(),
+        score_fn=applied,
         precision=jax.default_matmul_precision.value,
     )
 
@@ -292,6 +299,13 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         numbers = jnp.arange(math.prod(lead), dtype=jnp.uint32)
         streams = jax.vmap(jax.random.fold_in, (None, 0))(given.dropout_rng, numbers)
         streams = streams.reshape(*lead, 1, 1)
+    offset = rule.offset if given.offset is None else given.offset
+    outline = _outline(given, "", offset, rule.axis_name)
+    score_arrays = given.score_arrays
+    if score_arrays:
+        q, score_arrays = alike((q, score_arrays), rule.axis_name)
+    of_heads, of_queries, of_keys, whole = laid_score(rule.score_fn, score_arrays, outline)
+    entries, numbers = (None, None) if rule.score_fn is None else numbers_of(outline)
     places = (1,) * len(batch) + (1, 1)
     scale = jnp.asarray(1 / np.sqrt(width)) if given.scale is None else given.scale
     if scale.ndim > 1:  # (*batch, queries, heads)
@@ -303,7 +317,7 @@ def prepared(given: Given, rule: Rule) -> Arguments:
             q, k, v,
             None if bias is None else grouped(bias.astype(computing)),
             scale, given.numbers, per_head(given.soft_cap),
-            per_head(given.sinks),
+            per_head(given.sinks), of_heads, of_queries, of_keys, whole,
         ),
         Fixed(
             None if mask is None else grouped(mask),
@@ -314,9 +328,19 @@ def prepared(given: Given, rule: Rule) -> Arguments:
             row_places.reshape(*places, -1, 1),
             column_places.reshape(*places, 1, -1),
             before, after, row_spoiled, column_spoiled, streams, given.hard,
+            None if given.offset is None else per_entry(given.offset[..., None]), entries, numbers,
         ),
         rule,
         given.dtype,
+    )  # fmt: skip
+
+
+def _outline(given, function, offset, axis_name):
+    *batch, queries, _, _ = given.query.shape
+    keys, key_heads, _ = given.key.shape[-3:]
+    return Outline(
+        function, tuple(batch), queries, keys, key_heads, given.groups, offset, axis_name,
+        given.computing,
     )  # fmt: skip
 
 

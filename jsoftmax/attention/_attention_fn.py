@@ -38,6 +38,7 @@ def attention_fn(
     key_value_segment_ids: ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    score_fn: Callable[..., Any] | None = None,
     implementation: str | None = None,
     block_q: int | None = None,
     block_k: int | None = None,
@@ -80,6 +81,7 @@ def attention_fn(
         key_value_segment_ids: the segment of each key.
         logits_soft_cap: c of c·tanh(z/c), put upon scores z.
         sinks: scores that stand beside the keys and have no value.
+        score_fn: a function of a score and its places, such as `ALiBi`.
         implementation: which program computes it.
         block_q: how many queries are computed at once.
         block_k: how many keys are computed at once.
@@ -114,6 +116,7 @@ def attention_fn(
         "key_value_segment_ids": key_value_segment_ids,
         "logits_soft_cap": logits_soft_cap,
         "sinks": sinks,
+        "score_fn": score_fn,
         "axis_name": axis_name,
     }
     computation: dict[str, Any] = {

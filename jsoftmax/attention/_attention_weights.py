@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
+from typing import Any
 
 import jax
 from jax import Array
@@ -36,6 +37,7 @@ def attention_weights(
     key_value_segment_ids: ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    score_fn: Callable[..., Any] | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "*batch heads queries keys"]:
     """The weights p = entmax_α(scale · q kᵀ + bias) by which `dot_product_attention` mixes values.
@@ -61,6 +63,7 @@ def attention_weights(
         key_value_segment_ids: integers of shape (*batch, keys).
         logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z.
         sinks: the score of one more class, whose weight is left out of the result.
+        score_fn: a function of (score, batch, head, query, key) that gives the score to be taken.
         axis_name: the mesh (or `vmap`) axis over which *keys* are split, in `shard_map`.
 
     Returns:
@@ -85,7 +88,7 @@ def attention_weights(
         is_causal=is_causal, query_offset=query_offset, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
-        logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=None, dropout_rate=0.0,
+        logits_soft_cap=logits_soft_cap, sinks=sinks, score_fn=score_fn, dropout_rng=None, dropout_rate=0.0,
         broadcast_dropout=False, axis_name=axis_name,
     )  # fmt: skip
     return _computed(given, rule)

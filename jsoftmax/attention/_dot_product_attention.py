@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -35,6 +36,7 @@ def dot_product_attention(
     key_value_segment_ids: ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    score_fn: Callable[..., Any] | None = None,
     dropout_rng: Array | None = None,
     dropout_rate: float = 0.0,
     broadcast_dropout: bool = False,
@@ -96,6 +98,13 @@ def dot_product_attention(
         sinks: the score of one more class, which has no value, a number or of shape (heads,): what
             it takes of the mass is lost to the mixture. At 0 it is the off-by-one softmax.
             Differentiable.
+        score_fn: a function of (score, batch, head, query, key) that gives the score to be taken
+            in its place, after scale and bias and before a soft cap: `ALiBi`, `T5Buckets`,
+            `ForgettingGate`, or one of yours. It is called with a score and four integers, and
+            mapped over all; `query` and `key` are places, from `query_offset` on; with several
+            batch axes `batch` counts their entries in order. It is computed with each block, and
+            so are its derivatives, also in arrays: the leaves of a pytree that is called, or those
+            that a plain function closes over.
         dropout_rng: a key for dropout, of `jax.random.key`.
         dropout_rate: the share of weights that are dropped, from 0 to below 1; the others grow by
             1/(1 − rate). Which they are depends on the key and on places, not on blocks.
@@ -150,9 +159,9 @@ def dot_product_attention(
         is_causal=is_causal, query_offset=query_offset, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
-        logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=dropout_rng,
-        dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout, axis_name=axis_name,
-        in_one_block=block_q is None and block_k is None,
+        logits_soft_cap=logits_soft_cap, sinks=sinks, score_fn=score_fn,
+        dropout_rng=dropout_rng, dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout,
+        axis_name=axis_name, in_one_block=block_q is None and block_k is None,
     )  # fmt: skip
     if implementation == "pallas":
         for name, size in (("block_q", block_q), ("block_k", block_k)):
@@ -174,6 +183,7 @@ def dot_product_attention(
             alpha=not rule.is_softmax and regularizer is None,
             regularizer=not rule.is_softmax and regularizer is not None,
             query_offset=query_offset is not None, sinks=sinks is not None,
+            score_fn=score_fn is not None,
             query_segment_ids=query_segment_ids is not None, dropout_rate=dropout_rate > 0,
             return_residual=return_residual, block_q=block_q is not None,
             block_k=block_k is not None, axis_name=axis_name is not None,

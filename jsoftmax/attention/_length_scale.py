@@ -26,9 +26,7 @@ def by_length(delta: ArrayLike, beta: Array, gamma: Array) -> Callable[[Array], 
     return scale
 
 
-def learned_number(
-    module: str, name: str, start: Any, shape: tuple[int, ...], dtype: Any
-) -> Array:
+def learned_number(module: str, name: str, start: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     """The numbers of each head where learning starts."""
     start = checks.as_array(module, name, start)
     if start.shape not in ((), (1,), shape):

@@ -27,7 +27,9 @@ from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import along, changes_of
 from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
 
-_OF_SCORES = ("q", "k", "bias", "scale", "soft_cap")
+_OF_SCORES = (
+    "q", "k", "bias", "scale", "soft_cap", "of_heads", "of_queries", "of_keys", "whole",
+)  # fmt: skip
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -126,7 +126,10 @@ def test_the_same_segments_on_both_sides_restart_nowhere():
 
 def test_a_single_causal_query_that_is_not_placed_warns():
     """It sees the first key alone, as in `jax.nn`; a place, or one key, does not warn."""
-    for function in (lambda q, k, **o: js.dot_product_attention(q, k, k, **o), js.attention_weights):
+    for function in (
+        lambda q, k, **o: js.dot_product_attention(q, k, k, **o),
+        js.attention_weights,
+    ):
         with pytest.warns(UserWarning, match="sees the first of 12 keys alone.*`query_offset`"):
             out = function(Q[:, :1], KEY, is_causal=True)
         assert jnp.array_equal(out, function(Q[:, :1], KEY, is_causal=True, query_offset=0))

@@ -119,7 +119,9 @@ def test_kernels_refuse_a_scale_of_queries():
         js.dot_product_attention(Q, KEY, V, scale=scale, implementation="pallas")
     with pytest.raises(NotImplementedError, match="`scale`"):
         js.dot_product_attention(Q, KEY, V, scale=scale, implementation="cudnn")
-    with pytest.raises(ValueError, match=r"`scale` has shape \(3, 4\).*\(\*batch, queries, heads\)"):
+    with pytest.raises(
+        ValueError, match=r"`scale` has shape \(3, 4\).*\(\*batch, queries, heads\)"
+    ):
         js.dot_product_attention(Q, KEY, V, scale=np.ones((3, N)))
 
 
@@ -171,7 +173,9 @@ def test_scalable_attention_starts_as_plain_attention_and_decodes_alike():
     near(jnp.concatenate(steps, axis=1), whole)
 
 
-@pytest.mark.parametrize("module", [jsoftmax.nnx.ScalableAttention, jsoftmax.linen.ScalableAttention])
+@pytest.mark.parametrize(
+    "module", [jsoftmax.nnx.ScalableAttention, jsoftmax.linen.ScalableAttention]
+)
 def test_options_that_are_not_free_are_told(module):
     given = {"rngs": nnx.Rngs(0), "in_features": 8} if "nnx" in module.__module__ else {}
     with pytest.raises(TypeError, match="`scale` is not free"):
