@@ -60,6 +60,8 @@ class Given(NamedTuple):
     dropout_rng: Array | None
     query_start: Array | None  # the place of the first query, if they are a part of longer ones
     key_start: Array | None
+    query_count: Array | None = None  # how many of them are in use, if not all
+    key_count: Array | None = None
     score_arrays: tuple[Array, ...] = ()  # of the score function
 
     @property
@@ -289,6 +291,8 @@ def prepared(given: Given, rule: Rule) -> Arguments:
     column_places = places_of(keys, key_start)
     rows = in_length(given.query_seq_lengths, row_places)
     columns = in_length(given.key_value_seq_lengths, column_places)
+    rows = _in_use(rows, given.query_count, queries, len(batch))
+    columns = _in_use(columns, given.key_count, keys, len(batch))
     row_segments, column_segments = given.query_segment_ids, given.key_value_segment_ids
     before, after = (
         None if x is None else per_entry(x[..., None]) for x in (given.before, given.after)
@@ -333,6 +337,13 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         rule,
         given.dtype,
     )  # fmt: skip
+
+
+def _in_use(seen, count, size, batch_axes):
+    if count is None:
+        return seen
+    used = (places_of(size, None) < count).reshape((1,) * batch_axes + (size,))
+    return used if seen is None else seen & used
 
 
 def _outline(given, function, offset, axis_name):

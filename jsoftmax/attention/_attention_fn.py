@@ -17,7 +17,6 @@ from jsoftmax.attention._dot_product_attention import dot_product_attention
 from jsoftmax.attention._visible_keys import visible_keys
 from jsoftmax.core._regularizer import Regularizer
 
-
 _SIGHT = (
     "is_causal", "query_offset", "query_seq_lengths", "key_value_seq_lengths", "local_window_size",
     "query_segment_ids", "key_value_segment_ids", "axis_name",

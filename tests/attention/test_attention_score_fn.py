@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax.test_util import check_grads
@@ -105,7 +106,14 @@ def ours(name, alpha, q, k, v, x, **options):
 
 
 @each
-@pytest.mark.parametrize("blocks", [{}, {"block_q": 2, "block_k": 4}], ids=["whole", "blocks"])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {"block_q": 2, "block_k": 4},
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
+    ids=["blocks", "whole"],
+)
 def test_scores_are_those_of_the_function_with_all_gradients(name, blocks):
     """Whole and in blocks that do not divide the sizes, at α = 1 and 1.5."""
     x = FUNCTIONS[name][1]
@@ -122,7 +130,8 @@ def test_scores_are_those_of_the_function_with_all_gradients(name, blocks):
 
 
 @each
-@pytest.mark.parametrize("alpha", [1.0, pytest.param(1.5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
 def test_derivatives_of_both_modes_and_of_second_order(name, alpha):
     """In queries and in the arrays of the function together."""
 
@@ -151,7 +160,9 @@ def test_the_call_of_a_function_is_its_definition(name):
 def test_chunks_of_queries_are_those_of_the_whole(name):
     """Functions are told places, which start at the offset, also where it is traced."""
     make, x, _ = FUNCTIONS[name]
-    attend = functools.partial(js.dot_product_attention, score_fn=make(jnp.asarray(x)), is_causal=True)
+    attend = functools.partial(
+        js.dot_product_attention, score_fn=make(jnp.asarray(x)), is_causal=True
+    )
     whole = attend(Q, KEY, V)
     near(attend(Q[:, 3:6], KEY, V, query_offset=3), whole[:, 3:6])
     near(jax.jit(lambda o: attend(Q[:, 3:6], KEY, V, query_offset=o))(3), whole[:, 3:6])
@@ -207,6 +218,15 @@ MISTAKES = [
 ]
 
 
+@pytest.fixture
+def unchecked():
+    """Without the check of annotations that the tests put around every function."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("score_fn", "kind", "words"), MISTAKES)
 def test_mistakes_are_answered(score_fn, kind, words):
     with pytest.raises(kind, match="dot_product_attention: .*" + words):
@@ -234,11 +254,17 @@ def test_what_is_not_taken_is_refused_with_a_remedy():
 
 
 LONG = 4096
+
+
+def sloped(slope):
+    return lambda score, batch, head, query, key: score + slope * abs(query - key)
+
+
 TERMS = {
     "ALiBi": lambda x: js.ALiBi(x[0, 0, :1]),
     "buckets": lambda x: js.T5Buckets(x[:32, 0, :1]),
     "a forgetting gate": lambda x: js.ForgettingGate(x[..., 0]),
-    "a stranger": lambda x: lambda score, b, h, q, k: score + x[0, 0, 0] * abs(q - k),
+    "a stranger": lambda x: sloped(x[0, 0, 0]),
 }
 
 
