@@ -15,10 +15,8 @@ import jsoftmax.nnx
 from tests.eager_calls import T12, Call, H, Make, Y, Z, floats, key, public
 
 MODULE_CALLS: list[Call] = []
-SLOW = {
-    "AdaptivelySparseAttention",
-    "ScalableAttention",
-}  # whose gradient compiles for many seconds
+# Whose gradient compiles for many seconds.
+SLOW = {"AdaptivelySparseAttention", "ScalableAttention"}
 
 
 def _nnx(name: str, *makes: Make, method: str = "__call__", note: str = "", smooth=True, **options):

@@ -65,9 +65,9 @@ def attention_fn(
     Args:
         alpha: α > 0: 1 is softmax, as is None, 2 is sparsemax; a number, or of shape [heads].
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        scale: of the scores q·k, a number, of shape [heads], or for each query; by default 1/√width.
-            Or a function of `visible_keys`, integers [..., T, 1 or heads], that says by how much to
-            multiply the default: `lambda n: s * jnp.log(n)` is scalable softmax.
+        scale: of the scores q·k, a number, of shape [heads], or for each query; 1/√width where it
+            is None. Or a function of `visible_keys`, integers [..., T, 1 or heads], that says by
+            how much to multiply that: `lambda n: s * jnp.log(n)` is scalable softmax.
         is_causal: whether every call is causal. (Flax's modules ask for it call by call, those of
             Linen only by a mask, which costs memory, and time for what it hides.)
         query_offset: the place of the first query among the keys, if it is known; as

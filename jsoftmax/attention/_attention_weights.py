@@ -88,8 +88,8 @@ def attention_weights(
         is_causal=is_causal, query_offset=query_offset, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
-        logits_soft_cap=logits_soft_cap, sinks=sinks, score_fn=score_fn, dropout_rng=None, dropout_rate=0.0,
-        broadcast_dropout=False, axis_name=axis_name,
+        logits_soft_cap=logits_soft_cap, sinks=sinks, score_fn=score_fn, dropout_rng=None,
+        dropout_rate=0.0, broadcast_dropout=False, axis_name=axis_name,
     )  # fmt: skip
     return _computed(given, rule)
 

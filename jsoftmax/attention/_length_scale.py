@@ -31,8 +31,8 @@ def learned_number(module: str, name: str, start: Any, shape: tuple[int, ...], d
     start = checks.as_array(module, name, start)
     if start.shape not in ((), (1,), shape):
         raise ValueError(
-            f"jsoftmax.{module}: `{name}` has shape {start.shape}; give one number, or one for each "
-            f"of the {shape[0]} heads."
+            f"jsoftmax.{module}: `{name}` has shape {start.shape}; give one number, or one for "
+            f"each of the {shape[0]} heads."
         )
     return jnp.broadcast_to(start, shape).astype(dtype)
 

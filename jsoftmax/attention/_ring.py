@@ -55,11 +55,11 @@ def ring_attention(
     To be called inside `shard_map` (or `vmap` with an `axis_name`), where device i of n holds the
     i-th of n equal parts of the queries and of the keys and values. In zigzag order it holds the
     chunks i and 2n − 1 − i of 2n, one after the other: then a causal mask leaves the same work to
-    every device at every turn, where in the order of places the last has n times that of the first.
-    Parts need not be equal: `part_length` says how much of one is in use. In n turns the keys and values
-    go round the ring, and every device merges what it finds in each part. Parts that `is_causal`
-    or `local_window_size` hide are passed on without being looked at. The result is that of
-    `dot_product_attention` on the whole sequence.
+    every device at every turn, where in the order of places the last has n times as much as the
+    first. Parts need not be equal: `part_length` says how much of one is in use. In n turns the
+    keys and values go round the ring, and every device merges what it finds in each part. Parts
+    that `is_causal` or `local_window_size` hide are passed on without being looked at. The result
+    is that of `dot_product_attention` on the whole sequence.
 
     A device keeps the keys and values that come by for the way back, so that `grad` takes memory
     that is linear in the length of the whole sequence; the forward pass in that of a part.
@@ -154,8 +154,8 @@ def _read_order(function, order, part_length, query, key):
     sizes = query.shape[-3:-2] + key.shape[-3:-2]
     if order == "zigzag" and any(n % 2 for n in sizes):
         raise ValueError(
-            f"jsoftmax.{function}: in zigzag order `query` {query.shape} and `key` {key.shape} hold "
-            "two chunks each, so their lengths must be even."
+            f"jsoftmax.{function}: in zigzag order `query` {query.shape} and `key` {key.shape} "
+            "hold two chunks each, so their lengths must be even."
         )
     if part_length is None:
         return None

@@ -8,12 +8,12 @@ its part; those of a stranger are whole everywhere, and indexed in the function.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jsoftmax.core import _checks as checks
@@ -182,7 +182,7 @@ def laid_score(
 
 def numbers_of(outline: Outline) -> tuple[Array, Array]:
     """The number of each batch entry and of each head, with the axes of scores."""
-    entries = jnp.arange(int(np.prod(outline.batch, dtype=int)), dtype=jnp.int32)
+    entries = jnp.arange(math.prod(outline.batch), dtype=jnp.int32)
     entries = entries.reshape(*outline.batch, 1, 1, 1, 1)
     heads = jnp.arange(outline.heads, dtype=jnp.int32)
     lead = (1,) * len(outline.batch)

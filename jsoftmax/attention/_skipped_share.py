@@ -52,8 +52,8 @@ def attention_skipped_share(
         regularizer: see there.
         of: "mixtures" for the tiles of which no mixture is made; "scores" for those among them of
             which no score is formed.
-        **options: `scale`, `is_causal`, `query_offset`, lengths, `local_window_size`, segments, `logits_soft_cap`
-            and `sinks`.
+        **options: `scale`, `is_causal`, `query_offset`, lengths, `local_window_size`, segments,
+            `logits_soft_cap` and `sinks`.
 
     Returns:
         A number from 0 to 1, without derivatives; 0 for softmax, where every score has mass.
@@ -72,8 +72,9 @@ def attention_skipped_share(
         0.5
     """
     known = (
-        "scale", "is_causal", "query_offset", "query_seq_lengths", "key_value_seq_lengths", "local_window_size",
-        "query_segment_ids", "key_value_segment_ids", "logits_soft_cap", "sinks",
+        "scale", "is_causal", "query_offset", "query_seq_lengths", "key_value_seq_lengths",
+        "local_window_size", "query_segment_ids", "key_value_segment_ids", "logits_soft_cap",
+        "sinks",
     )  # fmt: skip
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(

@@ -88,8 +88,8 @@ class T5Buckets(LaidScore):
         if exact < 1 or self.max_distance <= exact:
             raise ValueError(
                 f"jsoftmax.T5Buckets: {buckets} buckets and `max_distance` {self.max_distance!r} "
-                f"leave {exact} for single distances; give at least {4 if self.bidirectional else 2} "
-                "buckets, and a longer distance."
+                f"leave {exact} for single distances; give at least "
+                f"{4 if self.bidirectional else 2} buckets, and a longer distance."
             )
         # Bucket exact + i begins where i ≤ log(d/exact)/log(max_distance/exact) · (count − exact).
         ranges = count - exact

@@ -1,4 +1,4 @@
-"""Functions of scores and places: against dense attention with their values, in every derivative."""
+"""Functions of scores and places: as dense attention of their values, in every derivative."""
 
 import dataclasses
 import functools

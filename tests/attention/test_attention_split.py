@@ -198,7 +198,7 @@ def test_a_ring_in_zigzag_order_is_the_whole_sequence(name):
 
 
 def test_causal_work_in_zigzag_order_is_the_same_on_every_device():
-    """Of four pairs of chunks two are seen at each turn, by all; three where the keys are one's own.
+    """Of four pairs of chunks all see two at each turn, and three where the keys are their own.
 
     In the order of places a device sees as many parts as its number says.
     """
