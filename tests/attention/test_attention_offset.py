@@ -155,7 +155,7 @@ def test_offsets_that_are_none_are_answered(offset, kind, words):
 def test_kernels_that_do_not_take_an_offset_say_so():
     ids = np.zeros((B, S), int)
     options = {"is_causal": True, "query_segment_ids": ids, "query_offset": "segments"}
-    with pytest.raises(NotImplementedError, match="`query_offset`='segments'.*'xla'"):
+    with pytest.raises(NotImplementedError, match=r"`query_offset`='segments'.*'xla'"):
         js.dot_product_attention(Q, KEY, V, implementation="pallas", **options)
     with pytest.raises(NotImplementedError, match="`query_offset`"):
         js.dot_product_attention(Q, KEY, V, implementation="cudnn", query_offset=1)

@@ -115,7 +115,7 @@ def test_scalable_attention_restarts_with_each_packed_document():
 
 def test_kernels_refuse_a_scale_of_queries():
     scale = np.ones((T, N))
-    with pytest.raises(NotImplementedError, match="`scale` of each query.*'xla'"):
+    with pytest.raises(NotImplementedError, match=r"`scale` of each query.*'xla'"):
         js.dot_product_attention(Q, KEY, V, scale=scale, implementation="pallas")
     with pytest.raises(NotImplementedError, match="`scale`"):
         js.dot_product_attention(Q, KEY, V, scale=scale, implementation="cudnn")
@@ -158,7 +158,7 @@ def test_scalable_attentions_are_twins_of_the_formula():
 
 def test_scalable_attention_starts_as_plain_attention_and_decodes_alike():
     """δ = 1 and β = 0 leave Flax's attention as it is; a cache counts as a causal mask does."""
-    left, right, variables = twins(alpha=1.0)
+    left, _, variables = twins(alpha=1.0)
     plain = nn.MultiHeadDotProductAttention(HEADS, param_dtype=jnp.float64)
     bare = {x: y for x, y in variables["params"].items() if not x.startswith("learned")}
     near(left(X, mask=CAUSAL), plain.apply({"params": bare}, X, mask=CAUSAL))

@@ -236,10 +236,10 @@ def test_mistakes_are_answered(score_fn, kind, words):
 def test_what_is_not_taken_is_refused_with_a_remedy():
     alibi, ids = js.ALiBi(0.1), np.zeros((B, T), int)
     for implementation in ("pallas", "cudnn"):
-        with pytest.raises(NotImplementedError, match="`score_fn`.*'xla'"):
+        with pytest.raises(NotImplementedError, match=r"`score_fn`.*'xla'"):
             js.dot_product_attention(Q, KEY, V, score_fn=alibi, implementation=implementation)
     buckets = js.T5Buckets(np.ones((32, 1)))
-    with pytest.raises(NotImplementedError, match="'segments'.*batch entry"):
+    with pytest.raises(NotImplementedError, match=r"'segments'.*batch entry"):
         js.dot_product_attention(
             Q, KEY, V, score_fn=buckets, query_segment_ids=ids, query_offset="segments"
         )
@@ -247,7 +247,7 @@ def test_what_is_not_taken_is_refused_with_a_remedy():
         js.dot_product_attention(
             Q, KEY, V, score_fn=js.ForgettingGate(np.ones((T, 1))), query_offset=6
         )
-    with pytest.raises(ValueError, match="(buckets, heads)"):
+    with pytest.raises(ValueError, match=r"\(buckets, heads\)"):
         js.T5Buckets(np.ones(32))
     with pytest.raises(ValueError, match="leave 0 for single distances"):
         js.T5Buckets(np.ones((2, 1)))
