@@ -48,9 +48,8 @@ class ForgettingGate(LaidScore):
         """Return the score of one query and key of one head."""
         c = jnp.asarray(self.cumulative)
         c = c.reshape(-1, *c.shape[-2:])
-        batch = batch if c.shape[0] > 1 else 0
-        head = head if c.shape[-1] > 1 else 0
-        return score + c[batch, query, head] - c[batch, key, head]
+        entry, column = batch if c.shape[0] > 1 else 0, head if c.shape[-1] > 1 else 0
+        return score + c[entry, query, column] - c[entry, key, column]
 
     def check(self, outline: Outline) -> None:
         """Raise an error for sums that do not fit the keys."""

@@ -183,7 +183,7 @@ class Ring:
 
     def chunks(
         self, given: Any, names: dict[str, int], device: Any, devices: int, counts: Any
-    ) -> list[tuple[Array, Array | None, dict[str, Any]]]:
+    ) -> list[tuple[Any, Any, dict[str, Any]]]:
         """The runs of places that a device holds: their start, how many are in use, their arrays.
 
         In zigzag order of 2n chunks it holds the chunks i and 2n − 1 − i: of all pairs with those

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jsoftmax.core import _checks as checks
 
@@ -60,7 +61,7 @@ class LaidScore:
     It is a pytree whose fields named in `arrays` are leaves.
     """
 
-    arrays: tuple[str, ...] = ()
+    arrays: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -117,7 +118,8 @@ class _Closure:
         return hash((id(self.function), self.key))
 
     def __call__(self, arrays: tuple[Array, ...], *scalars: Array) -> Array:
-        (result,) = jax.core.eval_jaxpr(self.closed.jaxpr, arrays, *scalars)
+        closed = ClosedJaxpr(self.closed.jaxpr, arrays)
+        (result,) = jaxpr_as_fun(closed)(*scalars)
         return result
 
 
@@ -153,12 +155,16 @@ def read_score_fn(score_fn: Any, outline: Outline) -> tuple[tuple[Array, ...], A
     scalars = [jax.ShapeDtypeStruct((), outline.dtype)]
     scalars += [jax.ShapeDtypeStruct((), jnp.int32)] * len(INDICES)
     if len(leaves) == 1 and leaves[0] is score_fn:
-        closed, result = jax.make_jaxpr(score_fn, return_shape=True)(*scalars)
-        arrays, applied = tuple(closed.consts), _Closure(score_fn, closed)
+        plain: Any = score_fn
+        closed, result = jax.make_jaxpr(plain, return_shape=True)(*scalars)
+        arrays, applied = tuple(closed.consts), _Closure(plain, closed)
     else:
         arrays = tuple(checks.as_array(function, "score_fn", x) for x in leaves)
         applied = _Structure(tree)
-        result = jax.eval_shape(applied, arrays, *scalars)
+        if isinstance(score_fn, LaidScore):
+            return arrays, applied
+        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays)
+        result = jax.eval_shape(applied, shapes, *scalars)
     if getattr(result, "shape", None) != ():
         raise ValueError(
             f"jsoftmax.{function}: `score_fn` must make one number of a score and four indices, "
@@ -196,10 +202,7 @@ def with_score_fn(z: Array, applied: Any, moving: Any, fixed: Any, offset: int) 
     if (ours := _ours(applied, None)) is not None:
         return ours.of_block(z, (moving.of_heads, moving.of_queries, moving.of_keys), query, key)
 
-    def scalar(*scalars):
-        return applied(moving.whole, *scalars).astype(z.dtype)
-
-    return _elementwise(scalar, z, fixed.entries, fixed.heads, query, key)
+    return _elementwise(applied, moving.whole, z, fixed.entries, fixed.heads, query, key)
 
 
 def _ours(applied, arrays):
@@ -210,17 +213,30 @@ def _ours(applied, arrays):
     return None
 
 
-def _elementwise(function: Callable, z: Array, *indices: Array) -> Array:
-    """function(scalars) of every entry of z, mapped over the axes that each array has."""
+def _elementwise(function: Callable, arrays: Any, z: Array, *indices: Array) -> Array:
+    """function(arrays, *scalars) of every entry of z, mapped over the axes that each array has."""
+
+    def mapped(arrays, z, *indices):
+        def of_scalars(*scalars):
+            return function(arrays, *scalars).astype(z.dtype)
+
+        has = [(True,) * z.ndim, *(tuple(n > 1 for n in x.shape) for x in indices)]
+        kept = [x.reshape([n for n, h in zip(x.shape, own, strict=True) if h])
+                for x, own in zip((z, *indices), has, strict=True)]  # fmt: skip
+        for axes in list(zip(*has, strict=True))[::-1]:
+            of_scalars = jax.vmap(of_scalars, in_axes=tuple(0 if h else None for h in axes))
+        return of_scalars(*kept)
+
     spec = jax.typeof(z).sharding.spec
-    kept, mapped = [z], [(True,) * z.ndim]
-    for x in indices:
-        has = tuple(n > 1 for n in x.shape)
-        own = [s if h else None for s, h in zip(spec, has, strict=True)]
-        if any(s is not None for s in own):  # on Explicit axes what is mapped is split alike
-            x = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*own))
-        kept.append(x.reshape([n for n, h in zip(x.shape, has, strict=True) if h]))
-        mapped.append(has)
-    for axes in list(zip(*mapped, strict=True))[::-1]:
-        function = jax.vmap(function, in_axes=tuple(0 if h else None for h in axes))
-    return function(*kept)
+    if all(part is None for part in spec):
+        return mapped(arrays, z, *indices)
+    if not isinstance(function, _Closure):
+        # On Explicit axes JAX does not index by what is split: there XLA decides how it lies.
+        return jax.sharding.auto_axes(mapped, out_sharding=spec)(arrays, z, *indices)
+    # A program that was traced on Explicit axes stays on them: all that is mapped is split alike.
+    own = ([s if n > 1 else None for s, n in zip(spec, x.shape, strict=True)] for x in indices)
+    indices = tuple(
+        jax.sharding.reshard(x, jax.sharding.PartitionSpec(*parts)) if any(parts) else x
+        for x, parts in zip(indices, own, strict=True)
+    )
+    return mapped(arrays, z, *indices)

@@ -94,12 +94,12 @@ def offset_of(
     if offset is None:
         return 0
     if isinstance(offset, str):
-        if offset != "segments" or segments[0] is None:
+        if offset != "segments" or segments[0] is None or segments[1] is None:
             raise ValueError(
                 f"jsoftmax.{function}: `query_offset` must be a number, one for each batch entry, "
                 f"or 'segments' beside `query_segment_ids`, got {offset!r}."
             )
-        return _between_segments(*segments, axis_name)
+        return _between_segments(segments[0], segments[1], axis_name)
     number = checks.static_number(offset)
     if number is not None and not isinstance(offset, bool):
         if number != int(number) or isinstance(offset, float):
@@ -174,7 +174,8 @@ def _moved(known: int | None, traced: Array | None, by: int | Array):
         )
     if known is None and traced is None:
         return None, None
-    least = known if traced is None else traced if known is None else jnp.minimum(known, traced)
+    least = jnp.asarray(_ALL if known is None else known, jnp.int32)
+    least = least if traced is None else jnp.minimum(least, traced)
     return None, jnp.clip(least + by, -_ALL, _ALL)
 
 
