@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -44,7 +44,9 @@ class ALiBi(LaidScore):
     slopes: ArrayLike
     arrays: ClassVar[tuple[str, ...]] = ("slopes",)
 
-    def __call__(self, score: Array, batch: Array, head: Array, query: Array, key: Array) -> Array:
+    def __call__(
+        self, score: ArrayLike, batch: ArrayLike, head: Any, query: Any, key: Any
+    ) -> Array:
         """Return the score of one query and key of one head."""
         slopes = jnp.asarray(self.slopes).reshape(-1)
         return score - slopes[head if slopes.size > 1 else 0] * abs(query - key)

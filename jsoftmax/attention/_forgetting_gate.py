@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class ForgettingGate(LaidScore):
     cumulative: ArrayLike
     arrays: ClassVar[tuple[str, ...]] = ("cumulative",)
 
-    def __call__(self, score: Array, batch: Array, head: Array, query: Array, key: Array) -> Array:
+    def __call__(self, score: ArrayLike, batch: Any, head: Any, query: Any, key: Any) -> Array:
         """Return the score of one query and key of one head."""
         c = jnp.asarray(self.cumulative)
         c = c.reshape(-1, *c.shape[-2:])

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jsoftmax.core import _checks as checks
 
@@ -118,6 +117,8 @@ class _Closure:
         return hash((id(self.function), self.key))
 
     def __call__(self, arrays: tuple[Array, ...], *scalars: Array) -> Array:
+        from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # which imports Pallas
+
         closed = ClosedJaxpr(self.closed.jaxpr, arrays)
         (result,) = jaxpr_as_fun(closed)(*scalars)
         return result

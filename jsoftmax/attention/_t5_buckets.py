@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +64,9 @@ class T5Buckets(LaidScore):
             )
         self._edges(shape[0])
 
-    def __call__(self, score: Array, batch: Array, head: Array, query: Array, key: Array) -> Array:
+    def __call__(
+        self, score: ArrayLike, batch: ArrayLike, head: Any, query: Any, key: Any
+    ) -> Array:
         """Return the score of one query and key of one head."""
         table = jnp.asarray(self.table)
         return score + table[self.bucket(key - query), head if table.shape[1] > 1 else 0]
