@@ -49,7 +49,7 @@ class ALiBi(LaidScore):
     ) -> Array:
         """Return the score of one query and key of one head."""
         slopes = jnp.asarray(self.slopes).reshape(-1)
-        return score - slopes[head if slopes.size > 1 else 0] * abs(query - key)
+        return jnp.asarray(score) - slopes[head if slopes.size > 1 else 0] * abs(query - key)
 
     def check(self, outline: Outline) -> None:
         """Raise an error for slopes that do not fit the heads."""

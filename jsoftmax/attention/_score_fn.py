@@ -233,7 +233,8 @@ def _elementwise(function: Callable, arrays: Any, z: Array, *indices: Array) -> 
         return mapped(arrays, z, *indices)
     if not isinstance(function, _Closure):
         # On Explicit axes JAX does not index by what is split: there XLA decides how it lies.
-        return jax.sharding.auto_axes(mapped, out_sharding=spec)(arrays, z, *indices)
+        decided: Any = jax.sharding.auto_axes(mapped, out_sharding=spec)
+        return decided(arrays, z, *indices)
     # A program that was traced on Explicit axes stays on them: all that is mapped is split alike.
     own = ([s if n > 1 else None for s, n in zip(spec, x.shape, strict=True)] for x in indices)
     indices = tuple(

@@ -69,7 +69,9 @@ class T5Buckets(LaidScore):
     ) -> Array:
         """Return the score of one query and key of one head."""
         table = jnp.asarray(self.table)
-        return score + table[self.bucket(key - query), head if table.shape[1] > 1 else 0]
+        return (
+            jnp.asarray(score) + table[self.bucket(key - query), head if table.shape[1] > 1 else 0]
+        )
 
     def bucket(self, distance: ArrayLike) -> Array:
         """The buckets of distances key − query, integers of any shape."""
