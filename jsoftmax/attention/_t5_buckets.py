@@ -69,9 +69,8 @@ class T5Buckets(LaidScore):
     ) -> Array:
         """Return the score of one query and key of one head."""
         table = jnp.asarray(self.table)
-        return (
-            jnp.asarray(score) + table[self.bucket(key - query), head if table.shape[1] > 1 else 0]
-        )
+        column = head if table.shape[1] > 1 else 0
+        return jnp.add(score, table[self.bucket(key - query), column])
 
     def bucket(self, distance: ArrayLike) -> Array:
         """The buckets of distances key − query, integers of any shape."""
