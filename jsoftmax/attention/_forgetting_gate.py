@@ -49,7 +49,7 @@ class ForgettingGate(LaidScore):
         c = jnp.asarray(self.cumulative)
         c = c.reshape(-1, *c.shape[-2:])
         entry, column = batch if c.shape[0] > 1 else 0, head if c.shape[-1] > 1 else 0
-        return score + c[entry, query, column] - c[entry, key, column]
+        return jnp.add(score, c[entry, query, column] - c[entry, key, column])
 
     def check(self, outline: Outline) -> None:
         """Raise an error for sums that do not fit the keys."""

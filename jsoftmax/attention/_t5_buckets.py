@@ -68,7 +68,7 @@ class T5Buckets(LaidScore):
         self, score: ArrayLike, batch: ArrayLike, head: Any, query: Any, key: Any
     ) -> Array:
         """Return the score of one query and key of one head."""
-        table = jnp.asarray(self.table)
+        table: Array = jnp.asarray(self.table)
         column = head if table.shape[1] > 1 else 0
         return jnp.add(score, table[self.bucket(key - query), column])
 
