@@ -15,6 +15,9 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from jsoftmax.attention import (
+    ALiBi,
+    ForgettingGate,
+    T5Buckets,
     attention_fn,
     attention_skipped_share,
     attention_weights,
@@ -22,6 +25,7 @@ from jsoftmax.attention import (
     merge_attention,
     paged_attention,
     ring_attention,
+    visible_keys,
 )
 from jsoftmax.calibration import (
     brier_score,
@@ -160,10 +164,12 @@ _LAZY = {
 }
 
 __all__ = [
+    "ALiBi",
     "AliasTable",
     "Categorical",
     "Elastic",
     "FermiDirac",
+    "ForgettingGate",
     "GumbelTopK",
     "JensenShannon",
     "Laplace",
@@ -173,6 +179,7 @@ __all__ = [
     "SampledToken",
     "SparseEntmax",
     "Speculation",
+    "T5Buckets",
     "Tsallis",
     "adaptive_cross_entropy",
     "adaptive_log_softmax",
@@ -277,6 +284,7 @@ __all__ = [
     "topk_sigmoid",
     "typical_mask",
     "vector_scaling",
+    "visible_keys",
 ]
 
 

@@ -286,12 +286,29 @@ for _score in ("sigmoid", "entmax"):
     ))  # fmt: skip
 _call("update_bias", floats(8), labels(9, 8), smooth=False)
 
+
 # Attention.
+def _with_score_fn(make, q, k, v, x):
+    return public("dot_product_attention")(q, k, v, is_causal=True, score_fn=make(x))
+
+
 for _alpha in (1.0, 1.5):
     _call("dot_product_attention", Q, Q, Q, note=f"{_alpha:g}", alpha=_alpha, slow=_alpha != 1)
     _call("attention_weights", Q, Q, note=f"{_alpha:g}", alpha=_alpha)
     _call("attention_fn", Q, Q, Q, note=f"{_alpha:g}", slow=_alpha != 1, run=lambda f, q, k, v,
           alpha=_alpha: f(alpha)(q, k, v))  # fmt: skip
+_call("dot_product_attention", Q, Q, Q, floats(1, 4, 2), note="a scale of queries", slow=True,
+      run=lambda f, q, k, v, scale: f(
+          q, k, v, alpha=1.5, scale=scale, is_causal=True, query_offset=1
+      ))  # fmt: skip
+_call("dot_product_attention", Q, Q, Q, floats(2), note="a function of scores", slow=True,
+      run=lambda f, q, k, v, x: f(
+          q, k, v, score_fn=lambda score, batch, head, i, j: score + x[head] * (i - j) + batch
+      ))  # fmt: skip
+_call("ALiBi", Q, Q, Q, floats(2), run=_with_score_fn, slow=True)
+_call("T5Buckets", Q, Q, Q, floats(32, 2), run=_with_score_fn, slow=True)
+_call("ForgettingGate", Q, Q, Q, floats(1, 4, 2), run=_with_score_fn, slow=True)
+_call("visible_keys", Q, Q, smooth=False, is_causal=True, local_window_size=2)
 _call("attention_skipped_share", Q, Q, Q, smooth=False, alpha=1.5)
 _call("paged_attention", Q, Q, Q, run=lambda f, q, k, v: f(
     q, k[0, :, None], v[0, :, None], np.array([[0, 2]]), np.array([2]), alpha=1.5

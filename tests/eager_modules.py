@@ -15,7 +15,8 @@ import jsoftmax.nnx
 from tests.eager_calls import T12, Call, H, Make, Y, Z, floats, key, public
 
 MODULE_CALLS: list[Call] = []
-SLOW = {"AdaptivelySparseAttention"}  # whose gradient compiles for many seconds
+# Whose gradient compiles for many seconds.
+SLOW = {"AdaptivelySparseAttention", "ScalableAttention"}
 
 
 def _nnx(name: str, *makes: Make, method: str = "__call__", note: str = "", smooth=True, **options):
@@ -83,6 +84,7 @@ _nnx("GumbelSoftmax", Z, hard=True, alpha=1.5, note="hard")
 _nnx("EntmaxReadout", H, features=6, classes=12)
 _nnx("EntmaxReadout", H, T12, method="loss", features=6, classes=12)
 _nnx("AdaptivelySparseAttention", X, num_heads=2, in_features=8, decode=False)
+_nnx("ScalableAttention", X, num_heads=2, in_features=8, decode=False)
 for _name in ("AdaptiveSoftmax", "DifferentiatedSoftmax"):
     _nnx(_name, H, **BANDED)
     _nnx(_name, H, T12, method="loss", **BANDED)
@@ -102,6 +104,7 @@ _linen("GumbelSoftmax", Z, streams="gumbel", hard=True, alpha=1.5, note="hard")
 _linen("EntmaxReadout", H, features=6, classes=12)
 _linen("EntmaxReadout", H, T12, method="loss", features=6, classes=12)
 _linen("AdaptivelySparseAttention", X, num_heads=2)
+_linen("ScalableAttention", X, num_heads=2)
 for _name in ("AdaptiveSoftmax", "DifferentiatedSoftmax"):
     _linen(_name, H, **BANDED)
     _linen(_name, H, T12, method="loss", **BANDED)

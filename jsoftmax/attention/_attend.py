@@ -97,7 +97,7 @@ def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
     before, after = rule.window
     if rule.are_few or not sizes.are_known or rule.is_part or (before is None and after is None):
         return _attended(rule, trees, sizes)
-    if before is not None and after is not None:
+    if before is not None and after is not None and min(before, after) >= 0:
         length = sizes.block_q * max(1, -(-max(before, after) // sizes.block_q))
         if 2 * (before + length + after) <= min(queries, keys):
             return _in_windows(rule, trees, sizes, length, before, after)

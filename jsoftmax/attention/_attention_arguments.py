@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -15,10 +16,19 @@ from jax import Array
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._clean import cleaned, cleaned_pair
 from jsoftmax.attention._products import are_joined
-from jsoftmax.attention._sight import in_length, lengths_of, places_of, segments_of, window_of
+from jsoftmax.attention._score_fn import Outline, laid_score, numbers_of, read_score_fn
+from jsoftmax.attention._sight import (
+    in_length,
+    lengths_of,
+    offset_of,
+    places_of,
+    segments_of,
+    window_of,
+)
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._keys import one_key
+from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import parted
 
@@ -44,11 +54,15 @@ class Given(NamedTuple):
     key_value_seq_lengths: Array | None
     query_segment_ids: Array | None
     key_value_segment_ids: Array | None
-    before: Array | None  # keys seen before the place of a query, where tracing does not tell
+    offset: Array | None  # (*batch, queries or 1): how far a query's place is from its number,
+    before: Array | None  # and keys seen before and after one, where tracing does not tell
     after: Array | None
     dropout_rng: Array | None
-    query_part: Array | None  # the number of the part that the queries are of longer ones
-    key_part: Array | None
+    query_start: Array | None  # the place of the first query, if they are a part of longer ones
+    key_start: Array | None
+    query_count: Array | None = None  # how many of them are in use, if not all
+    key_count: Array | None = None
+    score_arrays: tuple[Array, ...] = ()  # of the score function
 
     @property
     def groups(self) -> int:
@@ -117,13 +131,15 @@ def read_arguments(
     dropout_rate: float,
     broadcast_dropout: bool,
     axis_name: Hashable | None,
-    query_part: Array | None = None,
-    key_part: Array | None = None,
+    query_offset: Any = None,
+    score_fn: Any = None,
+    query_start: Array | None = None,
+    key_start: Array | None = None,
     in_one_block: bool = False,
 ) -> tuple[Given, Rule]:
     """Check the arguments of `function`: its arrays, and all that is known while tracing.
 
-    Queries and keys may be the parts of these numbers of longer sequences, cut into equal parts.
+    Queries and keys may be parts of longer sequences, which start at these places.
     `in_one_block` allows the computation to be uncut.
 
     Raises:
@@ -155,6 +171,9 @@ def read_arguments(
     def per_head(name, x):
         return None if x is None else array_by_head(name, x)
 
+    if scale is not None:
+        scale = _read_scale(function, scale, (*batch, queries, heads))
+
     if bias is not None:
         bias = checks.as_array(function, "bias", bias)
         if bias.dtype == jnp.bool_:
@@ -183,20 +202,33 @@ def read_arguments(
         )
     if is_causal not in (True, False):
         raise TypeError(f"jsoftmax.{function}: `is_causal` must be True or False.")
-    window, before, after = window_of(function, local_window_size, is_causal, batch)
+    segments = query_segment_ids, key_value_segment_ids
+    offset = offset_of(function, query_offset, batch, segments, axis_name)
+    is_placed = query_offset is not None or query_start is not None
+    if is_causal and not is_placed and queries == 1 and isinstance(keys, int) and keys > 1:
+        warnings.warn(
+            f"jsoftmax.{function}: one query with `is_causal` sees the first of {keys} keys alone, "
+            "as in jax.nn. If it stands elsewhere, say where by `query_offset`, as in a step of "
+            "decoding; query_offset=0 keeps it there.",
+            stacklevel=3,
+        )
+    window, before, after = window_of(function, local_window_size, is_causal, batch, offset)
     rate, dropout_rng = _dropout(function, dropout_rate, dropout_rng)
     given = Given(
         query, key, value, bias, mask, (), None,
-        per_head("scale", scale), soft_cap, per_head("sinks", sinks),
+        scale, soft_cap, per_head("sinks", sinks),
         lengths_of(function, "query_seq_lengths", query_seq_lengths, batch),
         lengths_of(function, "key_value_seq_lengths", key_value_seq_lengths, batch),
-        query_segment_ids, key_value_segment_ids, before, after, dropout_rng, query_part, key_part,
+        query_segment_ids, key_value_segment_ids, offset if isinstance(offset, Array) else None,
+        before, after, dropout_rng, query_start, key_start,
     )  # fmt: skip
     regularizer, limit = read_regularizer(
         function, regularizer, lambda name, x: given.by_head(array_by_head(name, x))
     )
     numbers, structure = parted(regularizer)
     given = given._replace(numbers=numbers, hard=limit if isinstance(limit, Array) else None)
+    score_arrays, applied = read_score_fn(score_fn, _outline(given, function, offset, axis_name))
+    given = given._replace(score_arrays=score_arrays)
     are_few = in_one_block and axis_name is None and given.sizes_are_known
     are_few = are_few and 0 < given.groups * queries <= _FEW_SHARING
     are_few = are_few and (queries <= _VERY_FEW or _KEYS_TO_A_QUERY * queries <= keys)
@@ -204,10 +236,11 @@ def read_arguments(
         structure=structure,
         is_hard=limit is True,
         window=window,
+        offset=offset if isinstance(offset, int) else 0,
         dropout_rate=rate,
         is_dropout_shared=bool(broadcast_dropout),
         classes=ClassAxis((-1,), axis_name),
-        is_part=query_part is not None or key_part is not None,
+        is_part=query_start is not None or key_start is not None,
         are_few=are_few,
         are_joined=are_few and are_joined(query, key),
         is_clean=not are_few,
@@ -215,6 +248,7 @@ def read_arguments(
         block_k=keys,
         scores=None,
         stripes=(),
+        score_fn=applied,
         precision=jax.default_matmul_precision.value,
     )
 
@@ -250,14 +284,18 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         k, v, column_spoiled = cleaned_pair(k, v)
         k, v = (jnp.moveaxis(x, -3, -1)[..., None, :, :] for x in (k, v))
     bias, mask = given.bias, given.mask
-    key_part = given.key_part if rule.axis_name is None else jax.lax.axis_index(rule.axis_name)
-    row_places = places_of(queries, given.query_part)
-    column_places = places_of(keys, key_part)
+    key_start = given.key_start
+    if rule.axis_name is not None:
+        key_start = jax.lax.axis_index(rule.axis_name) * keys
+    row_places = places_of(queries, given.query_start)
+    column_places = places_of(keys, key_start)
     rows = in_length(given.query_seq_lengths, row_places)
     columns = in_length(given.key_value_seq_lengths, column_places)
+    rows = _in_use(rows, given.query_count, queries, len(batch))
+    columns = _in_use(columns, given.key_count, keys, len(batch))
     row_segments, column_segments = given.query_segment_ids, given.key_value_segment_ids
     before, after = (
-        None if x is None else per_entry(x[..., None, None]) for x in (given.before, given.after)
+        None if x is None else per_entry(x[..., None]) for x in (given.before, given.after)
     )
     streams = None
     if given.dropout_rng is not None:
@@ -265,14 +303,25 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         numbers = jnp.arange(math.prod(lead), dtype=jnp.uint32)
         streams = jax.vmap(jax.random.fold_in, (None, 0))(given.dropout_rng, numbers)
         streams = streams.reshape(*lead, 1, 1)
+    offset = rule.offset if given.offset is None else given.offset
+    outline = _outline(given, "", offset, rule.axis_name)
+    score_arrays = given.score_arrays
+    if score_arrays:
+        q, score_arrays = alike((q, score_arrays), rule.axis_name)
+    of_heads, of_queries, of_keys, whole = laid_score(rule.score_fn, score_arrays, outline)
+    entries, numbers = (None, None) if rule.score_fn is None else numbers_of(outline)
     places = (1,) * len(batch) + (1, 1)
     scale = jnp.asarray(1 / np.sqrt(width)) if given.scale is None else given.scale
+    if scale.ndim > 1:  # (*batch, queries, heads)
+        scale = grouped(jnp.swapaxes(scale.astype(computing), -1, -2)[..., None])
+    else:
+        scale = given.by_head(scale)
     return Arguments(
         Moving(
             q, k, v,
             None if bias is None else grouped(bias.astype(computing)),
-            given.by_head(scale), given.numbers, per_head(given.soft_cap),
-            per_head(given.sinks),
+            scale, given.numbers, per_head(given.soft_cap),
+            per_head(given.sinks), of_heads, of_queries, of_keys, whole,
         ),
         Fixed(
             None if mask is None else grouped(mask),
@@ -283,10 +332,40 @@ def prepared(given: Given, rule: Rule) -> Arguments:
             row_places.reshape(*places, -1, 1),
             column_places.reshape(*places, 1, -1),
             before, after, row_spoiled, column_spoiled, streams, given.hard,
+            None if given.offset is None else per_entry(given.offset[..., None]), entries, numbers,
         ),
         rule,
         given.dtype,
     )  # fmt: skip
+
+
+def _in_use(seen, count, size, batch_axes):
+    if count is None:
+        return seen
+    used = (places_of(size, None) < count).reshape((1,) * batch_axes + (size,))
+    return used if seen is None else seen & used
+
+
+def _outline(given, function, offset, axis_name):
+    *batch, queries, _, _ = given.query.shape
+    keys, key_heads, _ = given.key.shape[-3:]
+    return Outline(
+        function, tuple(batch), queries, keys, key_heads, given.groups, offset, axis_name,
+        given.computing,
+    )  # fmt: skip
+
+
+def _read_scale(function, scale, whole):
+    scale = checks.as_array(function, "scale", scale)
+    if scale.shape in ((), (1,), whole[-1:]):
+        return scale
+    if scale.ndim < 2 or not checks.broadcasts(scale, whole):
+        raise ValueError(
+            f"jsoftmax.{function}: `scale` has shape {scale.shape}; give one number, one for each "
+            f"of the {whole[-1]} heads of `query`, or one for each query, broadcastable to "
+            f"(*batch, queries, heads), here {whole}."
+        )
+    return scale.reshape((1,) * (len(whole) - scale.ndim) + scale.shape)
 
 
 def _check_shapes(function, query, key, value):

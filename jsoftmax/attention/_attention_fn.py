@@ -8,20 +8,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.attention._attention_weights import attention_weights
 from jsoftmax.attention._dot_product_attention import dot_product_attention
+from jsoftmax.attention._visible_keys import visible_keys
 from jsoftmax.core._regularizer import Regularizer
+
+_SIGHT = (
+    "is_causal", "query_offset", "query_seq_lengths", "key_value_seq_lengths", "local_window_size",
+    "query_segment_ids", "key_value_segment_ids", "axis_name",
+)  # fmt: skip
 
 
 def attention_fn(
     alpha: float | ArrayLike | None = None,
     *,
     regularizer: Regularizer | None = None,
-    scale: float | ArrayLike | None = None,
+    scale: float | ArrayLike | Callable[[Array], Any] | None = None,
     is_causal: bool = False,
+    query_offset: ArrayLike | str | None = None,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
     local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
@@ -29,6 +37,7 @@ def attention_fn(
     key_value_segment_ids: ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    score_fn: Callable[..., Any] | None = None,
     implementation: str | None = None,
     block_q: int | None = None,
     block_k: int | None = None,
@@ -44,9 +53,10 @@ def attention_fn(
     values; dropout draws other numbers from the same key; and the weights are always computed in
     float32 at least, as if by `force_fp32_for_softmax`.
 
-    One query against several keys is a step of decoding: it stands at the end, so `is_causal` hides
-    nothing from it that the mask shows, and a `local_window_size` is an error, since Flax does not
-    tell where the end is.
+    Fewer queries than keys are a step of decoding, or several: the last query stands at the last
+    key that the mask shows, or that there is. From there `is_causal` counts, and for one query
+    `local_window_size` too, so that both are right beside Flax's cache. A `query_offset` says
+    otherwise: 0 for the places of `jax.nn`.
 
     An α that is learned belongs to a module: see `jsoftmax.nnx.AdaptivelySparseAttention` and its
     twin in `jsoftmax.linen`. A bias is a keyword of the function returned:
@@ -55,9 +65,13 @@ def attention_fn(
     Args:
         alpha: α > 0: 1 is softmax, as is None, 2 is sparsemax; a number, or of shape [heads].
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        scale: of the scores q·k, a number or of shape [heads]; by default 1/√width.
+        scale: of the scores q·k, a number, of shape [heads], or for each query; 1/√width where it
+            is None. Or a function of `visible_keys`, integers [..., T, 1 or heads], that says by
+            how much to multiply that: `lambda n: s * jnp.log(n)` is scalable softmax.
         is_causal: whether every call is causal. (Flax's modules ask for it call by call, those of
             Linen only by a mask, which costs memory, and time for what it hides.)
+        query_offset: the place of the first query among the keys, if it is known; as
+            `dot_product_attention` takes it.
         query_seq_lengths: how many queries of each batch entry take part; this and those below are
             as `dot_product_attention` takes them.
         key_value_seq_lengths: how many keys of each batch entry take part.
@@ -66,6 +80,7 @@ def attention_fn(
         key_value_segment_ids: the segment of each key.
         logits_soft_cap: c of c·tanh(z/c), put upon scores z.
         sinks: scores that stand beside the keys and have no value.
+        score_fn: a function of a score and its places, such as `ALiBi`.
         implementation: which program computes it.
         block_q: how many queries are computed at once.
         block_k: how many keys are computed at once.
@@ -100,6 +115,7 @@ def attention_fn(
         "key_value_segment_ids": key_value_segment_ids,
         "logits_soft_cap": logits_soft_cap,
         "sinks": sinks,
+        "score_fn": score_fn,
         "axis_name": axis_name,
     }
     computation: dict[str, Any] = {
@@ -144,15 +160,15 @@ def attention_fn(
         if mask is not None:
             mask = jnp.asarray(mask).astype(bool)  # Flax's helpers make masks of float32
         causal = is_causal or always_causal
-        if query.shape[-3] == 1 < key.shape[-3]:
-            causal = False
-            if local_window_size is not None:
-                raise ValueError(
-                    f"jsoftmax.attention_fn: `local_window_size` {local_window_size} cannot be "
-                    f"obeyed with one query and {key.shape[-3]} keys: Flax does not tell where in "
-                    "the sequence the query stands. Let the mask hide the keys outside the window."
-                )
+        offset = query_offset
+        if offset is None and (causal or (query.shape[-3] == 1 and local_window_size is not None)):
+            offset = _at_the_end(query, key, mask)
         arrays = {"bias": bias, "mask": mask, "is_causal": causal, **options}
+        arrays["query_offset"] = offset
+        if callable(scale):
+            sight = {name: arrays[name] for name in _SIGHT}
+            factor = jnp.asarray(scale(visible_keys(query, key, mask, **sight)))
+            arrays["scale"] = factor / np.sqrt(query.shape[-1])
         drops = dropout_rate > 0 and not deterministic
         if precision is not None and implementation not in (None, "xla"):
             raise NotImplementedError(
@@ -176,6 +192,21 @@ def attention_fn(
             )
 
     return attend
+
+
+def _at_the_end(query: Array, key: Array, mask: Array | None) -> Array | int | None:
+    """The place of the first of fewer queries than keys, where the last is at the last key."""
+    queries, keys = query.shape[-3], key.shape[-3]
+    if not (isinstance(queries, int) and isinstance(keys, int) and queries < keys):
+        return None
+    if mask is None:
+        return keys - queries
+    shape = *query.shape[:-3], 1, 1, keys
+    if mask.ndim > len(shape) or mask.shape[-1:] not in ((keys,), (1,)):
+        return None  # a mistake, which attention answers
+    last = jnp.max(jnp.where(mask, jnp.arange(keys, dtype=jnp.int32), -1), axis=-1, initial=-1)
+    last = jnp.max(last.reshape((1,) * (len(shape) - mask.ndim) + last.shape), axis=(-1, -2))
+    return jnp.broadcast_to(last, query.shape[:-3]) + (1 - queries)
 
 
 def _refuse(**replacements: Callable[..., Any] | None) -> None:

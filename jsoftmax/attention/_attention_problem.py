@@ -29,6 +29,10 @@ class Moving(NamedTuple):
     numbers: tuple[Array, ...]  # of the regularizer
     soft_cap: Array | None
     sinks: Array | None
+    of_heads: tuple[Array, ...] = ()  # of a score function: by head,
+    of_queries: tuple[Array, ...] = ()  # by query,
+    of_keys: tuple[Array, ...] = ()  # by key,
+    whole: tuple[Array, ...] = ()  # and of any shape, for any block
 
 
 class Fixed(NamedTuple):
@@ -41,12 +45,15 @@ class Fixed(NamedTuple):
     column_segments: Array | None
     row_places: Array  # places in the sequence
     column_places: Array
-    before: Array | None  # keys seen before the place of a query, where tracing does not tell
+    before: Array | None  # keys seen before the number of a query, where tracing does not tell
     after: Array | None
     row_spoiled: Array  # NaN where a query holds one, else 0
     column_spoiled: Array  # NaN where a key or a value holds one, else 0
     streams: Array | None  # random keys for dropout, one for each batch entry and head
     hard: Array | None  # whether the regularizer vanishes, as at α = ∞
+    offset: Array | None = None  # of the place of a query, for a score function,
+    entries: Array | None = None  # and the numbers of batch entries and heads
+    heads: Array | None = None
 
 
 class Stripe(NamedTuple):
@@ -62,6 +69,7 @@ class Rule(RowRule):
     """The static description of an attention; the classes of its rows are the keys."""
 
     window: tuple[int | None, int | None]  # keys before, keys after; None: all, or `Fixed` tells
+    offset: int  # of the place of a query from its number, which the window reckons with
     dropout_rate: float
     is_dropout_shared: bool  # whether all batch entries and heads drop the same weights
     is_part: bool  # whether queries or keys are parts of longer sequences
@@ -72,4 +80,5 @@ class Rule(RowRule):
     block_k: Any  # with how many keys,
     scores: int | None  # and on a CPU at most so many scores, if the batch has them
     stripes: tuple[Stripe, ...]  # queries that need other keys than others do; none: all need all
+    score_fn: Any  # but for its arrays; None where there is none
     precision: str | None  # of products: the default where attention is called, not where derived

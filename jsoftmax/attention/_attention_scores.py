@@ -7,6 +7,7 @@ from jax import Array
 
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._products import queries_by_keys
+from jsoftmax.attention._score_fn import with_score_fn
 
 
 def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
@@ -20,6 +21,8 @@ def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
         z = jnp.where(jnp.isfinite(z), z, jnp.nan)
     if moving.bias is not None:
         z = z + moving.bias
+    if rule.score_fn is not None:
+        z = with_score_fn(z, rule.score_fn, moving, fixed, rule.offset)
     if moving.soft_cap is not None:
         cap, excluded = moving.soft_cap, z == -jnp.inf
         capped = cap * jnp.tanh(jnp.where(excluded, 0, z) / cap)

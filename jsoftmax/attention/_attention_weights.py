@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
+from typing import Any
 
 import jax
 from jax import Array
@@ -28,6 +29,7 @@ def attention_weights(
     regularizer: Regularizer | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
+    query_offset: ArrayLike | str | None = None,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
     local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
@@ -35,6 +37,7 @@ def attention_weights(
     key_value_segment_ids: ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    score_fn: Callable[..., Any] | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "*batch heads queries keys"]:
     """The weights p = entmax_α(scale · q kᵀ + bias) by which `dot_product_attention` mixes values.
@@ -52,6 +55,7 @@ def attention_weights(
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
         scale: the factor of q kᵀ, 1/√width where it is None.
         is_causal: whether a query sees no key after its own place.
+        query_offset: the place of the first query among the keys.
         query_seq_lengths: integers of shape (*batch,).
         key_value_seq_lengths: integers of shape (*batch,).
         local_window_size: how many keys before and after its own place a query sees.
@@ -59,6 +63,7 @@ def attention_weights(
         key_value_segment_ids: integers of shape (*batch, keys).
         logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z.
         sinks: the score of one more class, whose weight is left out of the result.
+        score_fn: a function of (score, batch, head, query, key) that gives the score to be taken.
         axis_name: the mesh (or `vmap`) axis over which *keys* are split, in `shard_map`.
 
     Returns:
@@ -80,11 +85,11 @@ def attention_weights(
     given, rule = read_arguments(
         "attention_weights", query, key, key[..., :1], bias, mask,
         regularizer=chosen("attention_weights", alpha, regularizer, 1.0, False), scale=scale,
-        is_causal=is_causal, query_seq_lengths=query_seq_lengths,
+        is_causal=is_causal, query_offset=query_offset, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
-        logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=None, dropout_rate=0.0,
-        broadcast_dropout=False, axis_name=axis_name,
+        logits_soft_cap=logits_soft_cap, sinks=sinks, score_fn=score_fn, dropout_rng=None,
+        dropout_rate=0.0, broadcast_dropout=False, axis_name=axis_name,
     )  # fmt: skip
     return _computed(given, rule)
 

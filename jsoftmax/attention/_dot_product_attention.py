@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -27,6 +28,7 @@ def dot_product_attention(
     regularizer: Regularizer | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
+    query_offset: ArrayLike | str | None = None,
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
     local_window_size: ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None = None,
@@ -34,6 +36,7 @@ def dot_product_attention(
     key_value_segment_ids: ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    score_fn: Callable[..., Any] | None = None,
     dropout_rng: Array | None = None,
     dropout_rate: float = 0.0,
     broadcast_dropout: bool = False,
@@ -72,9 +75,16 @@ def dot_product_attention(
             number, or traced, then also of shape (heads,). Differentiable. 1 where it is None.
         regularizer: a `Regularizer` in the place of `Tsallis(alpha)`; its arrays are numbers or of
             shape (heads,). Differentiable.
-        scale: the factor of q kᵀ, 1/√width where it is None; a number or of shape (heads,), an
-            inverse temperature. Differentiable.
+        scale: the factor of q kᵀ, 1/√width where it is None; a number, of shape (heads,), or one
+            for each query, broadcastable to (*batch, queries, heads): an inverse temperature, which
+            may grow with `visible_keys`. Differentiable.
         is_causal: whether a query sees no key after its own place.
+        query_offset: the place of the first query among the keys, by which `is_causal` and
+            `local_window_size` count: the length of the cache before a step of decoding or a chunk
+            of a prompt. A whole number, or traced, then also one for each batch entry, of shape
+            (*batch,). With "segments" each segment of the queries begins where the same segment
+            of the keys does, so that order restarts with every pair of packed documents. 0 where
+            it is None, as in `jax.nn`: a single causal query then warns, for it sees one key.
         query_seq_lengths: integers ≥ 0 of shape (*batch,): queries beyond give zeros.
         key_value_seq_lengths: integers ≥ 0 of shape (*batch,): keys beyond are not seen.
         local_window_size: how many keys before and after its own place a query sees, a whole number
@@ -88,6 +98,14 @@ def dot_product_attention(
         sinks: the score of one more class, which has no value, a number or of shape (heads,): what
             it takes of the mass is lost to the mixture. At 0 it is the off-by-one softmax.
             Differentiable.
+        score_fn: a function of (score, batch, head, query, key) that gives the score to be taken
+            in its place, after scale and bias and before a soft cap: `ALiBi`, `T5Buckets`,
+            `ForgettingGate`, or one of yours. It is called with a score and four integers, and
+            mapped over all; `query` and `key` are places, from `query_offset` on; with several
+            batch axes `batch` counts their entries in order. It is computed with each block, and
+            so are its derivatives, also in arrays: the leaves of a pytree that is called, such as
+            `jax.tree_util.Partial(function, array)`, or those that a plain function closes over
+            (which may not be indexed by a head or entry that is split over an Explicit mesh).
         dropout_rng: a key for dropout, of `jax.random.key`.
         dropout_rate: the share of weights that are dropped, from 0 to below 1; the others grow by
             1/(1 − rate). Which they are depends on the key and on places, not on blocks.
@@ -139,12 +157,12 @@ def dot_product_attention(
     given, rule = read_arguments(
         "dot_product_attention", query, key, value, bias, mask,
         regularizer=chosen("dot_product_attention", alpha, regularizer, 1.0, False), scale=scale,
-        is_causal=is_causal, query_seq_lengths=query_seq_lengths,
+        is_causal=is_causal, query_offset=query_offset, query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths, local_window_size=local_window_size,
         query_segment_ids=query_segment_ids, key_value_segment_ids=key_value_segment_ids,
-        logits_soft_cap=logits_soft_cap, sinks=sinks, dropout_rng=dropout_rng,
-        dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout, axis_name=axis_name,
-        in_one_block=block_q is None and block_k is None,
+        logits_soft_cap=logits_soft_cap, sinks=sinks, score_fn=score_fn,
+        dropout_rng=dropout_rng, dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout,
+        axis_name=axis_name, in_one_block=block_q is None and block_k is None,
     )  # fmt: skip
     if implementation == "pallas":
         for name, size in (("block_q", block_q), ("block_k", block_k)):
@@ -165,7 +183,8 @@ def dot_product_attention(
         refused = dict(
             alpha=not rule.is_softmax and regularizer is None,
             regularizer=not rule.is_softmax and regularizer is not None,
-            sinks=sinks is not None,
+            query_offset=query_offset is not None, sinks=sinks is not None,
+            score_fn=score_fn is not None,
             query_segment_ids=query_segment_ids is not None, dropout_rate=dropout_rate > 0,
             return_residual=return_residual, block_q=block_q is not None,
             block_k=block_k is not None, axis_name=axis_name is not None,

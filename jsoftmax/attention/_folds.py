@@ -66,7 +66,8 @@ def key_blocks(rule: Rule, fixed: Fixed) -> int:
 def like_rows(moving: Moving, fixed: Fixed, value: float) -> Array:
     """One value for each row: an array that varies over a mesh as the data do."""
     rows = fixed.row_spoiled + fixed.column_spoiled[..., :1]
-    for x in (moving.bias, fixed.mask, moving.scale, *moving.numbers):
+    own = *moving.numbers, *moving.of_heads, *moving.of_queries, *moving.of_keys
+    for x in (moving.bias, fixed.mask, moving.scale, *own):
         if x is not None:
             rows = jnp.where(x[..., :1] == x[..., :1], rows, rows)
     return filled(rows, value)

@@ -42,9 +42,7 @@ def by_pallas(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
     Raises:
         NotImplementedError: for what the kernels do not take.
     """
-    for what, is_given in _refused(given, rule).items():
-        if is_given:
-            raise NotImplementedError(f"{_FUNCTION}: implementation='pallas' does not take {what}.")
+    refuse(f"{_FUNCTION}: implementation='pallas' does", given, rule)
     return _computed(alike(given), rule, Plan(sizes, return_residual))
 
 
@@ -54,6 +52,13 @@ def by_record(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
     if not platforms:
         return computed(given, rule, sizes, return_residual)
     return _chosen(given, rule, Plan(sizes, return_residual), platforms)
+
+
+def refuse(who: str, given: Given, rule: Rule) -> None:
+    """Raise NotImplementedError for what the kernels do not take."""
+    for what, is_given in _refused(given, rule).items():
+        if is_given:
+            raise NotImplementedError(f"{who} not take {what}.")
 
 
 def _refused(given, rule):
@@ -70,6 +75,13 @@ def _refused(given, rule):
         "arrays that are split over an Explicit mesh: call it in jax.shard_map": any(
             part is not None for x in arrays for part in jax.typeof(x).sharding.spec
         ),
+        "`query_offset`='segments': let implementation='xla' compute it": any(
+            x is not None and x.shape[-1:] not in ((), (1,)) for x in (given.before, given.after)
+        ),
+        "a `scale` of each query: let implementation='xla' compute it": (
+            given.scale is not None and given.scale.ndim > 1
+        ),
+        "`score_fn`: let implementation='xla' compute it": rule.score_fn is not None,
         "an empty batch: let implementation='xla' compute it": given.query.size == 0,
     }
 
@@ -80,7 +92,7 @@ def _recorded(given, rule):
 
     if not has_record() or any(_refused(given, rule).values()) or rule.is_part:
         return frozenset()
-    plain = {"query", "key", "value", "scale", "numbers"}
+    plain = {"query", "key", "value", "scale", "numbers", "score_arrays"}
     plain |= {"key_value_seq_lengths"} if rule.are_few else set()
     others = (getattr(given, name) for name in set(given._fields) - plain)
     if any(x is not None for x in others) or rule.window not in _WINDOWS:

@@ -23,13 +23,14 @@ from jsoftmax.core._named_trees import Trees, by_name, overlaid
 # Where the axes of queries and of keys are.
 QUERIES = {
     "q": -2, "bias": -2, "mask": -2, "rows": -2, "row_segments": -2, "row_places": -2,
-    "row_spoiled": -2,
+    "row_spoiled": -2, "before": -2, "after": -2, "scale": -2, "of_queries": -2, "offset": -2,
     "tau": -2, "floor": -2, "anchor": -2, "level": -2, "total": -2, "mean": -2,
 }  # fmt: skip
 KEYS = {
     "k": -1, "v": -1, "bias": -1, "mask": -1, "columns": -1, "column_segments": -1,
-    "column_places": -1, "column_spoiled": -1,
+    "column_places": -1, "column_spoiled": -1, "of_keys": -1,
 }  # fmt: skip
+WHOLE = "whole"  # arrays of a score function, of which every block needs all
 
 
 def looped(function: Callable, rule: Rule, trees: Trees) -> Any:
@@ -187,7 +188,9 @@ def windows(trees: Trees, length: int, before: int, after: int) -> Trees:
             ))(x, jnp.arange(count) * length)  # fmt: skip
         if _has(name, x, QUERIES):
             return queries(x, QUERIES[name])
-        return overlapping(x, KEYS[name]) if _has(name, x, KEYS) else x[None]
+        if _has(name, x, KEYS):
+            return overlapping(x, KEYS[name])
+        return x if name == WHOLE else x[None]
 
     return by_name(trees, both)
 
@@ -196,15 +199,21 @@ def _size(trees: Trees, axes: dict[str, int] | int) -> Any:
     sizes = []
     for tree in trees:
         for name, x in zip(tree._fields, tree, strict=True):
-            axis = axes if isinstance(axes, int) else axes.get(name)
+            axis = _axis(name, axes)
             if axis is not None:
                 sizes += [y.shape[axis] for y in jax.tree.leaves(x)]
     return next((n for n in sizes if _is_long(n)), max(sizes))
 
 
 def _has(name: str, x: Array, axes: dict[str, int] | int) -> bool:
-    axis = axes if isinstance(axes, int) else axes.get(name)
+    axis = _axis(name, axes)
     return axis is not None and _is_long(x.shape[axis])
+
+
+def _axis(name: str, axes: dict[str, int] | int) -> int | None:
+    if isinstance(axes, int):
+        return None if name == WHOLE else axes
+    return axes.get(name)
 
 
 def _is_long(size: Any) -> bool:

@@ -20,14 +20,16 @@ from jax import Array
 from jsoftmax.attention._attention_problem import Fixed, Moving, Rule
 from jsoftmax.attention._attention_scores import scores
 from jsoftmax.attention._clean import clean
-from jsoftmax.attention._folds import mixed_values, recomputed, row_sum, summed
+from jsoftmax.attention._folds import key_blocks, mixed_values, recomputed, row_sum, summed
 from jsoftmax.attention._key_blocks import looped
 from jsoftmax.attention._solve import solved
 from jsoftmax.core._filled import filled
 from jsoftmax.core._named_trees import along, changes_of
 from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
 
-_OF_SCORES = ("q", "k", "bias", "scale", "soft_cap")
+_OF_SCORES = (
+    "q", "k", "bias", "scale", "soft_cap", "of_heads", "of_queries", "of_keys", "whole",
+)  # fmt: skip
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -68,6 +70,8 @@ def _mixture_jvp(rule, primals, tangents):
 
 def _block_jvp(rule, moving, fixed, row, changes):
     """The tangents of Σ p v and of τ."""
+    if key_blocks(rule, fixed) == 1 and rule.axis_name is None:
+        return _row_jvp(rule, moving, fixed, row, changes)
 
     def sums(trees):
         moving, fixed, changes = trees
@@ -86,6 +90,24 @@ def _block_jvp(rule, moving, fixed, row, changes):
         z = moving.sinks + filled(row.tau, 0)
         total = total + _pushed(rule, masses, z, masses.of(z), changes.sinks, changes)
     return mixed - masses.unless_hard(row.mean * total), mean_of(total, row.total)
+
+
+def _row_jvp(rule, moving, fixed, row, changes):
+    """The same of whole rows: Σ s (d − τ̇) v + Σ p v̇, where no mean of values is needed."""
+    masses = _masses(rule, moving, fixed, row)
+    z, d_z = along(lambda m: scores(m, fixed, rule), moving, changes, _OF_SCORES)
+    p = masses.of(z)
+    s, d = masses.weights(z, p), masses.change(z, p, d_z, rule.regularizer(changes.numbers))
+    moved = jnp.zeros_like(p) if d is None else s * d
+    total = row_sum(moved)
+    if moving.sinks is not None:
+        sink = moving.sinks + filled(row.tau, 0)
+        total = total + _pushed(rule, masses, sink, masses.of(sink), changes.sinks, changes)
+    d_tau = mean_of(total, row.total)
+    mixed = mixed_values(masses.unless_hard(moved - s * d_tau), moving.v, fixed, rule)
+    if changes.v is not None:
+        mixed = mixed + mixed_values(p, changes.v, fixed, rule)
+    return mixed, d_tau
 
 
 def _masses(rule, moving, fixed, row):

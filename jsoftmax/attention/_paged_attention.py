@@ -115,6 +115,11 @@ def paged_attention(
             f"{keys.shape[1]} keys with {keys.shape[2]} heads: their product must be a multiple of "
             f"{_LANES}. Make pages larger, or let implementation='xla' gather them."
         )
+    if given.scale is not None and given.scale.ndim > 1:
+        raise NotImplementedError(
+            f"jsoftmax.{_FUNCTION}: implementation='pallas' does not take a `scale` of each query; "
+            "let implementation='xla' compute it."
+        )
     return _by_kernel(given, rule, pages)
 
 

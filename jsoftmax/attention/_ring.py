@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,8 @@ def ring_attention(
     value: ArrayLike,
     *,
     axis_name: Hashable,
+    order: str = "contiguous",
+    part_length: ArrayLike | None = None,
     scale: float | ArrayLike | None = None,
     is_causal: bool = False,
     query_seq_lengths: ArrayLike | None = None,
@@ -49,10 +53,13 @@ def ring_attention(
     """Softmax attention of a sequence that is split over devices, each of which holds a part of it.
 
     To be called inside `shard_map` (or `vmap` with an `axis_name`), where device i of n holds the
-    i-th of n equal parts of the queries and of the keys and values. In n turns the keys and values
-    go round the ring, and every device merges what it finds in each part. Parts that `is_causal`
-    or `local_window_size` hide are passed on without being looked at. The result is that of
-    `dot_product_attention` on the whole sequence.
+    i-th of n equal parts of the queries and of the keys and values. In zigzag order it holds the
+    chunks i and 2n − 1 − i of 2n, one after the other: then a causal mask leaves the same work to
+    every device at every turn, where in the order of places the last has n times as much as the
+    first. Parts need not be equal: `part_length` says how much of one is in use. In n turns the
+    keys and values go round the ring, and every device merges what it finds in each part. Parts
+    that `is_causal` or `local_window_size` hide are passed on without being looked at. The result
+    is that of `dot_product_attention` on the whole sequence.
 
     A device keeps the keys and values that come by for the way back, so that `grad` takes memory
     that is linear in the length of the whole sequence; the forward pass in that of a part.
@@ -65,6 +72,10 @@ def ring_attention(
         key: this device's keys, of shape (*batch, keys, key heads, width).
         value: this device's values, of shape (*batch, keys, key heads, value width).
         axis_name: the mesh axis over which the sequence is split.
+        order: "contiguous" or "zigzag".
+        part_length: how many places of this device's arrays are in use, an integer from 0 to their
+            size, which may differ from device to device; what stands behind them gives zeros, and
+            is not counted as a place. Queries and keys have the same. None for all.
         scale: as for `dot_product_attention`, and so are all the others.
         is_causal: whether a query sees no key after its place in the whole sequence.
         query_seq_lengths: lengths of whole sequences, integers of shape (*batch,).
@@ -87,7 +98,8 @@ def ring_attention(
 
     Raises:
         TypeError: as `dot_product_attention`.
-        ValueError: as `dot_product_attention`.
+        ValueError: as `dot_product_attention`, for an unknown order, and for zigzag parts that have
+            no halves, or a length.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax
@@ -105,10 +117,15 @@ def ring_attention(
         context", 2023.
     """
     function = "ring_attention"
-    key, value = (checks.as_array(function, *x) for x in (("key", key), ("value", value)))
+    query, key, value = (
+        checks.as_array(function, name, x)
+        for name, x in (("query", query), ("key", key), ("value", value))
+    )
     if key_value_segment_ids is None:
         key_value_segment_ids = query_segment_ids
     index = jax.lax.axis_index(axis_name)
+    count = _read_order(function, order, part_length, query, key)
+    ring = Ring(axis_name, order == "zigzag", count is not None)
     given, rule = read_arguments(
         function, query, key, value, None, None, regularizer=SHANNON, scale=scale,
         is_causal=is_causal,
@@ -116,44 +133,139 @@ def ring_attention(
         local_window_size=local_window_size, query_segment_ids=query_segment_ids,
         key_value_segment_ids=key_value_segment_ids, logits_soft_cap=logits_soft_cap, sinks=sinks,
         dropout_rng=dropout_rng, dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout,
-        axis_name=None, query_part=index, key_part=index,
+        axis_name=None, query_start=index * query.shape[-3], key_start=index * key.shape[-3],
     )  # fmt: skip
+    given = given._replace(query_count=count)
     sizes = sizes_for(function, given, rule, block_q, block_k)
-    out, tau = _around(given, rule, sizes, axis_name)
+    out, tau = _around(given, rule, sizes, ring)
     return (out, tau) if return_residual else out
+
+
+# What belongs to single queries, and to single keys, and goes round; and the axis of their places.
+_OF_QUERIES = {"query": -3, "query_segment_ids": -1, "scale": -2}
+_OF_KEYS = {"key": -3, "value": -3, "key_value_segment_ids": -1}
+
+
+def _read_order(function, order, part_length, query, key):
+    if order not in ("contiguous", "zigzag"):
+        raise ValueError(
+            f"jsoftmax.{function}: `order` must be 'contiguous' or 'zigzag', got {order!r}."
+        )
+    sizes = query.shape[-3:-2] + key.shape[-3:-2]
+    if order == "zigzag" and any(n % 2 for n in sizes):
+        raise ValueError(
+            f"jsoftmax.{function}: in zigzag order `query` {query.shape} and `key` {key.shape} "
+            "hold two chunks each, so their lengths must be even."
+        )
+    if part_length is None:
+        return None
+    if order == "zigzag":
+        raise ValueError(
+            f"jsoftmax.{function}: `part_length` is for the contiguous order; in zigzag order pad "
+            "the whole sequence and give `query_seq_lengths` and `key_value_seq_lengths`."
+        )
+    part_length = checks.as_array(function, "part_length", part_length)
+    if part_length.shape != () or not jnp.issubdtype(part_length.dtype, jnp.integer):
+        raise ValueError(
+            f"jsoftmax.{function}: `part_length` must be one integer on each device, got shape "
+            f"{part_length.shape} and dtype {part_length.dtype}."
+        )
+    return part_length.astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """Static: the axis, and which places of the whole sequence a device holds."""
+
+    axis_name: Hashable
+    is_zigzag: bool
+    is_uneven: bool
+
+    def chunks(
+        self, given: Any, names: dict[str, int], device: Any, devices: int, counts: Any
+    ) -> list[tuple[Any, Any, dict[str, Any]]]:
+        """The runs of places that a device holds: their start, how many are in use, their arrays.
+
+        In zigzag order of 2n chunks it holds the chunks i and 2n − 1 − i: of all pairs with those
+        of another device a causal mask shows two of four, whichever devices these are.
+        """
+        arrays = {name: getattr(given, name) for name in names}
+        size = next(iter(arrays.values())).shape[-3]
+        if counts is not None:
+            start = jnp.sum(jnp.where(jnp.arange(devices) < device, counts, 0), dtype=jnp.int32)
+            return [(start, counts[device], arrays)]
+        if not self.is_zigzag:
+            return [(device * size, None, arrays)]
+
+        def half(first):
+            low, high = (0, size // 2) if first else (size // 2, size)
+            return {
+                name: x
+                if x is None or x.ndim < -names[name] or x.shape[names[name]] != size
+                else jax.lax.slice_in_dim(x, low, high, axis=names[name])
+                for name, x in arrays.items()
+            }
+
+        places = device, 2 * devices - 1 - device
+        return [(place * (size // 2), None, half(place is device)) for place in places]
 
 
 # Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
 @partial(jax.jit, static_argnums=(1, 2, 3))
-def _around(given: Given, rule: Rule, sizes: Sizes, axis_name: Hashable) -> tuple[Array, Array]:
+def _around(given: Given, rule: Rule, sizes: Sizes, ring: Ring) -> tuple[Array, Array]:
     """The mixtures and τ, after all keys have come by."""
-    devices = jax.lax.axis_size(axis_name)
-    others = given._replace(sinks=None)  # these count once
+    axis_name = ring.axis_name
+    devices, own = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+    counts = None
+    if given.query_count is not None:
+        counts = jax.lax.all_gather(given.query_count, axis_name)
+    queries = [
+        given._replace(query_start=start, query_count=count, **part)
+        for start, count, part in ring.chunks(given, _OF_QUERIES, own, devices, counts)
+    ]
+
+    def seen(owner, going, sinks):
+        """Of each chunk of queries the mixtures and τ from the keys of one device."""
+        keys = ring.chunks(given._replace(**going), _OF_KEYS, owner, devices, counts)
+        for i, chunk in enumerate(queries):
+            parts = []
+            for j, (start, count, part) in enumerate(keys):
+                part = chunk._replace(
+                    key_start=start, key_count=count, sinks=sinks if i == j else None, **part
+                )
+                parts.append(_unless_hidden(prepared(part, rule), sizes))
+            yield parts
+
+    def merged(parts):
+        outs, taus = zip(*parts, strict=True)
+        return parts[0] if len(parts) == 1 else merge_attention(jnp.stack(outs), jnp.stack(taus))
 
     def turn(state, step):
-        owner, going, out, tau = state
-        going = _passed_on(going, rule, step, axis_name)
+        owner, going, found = state
+        going = _passed_on(going, rule, step, ring)
         owner = (owner - 1) % devices
-        here = prepared(others._replace(**going, key_part=owner), rule)
-        out_here, tau_here = _unless_hidden(here, sizes)
-        out, tau = merge_attention(jnp.stack([out, out_here]), jnp.stack([tau, tau_here]))
-        return (owner, going, out, tau), None
+        here = seen(owner, going, None)  # sinks count once
+        found = [merged([x, *parts]) for x, parts in zip(found, here, strict=True)]
+        return (owner, going, found), None
 
-    own = prepared(given, rule)
-    going = {name: getattr(given, name) for name in ("key", "value", "key_value_segment_ids")}
-    start = (given.key_part, going, *_unless_hidden(own, sizes))
-    turns = _turns(rule, devices, given.key.shape[-3])
-    (_, _, out, tau), _ = jax.lax.scan(turn, start, jnp.arange(turns, dtype=jnp.int32))
-    return own.output(out), own.output(tau[..., None])[..., 0]
+    going = {name: getattr(given, name) for name in _OF_KEYS}
+    start = own, going, [merged(parts) for parts in seen(own, going, given.sinks)]
+    turns = _turns(rule, devices, given.key.shape[-3], ring)
+    (_, _, found), _ = jax.lax.scan(turn, start, jnp.arange(turns, dtype=jnp.int32))
+    outs, taus = zip(*found, strict=True)
+    out, tau = jnp.concatenate(outs, axis=-2), jnp.concatenate(taus, axis=-1)
+    arguments = prepared(given, rule)
+    return arguments.output(out), arguments.output(tau[..., None])[..., 0]
 
 
-def _passed_on(going, rule: Rule, step: Array, axis_name: Hashable):
+def _passed_on(going, rule: Rule, step: Array, ring: Ring):
     """The keys of the device before this one, by which they were passed on `step` times.
 
     Queries that see no later keys need none from behind their own: those that have come to the last
     device go no further, so that of a full ring half is moved. Under `vmap` nothing is moved, and
     JAX asks for whole permutations.
     """
+    axis_name = ring.axis_name
     devices = jax.lax.axis_size(axis_name)
     is_mesh = varies_over(going["key"]).issuperset(axis_names(axis_name))
 
@@ -161,15 +273,15 @@ def _passed_on(going, rule: Rule, step: Array, axis_name: Hashable):
         pairs = [(i, (i + 1) % devices) for i in range(first, last)]
         return lambda going: jax.lax.ppermute(going, axis_name, pairs)
 
-    if not (is_mesh and _is_causal(rule)):
+    if ring.is_zigzag or not (is_mesh and _is_causal(rule)):
         return pass_on(0, devices)(going)
     return jax.lax.switch(step, [pass_on(i, devices - 1) for i in range(devices - 1)], going)
 
 
-def _turns(rule: Rule, devices: int, keys: int) -> int:
+def _turns(rule: Rule, devices: int, keys: int, ring: Ring) -> int:
     """How many other devices' keys the queries of a device may see."""
     before, _ = rule.window
-    if before is None or not _is_causal(rule):
+    if before is None or not _is_causal(rule) or ring.is_zigzag or ring.is_uneven:
         return devices - 1
     return min(devices - 1, (before + keys - 1) // keys)
 

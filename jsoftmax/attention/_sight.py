@@ -22,9 +22,9 @@ def _integers(function, name, x):
     return x
 
 
-def places_of(size: Any, part: ArrayLike | None) -> Array:
+def places_of(size: Any, start: ArrayLike | None) -> Array:
     places = jnp.arange(size, dtype=jnp.int32)
-    return places if part is None else places + jnp.asarray(part, jnp.int32) * size
+    return places if start is None else places + jnp.asarray(start, jnp.int32)
 
 
 def lengths_of(function: str, name: str, lengths: Any, batch: tuple[Any, ...]) -> Array | None:
@@ -79,20 +79,104 @@ def segments_of(function, of_queries, of_keys, batch, queries, keys):
     return tuple(found)
 
 
+def offset_of(
+    function: str,
+    offset: Any,
+    batch: tuple[Any, ...],
+    segments: tuple[Array | None, Array | None],
+    axis_name: Any,
+) -> int | Array:
+    """How much further its place among the keys is than that of a query among the queries.
+
+    A number that is known while tracing, or an array of shape (*batch, queries), of size 1 where it
+    is shared.
+    """
+    if offset is None:
+        return 0
+    if isinstance(offset, str):
+        if offset != "segments" or segments[0] is None or segments[1] is None:
+            raise ValueError(
+                f"jsoftmax.{function}: `query_offset` must be a number, one for each batch entry, "
+                f"or 'segments' beside `query_segment_ids`, got {offset!r}."
+            )
+        return _between_segments(segments[0], segments[1], axis_name)
+    number = checks.static_number(offset)
+    if number is not None and not isinstance(offset, bool):
+        if number != int(number) or isinstance(offset, float):
+            raise TypeError(
+                f"jsoftmax.{function}: `query_offset` must be a whole number, got {offset!r}."
+            )
+        return max(min(int(number), _ALL), -_ALL)
+    offset = _integers(function, "query_offset", offset)
+    if offset.shape not in ((), batch):
+        raise ValueError(
+            f"jsoftmax.{function}: `query_offset` has shape {offset.shape}; give one number, or "
+            f"one for each batch entry, of shape {batch}."
+        )
+    offset = jnp.broadcast_to(offset.astype(jnp.promote_types(offset.dtype, jnp.int32)), batch)
+    return jnp.clip(offset, -_ALL, _ALL).astype(jnp.int32)[..., None]
+
+
+def rows_together(keys: int) -> int:
+    """How many queries are compared at once with so many keys."""
+    return max(1, 2**17 // keys)
+
+
+def _between_segments(of_queries: Array, of_keys: Array, axis_name: Any) -> Array:
+    """Where the segment of each query starts among the keys, less where among the queries."""
+
+    def start(ids, axis_name):
+        places = jnp.arange(ids.shape[-1], dtype=jnp.int32)
+        if axis_name is not None:
+            places = places + jax.lax.axis_index(axis_name) * ids.shape[-1]
+
+        def first(segment):  # of one query in each batch entry
+            return jnp.min(jnp.where(segment[..., None] == ids, places, _ALL), axis=-1)
+
+        # In blocks, since XLA on CPU would form an array of all pairs.
+        rows = jnp.moveaxis(of_queries, -1, 0)
+        sizes = rows.shape[0], ids.shape[-1]
+        if all(isinstance(n, int) for n in sizes) and sizes[0] > rows_together(sizes[1]):
+            found = jax.lax.map(first, rows, batch_size=rows_together(sizes[1]))
+        else:
+            found = jax.vmap(first)(rows)
+        found = jnp.moveaxis(found, 0, -1)
+        return found if axis_name is None else jax.lax.pmin(found, axis_name)
+
+    return start(of_keys, axis_name) - start(of_queries, None)
+
+
 def window_of(
-    function: str, size: Any, is_causal: bool, batch: tuple[Any, ...]
+    function: str, size: Any, is_causal: bool, batch: tuple[Any, ...], offset: int | Array = 0
 ) -> tuple[tuple[int | None, int | None], Array | None, Array | None]:
     """Keys seen before and after the place of a query: those known while tracing, then arrays.
 
-    None stands for all of them, or for what is given in the other form.
+    None stands for all of them, or for what is given in the other form. They are counted from the
+    key of the same number as the query: an offset adds to the one and takes from the other.
     """
     sizes = size if isinstance(size, tuple | list) else (size, size)
     if len(sizes) != 2:
         raise _window_mistake(function, size)
-    known, traced = zip(*(_one_side(function, n, size, batch) for n in sizes), strict=True)
+    (before, *of_entries), (after, *others) = (_one_side(function, n, size, batch) for n in sizes)
     # No place comes after its own where it is causal, however far a window that is traced reaches.
-    before, after = known
-    return (before, 0 if is_causal else after), *traced
+    after = 0 if is_causal else after
+    sides = (before, of_entries[0], -offset), (after, others[0], offset)
+    (before, of_entries), (after, others) = (_moved(*side) for side in sides)
+    return (before, after), of_entries, others
+
+
+def _moved(known: int | None, traced: Array | None, by: int | Array):
+    """One side of a window, in both of its forms, reaching further."""
+    if isinstance(by, int):
+        return (
+            None if known is None else known + by,
+            None if traced is None else jnp.clip(traced + by, -_ALL, _ALL),
+        )
+    if known is None and traced is None:
+        return None, None
+    least = jnp.asarray(_ALL if known is None else known, jnp.int32)
+    least = least if traced is None else jnp.minimum(least, traced)
+    return None, jnp.clip(least + by, -_ALL, _ALL)
 
 
 def _one_side(function, n, size, batch):
@@ -106,7 +190,7 @@ def _one_side(function, n, size, batch):
                 f"or one for each batch entry, of shape {batch}."
             )
         n = n.astype(jnp.promote_types(n.dtype, jnp.int32))
-        return None, jnp.broadcast_to(jnp.minimum(n, _ALL).astype(jnp.int32), batch)
+        return None, jnp.broadcast_to(jnp.minimum(n, _ALL).astype(jnp.int32), batch)[..., None]
     try:
         values = np.asarray(n)
     except ValueError as error:

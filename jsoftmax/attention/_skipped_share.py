@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jsoftmax.attention._attention_arguments import read_arguments
+from jsoftmax.attention._kernel_attention import refuse
 from jsoftmax.attention._kernel_passes import attended, tiles_in_sight
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen
@@ -51,8 +52,8 @@ def attention_skipped_share(
         regularizer: see there.
         of: "mixtures" for the tiles of which no mixture is made; "scores" for those among them of
             which no score is formed.
-        **options: `scale`, `is_causal`, lengths, `local_window_size`, segments, `logits_soft_cap`
-            and `sinks`.
+        **options: `scale`, `is_causal`, `query_offset`, lengths, `local_window_size`, segments,
+            `logits_soft_cap` and `sinks`.
 
     Returns:
         A number from 0 to 1, without derivatives; 0 for softmax, where every score has mass.
@@ -60,6 +61,7 @@ def attention_skipped_share(
     Raises:
         TypeError: for an option that it does not know, and as `dot_product_attention`.
         ValueError: for another `of`, and as `dot_product_attention`.
+        NotImplementedError: for what the kernels do not take.
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax
@@ -70,8 +72,9 @@ def attention_skipped_share(
         0.5
     """
     known = (
-        "scale", "is_causal", "query_seq_lengths", "key_value_seq_lengths", "local_window_size",
-        "query_segment_ids", "key_value_segment_ids", "logits_soft_cap", "sinks",
+        "scale", "is_causal", "query_offset", "query_seq_lengths", "key_value_seq_lengths",
+        "local_window_size", "query_segment_ids", "key_value_segment_ids", "logits_soft_cap",
+        "sinks",
     )  # fmt: skip
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(
@@ -85,6 +88,7 @@ def attention_skipped_share(
         regularizer=chosen(_FUNCTION, alpha, regularizer, 1.0, False), dropout_rng=None,
         dropout_rate=0.0, broadcast_dropout=False, axis_name=None, **options,
     )  # fmt: skip
+    refuse(f"jsoftmax.{_FUNCTION}: the kernels do", given, rule)
     rule = dataclasses.replace(rule, are_few=False, are_joined=False, is_clean=True)
     return _share(jax.lax.stop_gradient(given), rule, of)
 

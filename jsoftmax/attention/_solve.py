@@ -14,7 +14,7 @@ from jsoftmax.attention._score_rows import ground, rows_of
 from jsoftmax.core._arg_max import hardened, where_hard
 from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import WithMore, difference
-from jsoftmax.core._solved_row import SolvedRow, below_bound, mean_of
+from jsoftmax.core._solved_row import SolvedRow, below_bound, finite, mean_of
 from jsoftmax.core._threshold import solve
 from jsoftmax.core.curves import masses_and_slopes
 
@@ -37,7 +37,8 @@ def _online(rule, moving, fixed):
     def step(state, trees):
         top, total, mixed = state
         z = scores(*trees, rule=rule)
-        higher = jnp.maximum(top, jnp.max(z, axis=-1, keepdims=True))
+        # Finite as it is kept for the way back, so that exponentials of one block are formed once.
+        higher = finite(jnp.maximum(top, jnp.max(z, axis=-1, keepdims=True)))
         weights = jnp.exp(difference(z, higher))
         shrunk = jnp.exp(difference(top, higher))
         return (
@@ -62,7 +63,8 @@ def _online(rule, moving, fixed):
         mixed, top = mixed * shrunk, higher
     some = jnp.where(total == 0, 1, total)
     out, log_total = mixed / some, jnp.log(some)
-    return out, SolvedRow(top + log_total, top, top, -log_total, filled(top, 1), out)
+    tau = jnp.where(total == 0, -jnp.inf, top + log_total)
+    return out, SolvedRow(tau, top, top, -log_total, filled(top, 1), out)
 
 
 def _by_threshold(rule, moving, fixed):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
@@ -59,11 +61,22 @@ def along(
     function: Callable[[Any], Array], tree: Any, changes: Changes, names: tuple[str, ...]
 ) -> tuple[Array, Array | None]:
     """function(tree), and its tangent in the named fields; None where none of them moves."""
-    names = tuple(n for n in names if getattr(changes, n) is not None)
+    names = tuple(n for n in names if jax.tree.leaves(getattr(changes, n)))
     if not names:
         return function(tree), None
     return jax.jvp(
         lambda *xs: function(tree._replace(**dict(zip(names, xs, strict=True)))),
         tuple(getattr(tree, n) for n in names),
-        tuple(getattr(changes, n) for n in names),
+        tuple(_instantiated(getattr(tree, n), getattr(changes, n)) for n in names),
     )
+
+
+def _instantiated(x: Any, change: Any) -> Any:
+    """The change of an array or of several, of which some may be None."""
+    if isinstance(x, tuple):
+        return tuple(map(_instantiated, x, change))
+    if change is not None:
+        return change
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)

@@ -39,9 +39,13 @@ class SolvedRow(NamedTuple):
 
     def kept(self) -> SolvedRow:
         """The same without −∞: its least finite number is as low in a row that sees no class."""
-        lowest = float(jnp.finfo(self.tau.dtype).min)
         names = ("tau", "floor", "anchor")
-        return self._replace(**{name: jnp.maximum(getattr(self, name), lowest) for name in names})
+        return self._replace(**{name: finite(getattr(self, name)) for name in names})
+
+
+def finite(x: Array) -> Array:
+    """The least finite number in the place of −∞."""
+    return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
 
 
 class Masses:
@@ -158,11 +162,9 @@ def _links(
     And z − τ where the link has a bound.
     """
     if regularizer.is_exponential:
-        v = difference(z, row.anchor)
-        if apart is None:
-            return jnp.exp(v + row.level), None
         # As a sum over the row was made of it, so that the compiler keeps it and forms it once.
-        return jnp.where(apart, 0, jnp.exp(v)) * jnp.exp(row.level), None
+        e = jnp.exp(difference(z, row.anchor))
+        return (e if apart is None else jnp.where(apart, 0, e)) * jnp.exp(row.level), None
 
     def solved(curve):
         at = z, row.anchor, curve.at_level(row.level)

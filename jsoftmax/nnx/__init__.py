@@ -34,6 +34,9 @@ from jsoftmax.nnx._readout import (
 from jsoftmax.nnx._sampled_softmax import (
     SampledSoftmax,
 )
+from jsoftmax.nnx._scalable_attention import (
+    ScalableAttention,
+)
 
 __all__ = [
     "AdaptiveSoftmax",
@@ -45,6 +48,7 @@ __all__ = [
     "HierarchicalSoftmax",
     "LinearSoftmax",
     "SampledSoftmax",
+    "ScalableAttention",
 ]
 
 del _flax

@@ -18,7 +18,23 @@ ATTENTION = {
     "dropout": lambda q, k: js.dot_product_attention(
         q, k, k, dropout_rate=0.3, dropout_rng=jax.random.key(0)
     ),
-    "weights": lambda q, k: js.attention_weights(q, k, alpha=1.5, is_causal=True),
+    "weights": lambda q, k: js.attention_weights(
+        q, k, alpha=1.5, is_causal=True, query_offset=0
+    ),
+    "a function of scores": lambda q, k: js.dot_product_attention(
+        q, k, k, score_fn=lambda score, b, h, i, j: score + b - 0.1 * h * abs(i - j)
+    ),
+    "ALiBi": lambda q, k: js.dot_product_attention(q, k, k, score_fn=js.ALiBi(0.1)),
+    "buckets": lambda q, k: js.dot_product_attention(
+        q, k, k, alpha=1.5, score_fn=js.T5Buckets(jnp.arange(64.0).reshape(32, 2))
+    ),
+    "a gate": lambda q, k: js.dot_product_attention(
+        k, k, k, is_causal=True, score_fn=js.ForgettingGate(jnp.cumsum(k[..., 0], axis=1))
+    ),
+    "visible keys as a scale": lambda q, k: js.dot_product_attention(
+        q, k, k, scale=jnp.log(js.visible_keys(q, k, local_window_size=3)),
+        local_window_size=3, query_offset=1,
+    ),
     "in the place of Flax's": lambda q, k: js.attention_fn(2.0)(q, k, k),
     "a gradient": jax.grad(
         lambda q, k: jnp.sum(jnp.sin(js.dot_product_attention(q, k, k, alpha=1.5)))

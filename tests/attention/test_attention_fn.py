@@ -223,12 +223,33 @@ def test_decoding_step_by_step_is_the_whole_sequence_masked(kind, causal):
     chex.assert_trees_all_close(jnp.concatenate(steps, axis=1), whole, atol=1e-6)
 
 
-def test_a_window_is_refused_while_decoding():
-    """Flax does not tell where the query stands."""
-    layer = of_flax("nnx", attention_fn(local_window_size=2), decode=True)
+def test_a_window_while_decoding_is_that_of_the_whole_sequence():
+    """The query stands at the last key that the mask of the cache shows."""
+    attend = attention_fn(1.5, is_causal=True, local_window_size=2)
+    whole = of_flax("nnx", attend)(X)
+    layer = of_flax("nnx", attend, decode=True)
     layer.init_cache(X.shape, X.dtype)
-    with pytest.raises(ValueError, match="Flax does not tell where"):
-        layer(X[:, :1])
+    step = nnx.jit(lambda layer, x: layer(x))
+    steps = [step(layer, X[:, t : t + 1]) for t in range(LENGTH)]
+    chex.assert_trees_all_close(jnp.concatenate(steps, axis=1), whole, atol=1e-6)
+
+
+def test_fewer_causal_queries_than_keys_stand_at_the_end():
+    """Of all keys, or of those that the mask shows to each batch entry; unless told otherwise."""
+    attend = attention_fn(is_causal=True, local_window_size=2)
+    q, k, v = QUERY[:, :2], KEYS, VALUES
+    ends = np.array([k.shape[1]] * len(q))
+    ends[0] -= 1
+    shown = (np.arange(k.shape[1]) < ends[:, None])[:, None, None]
+    placed = functools.partial(dot_product_attention, is_causal=True, local_window_size=2)
+    chex.assert_trees_all_close(
+        attend(q, k, v), placed(q, k, v, query_offset=k.shape[1] - 2), atol=1e-12
+    )
+    chex.assert_trees_all_close(
+        attend(q, k, v, mask=shown), placed(q, k, v, query_offset=ends - 2), atol=1e-12
+    )
+    at_first = attention_fn(is_causal=True, local_window_size=2, query_offset=0)
+    chex.assert_trees_all_close(at_first(q, k, v), placed(q, k, v), atol=1e-12)
 
 
 @kinds

@@ -172,3 +172,52 @@ def test_a_split_sequence_on_explicit_axes_is_refused(spec, message):
         q = place(jnp.ones((2, 8, 2, 4)), grid, spec)
         with pytest.raises(ValueError, match=message):
             js.dot_product_attention(q, q, q)
+
+
+# Made of an array, and how its heads and batch entries lie on the mesh.
+SCORE_FUNCTIONS = {
+    "ALiBi": (js.ALiBi, rng.random(N), P("h")),
+    "buckets": (js.T5Buckets, rng.normal(size=(32, N)), P(None, "h")),
+    "a gate": (js.ForgettingGate, -np.cumsum(rng.random((B, T, N)), axis=1), P("b", None, "h")),
+    "a pytree": (
+        lambda x: jax.tree_util.Partial(
+            lambda x, score, batch, head, i, j: score + x[head] * (i - j) + batch, x
+        ),
+        rng.normal(size=N),
+        P("h"),
+    ),
+    "a closure": (
+        lambda x: lambda score, batch, head, i, j: score + x * (i - j) + batch * head,
+        rng.normal(),
+        P(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("name", SCORE_FUNCTIONS)
+def test_functions_of_scores_on_a_mesh_of_two_by_four(name, kind):
+    """With a scale of each query, under plain jit; and, of heads apart, in shard_map."""
+    make, x, spec = SCORE_FUNCTIONS[name]
+    q, k, v, weights = rng.normal(size=(4, B, T, N, H))
+    moving = {"q": q, "k": k, "v": v, "x": x, "s": rng.random(N)}
+    whole_specs = dict.fromkeys("qkv", P("b", None, "h")) | {"x": spec, "s": P("h")}
+
+    def attend(moving):
+        n = js.visible_keys(moving["q"], moving["k"], is_causal=True)
+        return js.dot_product_attention(
+            moving["q"], moving["k"], moving["v"], is_causal=True, alpha=1.5,
+            score_fn=make(moving["x"]), scale=1 + moving["s"] * jnp.log(n),
+        )  # fmt: skip
+
+    expected = with_gradient(attend)(moving, weights)
+    grid = mesh((2, 4), ("b", "h"), kind)
+    with jax.set_mesh(grid):
+        placed = {name: place(y, grid, whole_specs[name]) for name, y in moving.items()}
+        found = with_gradient(attend)(placed, place(weights, grid, P("b", None, "h")))
+        near(jax.tree.map(np.asarray, found), expected)
+    if kind == AxisType.Auto and name in ("ALiBi", "buckets", "a gate"):  # others count heads
+        apart = jax.shard_map(
+            attend, mesh=grid, in_specs=(whole_specs,), out_specs=P("b", None, "h")
+        )
+        near(jax.tree.map(np.asarray, with_gradient(apart)(moving, weights)), expected)

@@ -1,20 +1,23 @@
 """Attention over parts of a sequence: windows, merged parts, a ring of devices."""
 
 import ast
+import functools
 import math
 import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jsoftmax
-from jsoftmax.attention import _attend
+from jsoftmax.attention import _attend, _ring
 from tests.marks import some
 
 AXIS = "parts"
@@ -22,6 +25,7 @@ QKV = jax.random.normal(jax.random.key(0), (3, 2, 16, 4, 3))  # batch 2, length 
 WEIGHTS = jax.random.normal(jax.random.key(1), (2, 16, 4, 3))
 SEGMENTS = jnp.array([[0] * 5 + [1] * 11, [3] * 12 + [2] * 4])
 
+SPLIT = ("query_segment_ids",)  # of options, along the sequence
 RING = {
     "whole": {},
     "causal": {"is_causal": True},
@@ -160,6 +164,121 @@ def test_a_ring_finds_what_the_whole_sequence_does(name):
     found = value_and_gradients(lambda q, k, v: ring(q, k, v, segments))
     whole = value_and_gradients(lambda q, k, v: jsoftmax.dot_product_attention(q, k, v, **options))
     chex.assert_trees_all_close(found, whole, atol=1e-12)
+
+
+def in_zigzag(x, axis=1, back=False):
+    """Chunks 0, 7, 1, 6, … of eight; or what lies so, in its order."""
+    order = [i for pair in zip(range(4), range(7, 3, -1), strict=True) for i in pair]
+    order = np.argsort(order) if back else order
+    chunks = jnp.split(x, 8, axis=axis)
+    return jnp.concatenate([chunks[i] for i in order], axis=axis)
+
+
+@pytest.mark.parametrize("name", some(RING, ["causal", "window and sink", "lengths"]))
+def test_a_ring_in_zigzag_order_is_the_whole_sequence(name):
+    """Values and gradients, for chunks 0 and 7, 1 and 6, 2 and 5, 3 and 4 on four devices."""
+    options = RING[name]
+    segments = options.get("query_segment_ids", jnp.zeros_like(SEGMENTS))
+    others = {name: x for name, x in options.items() if name not in SPLIT}
+    split = PartitionSpec(None, AXIS)
+
+    def part(q, k, v, segments):
+        return jsoftmax.ring_attention(
+            q, k, v, axis_name=AXIS, order="zigzag", query_segment_ids=segments, **others
+        )
+
+    ring = jax.shard_map(part, mesh=mesh(), in_specs=(split,) * 4, out_specs=split)
+
+    def attend(q, k, v):
+        return in_zigzag(ring(*map(in_zigzag, (q, k, v, segments))), back=True)
+
+    found = value_and_gradients(attend)
+    whole = value_and_gradients(lambda q, k, v: jsoftmax.dot_product_attention(q, k, v, **options))
+    chex.assert_trees_all_close(found, whole, atol=1e-12)
+
+
+def test_causal_work_in_zigzag_order_is_the_same_on_every_device():
+    """Of four pairs of chunks all see two at each turn, and three where the keys are their own.
+
+    In the order of places a device sees as many parts as its number says.
+    """
+    work = {}
+    for order, pieces in (("contiguous", 1), ("zigzag", 2)):
+        ring = _ring.Ring(AXIS, order == "zigzag", False)
+        x = jnp.zeros((1, 4, 1, 1))
+
+        def starts(device, ring=ring, x=x):
+            given = SimpleNamespace(query=x)
+            return [
+                int(start) for start, _, _ in ring.chunks(given, {"query": -3}, device, 4, None)
+            ]
+
+        work[order] = [
+            [
+                sum(k <= q for q in starts(device) for k in starts(owner)) / pieces
+                for owner in range(4)
+            ]
+            for device in range(4)
+        ]
+    assert work["zigzag"] == [[1.5 if i == j else 1 for i in range(4)] for j in range(4)]
+    assert [sum(row) for row in work["contiguous"]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", some(RING, ["whole", "causal", "window and sink"]))
+def test_a_ring_of_uneven_parts_is_the_whole_sequence(name):
+    """Of 11 places on four devices, 4, 0, 5 and 2, with what is not in use as NaN."""
+    options, used = RING[name], np.array([4, 0, 5, 2])
+    if "query_segment_ids" in options or "dropout_rate" in options:
+        options = {"is_causal": True, "local_window_size": 6}
+    q, k, v = QKV[:, :, :11]
+    starts = np.cumsum(used) - used
+
+    def spread(x):  # (batch, 11, ...) → (batch, 4 × 5, ...)
+        parts = [x[:, start : start + n] for start, n in zip(starts, used, strict=True)]
+        rest = [(0, 0)] * (x.ndim - 2)
+        padded = [jnp.pad(y, [(0, 0), (0, 5 - y.shape[1]), *rest]) for y in parts]
+        return jnp.concatenate(padded, axis=1)
+
+    split = PartitionSpec(None, AXIS)
+
+    def part(q, k, v, n):
+        return jsoftmax.ring_attention(q, k, v, axis_name=AXIS, part_length=n[0], **options)
+
+    ring = jax.shard_map(
+        part, mesh=mesh(), in_specs=(split,) * 3 + (PartitionSpec(AXIS),), out_specs=split
+    )
+
+    def both(attend):
+        def loss(q, k, v):
+            out = attend(q, k, v)
+            return jnp.sum(out * WEIGHTS[:, :11]), out
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+
+    def in_parts(q, k, v):
+        out = ring(*map(spread, (q, k, v)), jnp.asarray(used))
+        return jnp.concatenate([out[:, 5 * i : 5 * i + n] for i, n in enumerate(used)], axis=1)
+
+    whole = both(lambda *x: jsoftmax.dot_product_attention(*x, **options))
+    chex.assert_trees_all_close(both(in_parts), whole, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"order": "spiral"}, "'contiguous' or 'zigzag', got 'spiral'"),
+        ({"order": "zigzag", "part_length": 2}, "`part_length` is for the contiguous order"),
+        ({"part_length": jnp.ones(2, int)}, r"one integer on each device, got shape \(2,\)"),
+    ],
+)
+def test_orders_that_are_none_are_answered(given, words):
+    attend = functools.partial(jsoftmax.ring_attention, axis_name=AXIS, **given)
+    with pytest.raises(ValueError, match=words):
+        jax.vmap(attend, axis_name=AXIS)(*QKV[:, :, None])
+    if given.get("order") == "spiral":
+        with pytest.raises(ValueError, match="lengths must be even"):
+            odd = functools.partial(jsoftmax.ring_attention, axis_name=AXIS, order="zigzag")
+            jax.vmap(odd, axis_name=AXIS)(*QKV[:, :, None, :3])
 
 
 def test_a_causal_ring_moves_half():

@@ -38,7 +38,9 @@ ROWS = 4
 WITHOUT_CLASSES = {
     "dot_product_attention", "attention_weights", "attention_fn", "merge_attention",
     "attention_skipped_share", "paged_attention",
-    "nnx.AdaptivelySparseAttention", "linen.AdaptivelySparseAttention",
+    "nnx.AdaptivelySparseAttention", "linen.AdaptivelySparseAttention", "visible_keys",
+    "ALiBi", "T5Buckets", "ForgettingGate",
+    "nnx.ScalableAttention", "linen.ScalableAttention",
 }  # fmt: skip
 # In `shard_map` each part has rows of its own, and these make something of all of them.
 OF_ALL_ROWS = {

@@ -33,6 +33,13 @@ def halving(count):
     return 0.5**count
 
 
+# Flax's attention with arguments of its own besides.
+ATTENTIONS = {
+    "AdaptivelySparseAttention": {"alpha", "alpha_range"},
+    "ScalableAttention": {"alpha", "delta", "beta", "gamma"},
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """Twins at one setting.
@@ -58,7 +65,7 @@ class Row:
 
     def of_nnx(self, seed: Any = 0) -> nnx.Module:
         settings, options = self.settings()
-        if self.name == "AdaptivelySparseAttention":  # Flax's, which has the width besides
+        if self.name in ATTENTIONS:  # Flax's, which has the width besides
             settings = (*settings, 4)
         module = getattr(jsoftmax.nnx, self.name)
         return module(*settings, **options, **self.keys(nnx.Rngs(seed)))
@@ -102,6 +109,11 @@ TABLE = {
     "AdaptivelySparseAttention": Row(
         "AdaptivelySparseAttention",
         given(2, alpha=np.array([1.3, 1.6]), attention={"is_causal": True}),
+        FEATURES[None], False, lambda rngs: {"decode": False, "rngs": rngs},
+    ),
+    "ScalableAttention": Row(
+        "ScalableAttention",
+        given(2, delta=np.array([1.0, 0.5]), beta=0.3, attention={"is_causal": True}),
         FEATURES[None], False, lambda rngs: {"decode": False, "rngs": rngs},
     ),
     "LinearSoftmax": Row("LinearSoftmax", given(4, 3)),
@@ -340,10 +352,10 @@ def signature(function: Any) -> list[tuple[str, Any, Any]]:
 def test_twins_have_one_signature(name):
     """Made and called with the same arguments, by the same methods."""
     left, right = getattr(jsoftmax.nnx, name), getattr(jsoftmax.linen, name)
-    if name == "AdaptivelySparseAttention":  # the rest is as Flax's own modules have it
-        own = {"alpha", "alpha_range"}
+    if name in ATTENTIONS:  # the rest is as Flax's own modules have it
+        own = ATTENTIONS[name]
         mine, theirs = ([x for x in signature(module) if x[0] in own] for module in (left, right))
-        assert len(mine) == 2
+        assert len(mine) == len(own)
     else:
         mine, theirs = signature(left), signature(right)
     assert mine == theirs

@@ -1,0 +1,48 @@
+"""A scale of attention that grows with the number of keys that a query sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core import _checks as checks
+
+
+def by_length(delta: ArrayLike, beta: Array, gamma: Array) -> Callable[[Array], Array]:
+    """The function n ↦ δ + β (log n)^γ of visible keys, for `attention_fn`.
+
+    A query that sees one key gets it whole, whatever the scale; it is given that of two, where the
+    power has a derivative.
+    """
+
+    def scale(visible):
+        log_n = jnp.log(jnp.maximum(visible, 2).astype(jnp.result_type(beta, gamma)))
+        return jnp.asarray(delta, log_n.dtype) + beta * log_n**gamma
+
+    return scale
+
+
+def learned_number(module: str, name: str, start: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The numbers of each head where learning starts."""
+    start = checks.as_array(module, name, start)
+    if start.shape not in ((), (1,), shape):
+        raise ValueError(
+            f"jsoftmax.{module}: `{name}` has shape {start.shape}; give one number, or one for "
+            f"each of the {shape[0]} heads."
+        )
+    return jnp.broadcast_to(start, shape).astype(dtype)
+
+
+def without_scale(module: str, attention: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise TypeError for what the module decides itself."""
+    for name, given in (("attention_fn", options), ("scale", attention), ("alpha", attention)):
+        if name in given:
+            remedy = "by its own argument" if name == "alpha" else "not at all"
+            raise TypeError(
+                f"jsoftmax.{module}: `{name}` is not free here, because the number of visible keys "
+                f"decides; give it {remedy}."
+            )

@@ -1,0 +1,91 @@
+"""Multi-head attention whose scale grows with the number of visible keys, as each head learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, ArrayLike
+
+from jsoftmax.attention import attention_fn
+from jsoftmax.attention._length_scale import by_length, learned_number, without_scale
+from jsoftmax.core._contents import Held
+
+_NAME = "nnx.ScalableAttention"
+
+
+class ScalableAttention(nnx.MultiHeadAttention):
+    r"""`flax.nnx.MultiHeadAttention` with a scale that grows with the log of the visible keys.
+
+    For a query of head h that sees n keys,
+
+    .. math:: p = \mathrm{entmax}_α((δ + β_h (\log n)^{γ_h})\, QK^⊤/\sqrt{d})
+
+    is the attention, with learned β and γ. Over more keys softmax is flatter, and entmax denser;
+    the scale counters that, so that what is learned at one length serves at others. n is that of
+    `visible_keys`: it restarts with every packed document, and grows with a cache. With δ = 1 it is
+    adaptive-scalable entmax, and starts as plain attention where β starts at 0; with α = 1 and
+    δ = 0 it is scalable softmax. It is called as Flax's module is, and has the same parameters, and
+    `learned_beta` and `learned_gamma` of shape [heads] besides.
+
+    Args:
+        num_heads: how many heads there are.
+        in_features: the size of the last axis of what attends.
+        alpha: α > 0, a number or one for each head, not learned; None where `attention` has a
+            `regularizer`.
+        delta: δ, a number or one for each head, not learned.
+        beta: β where learning starts, a number or one for each head.
+        gamma: γ where learning starts, a number or one for each head.
+        attention: what else `jsoftmax.attention_fn` takes, by name, but `scale`: `is_causal`,
+            `local_window_size`, `query_segment_ids` and so on.
+        rngs: where the keys of initialisers, and of dropout, come from.
+        options: what else `flax.nnx.MultiHeadAttention` takes, by name, but `attention_fn`.
+
+    Raises:
+        TypeError: for an `attention_fn` or a `scale`, whose places are taken.
+        ValueError: if a number is not one, or one for each head.
+
+    Example:
+        >>> import jax
+        >>> from flax import nnx
+        >>> layer = ScalableAttention(
+        ...     2, 8, alpha=1.0, delta=0.0, beta=0.5, decode=False, rngs=nnx.Rngs(0)
+        ... )
+        >>> x = jax.random.normal(jax.random.key(0), (4, 6, 8))
+        >>> print(layer(x, mask=nnx.make_causal_mask(x[..., 0])).shape)
+        (4, 6, 8)
+
+    References:
+        Nakanishi, "Scalable-softmax is superior for attention", 2025. Vasylenko, Pitorro, Martins &
+        Treviso, "Long-context generalization with sparse attention", 2025.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        in_features: int,
+        *,
+        alpha: ArrayLike | None = 1.5,
+        delta: ArrayLike = 1.0,
+        beta: ArrayLike = 0.0,
+        gamma: ArrayLike = 1.0,
+        attention: Mapping[str, Any] = MappingProxyType({}),
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        without_scale(_NAME, attention, options)
+        super().__init__(num_heads, in_features, rngs=rngs, **options)
+        del self.attention_fn  # Flax's default, which hides the method of that name
+        self.attention_options = Held(attention)
+        self.alpha, self.delta = Held(alpha), Held(delta)
+        of_heads = (num_heads,), self.param_dtype
+        self.learned_beta = nnx.Param(learned_number(_NAME, "beta", beta, *of_heads))
+        self.learned_gamma = nnx.Param(learned_number(_NAME, "gamma", gamma, *of_heads))
+
+    def attention_fn(self, *arrays: Array, **options: Any) -> Array:
+        """Attention by the scale of now: what `flax.nnx.MultiHeadAttention` calls."""
+        scale = by_length(self.delta.value, self.learned_beta[...], self.learned_gamma[...])
+        attend = attention_fn(self.alpha.value, scale=scale, **self.attention_options.value)
+        return attend(*arrays, **options)
