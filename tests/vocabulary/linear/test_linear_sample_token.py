@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jsoftmax as js
@@ -55,7 +56,7 @@ def test_classes_may_be_split():
 
 
 def test_classes_may_be_split_in_shard_map():
-    mesh = jax.make_mesh((2, 4), ("data", "model"))
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
     def part(h, kernel, bias, temperature):
         # Rows of other devices would draw with the same key.
