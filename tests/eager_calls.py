@@ -152,6 +152,7 @@ def _call(name: str, *makes: Make, note: str = "", smooth=True, slow=False, run=
 # Mappings.
 for _name in ("softmax", "log_softmax", "softmin", "logsumexp", "smoothmax", "sparsemax"):
     _call(_name, Z)
+_call("logsumexp", Z, floats(4, 8), note="b", run=lambda f, z, b: f(z, b=b, return_sign=True))
 for _name in ("boltzmann", "log_partition", "free_energy", "mean_energy", "heat_capacity"):
     _call(_name, Z, WARMTH)
 _call("softmax", Z, WARMTH, note="T", run=lambda f, z, t: f(z, temperature=t))

@@ -99,6 +99,8 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "in_batch_candidates": (
         lambda y, q: js.vocabulary.in_batch_candidates(y, q), (T12, Operand("n"))
     ),
+    # Mappings.
+    "logsumexp, b": (lambda z: js.logsumexp(z, b=jnp.cos(z), return_sign=True), (ZK,)),
     # Calibration.
     "expected_calibration_error": (js.expected_calibration_error, (P, Y)),
     "expected_calibration_error, equal mass": (
