@@ -252,7 +252,9 @@ _call("conformal_threshold", Z, Y)
 _call("conformal_threshold", Z, Y, WARMTH, note="weights", run=lambda f, z, y, w: f(
     z, y, weights=w[:, 0]
 ))  # fmt: skip
+_call("conformal_threshold", Z, Y, note="classes", coverage=np.array([0.3, 0.6]), classwise=True)
 _call("conformal_sets", Z, floats(), smooth=False)
+_call("conformal_sets", Z, floats(), note="nonempty", smooth=False, nonempty=True)
 _call("temperature_scaling", Z, Y)
 _call("temperature_scaling", Z, Y, note="α", alpha=1.5, slow=True)
 _call("vector_scaling", Z, Y, smooth=False)

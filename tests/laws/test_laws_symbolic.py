@@ -114,6 +114,10 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "aps_scores, key": (lambda p: js.calibration.aps_scores(p, key=KEY), (PK,)),
     "entmax_scores": (js.calibration.entmax_scores, (ZK,)),
     "conformal_threshold": (js.conformal_threshold, (Z, Y)),
+    "conformal_threshold, classes": (
+        lambda z, y: js.conformal_threshold(z, y, np.array([0.3, 0.6]), classwise=True), (Z, Y)
+    ),
+    "conformal_sets, nonempty": (lambda z: js.conformal_sets(z, -9, nonempty=True), (ZK,)),
     "conformal_sets": (lambda z: js.conformal_sets(z, 0.3), (ZK,)),
     "temperature_scaling": (js.temperature_scaling, (Z, Y)),
     "temperature_scaling, α": (lambda z, y: js.temperature_scaling(z, y, alpha=1.5), (Z, Y)),
