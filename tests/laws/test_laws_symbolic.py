@@ -109,6 +109,11 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "classwise_calibration_error": (js.classwise_calibration_error, (P, Y)),
     "reliability_diagram": (js.reliability_diagram, (P, Y)),
     "brier_score": (js.brier_score, (PK, Operand("n", "labels", 4))),
+    "brier_score, binary": (js.brier_score, (Operand("n"), Operand("n", "labels", 2))),
+    "reliability_diagram, binary": (
+        lambda z, y: js.reliability_diagram(jax.nn.sigmoid(z), y),
+        (Operand("n"), Operand("n", "labels", 2)),
+    ),
     "lac_scores": (js.calibration.lac_scores, (PK,)),
     "aps_scores": (js.calibration.aps_scores, (PK,)),
     "aps_scores, key": (lambda p: js.calibration.aps_scores(p, key=KEY), (PK,)),
