@@ -262,6 +262,11 @@ _call("conformal_sets", Z, floats(), note="nonempty", smooth=False, nonempty=Tru
 _call("temperature_scaling", Z, Y)
 _call("temperature_scaling", Z, Y, note="α", alpha=1.5, slow=True)
 _call("vector_scaling", Z, Y, smooth=False)
+_call("matrix_scaling", Z, Y, smooth=False, slow=True)
+_call("dirichlet_calibration", P, Y, smooth=False)
+TURN = np.float32(np.eye(8) + 0.1 * np.triu(np.ones((8, 8))))
+_call("MatrixScaling", Z, floats(8), run=lambda f, z, b: f(jnp.asarray(TURN), b).apply(z))
+_call("DirichletCalibration", P, floats(8), run=lambda f, p, b: f(jnp.asarray(TURN), b).apply(p))
 _call("VectorScaling", Z, floats(1, 8), floats(1, 8), run=lambda f, z, a, b: f(a, b).apply(z))
 
 # Attention.

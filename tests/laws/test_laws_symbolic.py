@@ -127,6 +127,8 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "temperature_scaling": (js.temperature_scaling, (Z, Y)),
     "temperature_scaling, α": (lambda z, y: js.temperature_scaling(z, y, alpha=1.5), (Z, Y)),
     "vector_scaling": (lambda z, y: js.vector_scaling(z, y), (Z, Y)),
+    "matrix_scaling": (lambda z, y: js.calibration.matrix_scaling(z, y), (Z, Y)),
+    "dirichlet_calibration": (lambda p, y: js.calibration.dirichlet_calibration(p, y), (P, Y)),
     # Policies.
     "sample_action": (lambda z: js.sample_action(KEY, z), (Z,)),
     "sample_action, α": (lambda z: js.sample_action(KEY, z, alpha=1.5, epsilon=0.1), (Z,)),
@@ -173,6 +175,7 @@ def _of_categorical(d):
 # What compiles for many seconds.
 SLOW = {
     "temperature_scaling", "temperature_scaling, α", "vector_scaling", "Categorical",
+    "matrix_scaling", "dirichlet_calibration",
     "differentiated_cross_entropy", "hierarchical_cross_entropy, wide", "aps_scores",
     "adaptive_cross_entropy", "adaptive_log_softmax", "aps_scores, key",
     "classwise_calibration_error", "expected_calibration_error",
@@ -186,10 +189,16 @@ SLOW = {
 }  # fmt: skip
 
 
-# A fit ends where no slope is above g = eps^(2/3). Its objective curves by the penalty at least, so
-# two fits whose sums round otherwise are within 2 g √parameters/penalty of each other.
+# A fit ends where no slope is above g = eps^(2/3). Its objective curves by c at least, so two fits
+# whose sums round otherwise are within 2 g √parameters/c of each other.
 PENALTY = inspect.signature(js.vector_scaling).parameters["penalty"].default
-CLOSE = {"vector_scaling": 2 * float(jnp.finfo(jnp.float64).eps) ** (2 / 3) * 16**0.5 / PENALTY}
+DIAGONAL = inspect.signature(js.calibration.matrix_scaling).parameters["diagonal"].default
+SLOPE = float(jnp.finfo(jnp.float64).eps) ** (2 / 3)
+CLOSE = {"vector_scaling": 2 * SLOPE * 16**0.5 / PENALTY}
+# The curvature of ν/K Σ (W_ii − 1)² is the least of the three, here for 8 classes.
+CLOSE |= dict.fromkeys(
+    ("matrix_scaling", "dirichlet_calibration"), 2 * SLOPE * 72**0.5 / (2 * DIAGONAL / 8)
+)
 
 
 @pytest.mark.parametrize("name", some(CALLS, CALLS.keys() - SLOW))
