@@ -69,6 +69,7 @@ def contestants() -> list[Contestant]:
             forward_temperature=FORWARD,
         ),
         of_sample("ReinMax", jsoftmax.reinmax),
+        of_sample("ReinMax-Rao, S = 10", jsoftmax.reinmax_rao, samples=10),
         of_sample("straight-through Gumbel", jsoftmax.straight_through_gumbel),
         of_sample("Gumbel-Rao, S = 10", jsoftmax.gumbel_rao, samples=10),
         of_sample("Gumbel-Rao, S = 100", jsoftmax.gumbel_rao, samples=100),

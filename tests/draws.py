@@ -26,6 +26,7 @@ ONE_HOT = {
     "straight_through_gumbel": js.straight_through_gumbel,
     "gumbel_rao": functools.partial(js.gumbel_rao, samples=3),
     "reinmax": js.reinmax,
+    "reinmax_rao": functools.partial(js.reinmax_rao, samples=3),
     "decoupled_straight_through": js.decoupled_straight_through,
 }
 RELAXED = {

@@ -157,6 +157,7 @@ def _call(name: str, *makes: Make, note: str = "", smooth=True, slow=False, run=
 # Mappings.
 for _name in ("softmax", "log_softmax", "softmin", "logsumexp", "smoothmax", "sparsemax"):
     _call(_name, Z)
+_call("logsumexp", Z, floats(4, 8), note="b", run=lambda f, z, b: f(z, b=b, return_sign=True))
 for _name in ("boltzmann", "log_partition", "free_energy", "mean_energy", "heat_capacity"):
     _call(_name, Z, WARMTH)
 _call("softmax", Z, WARMTH, note="T", run=lambda f, z, t: f(z, temperature=t))
@@ -194,6 +195,7 @@ for _name in ("gumbel_softmax", "gumbel_log_softmax", "straight_through_gumbel",
     _call(_name, key, Z)
 for _name in ("straight_through_categorical", "decoupled_straight_through", "gumbel_rao"):
     _call(_name, key, Z)
+_call("reinmax_rao", key, Z)
 _call("gumbel_entmax", key, Z)
 for _name in ("categorical", "gumbel_argmax"):
     _call(_name, key, Z, smooth=False)
@@ -264,6 +266,10 @@ for _name in ("expected_calibration_error", "maximum_calibration_error", "reliab
 _call("expected_calibration_error", P, Y, note="equal mass", bins=3, equal_mass=True)
 _call("classwise_calibration_error", P, Y, bins=3)
 _call("brier_score", P, Y)
+ONE, BIT = floats(4, least=0), labels(2, 4)
+_call("brier_score", ONE, BIT, note="binary")
+_call("reliability_diagram", ONE, BIT, note="binary", bins=3)
+_call("expected_calibration_error", ONE, BIT, note="binary", bins=3, equal_mass=True)
 _call("lac_scores", P)
 _call("aps_scores", P)
 _call("aps_scores", P, key, note="key", run=lambda f, p, key: f(p, key=key, penalty=0.1, free=1))
@@ -272,10 +278,17 @@ _call("conformal_threshold", Z, Y)
 _call("conformal_threshold", Z, Y, WARMTH, note="weights", run=lambda f, z, y, w: f(
     z, y, weights=w[:, 0]
 ))  # fmt: skip
+_call("conformal_threshold", Z, Y, note="classes", coverage=np.array([0.3, 0.6]), classwise=True)
 _call("conformal_sets", Z, floats(), smooth=False)
+_call("conformal_sets", Z, floats(), note="nonempty", smooth=False, nonempty=True)
 _call("temperature_scaling", Z, Y)
 _call("temperature_scaling", Z, Y, note="α", alpha=1.5, slow=True)
 _call("vector_scaling", Z, Y, smooth=False)
+_call("matrix_scaling", Z, Y, smooth=False, slow=True)
+_call("dirichlet_calibration", P, Y, smooth=False)
+TURN = np.float32(np.eye(8) + 0.1 * np.triu(np.ones((8, 8))))
+_call("MatrixScaling", Z, floats(8), run=lambda f, z, b: f(jnp.asarray(TURN), b).apply(z))
+_call("DirichletCalibration", P, floats(8), run=lambda f, p, b: f(jnp.asarray(TURN), b).apply(p))
 _call("VectorScaling", Z, floats(1, 8), floats(1, 8), run=lambda f, z, a, b: f(a, b).apply(z))
 
 # Routing.
@@ -394,3 +407,9 @@ for _name in ("row_sgd", "row_adagrad", "row_adam"):
                 made
             ).update(table, _optimizer(made).init(table), rows, g),
         )  # fmt: skip
+_call(
+    "row_sgd", key, floats(12, 2), labels(12, 4), floats(4, 2), smooth=False, note="key",
+    run=lambda _, key, table, rows, g: _optimizer("row_sgd").update(
+        table.astype(jnp.bfloat16), _optimizer("row_sgd").init(table), rows, g, key=key
+    )[0].astype(jnp.float32),
+)  # fmt: skip

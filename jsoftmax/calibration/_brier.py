@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.calibration._binary import read_binary
 from jsoftmax.calibration._examples import read_labels
 from jsoftmax.core._problem import problem
 
@@ -21,12 +22,15 @@ def brier_score(
     .. math:: \sum_k (p_k - [y = k])²
 
     It is proper, as cross-entropy is, and finite also for a label of probability 0, so that sparse
-    and dense predictions can be compared by it. For two classes it is twice the score of the
-    probability of one of them.
+    and dense predictions can be compared by it. Of two classes the probability of class 1 alone may
+    be given, with labels 0 and 1 of the same shape: then it is (p − y)², half of the above, from 0
+    to 1 (as `sklearn`'s `brier_score_loss`).
 
     Args:
-        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
-        labels: classes, integers of the shape of `probabilities` without the class axis.
+        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`; or of
+            class 1 of two, of any shape.
+        labels: classes, integers of the shape of `probabilities` without the class axis; or 0 and 1
+            in their shape.
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
 
@@ -43,11 +47,17 @@ def brier_score(
         >>> import jax.numpy as jnp
         >>> print(brier_score(jnp.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]), jnp.array([0, 0])))
         [0.5 2. ]
+        >>> print(brier_score(jnp.array([0.5, 0.25]), jnp.array([1, 0])))
+        [0.25   0.0625]
 
     Reference:
         G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather
         Review 1950.
     """
+    binary = read_binary("brier_score", probabilities, labels, where)
+    if binary is not None:
+        p, y, _ = binary
+        return jnp.square(p - y)
     ask = problem("brier_score", probabilities, axis, where, called="probabilities")
     hit, valid = read_labels("brier_score", labels, ask)
     score = ask.classes.sum(jnp.square(ask.unmasked(ask.z, 0) - hit))

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.calibration._binary import read_binary
 from jsoftmax.calibration._bins import (
     Reliability,
     binned,
@@ -35,9 +36,16 @@ def reliability_diagram(
     The confidence of an example is its largest probability; it is right if its label has that
     probability. Where m classes share it, each is predicted one time in m, and counts 1/m.
 
+    Of two classes the probability of class 1 alone may be given, with labels 0 and 1 of the same
+    shape. It is then what is binned, and compared with the share of labels 1 (as by `sklearn`'s
+    `calibration_curve`), not the confidence in the likelier class: `stack([1 - p, p], -1)` asks for
+    that.
+
     Args:
-        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
-        labels: classes, integers of the shape of `probabilities` without the class axis.
+        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`; or of
+            class 1 of two, of any shape.
+        labels: classes, integers of the shape of `probabilities` without the class axis; or 0 and 1
+            in their shape.
         bins: the number B of bins.
         axis: the class axis or axes.
         equal_mass: False for bins of equal width, the b-th of which holds (b/B, (b+1)/B], the first
@@ -66,6 +74,9 @@ def reliability_diagram(
         >>> diagram = reliability_diagram(p, jnp.array([0, 1, 0, 1]), bins=4)
         >>> print(diagram.weight, diagram.confidence, diagram.accuracy)
         [0. 0. 2. 2.] [0.   0.   0.65 0.85] [0.  0.  1.  0.5]
+        >>> diagram = reliability_diagram(p[:, 1], jnp.array([0, 1, 0, 1]), bins=4)
+        >>> print(diagram.weight, diagram.confidence, diagram.accuracy)
+        [2. 1. 1. 0.] [0.15 0.4  0.7  0.  ] [0.5 0.  1.  0. ]
 
     Reference:
         A. Niculescu-Mizil and R. Caruana, "Predicting good probabilities with supervised learning",
@@ -94,12 +105,15 @@ def expected_calibration_error(
     .. math:: \mathrm{ECE} = \sum_b \frac{W_b}{W} |\mathrm{accuracy}_b - \mathrm{confidence}_b|
 
     It sees the class that is predicted and no other; `classwise_calibration_error` sees all.
+    Of two classes the probability of class 1 alone may be given, as to `reliability_diagram`.
     Binned from n examples it is biased upwards: of perfect probabilities it is 0 in the limit, but
     up to √(bins/n)/2 on average. Compare what was measured with the same bins and the same n.
 
     Args:
-        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
-        labels: classes, integers of the shape of `probabilities` without the class axis.
+        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`; or of
+            class 1 of two, of any shape.
+        labels: classes, integers of the shape of `probabilities` without the class axis; or 0 and 1
+            in their shape.
         bins: the number of bins.
         axis: the class axis or axes.
         equal_mass: whether bins are of equal weight rather than of equal width.
@@ -147,11 +161,14 @@ def maximum_calibration_error(
 
     .. math:: \mathrm{MCE} = \max_b |\mathrm{accuracy}_b - \mathrm{confidence}_b|
 
-    A bin of one example can be the worst: with `equal_mass` none is so small.
+    A bin of one example can be the worst: with `equal_mass` none is so small. Of two classes the
+    probability of class 1 alone may be given, as to `reliability_diagram`.
 
     Args:
-        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
-        labels: classes, integers of the shape of `probabilities` without the class axis.
+        probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`; or of
+            class 1 of two, of any shape.
+        labels: classes, integers of the shape of `probabilities` without the class axis; or 0 and 1
+            in their shape.
         bins: the number of bins.
         axis: the class axis or axes.
         equal_mass: whether bins are of equal weight rather than of equal width.
@@ -184,6 +201,9 @@ def maximum_calibration_error(
 
 def _top(function, probabilities, labels, axis, where, weights):
     """Of every row its confidence, how far it is right, and its weight."""
+    binary = read_binary(function, probabilities, labels, where, weights)
+    if binary is not None:
+        return tuple(x.ravel() for x in binary)
     p, hit, w, ask = read_predictions(function, probabilities, labels, axis, where, weights)
     confidence = jnp.max(p, axis=ask.classes.axis, keepdims=True)
     best = (p == confidence) & (True if ask.mask is None else ask.mask)

@@ -166,7 +166,7 @@ def _fitted(x, y, w, penalty, regularizer, classes, over):
         each = fenchel_young(scaled, y, None, regularizer, classes)
         return total(share * each.ravel())
 
-    everywhere = _over_parts(losses, over, x)
+    everywhere = over_parts(losses, over, x)
 
     def objective(parameters):
         distance = jnp.sum(jnp.square(parameters[0] - 1)) + jnp.sum(jnp.square(parameters[1]))
@@ -174,10 +174,10 @@ def _fitted(x, y, w, penalty, regularizer, classes, over):
 
     start = jnp.ones(shape, x.dtype), jnp.zeros(shape, x.dtype)
     start, *_ = alike((start, x, y, w), but=over)
-    return _minimized(objective, start)
+    return minimized(objective, start)
 
 
-def _over_parts(local, over, like):
+def over_parts(local, over, like):
     """The sum of local(x) over the parts on a mesh axis, and of its gradients.
 
     On each part x is taken as one of its own, that varies as `like` does: the gradient is then that
@@ -199,7 +199,7 @@ def _over_parts(local, over, like):
     return summed
 
 
-def _minimized(objective, start):
+def minimized(objective, start):
     """Where the objective is least, by L-BFGS."""
     import optax  # here, because nothing else in the functions needs it
 

@@ -1,9 +1,11 @@
 """The linear model z = Wx + b under an α-entmax loss: fitted and read out in compiled functions.
 
-Compiling takes a second, a small fit a millisecond. Therefore arrays are padded, and everything
-padded to the same sizes runs the same compiled code: examples of weight 0, features that are 0 in
-every example, classes that are masked. None of them moves the minimum. An eighth is added at most,
-from 256 examples, 8 features and 4 classes on.
+Compiling takes a second or two, a small fit a millisecond. Therefore arrays are padded, and
+everything padded to the same sizes runs the same compiled code: examples of weight 0, features that
+are 0 in every example, classes that are masked. None of them moves the minimum. An eighth is added
+at most, from 256 examples, 8 features and 4 classes on. α is traced, and the same code runs for
+every α: it chooses among the mappings of 1, 1.5 and 2, which are fast, or, in a program of its own,
+has that of a traced α. All else, Ω(p) and the slope p^(2−α), is written in p once.
 
 Everything here is float64, also where JAX is set to float32: `float64()` is a scope.
 """
@@ -21,17 +23,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax.core._problem import problem
+from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core.regularizers import Tsallis
-from jsoftmax.estimators._lbfgs import largest, minimise
-from jsoftmax.mappings import entmax, smoothmax
+from jsoftmax.estimators._features import centered, padded_sparse
+from jsoftmax.estimators._newton import Evaluated, Minimum, largest, minimise
 
 
 class Coefficients(NamedTuple):
     """W, of shape [K, d], and b, [K]; for two classes [1, d] and [1], and then z = (0, Wx + b)."""
 
-    kernel: np.ndarray
-    bias: np.ndarray
+    kernel: Any
+    bias: Any
+
+
+class Bend(NamedTuple):
+    """s = p^(2−α) of every example, times its weight, and s/Σs: J = diag(s) − s sᵀ/Σs."""
+
+    slope: Array
+    share: Array
 
 
 class Fit(NamedTuple):
@@ -58,7 +67,7 @@ def float64() -> Iterator[None]:
 
 
 def fit(
-    features: np.ndarray,
+    features: Any,
     targets: np.ndarray,
     weights: np.ndarray,
     start: Coefficients,
@@ -69,22 +78,30 @@ def fit(
     tol: float,
     max_iter: int,
 ) -> Fit:
-    r"""Minimise Σᵢ wᵢ L_α(zᵢ, yᵢ) / Σ w + penalty ‖W‖²/2; features are [n, d], targets [n, K]."""
+    r"""Minimise Σᵢ wᵢ L_α(zᵢ, yᵢ) / Σ w + penalty ‖W‖²/2; X is [n, d], targets [n, K].
+
+    The features X are an array, or a sparse matrix of SciPy, which stays sparse.
+    """
     (n, d), k = features.shape, targets.shape[1]
     rows, width, classes = _roomy(n, 256), _roomy(d, 8), 2 if k == 2 else _roomy(k, 4)
     outputs = 1 if k == 2 else classes
     with float64():
+        if isinstance(features, np.ndarray):
+            x: Any = _padded(features, rows, width)
+        else:
+            x = padded_sparse(features, rows, width, _roomy(features.nnz, 256))
         result = _fit(
             Coefficients(_padded(start.kernel, outputs, width), _padded(start.bias, outputs)),
-            _padded(features, rows, width),
+            x,
             _padded(targets, rows, classes),
             _padded(weights / weights.sum(), rows),
             _padded(np.ones(k, bool), classes),
+            np.float64(alpha),
             np.float64(penalty),
             np.float64(use_bias),
             np.float64(tol),
             np.int64(max_iter),
-            alpha=alpha,
+            is_known=alpha in _KNOWN,
         )
         (kernel, bias), objective, gradient, steps = jax.device_get(result)
     kept = len(start.bias)
@@ -106,54 +123,92 @@ def log_probabilities(scores: np.ndarray, alpha: float) -> np.ndarray:
 def _read_out(function: Any, scores: np.ndarray, alpha: float) -> np.ndarray:
     n, k = scores.shape
     padded = _padded(scores, _roomy(n, 256), _roomy(k, 4))
+    mask = _padded(np.ones(k, bool), padded.shape[1])
     with float64():
-        result = function(padded, _padded(np.ones(k, bool), padded.shape[1]), alpha=alpha)
+        result = function(padded, mask, np.float64(alpha), is_known=alpha in _KNOWN)
         return np.array(result)[:n, :k]
 
 
-@partial(jax.jit, static_argnames="alpha")
-def _fit(start, features, targets, weights, mask, penalty, use_bias, tol, most, *, alpha):
-    # The search moves in coordinates in which features are centered and the Hessian has about the
-    # same diagonal everywhere: V = s W and c = b + W m, for z = V (x − m)/s + c. The curvature of
-    # the loss is taken for ¼, its largest at two classes. Neither the objective nor the gradient
-    # by which it ends changes, but features need not have been standardised.
-    mean = use_bias * (weights[None] @ features)
-    variance = weights[None] @ (features - mean) ** 2
-    s = jnp.sqrt(variance + 4 * penalty)
-    s = jnp.where(s > 0, s, 1)
-    scaled = (features - mean) / s
-    ask = problem("SoftmaxRegression", targets, -1, mask[None], regularizer=Tsallis(alpha))
-    constant = -jnp.sum(weights * ask.squeezed(ask.entropy(targets)))
+@partial(jax.jit, static_argnames="is_known")
+def _fit(
+    start, features, targets, weights, mask, alpha, penalty, use_bias, tol, most, *, is_known
+) -> Minimum:
+    # The search moves in coordinates in which features are centered and scaled: V = s W and
+    # c = b + W m, for z = V (x − m)/s + c. Neither the objective nor the gradient by which it ends
+    # changes, but features need not have been standardised.
+    # Classes come first, [K, n], since that is the faster layout of the products.
+    x, mean, s = centered(features, weights, use_bias, penalty)
+    regularizer, y, w = Tsallis(alpha), targets.T, weights[None]
+    constant = jnp.sum(w * regularizer.value(y))
 
-    def objective(point: Coefficients) -> Array:
-        kernel, bias = point
-        z = scaled @ kernel.T + use_bias * bias[None]
-        if len(bias) == 1:
-            z = jnp.concatenate([jnp.zeros_like(z), z], axis=-1)
-        # L = Ω*(z) + Ω(y) − ⟨y, z⟩, in which Ω(y) is constant.
-        loss = smoothmax(z, alpha, where=mask[None]) - jnp.sum(targets * z, axis=-1)
-        kernel = kernel / s
-        return jnp.sum(weights * loss) + 0.5 * penalty * jnp.sum(kernel * kernel) + constant
+    def lifted(point: Coefficients) -> Array:
+        z = x.scores(point.kernel) + use_bias * point.bias[:, None]
+        return z if len(point.bias) > 1 else jnp.concatenate([jnp.zeros_like(z), z])
+
+    def lowered(surplus: Array, point: Coefficients) -> Coefficients:
+        r = surplus if len(point.bias) > 1 else surplus[1:]
+        kernel = x.gradient(r) + penalty * point.kernel / (s * s)
+        return Coefficients(kernel, use_bias * jnp.sum(r, -1))
+
+    def evaluate(point: Coefficients) -> Evaluated:
+        # L = Ω*(z) + Ω(y) − ⟨y, z⟩ = ⟨p − y, z⟩ − Ω(p) + Ω(y), for z measured from its largest.
+        z = lifted(point)
+        v = z - jnp.max(z, axis=0, keepdims=True, where=mask[:, None], initial=-jnp.inf)
+        p = _mapped(z, mask[:, None], 0, alpha, is_known, Problem.probabilities)
+        kernel = point.kernel / s
+        value = jnp.sum(w * ((p - y) * v - regularizer.value(p))) + constant
+        value = value + 0.5 * penalty * jnp.sum(kernel * kernel)
+        log_p = jnp.log(jnp.where(p > 0, p, 1))
+        slope = jnp.where(p > 0, jnp.exp(jnp.minimum((2 - alpha) * log_p, _STEEPEST)), 0)
+        share = slope / jnp.sum(slope, 0, keepdims=True)
+        return Evaluated(value, lowered(w * (p - y), point), Bend(w * slope, share))
+
+    def times_hessian(bend: Bend, point: Coefficients) -> Coefficients:
+        z = lifted(point)
+        return lowered(bend.slope * (z - jnp.sum(bend.share * z, 0, keepdims=True)), point)
+
+    def diagonal(bend: Bend) -> Coefficients:
+        h = bend.slope * (1 - bend.share)
+        h = h if len(start.bias) > 1 else h[1:]
+        return Coefficients(x.squares(h) + penalty / (s * s), use_bias * jnp.sum(h, -1))
 
     def size(gradient: Coefficients) -> Array:
         kernel, bias = gradient
         return largest((kernel * s + bias[:, None] * mean, bias))
 
     point = Coefficients(start.kernel * s, start.bias + start.kernel @ mean[0])
-    found = minimise(objective, point, size, tol, most)
+    found = minimise(evaluate, times_hessian, diagonal, point, size, tol, most)
     kernel = found.point.kernel / s
-    return found._replace(point=Coefficients(kernel, found.point.bias - kernel @ mean[0]))
+    bias = found.point.bias - kernel @ mean[0]
+    if len(bias) > 1:  # one number more in each changes nothing
+        bias = use_bias * (bias - jnp.sum(mask * bias) / jnp.sum(mask))
+    return found._replace(point=Coefficients(kernel, bias))
 
 
-@partial(jax.jit, static_argnames="alpha")
-def _entmax(scores, mask, *, alpha):
-    return entmax(scores, alpha, where=mask[None])
+_KNOWN = (1.0, 1.5, 2.0)  # α with mappings of their own
+_STEEPEST = 18.0  # of log slopes: for α > 2 they are infinite where a class enters
 
 
-@partial(jax.jit, static_argnames="alpha")
-def _log_entmax(scores, mask, *, alpha):
-    ask = problem("SoftmaxRegression", scores, -1, mask[None], regularizer=Tsallis(alpha))
-    return ask.log_probabilities()
+def _mapped(z, mask, axis, alpha, is_known, read: Any) -> Array:
+    """p, or log p, of a traced α; one of those with a mapping of its own if `is_known`."""
+
+    def at(order: float | Array) -> Array:
+        return read(problem("SoftmaxRegression", z, axis, mask, regularizer=Tsallis(order)))
+
+    if not is_known:
+        return at(alpha)
+    which = sum(jnp.where(alpha > order, 1, 0) for order in _KNOWN[:-1])
+    return jax.lax.switch(which, [partial(at, order) for order in _KNOWN])
+
+
+@partial(jax.jit, static_argnames="is_known")
+def _entmax(scores, mask, alpha, *, is_known):
+    return _mapped(scores, mask[None], -1, alpha, is_known, Problem.probabilities)
+
+
+@partial(jax.jit, static_argnames="is_known")
+def _log_entmax(scores, mask, alpha, *, is_known):
+    return _mapped(scores, mask[None], -1, alpha, is_known, Problem.log_probabilities)
 
 
 def _roomy(n: int, least: int) -> int:

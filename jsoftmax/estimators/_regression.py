@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from jsoftmax.estimators import _linear as linear
 
 _NAME = "jsoftmax.SoftmaxRegression"
+_SPARSE = ("csr", "csc", "coo")  # formats that are taken as they are
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):
@@ -30,11 +31,18 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     far behind get probability exactly 0. Targets may also be distributions: `fit_distributions`.
 
     The intercept is not penalised. Two classes have one vector of coefficients, those of class 1
-    where class 0 scores 0. The search is L-BFGS (optax), in float64 whatever JAX is set to; it ends
-    where no entry of the gradient of the objective, divided by C Σ w, exceeds `tol`. It scales the
-    features for itself, so that they need not have been standardised for its sake; but the penalty
-    weighs features by their units, as it does in scikit-learn. For α > 2 the gradient is not
-    Lipschitz, and the search takes many steps.
+    where class 0 scores 0. The search is Newton's, each step by conjugate gradients, in float64
+    whatever JAX is set to; it ends where no entry of the gradient of the objective, divided by
+    C Σ w, exceeds `tol`. It scales the features for itself, so that they need not have been
+    standardised for its sake; but the penalty weighs features by their units, as it does in
+    scikit-learn. For α > 2 the gradient is not Lipschitz, and the search takes many steps.
+
+    A sparse X of SciPy stays sparse: it is kept as a `jax.experimental.sparse.BCOO`, of which each
+    step needs two products, so that time and memory grow with its entries. Features are centered
+    in these products and not in the matrix.
+
+    A fit is compiled once for all data of about the same size, and for every α: one program serves
+    1, 1.5 and 2, a second one any other.
 
     α is a constant here. The loss falls with its own α whatever the scores are, so choose it by the
     score on held-out examples.
@@ -100,7 +108,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """Fit to labels.
 
         Args:
-            X: features of shape [n, d].
+            X: features of shape [n, d], an array or a sparse matrix.
             y: labels of shape [n], numbers or strings, of at least two classes.
             sample_weight: w ≥ 0 of shape [n]; by default 1.
 
@@ -112,7 +120,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             ValueError: if one is out of range, shapes do not fit, or there is only one class.
         """
         self._check_arguments()
-        X, y = validate_data(self, X, y, dtype=np.float64)
+        X, y = validate_data(self, X, y, dtype=np.float64, accept_sparse=_SPARSE)
         check_classification_targets(y)
         classes, index = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -126,7 +134,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """Fit to distributions over K classes, of which labels are the one-hot case.
 
         Args:
-            X: features of shape [n, d].
+            X: features of shape [n, d], an array or a sparse matrix.
             Y: distributions of shape [n, K], K ≥ 2: not negative, and each row sums to 1.
             sample_weight: w ≥ 0 of shape [n]; by default 1.
 
@@ -146,12 +154,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             [[0.3 0.7]]
         """
         self._check_arguments()
-        X, Y = validate_data(self, X, Y, dtype=np.float64, multi_output=True)
+        X, Y = validate_data(self, X, Y, dtype=np.float64, multi_output=True, accept_sparse=_SPARSE)
         Y = np.asarray(Y, np.float64)
         if Y.ndim != 2 or Y.shape[1] < 2:
             raise ValueError(
                 f"{_NAME}: `Y` has shape {Y.shape}; give one distribution over two or more classes "
-                f"an example, shape ({len(X)}, K). Labels are for `fit`."
+                f"an example, shape ({X.shape[0]}, K). Labels are for `fit`."
             )
         wrong = (Y < 0).any(1) | (abs(Y.sum(1) - 1) > 1e-6)
         if wrong.any():
@@ -167,13 +175,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """The scores Wx + b.
 
         Args:
-            X: features of shape [n, d].
+            X: features of shape [n, d], an array or a sparse matrix.
 
         Returns:
             Scores of shape [n, K]; with two classes [n], of class 1 above those of class 0.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, X, dtype=np.float64, reset=False, accept_sparse=_SPARSE)
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
@@ -181,7 +189,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """The probabilities p = entmax(Wx + b), some of them 0 where α > 1.
 
         Args:
-            X: features of shape [n, d].
+            X: features of shape [n, d], an array or a sparse matrix.
 
         Returns:
             Probabilities of shape [n, K], in the order of `classes_`.
@@ -192,7 +200,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """log p, right where p underflows, −∞ where p is 0.
 
         Args:
-            X: features of shape [n, d].
+            X: features of shape [n, d], an array or a sparse matrix.
 
         Returns:
             Logarithms of shape [n, K], in the order of `classes_`.
@@ -203,13 +211,18 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """The class with the largest score.
 
         Args:
-            X: features of shape [n, d].
+            X: features of shape [n, d], an array or a sparse matrix.
 
         Returns:
             Labels of shape [n].
         """
         largest = self._logits(X).argmax(1)
         return self.classes_[largest]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def _logits(self, X):
         scores = self.decision_function(X)

@@ -9,17 +9,11 @@ from jsoftmax.mappings._boltzmann import (
 )
 from jsoftmax.mappings._capped import capped_entmax, topk_entmax, topk_sigmoid
 from jsoftmax.mappings._entmax import binary_entmax, entmax, entropy, smoothmax, sparsemax
+from jsoftmax.mappings._logsumexp import PartialLogSumExp, logsumexp
 from jsoftmax.mappings._normmax import normmax
 from jsoftmax.mappings._regularized_argmax import regularized_argmax
 from jsoftmax.mappings._soft_argmax import soft_argmax
-from jsoftmax.mappings._softmax import (
-    PartialLogSumExp,
-    hardmax,
-    log_softmax,
-    logsumexp,
-    softmax,
-    softmin,
-)
+from jsoftmax.mappings._softmax import hardmax, log_softmax, softmax, softmin
 from jsoftmax.mappings._sparse import SparseEntmax, entmax_sparse
 
 __all__ = [

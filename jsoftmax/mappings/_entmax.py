@@ -41,7 +41,9 @@ def entmax(
         logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
             those of +∞ share all the mass (at T > 0).
         alpha: α > 0, a number or an array with size 1 along `axis`. A number known while tracing
-            is faster: 1, 1.5 and 2 have closed forms for the power.
+            is faster: 1, 1.5 and 2 have closed forms for the power. But each such number is a
+            program of its own: in a schedule it would compile at every step, which takes seconds.
+            Give a schedule's α as an array, `jnp.asarray(alpha)`, and it compiles once.
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0.

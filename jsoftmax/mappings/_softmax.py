@@ -1,15 +1,12 @@
-"""Softmax and its nearest relatives: its logarithm, its normaliser, its mirror and its limit."""
+"""Softmax and its nearest relatives: its logarithm, its mirror and its limit."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core._problem import problem
-from jsoftmax.core._scores import difference
 from jsoftmax.mappings._implementation import by_rows
 
 
@@ -125,118 +122,6 @@ def log_softmax(
         axis_name=axis_name,
     )
     return ask.log_probabilities().astype(ask.log_dtype)
-
-
-@by_rows
-def logsumexp(
-    logits: ArrayLike,
-    axis: int | tuple[int, ...] | None = -1,
-    *,
-    where: ArrayLike | None = None,
-    prior: ArrayLike | None = None,
-    temperature: ArrayLike = 1.0,
-    keepdims: bool = False,
-    axis_name: Hashable | None = None,
-    implementation: str | None = None,
-) -> Float[Array, "..."]:
-    r"""The smooth maximum whose gradient is `softmax`.
-
-    .. math:: T \log\sum_i e^{z_i/T}
-
-    It lies between max z and max z + T log K; at T → 0 it *is* the maximum (the tropical limit),
-    and its gradient the limiting p. For any other α there is `smoothmax`; for partial results that
-    are merged later, `PartialLogSumExp`.
-
-    Args:
-        logits: scores z of shape [..., K, ...].
-        axis: the class axis or axes; None for all.
-        where: boolean mask that broadcasts to `logits`: only these classes take part.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
-            makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 gives
-            the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        keepdims: keep the class axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
-        implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
-            argument that it does not take. None is "pallas" on hardware where
-            `python -m jsoftmax.kernels` found it right and faster, else "xla".
-
-    Returns:
-        One number a row, in float32 at least. −∞ for a row without any class (+∞ if T < 0).
-
-    Raises:
-        TypeError: if `logits` are not real numbers or `where` is not boolean.
-        ValueError: if shapes do not fit, `axis` is out of range, or there are no classes.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> print(logsumexp(jnp.array([1000.0, 1000.0])))
-        1000.6932
-        >>> print(jax.grad(logsumexp)(jnp.array([1.0, 2.0, 8.0])))
-        [9.0880e-04 2.4704e-03 9.9662e-01]
-    """
-    ask = problem(
-        "logsumexp", logits, axis, where, prior=prior, temperature=temperature, axis_name=axis_name
-    )
-    return ask.squeezed(ask.conjugate(), keepdims)
-
-
-class PartialLogSumExp(NamedTuple):
-    """What a part of a row contributes to its `logsumexp`: the online, one-pass form.
-
-    Parts merge in any order and grouping, so rows can be streamed in blocks (`lax.scan`), split
-    over devices, or reduced as a tree. `PartialLogSumExp.nothing(shape)` is the neutral element.
-
-    Args:
-        maximum: the largest score m so far, of shape [...].
-        total: Σ exp(z − m) over the scores so far, of the same shape.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> left = PartialLogSumExp.of(jnp.array([1.0, 2.0]))
-        >>> right = PartialLogSumExp.of(jnp.array([8.0]))
-        >>> print(left.merge(right).value(), logsumexp(jnp.array([1.0, 2.0, 8.0])))
-        8.003385 8.003385
-
-    Reference:
-        M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax", 2018.
-    """
-
-    maximum: Array
-    total: Array
-
-    @classmethod
-    def of(
-        cls,
-        logits: ArrayLike,
-        axis: int | tuple[int, ...] | None = -1,
-        *,
-        where: ArrayLike | None = None,
-    ) -> PartialLogSumExp:
-        """The contribution of a block of logits [..., K, ...], without its class axis."""
-        ask = problem("PartialLogSumExp.of", logits, axis, where)
-        maximum = ask.classes.max(ask.z)
-        total = ask.classes.sum(jnp.exp(difference(ask.z, maximum)))
-        return cls(ask.squeezed(maximum), ask.squeezed(total))
-
-    @classmethod
-    def nothing(cls, shape: tuple[int, ...], dtype: Any = jnp.float32) -> PartialLogSumExp:
-        """The contribution of no logits at all."""
-        return cls(jnp.full(shape, -jnp.inf, dtype), jnp.zeros(shape, dtype))
-
-    def merge(self, other: PartialLogSumExp) -> PartialLogSumExp:
-        """The contribution of both parts."""
-        maximum = jnp.maximum(self.maximum, other.maximum)
-        return PartialLogSumExp(
-            maximum,
-            self.total * jnp.exp(difference(self.maximum, maximum))
-            + other.total * jnp.exp(difference(other.maximum, maximum)),
-        )
-
-    def value(self) -> Array:
-        """log Σ exp z over all that was merged; −∞ for nothing."""
-        some = self.total != 0
-        return self.maximum + jnp.where(some, jnp.log(jnp.where(some, self.total, 1)), 0)
 
 
 def softmin(

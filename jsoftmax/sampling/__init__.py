@@ -4,7 +4,7 @@ from jsoftmax.sampling._alias import AliasTable
 from jsoftmax.sampling._categorical import categorical, sample_from
 from jsoftmax.sampling._categorical_distribution import Categorical
 from jsoftmax.sampling._concrete import concrete_log_prob, exp_concrete_log_prob
-from jsoftmax.sampling._corrected import gumbel_rao, reinmax
+from jsoftmax.sampling._corrected import gumbel_rao, reinmax, reinmax_rao
 from jsoftmax.sampling._gumbel_argmax import gumbel_argmax
 from jsoftmax.sampling._reinforce import reinforce_leave_one_out
 from jsoftmax.sampling._relaxed import gumbel_entmax, gumbel_log_softmax, gumbel_softmax
@@ -54,6 +54,7 @@ __all__ = [
     "penalized_logits",
     "reinforce_leave_one_out",
     "reinmax",
+    "reinmax_rao",
     "relaxed_topk",
     "residual_probabilities",
     "sample_from",

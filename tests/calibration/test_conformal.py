@@ -338,7 +338,6 @@ def test_what_is_no_key_is_named(key, error, message):
     [
         (lambda: js.conformal_threshold(Z, LABELS, 1.5), "conformal_threshold: `coverage` must be"),
         (lambda: js.conformal_threshold(Z, LABELS, NAN), "conformal_threshold: `coverage` must be"),
-        (lambda: js.conformal_threshold(Z, LABELS, jnp.ones(2)), "conformal_threshold: `coverage`"),
         (lambda: js.conformal_threshold(Z, LABELS[1:]), "`labels` have shape (49,), but `scores`"),
         (lambda: js.conformal_threshold(Z, LABELS + 5), "is no class: there are 5, from 0 to 4"),
         (lambda: js.conformal_threshold(Z[:, :0], LABELS), "`scores` of shape (50, 0) has no"),

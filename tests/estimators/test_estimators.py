@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.sparse
 from sklearn.base import clone
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -255,15 +256,74 @@ def test_a_fit_that_ends_too_soon_says_so():
 
 
 def test_the_compiled_code_is_shared():
-    """By data of other sizes, penalties, weights and tolerances; only α compiles anew."""
+    """By data of other sizes, penalties, weights and tolerances, and by every α."""
     X, y, w = data(3)
-    SoftmaxRegression().fit(X, y)
-    before = _linear._fit._cache_size()
+    for alpha in (1.0, 1.3):
+        SoftmaxRegression(alpha=alpha).fit(X, y).predict_proba(X)
+    before = _linear._fit._cache_size(), _linear._entmax._cache_size()
     options = {"C": 3.0, "tol": 1e-5, "max_iter": 99, "fit_intercept": False}
     SoftmaxRegression(**options).fit(X[::2, :3], y[::2], w[::2])
     four = np.where(y == 2, np.arange(len(y)) % 2 + 2, y)
     SoftmaxRegression(class_weight="balanced").fit(X, four)
-    assert _linear._fit._cache_size() == before
+    for alpha in (1.5, 2, 0.8, 1.7):
+        SoftmaxRegression(alpha=alpha).fit(X, y).predict_proba(X)
+    assert (_linear._fit._cache_size(), _linear._entmax._cache_size()) == before
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0])
+def test_the_program_of_any_alpha_finds_what_that_of_a_known_one_does(alpha, monkeypatch):
+    X, y, w = data(3)
+    known = SoftmaxRegression(alpha=alpha, tol=1e-10).fit(X, y, w)
+    monkeypatch.setattr(_linear, "_KNOWN", ())
+    found = SoftmaxRegression(alpha=alpha, tol=1e-10).fit(X, y, w)
+    np.testing.assert_allclose(found.coef_, known.coef_, atol=1e-6)
+    np.testing.assert_allclose(found.predict_proba(X), known.predict_proba(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", some([1.0, 1.5, 2.0], [2.0]))
+def test_features_that_are_not_standardised_are_fitted_to_the_end(alpha):
+    """Pixels of digits from 0 to 16, at which L-BFGS gave up after 1000 steps."""
+    X, y = load_digits(return_X_y=True)
+    model = SoftmaxRegression(alpha=alpha).fit(X, y)
+    assert model.converged_ and model.gradient_norm_ <= 1e-8 and model.n_iter_ < 100
+    p = oracles.entmax(X @ model.coef_.T + model.intercept_, alpha).astype(float)
+    surplus = p - np.eye(10)[y]
+    assert abs(surplus.T @ X + model.coef_).max() <= 2e-8 * len(X)
+    assert abs(surplus.sum(0)).max() <= 2e-8 * len(X)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
+@pytest.mark.parametrize(
+    "options", [{}, {"fit_intercept": False, "alpha": 2.0}, {"class_weight": "balanced"}], ids=str
+)
+def test_sparse_features_are_those_of_the_array(kind, options):
+    rng = np.random.default_rng(0)
+    X = scipy.sparse.random(120, 15, density=0.2, random_state=rng, format=kind)
+    w = rng.random(120)
+    for classes in (2, 3):
+        y = rng.integers(0, classes, 120)
+        dense = SoftmaxRegression(tol=1e-11, **options).fit(X.toarray(), y, w)
+        sparse = SoftmaxRegression(tol=1e-11, **options).fit(X, y, w)
+        assert sparse.converged_
+        np.testing.assert_allclose(sparse.coef_, dense.coef_, rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(sparse.intercept_, dense.intercept_, rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(sparse.predict_proba(X), dense.predict_proba(X.toarray()))
+        np.testing.assert_array_equal(sparse.predict(X), dense.predict(X.toarray()))
+    Y = rng.dirichlet(np.ones(3), 120)
+    both = [SoftmaxRegression(tol=1e-11).fit_distributions(x, Y) for x in (X, X.toarray())]
+    np.testing.assert_allclose(both[0].coef_, both[1].coef_, rtol=1e-7, atol=1e-8)
+
+
+def test_sparse_features_stay_sparse():
+    """Of 20,000 features an array would take 320 MB."""
+    rng = np.random.default_rng(0)
+    X = scipy.sparse.random(2000, 20_000, density=1e-3, random_state=rng, format="csr")
+    y = (X[:, :10_000].sum(1) > X[:, 10_000:].sum(1)).astype(int)
+    model = SoftmaxRegression(alpha=1.5, C=10.0).fit(X, np.asarray(y).ravel())
+    assert model.converged_ and model.score(X, np.asarray(y).ravel()) > 0.9
+    peer = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(X, np.asarray(y).ravel())
+    ours = SoftmaxRegression(C=10.0).fit(X, np.asarray(y).ravel())
+    np.testing.assert_allclose(ours.coef_, peer.coef_, atol=1e-3 * abs(peer.coef_).max())
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "contrastive_loss": (js.contrastive_loss, (H, H)),
     "contrastive_loss, α": (lambda q, k: js.contrastive_loss(q, k, alpha=1.5), (H, H)),
     "sigmoid_contrastive_loss": (js.sigmoid_contrastive_loss, (H, H)),
+    # Mappings.
+    "logsumexp, b": (lambda z: js.logsumexp(z, b=jnp.cos(z), return_sign=True), (ZK,)),
     # Calibration.
     "expected_calibration_error": (js.expected_calibration_error, (P, Y)),
     "expected_calibration_error, equal mass": (
@@ -122,15 +124,26 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "classwise_calibration_error": (js.classwise_calibration_error, (P, Y)),
     "reliability_diagram": (js.reliability_diagram, (P, Y)),
     "brier_score": (js.brier_score, (PK, Operand("n", "labels", 4))),
+    "brier_score, binary": (js.brier_score, (Operand("n"), Operand("n", "labels", 2))),
+    "reliability_diagram, binary": (
+        lambda z, y: js.reliability_diagram(jax.nn.sigmoid(z), y),
+        (Operand("n"), Operand("n", "labels", 2)),
+    ),
     "lac_scores": (js.calibration.lac_scores, (PK,)),
     "aps_scores": (js.calibration.aps_scores, (PK,)),
     "aps_scores, key": (lambda p: js.calibration.aps_scores(p, key=KEY), (PK,)),
     "entmax_scores": (js.calibration.entmax_scores, (ZK,)),
     "conformal_threshold": (js.conformal_threshold, (Z, Y)),
+    "conformal_threshold, classes": (
+        lambda z, y: js.conformal_threshold(z, y, np.array([0.3, 0.6]), classwise=True), (Z, Y)
+    ),
+    "conformal_sets, nonempty": (lambda z: js.conformal_sets(z, -9, nonempty=True), (ZK,)),
     "conformal_sets": (lambda z: js.conformal_sets(z, 0.3), (ZK,)),
     "temperature_scaling": (js.temperature_scaling, (Z, Y)),
     "temperature_scaling, α": (lambda z, y: js.temperature_scaling(z, y, alpha=1.5), (Z, Y)),
     "vector_scaling": (lambda z, y: js.vector_scaling(z, y), (Z, Y)),
+    "matrix_scaling": (lambda z, y: js.calibration.matrix_scaling(z, y), (Z, Y)),
+    "dirichlet_calibration": (lambda p, y: js.calibration.dirichlet_calibration(p, y), (P, Y)),
     # Policies.
     "sample_action": (lambda z: js.sample_action(KEY, z), (Z,)),
     "sample_action, α": (lambda z: js.sample_action(KEY, z, alpha=1.5, epsilon=0.1), (Z,)),
@@ -170,6 +183,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "gumbel_entmax": (lambda z: js.gumbel_entmax(KEY, z), (Z,)),
     "straight_through_gumbel": (lambda z: js.straight_through_gumbel(KEY, z), (Z,)),
     "gumbel_rao": (lambda z: js.gumbel_rao(KEY, z), (Z,)),
+    "reinmax_rao": (lambda z: js.reinmax_rao(KEY, z, samples=2), (Z,)),
     "reinmax": (lambda z: js.reinmax(KEY, z), (Z,)),
     "concrete_log_prob": (js.concrete_log_prob, (P, Z)),
     "reinforce_leave_one_out": (
@@ -195,6 +209,7 @@ def _of_categorical(d):
 # What compiles for many seconds.
 SLOW = {
     "temperature_scaling", "temperature_scaling, α", "vector_scaling", "Categorical",
+    "matrix_scaling", "dirichlet_calibration",
     "differentiated_cross_entropy", "hierarchical_cross_entropy, wide", "aps_scores",
     "adaptive_cross_entropy", "adaptive_log_softmax", "aps_scores, key",
     "classwise_calibration_error", "expected_calibration_error",
@@ -208,10 +223,16 @@ SLOW = {
 }  # fmt: skip
 
 
-# A fit ends where no slope is above g = eps^(2/3). Its objective curves by the penalty at least, so
-# two fits whose sums round otherwise are within 2 g √parameters/penalty of each other.
+# A fit ends where no slope is above g = eps^(2/3). Its objective curves by c at least, so two fits
+# whose sums round otherwise are within 2 g √parameters/c of each other.
 PENALTY = inspect.signature(js.vector_scaling).parameters["penalty"].default
-CLOSE = {"vector_scaling": 2 * float(jnp.finfo(jnp.float64).eps) ** (2 / 3) * 16**0.5 / PENALTY}
+DIAGONAL = inspect.signature(js.calibration.matrix_scaling).parameters["diagonal"].default
+SLOPE = float(jnp.finfo(jnp.float64).eps) ** (2 / 3)
+CLOSE = {"vector_scaling": 2 * SLOPE * 16**0.5 / PENALTY}
+# The curvature of ν/K Σ (W_ii − 1)² is the least of the three, here for 8 classes.
+CLOSE |= dict.fromkeys(
+    ("matrix_scaling", "dirichlet_calibration"), 2 * SLOPE * 72**0.5 / (2 * DIAGONAL / 8)
+)
 
 
 @pytest.mark.parametrize("name", some(CALLS, CALLS.keys() - SLOW))

@@ -60,6 +60,7 @@ RELAXED = {
         KEY, z, t, where=m, forward_temperature=jax.lax.stop_gradient(t)
     ),
     "gumbel_rao": lambda z, m, t: js.gumbel_rao(KEY, z, t, where=m, samples=2),
+    "reinmax_rao": lambda z, m, t: js.reinmax_rao(KEY, z, t, where=m, samples=2),
     "reinmax": lambda z, m, t: js.reinmax(KEY, z, t, where=m),
     "RelaxedCategorical": lambda z, m, t: js.RelaxedCategorical(z, t, where=m).sample(KEY),
 }

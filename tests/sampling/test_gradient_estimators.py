@@ -45,6 +45,8 @@ ESTIMATES = {
     ),
     "reinmax, T = 1": (js.reinmax, cubic),
     "reinmax, T = 2": (functools.partial(js.reinmax, temperature=2.0), cubic),
+    "reinmax-rao, T = 1": (functools.partial(js.reinmax_rao, samples=5), cubic),
+    "reinmax-rao, T = 0.5": (functools.partial(js.reinmax_rao, temperature=0.5, samples=1), cubic),
     "gumbel": (functools.partial(js.straight_through_gumbel, temperature=0.3), quadratic),
     "rao": (functools.partial(js.gumbel_rao, temperature=0.3, samples=20), quadratic),
 }
@@ -121,6 +123,41 @@ def test_reinmax_has_the_mean_that_enumeration_gives(t):
     mean = enumerated(lambda d: 2 * jacobian((softmax(Z / t) + d) / 2) - jacobian(P_Z) / 2, f=cubic)
     assert_mean(found, mean)
     assert abs(mean - exact_gradient(cubic, P_Z)).max() > 0.01
+
+
+def rejected(theta, d, t, draws=200_000):
+    """The mean of J(softmax((θ + G)/T))/T over noise by which class d wins, the others rejected."""
+    noise = np.random.default_rng(d).gumbel(size=(draws, 4))
+    scores = theta + noise
+    scores = scores[scores.argmax(-1) == d] / t
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    return (np.diag(p.mean(0)) - p.T @ p / len(p)) / t
+
+
+@pytest.mark.parametrize("t", [1.0, 0.5])
+def test_reinmax_rao_averages_the_derivative_of_gumbel_softmax_over_noise_that_draws_the_same(t):
+    """By enumeration of D, and for each by rejection of the noise that draws another."""
+
+    def derivative(one_hot):
+        theta = np.log((one_hot + P_Z) / 2)
+        return 2 * rejected(theta, int(one_hot.argmax()), t) - jacobian(P_Z) / 2
+
+    assert_mean(estimates()[f"reinmax-rao, T = {t:g}"][0], enumerated(derivative, f=cubic))
+
+
+def test_reinmax_rao_has_less_variance_the_more_samples_and_the_mean_of_one():
+    """Of the same D; by Rao and Blackwell the mean stays."""
+
+    def gradients(samples):
+        def one(key):
+            return jax.grad(lambda z: cubic(js.reinmax_rao(key, z, 0.5, samples=samples)))(Z)
+
+        return np.asarray(jax.jit(jax.vmap(one))(KEYS[:4000]))
+
+    one, many = gradients(1), gradients(20)
+    assert (many.var(0) < one.var(0)).all()
+    assert_mean(one - many, np.zeros(4))
 
 
 def test_leave_one_out_is_unbiased_for_any_function():
@@ -213,7 +250,7 @@ def test_conditional_noise_is_noise_and_draws_what_it_is_given():
     def scores(key):
         drawn = _draw.draw("test", key, Z, 1.0, -1, None, None)
         hard = drawn.hard()
-        given = _corrected._scores_given(hard, drawn, _noise.another_key(key))
+        given = _corrected._scores_given(hard, drawn, drawn.ask.z, _noise.another_key(key))
         return hard, given, (given == given.max()) == (hard > 0)
 
     hard, given, same = scores(KEYS)

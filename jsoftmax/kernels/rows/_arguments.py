@@ -83,6 +83,10 @@ def _taken(name: str, logits: Array, arguments: dict[str, Any]) -> int:
         refuse("axis", f"of {len(axis)} axes", "merge them into one by a reshape")
     if arguments.get("axis_name") is not None:
         refuse("axis_name", "of split classes", "gather them into one device")
+    if arguments.get("b") is not None:
+        refuse("b", "of either sign", "give `prior` if no weight is negative")
+    if arguments.get("return_sign"):
+        refuse("return_sign", "as True", "leave it out")
     if checks.compute_dtype(logits) == jnp.float64:
         refuse("logits", f"of dtype {logits.dtype}, computed in float64", "convert them to float32")
     if any(part is not None for part in jax.typeof(logits).sharding.spec):

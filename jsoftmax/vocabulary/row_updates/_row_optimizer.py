@@ -13,6 +13,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._explicit_axes import on_explicit_axes
+from jsoftmax.core._keys import one_key
+from jsoftmax.vocabulary.row_updates._stochastic_rounding import rounded
 
 Schedule = Callable[[Array], ArrayLike]
 
@@ -30,6 +32,9 @@ class RowOptimizer(NamedTuple):
             `gradients` of that shape and then that of one row: [..., d] for a table [K, d], [...]
             for a table [K]. The gradients of equal rows are summed before the step, as a dense
             gradient would have it. A row below 0, or of K and more, is padding: it changes nothing.
+            A table of few digits is rounded once a step, to the nearest: steps of less than half of
+            its last digit are lost, again and again. With `key=`, a new key of `jax.random` each
+            step, a bfloat16 table is rounded by chance instead, so that rows are right in the mean.
 
     Under `jit` with table and state donated they are changed in place, and n rows of width d cost
     O(n (d + log n)), whatever K is. Derivatives of the update itself, as meta-learning asks for,
@@ -52,7 +57,7 @@ class RowOptimizer(NamedTuple):
     """
 
     init: Callable[[Any], RowState]
-    update: Callable[[Any, RowState, Any, Any], tuple[Array, RowState]]
+    update: Callable[..., tuple[Array, RowState]]
 
 
 class RowState(NamedTuple):
@@ -107,7 +112,7 @@ class _Rule:
 
     @on_explicit_axes(like="table", axis=())
     def update(
-        self, table: Any, state: Any, rows: Any, gradients: Any
+        self, table: Any, state: Any, rows: Any, gradients: Any, *, key: Any = None
     ) -> tuple[Float[Array, "..."], RowState]:
         function, learning_rate, descent = self.function, self.learning_rate, self.descent
         table = _read_table(function, table)
@@ -116,29 +121,33 @@ class _Rule:
         _check_state(function, state, jax.eval_shape(descent.start, table))
         rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
         rate, g = jnp.asarray(rate, dtype), g.astype(dtype)
-        table, memory = _moved(descent, table, state.memory, ids, g, rate)
+        key = _read_key(function, key, table)
+        table, memory = _moved(descent, table, state.memory, ids, g, rate, key)
         return table, RowState(state.step + 1, memory)
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
 @partial(jax.jit, static_argnums=0, inline=True)
-def _moved(descent, table, memory, ids, g, rate):
+def _moved(descent, table, memory, ids, g, rate, key):
     """The table and the memory after a step."""
 
-    def move(tables, ids, g):
+    def move(turn, tables, ids, g):
         table, memory = tables
         direction, moved = descent.direction(g, jax.tree.map(lambda x: _rows_of(x, ids), memory))
         memory = jax.tree.map(lambda x, rows: _with_rows(x, ids, rows), memory, moved)
         step = rate * direction
         if table.dtype == step.dtype:
             return table.at[ids].add(-step, mode="drop", **_RISING), memory
-        return _with_rows(table, ids, _rows_of(table, ids).astype(step.dtype) - step), memory
+        moved = _rows_of(table, ids).astype(step.dtype) - step
+        if key is not None:
+            moved = rounded(jax.random.fold_in(key, turn), moved)
+        return _with_rows(table, ids, moved), memory
 
     return _for_each(move, (table, memory), ids, g)
 
 
 def _for_each(move: Callable, tables: Any, ids: Array, g: Array) -> Any:
-    """move(tables, ids, g) for blocks of ids in rising order, none twice, with sums of gradients.
+    """move(i, tables, ids, g) for blocks i of ids that rise, none twice, with sums of gradients.
 
     A batch names most rows many times, the upper nodes of a tree for instance, so that the
     distinct ones often fit into the first of the blocks, and the others are not gone through.
@@ -160,7 +169,7 @@ def _for_each(move: Callable, tables: Any, ids: Array, g: Array) -> Any:
         here = place - start
         here = jnp.where((here >= 0) & (here < block), here, block)
         sums = jnp.zeros((block, *g.shape[1:]), g.dtype).at[here].add(g, mode="drop")
-        return move(tables, jax.lax.dynamic_slice_in_dim(each, start, block), sums)
+        return move(i, tables, jax.lax.dynamic_slice_in_dim(each, start, block), sums)
 
     if blocks == 1:
         return turn(0, tables)
@@ -266,6 +275,21 @@ def _read_rows(function: str, table: Array, rows: Any, gradients: Any) -> tuple[
     wide = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
     ids = jnp.where((wide >= 0) & (wide < size), wide, size).astype(jnp.int32)
     return ids.reshape(-1), g.reshape(-1, *table.shape[1:])
+
+
+def _read_key(function: str, key: Any, table: Array) -> Array | None:
+    """The key by which a bfloat16 table is rounded; None for a table that is not rounded."""
+    if key is None:
+        return None
+    key = one_key(function, key)
+    if table.dtype == jnp.bfloat16:
+        return key
+    if table.dtype == checks.compute_dtype(table):
+        return None
+    raise TypeError(
+        f"jsoftmax.{function}: `key` rounds tables of bfloat16, and this one has dtype "
+        f"{table.dtype}; convert it, or leave `key` out."
+    )
 
 
 def _check_state(function: str, state: Any, memory: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 A dense gradient of a table of K rows is as large as the table, whatever the loss has read of it.
 Where a loss reads a few rows, differentiate with respect to those rows, and update those alone.
+A table in bfloat16 takes a `key` at each update, by which it is rounded by chance.
 """
 
 from __future__ import annotations

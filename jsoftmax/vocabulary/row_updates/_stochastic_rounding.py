@@ -1,0 +1,33 @@
+"""Rounding to bfloat16 by chance, up or down, so that the mean is the number that is rounded."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def rounded(key: Array, x: Array) -> Array:
+    """x of float32 in bfloat16: the one neighbour or the other, nearer ones more often.
+
+    The mean over keys is x. What bfloat16 holds, and what is infinite or NaN, stays.
+    """
+    return _rounded(x, jax.random.bits(key, x.shape, jnp.uint32))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _rounded(x: Array, bits: Array) -> Array:
+    # The 16 bits that are cut off, as a fraction of the last one kept, are the probability of a
+    # carry from adding 16 random bits.
+    number = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    number = (number + (bits & np.uint32(0xFFFF))) & np.uint32(0xFFFF0000)
+    chosen = jax.lax.bitcast_convert_type(number, jnp.float32)
+    return jnp.where(jnp.isfinite(x), chosen, x).astype(jnp.bfloat16)
+
+
+@_rounded.defjvp
+def _rounded_jvp(bits, primals, tangents):
+    return _rounded(*primals, bits), tangents[0].astype(jnp.bfloat16)
