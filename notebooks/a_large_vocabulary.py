@@ -225,6 +225,40 @@ for name, found in MEASURED.items():
     print(f"{name:28s}", *(f"{memory:8.1f} MiB {seconds:6.3f} s" for memory, seconds in found))
 
 # %% [markdown]
+# ### Tokens of two models
+#
+# Preference optimization and policy gradients ask for the log-probabilities of given tokens,
+# distillation for a divergence between two models. `linear_log_prob_terms` and
+# `linear_kl_divergence` take hidden states and class tables as they are.
+
+
+# %%
+def dense_divergence(h, W, teacher, table):
+    log_p, log_q = jax.nn.log_softmax(teacher @ table), jax.nn.log_softmax(h @ W)
+    return (jnp.exp(log_p) * (log_p - log_q)).sum()
+
+
+def streamed_divergence(h, W, teacher, table):
+    return js.linear_kl_divergence(teacher, table, h, W).sum()
+
+
+teacher, table, tokens = problem(512, 64, 16_000)
+h, W, _ = problem(512, 32, 16_000)  # the student is half as wide
+terms = js.linear_log_prob_terms(teacher, table, tokens)
+print("token   log p  entropy    rank")
+for token, log_p, entropy, rank in zip(
+    tokens[:4], terms.log_prob, terms.entropy, terms.rank, strict=False
+):
+    print(f"{token:5d} {log_p:7.2f} {entropy:8.2f} {rank:7,d}")
+for direction in ("forward", "reverse", "jeffreys", "jensen_shannon"):
+    found = js.linear_kl_divergence(teacher, table, h, W, direction=direction)
+    print(f"{direction:15s} {found.mean():.3f}")
+for name, loss in {"dense": dense_divergence, "streamed": streamed_divergence}.items():
+    program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(h, W, teacher, table).compile()
+    memory = program.memory_analysis().temp_size_in_bytes / 2**20
+    print(f"{name:9s} KL {program(h, W, teacher, table)[0] / 512:.4f}, {memory:.0f} MiB")
+
+# %% [markdown]
 # ## A million classes
 #
 # Streamed or not, a step of the full softmax goes through all K·d numbers of the table, and so does
@@ -465,6 +499,8 @@ plt.show()
 # | the softmax itself | `linear_cross_entropy_sum` | K·d |
 # | each token's loss, or forward mode | `linear_cross_entropy` | K·d |
 # | exact zeros | `linear_entmax_loss` | K·d |
+# | log-probabilities of given tokens | `linear_log_prob`, `linear_log_prob_terms` | K·d |
+# | a divergence between two models | `linear_kl_divergence` | K·d, for both |
 # | a language model of uneven frequencies | `adaptive_cross_entropy` | far less than K·d |
 # | exact probabilities in few operations | `hierarchical_log_prob_of_rows` | d·log K |
 # | roughly the softmax; ranking, retrieval | `sampled_softmax_loss`, no repeats | d·draws |
@@ -473,5 +509,6 @@ plt.show()
 # | vectors alone | `negative_sampling_loss` | d·draws |
 #
 # What was trained by samples is asked like the full softmax: `linear_topk` and
-# `linear_categorical` find the best classes, and draw, without the row. Trees and adaptive tables
+# `linear_categorical` find the best classes, and draw, without the row; `linear_sample_token` draws
+# from a truncated one. Trees and adaptive tables
 # are another model: `hierarchical_topk` and `adaptive_topk` ask them.

@@ -25,7 +25,8 @@
 # 4. [Annealing](#Annealing) with a schedule of optax
 # 5. [Without replacement](#Without-replacement): k classes at once, and their relaxation
 # 6. [At scale](#Exact-draws-at-scale): exact, from many classes, and never one of probability zero
-# 7. [Distributions](#Distributions) with entropy and divergence
+# 7. [Truncation](#Truncation): top-k, top-p and their kin, without a sort
+# 8. [Distributions](#Distributions) with entropy and divergence
 #
 # **[Acting](#Acting)**
 #
@@ -407,6 +408,75 @@ for row in range(4):
     print(f"row {row}: {(p[row] > 0).sum():2d} of {K:,} classes have p > 0,"
           f" {len(np.unique(y[:, row]))} were drawn, {zeros} times one with p = 0;"
           f" first draws {y[:4, row]}")  # fmt: skip
+
+# %% [markdown]
+# ### Truncation
+#
+# Language models leave the improbable tokens out of a draw. Each mask says which classes stay, and
+# is given as `where` to the next one, or to the draw. None of them sorts: a cut is found by sums
+# over the row. Of an unsure model top-p keeps nearly two thousand times as many as of a confident
+# one, top-k always the same number.
+
+# %%
+WORDS = 32_000
+noise = jax.random.normal(jax.random.key(8), (2, WORDS))
+models = noise * 1.5 + jnp.array([[1.4], [0.5]]) * -2 * jnp.log(jnp.arange(1.0, WORDS + 1))
+masks = {
+    "top-k, 50": js.top_k_mask(models, 50),
+    "top-p, 0.9": js.top_p_mask(models, 0.9),
+    "min-p, 0.02": js.min_p_mask(models, 0.02),
+    "top-nσ, 2": js.top_n_sigma_mask(models, 2.0),
+    "typical, 0.9": js.typical_mask(models, 0.9),
+    "η, 0.0006": js.eta_mask(models, 6e-4),
+}
+ranked = np.sort(js.softmax(models))[:, ::-1]
+figure, axes = style.card(
+    "How many tokens each mask keeps, of a confident model and of an unsure one",
+    1, 2, size=(10, 3.9), sharey=True,
+)  # fmt: skip
+for ax, name, p, row in zip(axes, ("confident", "unsure"), ranked, range(2), strict=True):
+    ax.loglog(np.arange(1, WORDS + 1), p, color=INK, linewidth=1.2)
+    for (label, mask), color, mark in zip(
+        masks.items(), (BLUE, ORANGE, GREEN, PURPLE, FAINT, INK), "os^Dv*", strict=True
+    ):
+        kept = int(mask[row].sum())
+        ax.plot(kept, p[kept - 1], mark, color=color, markersize=8, label=f"{label}: {kept:,}")
+    ax.set(title=name, xlabel="rank of the token")
+    ax.legend(fontsize=8.5, loc="lower left")
+axes[0].set(ylabel="probability", ylim=(1e-9, 1))
+plt.show()
+
+# %% [markdown]
+# `sample_token` does all of it for a batch of requests, each with its own settings, and returns the
+# log-probability of the token under the truncated and under the whole distribution. A request with
+# T = 0 is greedy. `speculative_sample` accepts drafts of a smaller model so that the tokens are
+# distributed exactly as the larger one's.
+
+# %%
+requests = {
+    "greedy": dict(temperature=0.0, k=WORDS, p=1.0, min_p=0.0),
+    "nucleus": dict(temperature=1.0, k=WORDS, p=0.9, min_p=0.0),
+    "cool": dict(temperature=0.7, k=50, p=0.95, min_p=0.0),
+    "min-p": dict(temperature=1.5, k=WORDS, p=1.0, min_p=0.05),
+}
+settings = {
+    name: jnp.array([[request[name]] for request in requests.values()])
+    for name in ("temperature", "k", "p", "min_p")
+}
+batch = jnp.broadcast_to(models[1], (4, WORDS))
+answer = js.sample_token(jax.random.key(9), batch, **settings)
+for name, token, kept, whole in zip(requests, *answer, strict=True):
+    print(f"{name:8s} token {token:6,d}, log p {kept:7.3f} truncated, {whole:7.3f} whole")
+p_small, p_large = jax.nn.softmax(models[:, :8])
+tokens = js.sample_from(jax.random.key(10), p_small, shape=(100_000, 1))
+drafts = jnp.broadcast_to(p_small, (100_000, 1, 8))
+target = jnp.broadcast_to(p_large, (100_000, 2, 8))
+found = js.speculative_sample(jax.random.key(11), tokens, drafts, target)
+share = jnp.bincount(found.tokens[:, 0], length=8) / 100_000
+print(
+    f"accepted {found.accepted.mean():.3f}, Σ min(p, q) = {jnp.minimum(p_small, p_large).sum():.3f}"
+)
+print(f"first tokens less p of the target: {jnp.abs(share - p_large).max():.4f} at most")
 
 # %% [markdown]
 # ### Distributions
