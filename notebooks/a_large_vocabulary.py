@@ -242,8 +242,8 @@ def streamed_divergence(h, W, teacher, table):
     return js.linear_kl_divergence(teacher, table, h, W).sum()
 
 
-teacher, table, tokens = problem(512, 64, 16_000)
-h, W, _ = problem(512, 32, 16_000)  # the student is half as wide
+teacher, table, tokens = problem(2048, 64, 16_000)
+h, W, _ = problem(2048, 32, 16_000)  # the student is half as wide
 terms = js.linear_log_prob_terms(teacher, table, tokens)
 print("token   log p  entropy    rank")
 for token, log_p, entropy, rank in zip(
@@ -256,7 +256,7 @@ for direction in ("forward", "reverse", "jeffreys", "jensen_shannon"):
 for name, loss in {"dense": dense_divergence, "streamed": streamed_divergence}.items():
     program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(h, W, teacher, table).compile()
     memory = program.memory_analysis().temp_size_in_bytes / 2**20
-    print(f"{name:9s} KL {program(h, W, teacher, table)[0] / 512:.4f}, {memory:.0f} MiB")
+    print(f"{name:9s} KL {program(h, W, teacher, table)[0] / 2048:.4f}, {memory:.0f} MiB")
 
 # %% [markdown]
 # ## A million classes
