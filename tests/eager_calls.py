@@ -301,6 +301,10 @@ _call("update_bias", floats(8), labels(9, 8), smooth=False)
 
 
 # Attention.
+def _by_distance(slopes, score, batch, head, query, key):
+    return score + slopes[head] * (query - key) + batch
+
+
 def _with_score_fn(make, q, k, v, x):
     return public("dot_product_attention")(q, k, v, is_causal=True, score_fn=make(x))
 
@@ -314,10 +318,16 @@ _call("dot_product_attention", Q, Q, Q, floats(1, 4, 2), note="a scale of querie
       run=lambda f, q, k, v, scale: f(
           q, k, v, alpha=1.5, scale=scale, is_causal=True, query_offset=1
       ))  # fmt: skip
-_call("dot_product_attention", Q, Q, Q, floats(2), note="a function of scores", slow=True,
-      run=lambda f, q, k, v, x: f(
-          q, k, v, score_fn=lambda score, batch, head, i, j: score + x[head] * (i - j) + batch
-      ))  # fmt: skip
+_call(
+    "dot_product_attention",
+    Q,
+    Q,
+    Q,
+    floats(2),
+    note="a function of scores",
+    slow=True,
+    run=lambda f, q, k, v, x: f(q, k, v, score_fn=jax.tree_util.Partial(_by_distance, x)),
+)
 _call("ALiBi", Q, Q, Q, floats(2), run=_with_score_fn, slow=True)
 _call("T5Buckets", Q, Q, Q, floats(32, 2), run=_with_score_fn, slow=True)
 _call("ForgettingGate", Q, Q, Q, floats(1, 4, 2), run=_with_score_fn, slow=True)

@@ -105,7 +105,8 @@ def dot_product_attention(
             batch axes `batch` counts their entries in order. It is computed with each block, and
             so are its derivatives, also in arrays: the leaves of a pytree that is called, such as
             `jax.tree_util.Partial(function, array)`, or those that a plain function closes over
-            (which may not be indexed by a head or entry that is split over an Explicit mesh).
+            (which may not be indexed by a head or entry that is split over an Explicit mesh). A
+            plain function that is made anew for each eager call is compiled anew.
         dropout_rng: a key for dropout, of `jax.random.key`.
         dropout_rate: the share of weights that are dropped, from 0 to below 1; the others grow by
             1/(1 − rate). Which they are depends on the key and on places, not on blocks.
