@@ -23,7 +23,11 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_value_and_gradient_are_those_of_xla(kind):
-    """A kernel is interpreted on a CPU."""
+    """A kernel is interpreted on a CPU.
+
+    The gradient in z[0, 0] is a sum of 320 float32 products, −46. Measured against float64 each way
+    is wrong by up to 3 units in its last place, and both together by 4: rtol is 8 eps.
+    """
 
     def found(implementation):
         def total(z):
@@ -32,7 +36,7 @@ def test_value_and_gradient_are_those_of_xla(kind):
         return jax.jit(jax.value_and_grad(total))(Z)
 
     for x, y in zip(found("pallas"), found("xla"), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-5)
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
