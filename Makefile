@@ -41,7 +41,7 @@ nightly: $(VENV)/.has-test  ## the widest tables, which only .ci/nightly runs
 doctests: $(VENV)/.has-test  ## the examples in docstrings
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax examples
 
-FUNCTIONS = $(addprefix jsoftmax/,mappings losses sampling policies calibration attention vocabulary)
+FUNCTIONS = $(addprefix jsoftmax/,mappings losses sampling policies calibration attention vocabulary routing)
 bare: $(VENV)/.has-test  ## the examples of functions, where neither Flax nor optax can be imported
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) -p tests.without_flax \
 		--doctest-modules $(FUNCTIONS)
