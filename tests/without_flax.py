@@ -5,8 +5,8 @@ Loaded before anything else, so that the whole run meets neither: functions need
 
 import sys
 
-# Examples that show how a function works together with them, and the one fit by optax.
-TOGETHER = ("flax", "optax", "vector_scaling")
+# Examples that show how a function works together with them, and the fits by optax.
+TOGETHER = ("flax", "optax", "vector_scaling", "matrix_scaling", "dirichlet_calibration")
 
 sys.modules.update(dict.fromkeys(("flax", "optax", "orbax")))  # None: an import of it fails
 
