@@ -163,7 +163,7 @@ def search() -> dict[str, float]:
 
 
 def searched(seconds: dict[str, float]) -> Table:
-    """What a search over α costs."""
+    """Time of a search over α, beside LogisticRegression's."""
     peer = min(seconds["peer"], seconds["peer, again"])
     return Table(
         "A search over α",

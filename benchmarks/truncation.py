@@ -25,7 +25,7 @@ BOUNDS = {"top_p_mask, 0.9": 12.0, "min_p_mask": 1.5, "k, p and min_p together":
 
 
 def together(z: jax.Array) -> jax.Array:
-    """Top-k, then top-p of what it leaves, then min-p."""
+    """Apply top-k, top-p and min-p, one after the other."""
     mask = jsoftmax.top_k_mask(z, 50)
     mask = jsoftmax.top_p_mask(z, 0.9, where=mask)
     return jsoftmax.min_p_mask(z, 0.05, where=mask)

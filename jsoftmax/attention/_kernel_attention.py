@@ -55,7 +55,7 @@ def by_record(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> 
 
 
 def refuse(who: str, given: Given, rule: Rule) -> None:
-    """Raise NotImplementedError for what the kernels do not take."""
+    """Raise NotImplementedError for arguments that the kernels do not support."""
     for what, is_given in _refused(given, rule).items():
         if is_given:
             raise NotImplementedError(f"{who} not take {what}.")

@@ -30,7 +30,7 @@ KEYS = {
     "k": -1, "v": -1, "bias": -1, "mask": -1, "columns": -1, "column_segments": -1,
     "column_places": -1, "column_spoiled": -1, "of_keys": -1,
 }  # fmt: skip
-WHOLE = "whole"  # arrays of a score function, of which every block needs all
+WHOLE = "whole"  # arrays of a score function that are not cut into blocks
 
 
 def looped(function: Callable, rule: Rule, trees: Trees) -> Any:

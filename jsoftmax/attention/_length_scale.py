@@ -38,7 +38,7 @@ def learned_number(module: str, name: str, start: Any, shape: tuple[int, ...], d
 
 
 def without_scale(module: str, attention: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Raise TypeError for what the module decides itself."""
+    """Raise TypeError for arguments that the module sets itself."""
     for name, given in (("attention_fn", options), ("scale", attention), ("alpha", attention)):
         if name in given:
             remedy = "by its own argument" if name == "alpha" else "not at all"

@@ -43,10 +43,10 @@ def draw_classes(
     `weigh(scores, *per_row)` gives weights from 0 to 1, entry by entry; `per_row` are arrays
     [*rows, 1].
     """
-    return classes_at(random_words(key, shape), scores, per_row, weigh, shape, axis_name)
+    return classes_of_words(random_words(key, shape), scores, per_row, weigh, shape, axis_name)
 
 
-def classes_at(
+def classes_of_words(
     words: Words,
     scores: Array,
     per_row: tuple[Array, ...],

@@ -245,14 +245,15 @@ class _Row(NamedTuple):
         return settled._replace(found=b.found | found, turn=b.turn + 1)
 
 
-def _ordered(x: Array) -> tuple[Array, np.dtype]:
+def _ordered(x: Array) -> Array:
     """Floats as integers of the same order."""
     kind = np.dtype(f"int{8 * x.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(x, kind)
-    return jnp.where(bits < 0, bits ^ np.iinfo(kind).max, bits), kind
+    return jnp.where(bits < 0, bits ^ np.iinfo(kind).max, bits)
 
 
 def _floats(ordered: Array, dtype: np.dtype) -> Array:
+    """The inverse of `_ordered`."""
     kind = ordered.dtype
     bits = jnp.where(ordered < 0, ordered ^ np.iinfo(kind).max, ordered)
     return jax.lax.bitcast_convert_type(bits, dtype)
@@ -260,11 +261,11 @@ def _floats(ordered: Array, dtype: np.dtype) -> Array:
 
 def _between(low: Array, high: Array) -> Array:
     """The float in the middle of all floats from `low` to `high`."""
-    (a, _), (b, _) = _ordered(low), _ordered(high)
+    a, b = _ordered(low), _ordered(high)
     return _floats((a >> 1) + (b >> 1) + (a & b & 1), low.dtype)
 
 
 def _next(x: Array) -> Array:
     """The next float above a finite one."""
-    ordered, kind = _ordered(jnp.where(x == 0, 0, x))
-    return jnp.where(jnp.abs(x) < jnp.inf, _floats(ordered + np.ones((), kind), x.dtype), x)
+    ordered = _ordered(jnp.where(x == 0, 0, x))  # −0 has other bits than 0
+    return jnp.where(jnp.abs(x) < jnp.inf, _floats(ordered + 1, x.dtype), x)

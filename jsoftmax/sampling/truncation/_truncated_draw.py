@@ -13,7 +13,7 @@ from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._cooled import cooled
 from jsoftmax.core._labels import log_prob_at
 from jsoftmax.sampling._categorical import classes_last, exponential
-from jsoftmax.sampling._inverse import classes_at
+from jsoftmax.sampling._inverse import classes_of_words
 from jsoftmax.sampling._wide_integers import Words
 from jsoftmax.sampling.truncation import _kept as kept
 from jsoftmax.sampling.truncation._settings import setting
@@ -110,7 +110,7 @@ def drawn_and_scored(
     if temperature is not None:
         per_row = (*per_row, jax.lax.stop_gradient(temperature))
     rows = classes_last(per_row[0], classes).shape[:-1]
-    drawn = classes_at(
+    drawn = classes_of_words(
         words,
         classes_last(scores, classes),
         tuple(jnp.broadcast_to(classes_last(x, classes), (*rows, 1)) for x in per_row),

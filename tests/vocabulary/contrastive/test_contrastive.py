@@ -146,7 +146,10 @@ def test_on_a_mesh_it_is_that_of_one_device(name, way, mask):
                 ),
                 mesh=mesh, in_specs=(spec, spec, P(), P(), *(spec for _ in masks)), out_specs=spec,
             )  # fmt: skip
-            part = lambda *x, f=mapped, m=masks: f(*x, *m)  # noqa: E731
+
+            def part(*x, mapped=mapped, masks=masks):
+                return mapped(*x, *masks)
+
         with jax.set_mesh(mesh):
             found = jax.jit(slopes(part))(*split, *given[2:])
         chex.assert_trees_all_close(found, expected, rtol=1e-11, atol=1e-12)
