@@ -11,8 +11,8 @@ CLASSES, TOKENS, STEPS, TEMPERATURE, K = 2048, 256, 60, 2.0, 16
 
 def init(key, width):
     """A small model of the next token: a table for embedding and read-out, and a mixing matrix."""
-    table, mix = (jax.random.normal(key, (n, width)) for n in (CLASSES, width))
-    return {"table": table, "mix": mix / width}
+    both = jax.random.normal(key, (CLASSES + width, width))
+    return {"table": both[:CLASSES], "mix": both[CLASSES:] / width}
 
 
 def hidden(params, tokens):

@@ -11,8 +11,8 @@ CLASSES, WIDTH, LENGTH, GROUPS, ANSWERS, ROUNDS = 1024, 32, 8, 8, 16, 25
 
 def init(key):
     """A small model of the next token: an embedding table, tied, and a mixing matrix."""
-    shapes = {"table": (CLASSES, WIDTH), "mix": (WIDTH, WIDTH)}
-    return {k: jax.random.normal(key, s) / WIDTH**0.5 for k, s in shapes.items()}
+    both = jax.random.normal(key, (CLASSES + WIDTH, WIDTH)) / WIDTH**0.5
+    return {"table": both[:CLASSES], "mix": both[CLASSES:]}
 
 
 def hidden(params, tokens):

@@ -40,10 +40,7 @@ def kept_by_typicality(
     z: Array, p: Array, temperature: Array | None, top: Array, classes: ClassAxis
 ) -> Array:
     """Keep those with −log p closest to the entropy that together have probability p."""
-    v = relative(z, temperature, top, classes)
-    w = jnp.exp(v)
-    total = classes.sum(w)
-    v_mean = _mean(w, v, total, classes)  # log p + H is v less its mean
+    v, w, total, v_mean = _weighed(z, temperature, top, classes)  # log p + H is v − its mean
     nearness = jnp.where(v > -jnp.inf, -jnp.abs(v - v_mean), v)
     lowest = -classes.max(jnp.where(nearness > -jnp.inf, -nearness, -jnp.inf))
     one = jnp.ones((), z.dtype)
@@ -75,11 +72,9 @@ def kept_by_entropy(
     z: Array, epsilon: Array, temperature: Array | None, top: Array, classes: ClassAxis
 ) -> Array:
     """Keep classes with probability at least min(ε, √ε exp(−H))."""
-    v = relative(z, temperature, top, classes)
-    w = jnp.exp(v)
-    total = classes.sum(w)
+    v, _, total, v_mean = _weighed(z, temperature, top, classes)
     log_total = jnp.log(total)
-    entropy = log_total - _mean(w, v, total, classes)
+    entropy = log_total - v_mean
     log_epsilon = jnp.log(jnp.clip(epsilon, 0, 1))
     least = jnp.minimum(log_epsilon, log_epsilon / 2 - entropy)
     # Since log max p ≥ −H, rounding alone could leave nothing.
@@ -99,9 +94,15 @@ def relative(z: Array, temperature: Array | None, top: Array, classes: ClassAxis
     return jnp.where((top == jnp.inf) & (z < jnp.inf), -jnp.inf, v)
 
 
-def _mean(w: Array, v: Array, total: Array, classes: ClassAxis) -> Array:
-    """The mean of v with weights w."""
-    return classes.sum(w * jnp.where(w > 0, v, 0)) / jnp.where(total > 0, total, 1)
+def _weighed(
+    z: Array, temperature: Array | None, top: Array, classes: ClassAxis
+) -> tuple[Array, Array, Array, Array]:
+    """v = (z − max z)/T, w = eᵛ, Σ w, and the mean of v by w."""
+    v = relative(z, temperature, top, classes)
+    w = jnp.exp(v)
+    total = classes.sum(w)
+    mean = classes.sum(w * jnp.where(w > 0, v, 0)) / jnp.where(total > 0, total, 1)
+    return v, w, total, mean
 
 
 def _product(log_share: Array, temperature: Array) -> Array:

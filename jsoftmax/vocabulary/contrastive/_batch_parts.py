@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jsoftmax.core._explicit_axes import is_split
 from jsoftmax.core._mesh_axes import axis_names
+from jsoftmax.vocabulary.linear._mesh_parts import joined, resharded
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -48,12 +49,14 @@ def on_batch_parts(function: Callable[_Given, _Result]) -> Callable[_Given, _Res
         leaves, structure = jax.tree.flatten(given | {"axis_name": None})
         are_arrays = tuple(isinstance(x, jax.Array | np.ndarray) for x in leaves)
         others = tuple(x for x, is_array in zip(leaves, are_arrays, strict=True) if not is_array)
-        arrays = [x for x, is_array in zip(leaves, are_arrays, strict=True) if is_array]
+        arrays = [
+            jnp.asarray(x) for x, is_array in zip(leaves, are_arrays, strict=True) if is_array
+        ]
         batch = np.shape(given["queries"])[:1], np.shape(given["keys"])[:1]
         specs = tuple(PartitionSpec(axes if x.shape[:1] in batch else None) for x in arrays)
         specs = tuple(s if x.ndim else PartitionSpec() for s, x in zip(specs, arrays, strict=True))
         if mesh.explicit_axes:
-            arrays = [_resharded(mesh, x, s) for x, s in zip(arrays, specs, strict=True)]
+            arrays = [resharded(mesh, x, s) for x, s in zip(arrays, specs, strict=True)]
         return _program(function, mesh, manual, axes, structure, are_arrays, others, specs)(*arrays)
 
     return computed
@@ -87,20 +90,11 @@ def _program(
     """The compiled loss of a batch that is split like this."""
 
     def part(*arrays):
-        known, unknown = iter(others), iter(arrays)
-        leaves = [next(unknown) if is_array else next(known) for is_array in are_arrays]
-        return function(**jax.tree.unflatten(structure, leaves) | {"axis_name": axes or None})
+        given = joined(structure, are_arrays, others, arrays)
+        return function(**given | {"axis_name": axes or None})
 
     out = PartitionSpec(axes or None)
     return jax.jit(jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=out, axis_names=manual))
-
-
-def _resharded(mesh: Any, x: Any, spec: PartitionSpec) -> Array:
-    x = jnp.asarray(x)
-    known = jax.typeof(x).sharding
-    if known.mesh == mesh and known.spec == spec:
-        return x
-    return jax.sharding.reshard(x, NamedSharding(mesh, spec))
 
 
 def gathered_batch(x: Array, axis_name: Hashable | None) -> Array:

@@ -155,7 +155,7 @@ def _over_parts(function: Callable, is_sum: bool, split: _Split, given: dict[str
     outlines = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays)
     specs = tuple(_specs(split, mine, outlines, given))
     if split.mesh.explicit_axes:
-        arrays = [_resharded(split.mesh, x, spec) for x, spec in zip(arrays, specs, strict=True)]
+        arrays = [resharded(split.mesh, x, spec) for x, spec in zip(arrays, specs, strict=True)]
     key = (function, is_sum, split, structure, are_arrays, others, outlines, specs)
     return _program(*key)(*arrays)
 
@@ -169,7 +169,7 @@ def _program(
     _outline(function, split.mesh, structure, are_arrays, others, outlines)
 
     def part(*arrays):
-        given = _joined(structure, are_arrays, others, arrays)
+        given = joined(structure, are_arrays, others, arrays)
         for end, width in zip(split.tables, split.width, strict=True):
             if width:
                 given["kernel" + end] = jax.lax.all_gather(
@@ -197,14 +197,15 @@ def _outline(function, mesh, structure, are_arrays, others, arrays):
     def of(*known):
         places = iter(known)
         mixed = [x if isinstance(x, np.ndarray) else next(places) for x in arrays]
-        return function(**_joined(structure, are_arrays, others, mixed))
+        return function(**joined(structure, are_arrays, others, mixed))
 
     unknown = [x for x in arrays if not isinstance(x, np.ndarray)]
     with jax.sharding.use_abstract_mesh(whole):
         return jax.eval_shape(of, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in unknown))
 
 
-def _joined(structure, are_arrays, others, arrays) -> dict[str, Any]:
+def joined(structure, are_arrays, others, arrays) -> dict[str, Any]:
+    """The arguments of a call, from its arrays and all else."""
     arrays, others = iter(arrays), iter(others)
     return jax.tree.unflatten(
         structure, [next(arrays) if is_array else next(others) for is_array in are_arrays]
@@ -244,7 +245,8 @@ def _specs(split, names, outlines, given):
             yield PartitionSpec(*[*spec, *end][len(spec) + len(end) - x.ndim :])
 
 
-def _resharded(mesh: Any, x: jax.Array, spec: PartitionSpec) -> jax.Array:
+def resharded(mesh: Any, x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """The array split like this, which it may be already."""
     known = jax.typeof(x).sharding
     if known.mesh == mesh and known.spec == spec:
         return x
