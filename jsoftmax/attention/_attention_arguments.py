@@ -62,7 +62,8 @@ class Given(NamedTuple):
     key_start: Array | None
     query_count: Array | None = None  # how many of them are in use, if not all
     key_count: Array | None = None
-    score_arrays: tuple[Array, ...] = ()  # of the score function
+    score_arrays: tuple[Array, ...] = ()  # of the score function,
+    key_score_arrays: tuple[Array, ...] = ()  # and those beside the keys, if they lie elsewhere
 
     @property
     def groups(self) -> int:
@@ -305,10 +306,12 @@ def prepared(given: Given, rule: Rule) -> Arguments:
         streams = streams.reshape(*lead, 1, 1)
     offset = rule.offset if given.offset is None else given.offset
     outline = _outline(given, "", offset, rule.axis_name)
-    score_arrays = given.score_arrays
+    score_arrays, of_others = given.score_arrays, given.key_score_arrays
     if score_arrays:
-        q, score_arrays = alike((q, score_arrays), rule.axis_name)
+        q, score_arrays, of_others = alike((q, score_arrays, of_others), rule.axis_name)
     of_heads, of_queries, of_keys, whole = laid_score(rule.score_fn, score_arrays, outline)
+    if of_others:
+        of_keys = laid_score(rule.score_fn, of_others, outline)[2]
     entries, numbers = (None, None) if rule.score_fn is None else numbers_of(outline)
     places = (1,) * len(batch) + (1, 1)
     scale = jnp.asarray(1 / np.sqrt(width)) if given.scale is None else given.scale

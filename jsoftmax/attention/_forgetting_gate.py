@@ -26,7 +26,8 @@ class ForgettingGate(LaidScore):
     Args:
         cumulative: c at every key, of shape (*batch, keys, heads), or with size 1 where it is
             shared: `jnp.cumsum(jax.nn.log_sigmoid(x), axis=-2)`. Queries take theirs from their
-            places among the keys, from `query_offset` on. Differentiable.
+            places among the keys, from `query_offset` on. In `ring_attention` each device gives
+            its part of the sums over the whole sequence. Differentiable.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax
@@ -43,6 +44,7 @@ class ForgettingGate(LaidScore):
 
     cumulative: ArrayLike
     arrays: ClassVar[tuple[str, ...]] = ("cumulative",)
+    along: ClassVar[dict[str, int]] = {"cumulative": -2}
 
     def __call__(self, score: ArrayLike, batch: Any, head: Any, query: Any, key: Any) -> Array:
         """Return the score of one query and key of one head."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from jsoftmax.attention._attend import computed, sizes_for
 from jsoftmax.attention._attention_arguments import read_arguments
 from jsoftmax.attention._kernel_decoding import Pages, attended_by_pages
+from jsoftmax.attention._sight import lengths_of
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen
@@ -35,15 +37,19 @@ def paged_attention(
     scale: float | ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    is_causal: bool = False,
+    score_fn: Callable[..., Any] | None = None,
     key_bounds: tuple[ArrayLike, ArrayLike] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "*batch queries heads value_width"]:
     """Mixtures of values whose keys lie in pages, as the caches of many requests do.
 
     It is `dot_product_attention` of the keys `key_pages[page_indices]`, of which each query sees
-    the first `lengths`. The kernel copies the pages that a request has to the chip, one by one, and
-    forms nothing larger. Where α > 1 it copies values only of pages that have mass, and with
-    `key_bounds` keys only of pages that may have some: exactly, not nearly.
+    the first `lengths`. Queries stand at the last of these places, as they do once their own keys
+    are in the cache; so `is_causal` is for several of them, in speculative decoding and where a
+    prompt is read in chunks. The kernel copies the pages that a request has to the chip, one by
+    one, and forms nothing larger. Where α > 1 it copies values only of pages that have mass, and
+    with `key_bounds` keys only of pages that may have some: exactly, not nearly.
 
     Args:
         query: shape (*batch, queries, heads, width), few queries for each request.
@@ -58,6 +64,8 @@ def paged_attention(
         scale: as there.
         logits_soft_cap: as there.
         sinks: as there.
+        is_causal: whether a query sees no key after its own place.
+        score_fn: as there; places count from the first key of a request.
         key_bounds: two arrays of shape (pages, key heads, width), between which the keys of a page
             lie that are in use: `key_pages.min(1), key_pages.max(1)`, kept with the pages. Only
             the kernel reads them, and takes them as constants.
@@ -104,7 +112,17 @@ def paged_attention(
     bounds = None if key_bounds is None else _checked_bounds(key_bounds, keys)
     pages = Pages(keys, values, table.astype(jnp.int32), bounds)
     regularizer = chosen(_FUNCTION, alpha, regularizer, 1.0, False)
-    options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "sinks": sinks}
+    lengths = checks.as_array(_FUNCTION, "lengths", lengths)
+    lengths = lengths_of(_FUNCTION, "lengths", lengths, query.shape[:-3])
+    if is_causal not in (True, False):
+        raise TypeError(f"jsoftmax.{_FUNCTION}: `is_causal` must be True or False.")
+    # One query, at the last place, sees all keys with `is_causal` and without.
+    is_causal = is_causal and query.shape[-3] > 1
+    options = {
+        "scale": scale, "logits_soft_cap": logits_soft_cap, "sinks": sinks, "is_causal": is_causal
+    }  # fmt: skip
+    if is_causal or score_fn is not None:
+        options |= {"query_offset": lengths - query.shape[-3], "score_fn": score_fn}
     given, rule = _given(query, pages, lengths, regularizer, **options)
     if implementation != "pallas":
         return _by_gathering(given, rule, pages)
@@ -115,11 +133,17 @@ def paged_attention(
             f"{keys.shape[1]} keys with {keys.shape[2]} heads: their product must be a multiple of "
             f"{_LANES}. Make pages larger, or let implementation='xla' gather them."
         )
-    if given.scale is not None and given.scale.ndim > 1:
-        raise NotImplementedError(
-            f"jsoftmax.{_FUNCTION}: implementation='pallas' does not take a `scale` of each query; "
-            "let implementation='xla' compute it."
-        )
+    others = {
+        "a `scale` of each query": given.scale is not None and given.scale.ndim > 1,
+        "`is_causal` with several queries": is_causal,
+        "`score_fn`": score_fn is not None,
+    }
+    for name, is_given in others.items():
+        if is_given:
+            raise NotImplementedError(
+                f"jsoftmax.{_FUNCTION}: implementation='pallas' does not take {name}; let "
+                "implementation='xla' compute it."
+            )
     return _by_kernel(given, rule, pages)
 
 
@@ -163,7 +187,7 @@ def _given(query, pages, lengths, regularizer, **options):
         for x in (pages.key, pages.value)
     )
     given, rule = read_arguments(
-        _FUNCTION, query, key, value, None, None, regularizer=regularizer, is_causal=False,
+        _FUNCTION, query, key, value, None, None, regularizer=regularizer,
         query_seq_lengths=None, key_value_seq_lengths=lengths, local_window_size=None,
         query_segment_ids=None, key_value_segment_ids=None, dropout_rng=None, dropout_rate=0.0,
         broadcast_dropout=False, axis_name=None, in_one_block=True, **options,

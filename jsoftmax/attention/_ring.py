@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,9 @@ from jsoftmax.attention._attention_arguments import Arguments, Given, prepared, 
 from jsoftmax.attention._attention_problem import Rule
 from jsoftmax.attention._folds import like_rows
 from jsoftmax.attention._merge import merge_attention
+from jsoftmax.attention._score_fn import axes_of_places
 from jsoftmax.core import _checks as checks
-from jsoftmax.core._mesh_axes import axis_names, varies_over
+from jsoftmax.core._mesh_axes import alike, axis_names, varies_over
 from jsoftmax.core.regularizers import SHANNON
 
 
@@ -40,6 +41,7 @@ def ring_attention(
     key_value_segment_ids: ArrayLike | None = None,
     logits_soft_cap: float | ArrayLike | None = None,
     sinks: ArrayLike | None = None,
+    score_fn: Callable[..., Any] | None = None,
     dropout_rng: Array | None = None,
     dropout_rate: float = 0.0,
     broadcast_dropout: bool = False,
@@ -85,6 +87,9 @@ def ring_attention(
         key_value_segment_ids: this device's, integers of shape (*batch, keys).
         logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z.
         sinks: the score of one more class without value, for the whole row.
+        score_fn: as for `dot_product_attention`, with places in the whole sequence. Its arrays are
+            whole on every device, but for those of `ForgettingGate`: its sums lie as the keys do,
+            whose device gives them, and go round with them.
         dropout_rng: a key for dropout, the same on all devices.
         dropout_rate: the share of weights that are dropped.
         broadcast_dropout: whether all batch entries and heads drop the same weights.
@@ -134,16 +139,33 @@ def ring_attention(
         key_value_segment_ids=key_value_segment_ids, logits_soft_cap=logits_soft_cap, sinks=sinks,
         dropout_rng=dropout_rng, dropout_rate=dropout_rate, broadcast_dropout=broadcast_dropout,
         axis_name=None, query_start=index * query.shape[-3], key_start=index * key.shape[-3],
+        score_fn=score_fn,
     )  # fmt: skip
+    if axes_of_places(rule.score_fn):
+        if query.shape[-3] != key.shape[-3]:
+            raise ValueError(
+                f"jsoftmax.{function}: {type(score_fn).__name__} gives one number for each place, "
+                f"of a query and a key alike, so `query` {query.shape} and `key` {key.shape} must "
+                "be of the same length."
+            )
+        given = given._replace(key_score_arrays=given.score_arrays)
     given = given._replace(query_count=count)
     sizes = sizes_for(function, given, rule, block_q, block_k)
     out, tau = _around(given, rule, sizes, ring)
     return (out, tau) if return_residual else out
 
 
-# What belongs to single queries, and to single keys, and goes round; and the axis of their places.
-_OF_QUERIES = {"query": -3, "query_segment_ids": -1, "scale": -2}
-_OF_KEYS = {"key": -3, "value": -3, "key_value_segment_ids": -1}
+def _of_queries(rule: Rule) -> dict[str, Any]:
+    """The arrays that belong to single queries, and the axis of their places."""
+    axes = axes_of_places(rule.score_fn)
+    own = {"score_arrays": axes} if axes else {}
+    return {"query": -3, "query_segment_ids": -1, "scale": -2, **own}
+
+
+def _of_keys(rule: Rule) -> dict[str, Any]:
+    """The arrays that belong to single keys, and go round with them."""
+    axes = axes_of_places(rule.score_fn)
+    return {"key": -3, "value": -3, "key_value_segment_ids": -1, "key_score_arrays": axes}
 
 
 def _read_order(function, order, part_length, query, key):
@@ -182,7 +204,7 @@ class Ring:
     is_uneven: bool
 
     def chunks(
-        self, given: Any, names: dict[str, int], device: Any, devices: int, counts: Any
+        self, given: Any, names: dict[str, Any], device: Any, devices: int, counts: Any
     ) -> list[tuple[Any, Any, dict[str, Any]]]:
         """The runs of places that a device holds: their start, how many are in use, their arrays.
 
@@ -199,12 +221,15 @@ class Ring:
 
         def half(first):
             low, high = (0, size // 2) if first else (size // 2, size)
-            return {
-                name: x
-                if x is None or x.ndim < -names[name] or x.shape[names[name]] != size
-                else jax.lax.slice_in_dim(x, low, high, axis=names[name])
-                for name, x in arrays.items()
-            }
+
+            def cut(x, axis):
+                if isinstance(x, tuple):
+                    return tuple(map(cut, x, axis))
+                if x is None or axis is None or x.ndim < -axis or x.shape[axis] != size:
+                    return x
+                return jax.lax.slice_in_dim(x, low, high, axis=axis)
+
+            return {name: cut(x, names[name]) for name, x in arrays.items()}
 
         places = device, 2 * devices - 1 - device
         return [(place * (size // 2), None, half(place is device)) for place in places]
@@ -221,12 +246,12 @@ def _around(given: Given, rule: Rule, sizes: Sizes, ring: Ring) -> tuple[Array, 
         counts = jax.lax.all_gather(given.query_count, axis_name)
     queries = [
         given._replace(query_start=start, query_count=count, **part)
-        for start, count, part in ring.chunks(given, _OF_QUERIES, own, devices, counts)
+        for start, count, part in ring.chunks(given, _of_queries(rule), own, devices, counts)
     ]
 
     def seen(owner, going, sinks):
         """Of each chunk of queries the mixtures and τ from the keys of one device."""
-        keys = ring.chunks(given._replace(**going), _OF_KEYS, owner, devices, counts)
+        keys = ring.chunks(given._replace(**going), _of_keys(rule), owner, devices, counts)
         for i, chunk in enumerate(queries):
             parts = []
             for j, (start, count, part) in enumerate(keys):
@@ -248,7 +273,7 @@ def _around(given: Given, rule: Rule, sizes: Sizes, ring: Ring) -> tuple[Array, 
         found = [merged([x, *parts]) for x, parts in zip(found, here, strict=True)]
         return (owner, going, found), None
 
-    going = {name: getattr(given, name) for name in _OF_KEYS}
+    going = alike({name: getattr(given, name) for name in _of_keys(rule)})
     start = own, going, [merged(parts) for parts in seen(own, going, given.sinks)]
     turns = _turns(rule, devices, given.key.shape[-3], ring)
     (_, _, found), _ = jax.lax.scan(turn, start, jnp.arange(turns, dtype=jnp.int32))

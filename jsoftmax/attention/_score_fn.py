@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core import _checks as checks
+from jsoftmax.core._mesh_axes import varies_over
 
 INDICES = ("batch", "head", "query", "key")
 
@@ -57,10 +58,12 @@ class Outline:
 class LaidScore:
     """A score function whose arrays lie along heads, queries and keys: one of ours.
 
-    It is a pytree whose fields named in `arrays` are leaves.
+    It is a pytree whose fields named in `arrays` are leaves. In `along` stands the axis of an array
+    that lies along the sequence, which is split where the sequence is.
     """
 
     arrays: ClassVar[tuple[str, ...]] = ()
+    along: ClassVar[dict[str, int]] = {}
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -119,6 +122,15 @@ class _Closure:
     def __call__(self, arrays: tuple[Array, ...], *scalars: Array) -> Array:
         from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # which imports Pallas
 
+        if not arrays:
+            return jnp.asarray(self.function(*scalars))
+        _, *indices = scalars
+        if any(varies_over(x) for x in indices):
+            raise NotImplementedError(
+                "jsoftmax: where the sequence is split over a mesh, `score_fn` can be no function "
+                "that closes over arrays. Make it a pytree that is called and has them as leaves, "
+                "by `jax.tree_util.register_dataclass`."
+            )
         closed = ClosedJaxpr(self.closed.jaxpr, arrays)
         (result,) = jaxpr_as_fun(closed)(*scalars)
         return result
@@ -185,6 +197,14 @@ def laid_score(
     if (ours := _ours(applied, arrays)) is not None:
         return *ours.laid(outline), ()
     return (), (), (), arrays
+
+
+def axes_of_places(applied: Any) -> tuple[int | None, ...]:
+    """Of each array of a score function the axis along the sequence; none if no array has one."""
+    ours = _ours(applied, None)
+    if ours is None or not ours.along:
+        return ()
+    return tuple(ours.along.get(name) for name in ours.arrays)
 
 
 def numbers_of(outline: Outline) -> tuple[Array, Array]:
