@@ -112,8 +112,9 @@ def paged_attention(
     bounds = None if key_bounds is None else _checked_bounds(key_bounds, keys)
     pages = Pages(keys, values, table.astype(jnp.int32), bounds)
     regularizer = chosen(_FUNCTION, alpha, regularizer, 1.0, False)
-    lengths = checks.as_array(_FUNCTION, "lengths", lengths)
-    lengths = lengths_of(_FUNCTION, "lengths", lengths, query.shape[:-3])
+    counts = lengths_of(_FUNCTION, "lengths", lengths, query.shape[:-3])
+    if counts is None:
+        raise TypeError(f"jsoftmax.{_FUNCTION}: `lengths` must be integers, got None.")
     if is_causal not in (True, False):
         raise TypeError(f"jsoftmax.{_FUNCTION}: `is_causal` must be True or False.")
     # One query, at the last place, sees all keys with `is_causal` and without.
@@ -122,8 +123,8 @@ def paged_attention(
         "scale": scale, "logits_soft_cap": logits_soft_cap, "sinks": sinks, "is_causal": is_causal
     }  # fmt: skip
     if is_causal or score_fn is not None:
-        options |= {"query_offset": lengths - query.shape[-3], "score_fn": score_fn}
-    given, rule = _given(query, pages, lengths, regularizer, **options)
+        options |= {"query_offset": counts - query.shape[-3], "score_fn": score_fn}
+    given, rule = _given(query, pages, counts, regularizer, **options)
     if implementation != "pallas":
         return _by_gathering(given, rule, pages)
     size = keys.shape[1] * keys.shape[2]

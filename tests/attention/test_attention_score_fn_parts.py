@@ -179,19 +179,18 @@ def test_queries_beside_pages_stand_at_the_last_places(name, queries, alpha):
 
 
 def test_what_the_kernel_of_pages_lacks_is_named():
-    given = (
-        np.ones((1, 2, 2, 2)),
-        *(np.ones((2, 64, 2, 2)),) * 2,
-        np.zeros((1, 2), int),
-        np.array([3]),
-    )
+    query, pages = np.ones((1, 2, 2, 2)), np.ones((2, 64, 2, 2))
+
+    def attend(lengths, **options):
+        return js.paged_attention(query, pages, pages, np.zeros((1, 2), int), lengths, **options)
+
     for options, words in (
         ({"is_causal": True}, "`is_causal` with several queries"),
         ({"score_fn": js.ALiBi(0.1)}, "`score_fn`"),
     ):
         with pytest.raises(NotImplementedError, match=f"does not take {words}; let"):
-            js.paged_attention(*given, implementation="pallas", **options)
+            attend(np.array([3]), implementation="pallas", **options)
     with pytest.raises(ValueError, match="`lengths` must not be negative"):
-        js.paged_attention(*given[:-1], np.array([-3]))
+        attend(np.array([-3]))
     with pytest.raises(TypeError, match="`lengths` has dtype float"):
-        js.paged_attention(*given[:-1], np.ones(1))
+        attend(np.ones(1))
