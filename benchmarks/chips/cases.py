@@ -188,9 +188,7 @@ def two_models_on_a_mesh() -> Iterator[Case]:
                 axes = AxisType.Explicit if way == "Explicit" else AxisType.Auto
                 yield Case(
                     group, f"linear_kl_divergence, {whose}, {way}", ours, shapes, peer, axes,
-                    # Tables that are split over data too are gathered: 1.3e8 numbers, where the
-                    # limit on traffic allows 6.8e7. It is not asked there.
-                    {"temporaries": 0.6}, rows=4096 if place == "over model" else None,
+                    {"temporaries": 0.6}, rows=4096,
                     platform="tpu" if way == "Explicit" else None,
                 )  # fmt: skip
 

@@ -117,24 +117,29 @@ class Program:
     def collectives(self) -> list[Collective]:
         """What travels between devices."""
         found: list[Collective] = []
-        self._collect(self.entry, 1.0, found)
+        self._collect(self.entry, 1.0, found, set())
         return found
 
     def _instructions(self):
         return (i for lines in self.computations.values() for i in lines.values())
 
-    def _collect(self, name, times, found):
+    def _collect(self, name, times, found, fused, is_fused=False):
+        """Those of a computation; one that is spread over several fusions counts once."""
         inside = self.computations[name]
         for one in inside.values():
             base = one.opcode.removesuffix("-start")
-            if base in COLLECTIVES:
+            channel = re.search(r"channel_id=(\d+)", one.rest)
+            is_again = is_fused and channel is not None and channel[1] in fused
+            if base in COLLECTIVES and not is_again:
+                if is_fused and channel is not None:
+                    fused.add(channel[1])
                 found.append(Collective(base, _received(one), times))
             more = times * self._turns(one, inside) if one.opcode == "while" else times
             if one.opcode == "conditional":
                 more = times / len(_called(one))  # a loop over a choice takes each in its turn
             for inner in _called(one):
-                if one.opcode not in ("fusion", "reduce", "sort", "scatter"):
-                    self._collect(inner, more, found)
+                if one.opcode not in ("reduce", "sort", "scatter"):
+                    self._collect(inner, more, found, fused, is_fused or one.opcode == "fusion")
 
     def _added(self, name: str) -> Totals:
         inside = self.computations[name]

@@ -59,6 +59,24 @@ def test_loops_count_as_often_as_they_turn():
     assert program.collectives[0].numbers == 40
 
 
+def test_a_collective_that_is_spread_over_fusions_counts_once():
+    """As the TPU compiler writes one that goes on beside other work: each part names it again."""
+    gather = (
+        "{\n  %a = f32[4,8]{1,0} parameter(0)\n"
+        "  ROOT %all = f32[8,8]{1,0} all-gather(%a), channel_id=CHANNEL, dimensions={0}\n}\n\n"
+    )
+    names = ("start", "5"), ("step", "5"), ("other", "6")
+    parts = [
+        f"%{name} (a: f32[4,8]) -> f32[8,8] " + gather.replace("CHANNEL", channel)
+        for name, channel in names
+    ]
+    calls = [f"  %{i} = f32[8,8]{{1,0}} fusion(%x), calls=%{n}" for i, (n, _) in enumerate(names)]
+    main = "ENTRY %main (x: f32[4,8]) -> f32[8,8] {\n  %x = f32[4,8]{1,0} parameter(0)\n"
+    calls[-1] = calls[-1].replace("  %", "  ROOT %")
+    program = Program("HloModule test\n\n" + "".join(parts) + main + "\n".join(calls) + "\n}\n")
+    assert [str(c) for c in program.collectives] == ["all-gather f32[8,8]"] * 2
+
+
 def test_a_loop_of_unknown_length_counts_some_turns():
     program = Program(TEXT.replace("direction=LT", "direction=NE"))
     assert program.totals.cycles == TURNS * (10 + 1) + 100
