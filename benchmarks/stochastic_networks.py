@@ -116,6 +116,9 @@ def exact_node(temperature: float) -> Node:
     """Draw from softmax(z/T), with no derivative in z."""
 
     def node(key, z, f):
+        if z.shape[-1] == 2:  # with one uniform number for two of Gumbel's
+            first = jax.random.bernoulli(key, jax.nn.sigmoid((z[..., 0] - z[..., 1]) / temperature))
+            return f(jnp.stack([first, ~first], axis=-1).astype(z.dtype))
         drawn = jax.random.categorical(key, z / temperature)
         return f(jax.nn.one_hot(drawn, z.shape[-1], dtype=z.dtype))
 
