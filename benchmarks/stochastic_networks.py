@@ -51,7 +51,11 @@ class StructuredOutput:
     def start(self, key: jax.Array) -> dict:
         """Parameters before the first step."""
         half, width = self.pixels // 2, self.units.width
-        sizes = {"first": (half, width), "second": (width, width), "out": (width, self.pixels - half)}
+        sizes = {
+            "first": (half, width),
+            "second": (width, width),
+            "out": (width, self.pixels - half),
+        }
         return _dense_layers(key, sizes)
 
     def losses(self, model: dict, key: jax.Array, images: jax.Array, node: Node) -> jax.Array:
@@ -91,7 +95,7 @@ class Autoencoder:
     def losses(
         self, model: dict, key: jax.Array, images: jax.Array, node: Node, temperature: float = 1.0
     ) -> jax.Array:
-        """The negative evidence lower bound; its Kullback–Leibler divergence is a sum, not drawn."""
+        """The negative evidence lower bound, with a divergence that is summed, not drawn."""
         z = self.units.logits(_dense(model["in"], images))
         log_q = jsoftmax.log_softmax(z, temperature=temperature)
         log_prior = jsoftmax.log_softmax(self.units.logits(model["prior"]))
