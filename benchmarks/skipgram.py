@@ -133,7 +133,9 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Of −Σ pairs · log P(centre | neighbour), in the vectors h of words and w of nodes."""
     # With z = ⟨h, w⟩ a node gives −log σ(z) for child 0 and −log σ(−z) for the other, whose
-    # derivatives are σ(z) − 1 and σ(z). Pairs are summed before anything is multiplied by z.
-    of_either, of_left = pairs @ either.astype(h.dtype), pairs @ left.astype(h.dtype)
+    # derivatives are σ(z) − 1 and σ(z). Pairs are summed before anything is multiplied by z, and
+    # in one product, since a small one costs little more than half of it.
+    both = pairs @ jnp.concatenate([either, left], axis=1).astype(h.dtype)
+    of_either, of_left = jnp.split(both, 2, axis=1)
     of_z = of_either * jax.nn.sigmoid(h @ w.T) - of_left
     return of_z @ w, of_z.T @ h
