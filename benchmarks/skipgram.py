@@ -19,6 +19,7 @@ class Learned(NamedTuple):
     """A vector for every word and every inner node, and the way to each word."""
 
     seconds: float
+    cpu_seconds: float  # of all threads
     vectors: np.ndarray  # [words, d]
     nodes: np.ndarray  # [nodes, d]
     paths: np.ndarray  # [words, depth]
@@ -62,14 +63,14 @@ class Skipgram:
         """From new vectors."""
         model, key = self._start(seed), jax.random.key(seed)
         jax.block_until_ready(model)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         for i in range(self.epochs):
             model = self.epoch(model, jax.random.fold_in(key, i), rate, *self.given)
         jax.block_until_ready(model)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start, time.process_time() - cpu
         tree = jax.tree.map(np.asarray, self.tree)
         tables = np.asarray(model.vectors), np.asarray(model.nodes)
-        return Learned(seconds, *tables, tree.paths, tree.codes, tree.lengths)
+        return Learned(*seconds, *tables, tree.paths, tree.codes, tree.lengths)
 
     def _start(self, seed):
         """Small vectors and nodes of 0, as word2vec begins."""
