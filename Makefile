@@ -79,12 +79,13 @@ compile-gpu:  ## the same functions for an H100; 5.6 GB of packages
 	$(MAKE) VENV=.venv-gpu .venv-gpu/.has-gpu
 	.venv-gpu/bin/python -m benchmarks.chips --platform gpu $(if $(QUICK),--quick)
 
-bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folder also text and vectors
+bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folder also text and vectors; MNIST=mnist.npz
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.sampling
 	$(VENV)/bin/python -m benchmarks.truncation
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
+	$(VENV)/bin/python -m benchmarks.gumbel_softmax_table $(if $(MNIST),--mnist $(MNIST))
 	$(VENV)/bin/python -m benchmarks.attention
 	$(VENV)/bin/python -m benchmarks.short_attention
 	$(VENV)/bin/python -m benchmarks.linear

@@ -13,19 +13,16 @@ import statistics
 import time
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-import jsoftmax as js
 from benchmarks.machine import machine, sentence
+from benchmarks.skipgram import DIMENSION, SIZES, WINDOW, Learned, Skipgram
 from benchmarks.tables import Table, console
 from benchmarks.wikitext import JUDGED, LEARNED, add_folder, texts
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-DIMENSION, WINDOW, EPOCHS, ROUNDS = 100, 5, 5, 3
-BATCH, START = 256, 0.1  # centre words of a step; what the sums of Adagrad begin at
+EPOCHS, ROUNDS = 5, 3
 RATES, THEIR_RATES = (0.01, 0.03, 0.1), (0.0125, 0.025, 0.05)
 PAIRS = 200_000  # of the judged text, at most
 FREQUENCIES = "frequencies alone"
@@ -48,7 +45,8 @@ def main() -> None:
     facts = machine()
     screen.print(sentence(facts))
     epochs, rounds = (1, 1) if options.quick else (options.epochs, options.rounds)
-    learners = {"jsoftmax": Skipgram(text, epochs), "gensim": Gensim(text, epochs)}
+    ours = Skipgram(text.counts, text.numbers, text.line_of, epochs)
+    learners = {"jsoftmax": ours, "gensim": Gensim(text, epochs)}
     runs = [
         (name, rate)
         for rates in zip(RATES, THEIR_RATES, strict=True)
@@ -63,6 +61,7 @@ def main() -> None:
             "learner": name,
             "rate": rate,
             "seconds": [x.seconds for x in each],
+            "cpu_seconds": [x.cpu_seconds for x in each],
             "surprise": [surprise(x, text.pairs) for x in each],
             "learned_surprise": surprise(each[0], text.learned_pairs),
             "mean_length": float(text.counts @ each[0].lengths / text.counts.sum()),
@@ -70,7 +69,7 @@ def main() -> None:
         }
         for (name, rate), each in sorted(found.items(), reverse=True)
     ]
-    report = table(records, text, epochs)
+    report = table(records, text, epochs, ours)
     screen.print(report.rich())
     if options.quick or (epochs, rounds) != (EPOCHS, ROUNDS):
         screen.print("Not saved: a partial run is no evidence.")
@@ -80,7 +79,7 @@ def main() -> None:
         "# Word vectors, against gensim\n\nMade by `python -m benchmarks.word_vectors`. "
         f"{sentence(facts)}\n\n{report.markdown()}"
     )
-    results = {"machine": facts, "epochs": epochs, "records": records}
+    results = {"machine": facts, "epochs": epochs, "preparing": ours.preparing, "records": records}
     (RESULTS / "word_vectors.json").write_text(json.dumps(results, indent=1) + "\n")
     screen.print(f"Saved {RESULTS / 'word_vectors.md'} and word_vectors.json beside it.")
 
@@ -138,113 +137,6 @@ def _pairs(numbers, line_of):
 # The learners.
 
 
-class Learned(NamedTuple):
-    """A vector for every word and every inner node, and the way to each word."""
-
-    seconds: float
-    vectors: np.ndarray  # [words, d]
-    nodes: np.ndarray  # [nodes, d]
-    paths: np.ndarray  # [words, depth]
-    codes: np.ndarray  # [words, depth]
-    lengths: np.ndarray  # [words]
-
-
-class Model(NamedTuple):
-    """Two tables, with what Adagrad remembers of their rows."""
-
-    vectors: jax.Array
-    vector_state: js.vocabulary.RowState
-    nodes: jax.Array
-    node_state: js.vocabulary.RowState
-
-
-class Skipgram:
-    """The centre word guessed from each of its neighbours, by a step that is O(log K)."""
-
-    def __init__(self, text: Text, epochs: int):
-        self.text, self.epochs = text, epochs
-        self.tree = js.huffman_tree(text.counts)
-        model, places = self._start(0), self._places()
-        self.epoch = (
-            jax.jit(_epoch, donate_argnums=0)
-            .lower(model, jax.random.key(0), 0.0, self.tree, *self._arrays(), places)
-            .compile()
-        )
-
-    def learn(self, seed: int, rate: float) -> Learned:
-        """From new vectors."""
-        model, arrays, places = self._start(seed), self._arrays(), self._places()
-        key = jax.random.key(seed)
-        start = time.perf_counter()
-        for i in range(self.epochs):
-            model = self.epoch(model, jax.random.fold_in(key, i), rate, self.tree, *arrays, places)
-        jax.block_until_ready(model)
-        seconds = time.perf_counter() - start
-        tree = jax.tree.map(np.asarray, self.tree)
-        tables = np.asarray(model.vectors), np.asarray(model.nodes)
-        return Learned(seconds, *tables, tree.paths, tree.codes, tree.lengths)
-
-    def _start(self, seed):
-        """Small vectors and nodes of 0, as word2vec begins."""
-        shape = len(self.text.counts), DIMENSION
-        key = jax.random.key(seed)
-        vectors = jax.random.uniform(key, shape, minval=-0.5, maxval=0.5) / DIMENSION
-        nodes = jnp.zeros((self.tree.table_rows, DIMENSION))
-        start = _optimizer(0.0).init
-        return Model(vectors, start(vectors), nodes, start(nodes))
-
-    def _arrays(self):
-        """The text with a margin on either side that belongs to no line."""
-        margin = np.full(WINDOW, -1, np.int32)
-        return tuple(
-            jnp.asarray(np.concatenate([margin, x, margin]))
-            for x in (self.text.numbers, self.text.line_of)
-        )
-
-    def _places(self):
-        """Of the centre words of each step, as far apart as possible; the last one fills up."""
-        n = len(self.text.numbers)
-        steps = -(-n // BATCH)
-        places = np.arange(steps * BATCH).reshape(BATCH, steps).T
-        return jnp.asarray(np.where(places < n, places + WINDOW, 0), jnp.int32)
-
-
-OFFSETS = np.array([*range(-WINDOW, 0), *range(1, WINDOW + 1)], np.int32)
-
-
-def _optimizer(rate):
-    return js.vocabulary.row_adagrad(rate, initial_accumulator_value=START)
-
-
-def _epoch(model, key, rate, tree, numbers, line_of, places):
-    optimizer = _optimizer(rate)
-
-    def step(model, inputs):
-        key, centres = inputs
-        y = numbers[centres]
-        around = centres[:, None] + OFFSETS
-        reach = jax.random.randint(key, (BATCH, 1), 1, WINDOW + 1)
-        there = (line_of[around] == line_of[centres][:, None]) & (abs(OFFSETS) <= reach)
-        there &= (y >= 0)[:, None]
-        neighbours, nodes = jnp.where(there, numbers[around], -1), tree.rows(y)
-
-        def loss(vectors, rows):
-            def of(vectors):
-                return js.hierarchical_log_prob_of_rows(vectors, rows, tree, y)
-
-            log_p = jax.vmap(of, in_axes=1, out_axes=1)(vectors)
-            return -jnp.sum(jnp.where(there, log_p, 0))
-
-        read = model.vectors[neighbours], model.nodes[nodes]
-        of_vectors, of_rows = jax.grad(loss, argnums=(0, 1))(*read)
-        return Model(
-            *optimizer.update(model.vectors, model.vector_state, neighbours, of_vectors),
-            *optimizer.update(model.nodes, model.node_state, nodes, of_rows),
-        ), None
-
-    return jax.lax.scan(step, model, (jax.random.split(key, len(places)), places))[0]
-
-
 class Gensim:
     """`gensim.models.Word2Vec` with the same window, dimension, epochs and text."""
 
@@ -261,9 +153,9 @@ class Gensim:
             alpha=rate,
         )  # fmt: skip
         model.build_vocab(self.text.lines)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         model.train(self.text.lines, total_examples=model.corpus_count, epochs=self.epochs)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start, time.process_time() - cpu
         theirs = [model.wv.key_to_index[word] for word in self.text.words]
         points, codes = ([model.wv.expandos[name][i] for i in theirs] for name in ("point", "code"))
         lengths = np.array([len(x) for x in codes])
@@ -271,7 +163,7 @@ class Gensim:
         paths, taken = np.full(shape, -1), np.zeros(shape, np.int64)
         for i, length in enumerate(lengths):
             paths[i, :length], taken[i, :length] = points[i], codes[i]
-        return Learned(seconds, model.wv.vectors[theirs], model.syn1, paths, taken, lengths)
+        return Learned(*seconds, model.wv.vectors[theirs], model.syn1, paths, taken, lengths)
 
 
 def surprise(learned: Learned, pairs: np.ndarray) -> float:
@@ -289,8 +181,8 @@ def surprise(learned: Learned, pairs: np.ndarray) -> float:
 # The table.
 
 
-def table(records: list[dict], text: Text, epochs: int) -> Table:
-    """One row a learner."""
+def table(records: list[dict], text: Text, epochs: int, ours: Skipgram) -> Table:
+    """One row a learner and rate."""
     words = epochs * len(text.numbers)
     p = text.counts / text.counts.sum()
     rows = [
@@ -299,6 +191,7 @@ def table(records: list[dict], text: Text, epochs: int) -> Table:
             f"{r['rate']:g}",
             f"{words / min(r['seconds']):,.0f}",
             f"{min(r['seconds']):.2f}",
+            f"{words / min(r['cpu_seconds']):,.0f}",
             f"{statistics.mean(r['surprise']):.3f}",
             f"{min(r['surprise']):.3f}–{max(r['surprise']):.3f}",
             f"{r['learned_surprise']:.3f}",
@@ -308,17 +201,22 @@ def table(records: list[dict], text: Text, epochs: int) -> Table:
         for r in records
     ]
     alone = [-np.log(p)[pairs[:, 0]].mean() for pairs in (text.pairs, text.learned_pairs)]
-    rows.append([FREQUENCIES, "–", "–", "–", f"{alone[0]:.3f}", "–", f"{alone[1]:.3f}", "–", "–"])
+    rows.append([FREQUENCIES, *"––––", f"{alone[0]:.3f}", "–", f"{alone[1]:.3f}", "–", "–"])
     return Table(
         "WikiText-2",
         f"Skip-gram: each word guessed from each of its neighbours, by Huffman's tree over "
         f"{len(p):,} words. {DIMENSION} dimensions, window {WINDOW} (of random reach), {epochs} "
         f"epochs of {len(text.numbers):,} words of {LEARNED}; gensim with hs=1, no subsampling, "
         f"as many workers as cores, and its own descent, whose rate falls to 0 (from 0.025 unless "
-        f"told otherwise); jsoftmax in batches of {BATCH} centre words by row-wise Adagrad at a "
-        f"constant rate. Such rates do not compare, so each has three. Seconds of the fastest of "
+        f"told otherwise); jsoftmax by row-wise Adagrad at a constant rate, a step for each of "
+        f"{len(ours.tiles.centres):,} tiles of the text: stretches of "
+        f"{len(text.numbers) / len(ours.tiles.centres):.1f} centre words on average, which hold at "
+        f"most {SIZES['words']} distinct words and {SIZES['nodes']} nodes. Rates of the two do not "
+        f"compare, so each has three. Seconds of the fastest of "
         f"{len(records[0]['seconds'])} rounds, taken in turns, of training alone: without "
-        f"compiling, without numbering words (gensim looks each up as it trains). −log p in nats, "
+        f"compiling, without numbering words (gensim looks each up as it trains), and without "
+        f"cutting the text into tiles, once, in {ours.preparing:.2f} s. CPU seconds are of all "
+        f"threads, and depend less on other work on the machine. −log p in nats, "
         f"a mean over rounds and over {len(text.pairs):,} pairs of {JUDGED} (all whose words are "
         f"known, thinned out), each with its own tree.",
         [
@@ -326,6 +224,7 @@ def table(records: list[dict], text: Text, epochs: int) -> Table:
             "rate",
             "words a second",
             "s",
+            "words a CPU second",
             "−log p",
             "of rounds",
             "learned text",

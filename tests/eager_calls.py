@@ -418,6 +418,12 @@ for _name in ("row_sgd", "row_adagrad", "row_adam"):
             ).update(table, _optimizer(made).init(table), rows, g),
         )  # fmt: skip
 _call(
+    "row_adagrad", floats(12, 2), floats(4, 2), smooth=False, note="distinct",
+    run=lambda _, table, g: _optimizer("row_adagrad").update(
+        table, _optimizer("row_adagrad").init(table), jnp.arange(g.shape[0]), g, distinct=True
+    ),
+)  # fmt: skip
+_call(
     "row_sgd", key, floats(12, 2), labels(12, 4), floats(4, 2), smooth=False, note="key",
     run=lambda _, key, table, rows, g: _optimizer("row_sgd").update(
         table.astype(jnp.bfloat16), _optimizer("row_sgd").init(table), rows, g, key=key

@@ -9,17 +9,23 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._keys import one_key
+from jsoftmax.vocabulary.row_updates._distinct_rows import (
+    all_distinct,
+    each_once,
+    in_order,
+    summed_in_runs,
+)
 from jsoftmax.vocabulary.row_updates._stochastic_rounding import rounded
 
 Schedule = Callable[[Array], ArrayLike]
 
 _BLOCK = 4096  # fewer rows than these are moved in one go
-_RUN = 8  # summands that become one
 _RISING: dict[str, Any] = {"indices_are_sorted": True, "unique_indices": True}
 
 
@@ -35,6 +41,9 @@ class RowOptimizer(NamedTuple):
             A table of few digits is rounded once a step, to the nearest: steps of less than half of
             its last digit are lost, again and again. With `key=`, a new key of `jax.random` each
             step, a bfloat16 table is rounded by chance instead, so that rows are right in the mean.
+            `distinct=True` says that rows rise, that none is there twice, and that padding comes
+            last, which spares sorting and summing. Of a `jax.Array` that is taken on trust: what
+            becomes of others is not defined.
 
     Under `jit` with table and state donated they are changed in place, and n rows of width d cost
     O(n (d + log n)), whatever K is. Derivatives of the update itself, as meta-learning asks for,
@@ -112,23 +121,32 @@ class _Rule:
 
     @on_explicit_axes(like="table", axis=())
     def update(
-        self, table: Any, state: Any, rows: Any, gradients: Any, *, key: Any = None
+        self,
+        table: Any,
+        state: Any,
+        rows: Any,
+        gradients: Any,
+        *,
+        key: Any = None,
+        distinct: bool = False,
     ) -> tuple[Float[Array, "..."], RowState]:
         function, learning_rate, descent = self.function, self.learning_rate, self.descent
         table = _read_table(function, table)
         dtype = checks.compute_dtype(table)
         ids, g = _read_rows(function, table, rows, gradients)
+        if distinct:
+            _check_distinct(function, rows, table.shape[0])
         _check_state(function, state, jax.eval_shape(descent.start, table))
         rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
         rate, g = jnp.asarray(rate, dtype), g.astype(dtype)
         key = _read_key(function, key, table)
-        table, memory = _moved(descent, table, state.memory, ids, g, rate, key)
+        table, memory = _moved(descent, distinct, table, state.memory, ids, g, rate, key)
         return table, RowState(state.step + 1, memory)
 
 
 # Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
-@partial(jax.jit, static_argnums=0, inline=True)
-def _moved(descent, table, memory, ids, g, rate, key):
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _moved(descent, distinct, table, memory, ids, g, rate, key):
     """The table and the memory after a step."""
 
     def move(turn, tables, ids, g):
@@ -143,6 +161,9 @@ def _moved(descent, table, memory, ids, g, rate, key):
             moved = rounded(jax.random.fold_in(key, turn), moved)
         return _with_rows(table, ids, moved), memory
 
+    if distinct:
+        size = table.shape[0]
+        return move(0, (table, memory), all_distinct(ids, size), g)
     return _for_each(move, (table, memory), ids, g)
 
 
@@ -156,9 +177,9 @@ def _for_each(move: Callable, tables: Any, ids: Array, g: Array) -> Any:
     n, size = ids.shape[0], tables[0].shape[0]
     if n == 0:
         return tables
-    each, place, count = _each_once(ids, size)
-    place, order = _sorted(place)
-    place, g = _summed_in_runs(place, g[order])
+    each, place, count = each_once(ids, size)
+    place, order = in_order(place)
+    place, g = summed_in_runs(place, g[order])
     block = n if n <= _BLOCK or not jax.tree.leaves(tables[1]) else max(_BLOCK, -(-n // 4))
     blocks = -(-n // block)
     if blocks * block > n:
@@ -174,65 +195,6 @@ def _for_each(move: Callable, tables: Any, ids: Array, g: Array) -> Any:
     if blocks == 1:
         return turn(0, tables)
     return jax.lax.fori_loop(0, -(-count // block), turn, tables)
-
-
-def _each_once(ids: Array, size: int) -> tuple[Array, Array, Array]:
-    """Ids in rising order, none twice; where among them each id is; how many there are.
-
-    What is left over holds distinct numbers of `size` and more, so that whoever reads or writes
-    the rows may rely on order and distinctness. Padding, `size`, has its place behind all.
-    """
-    n = ids.shape[0]
-    rising = jnp.sort(ids)
-    first = jnp.concatenate([jnp.ones_like(rising[:1], bool), rising[1:] != rising[:-1]])
-    place = jnp.cumsum(first, dtype=jnp.int32) - 1
-    slots = jnp.arange(n, dtype=jnp.int32)
-    each = jnp.full_like(ids, size).at[place].set(rising, indices_are_sorted=True)
-    each = jnp.where(each < size, each, size + slots)
-    place = jnp.searchsorted(each, ids, method="scan_unrolled").astype(jnp.int32)
-    return each, jnp.where(ids < size, place, n), jnp.sum(first & (rising < size), dtype=jnp.int32)
-
-
-def _sorted(place: Array) -> tuple[Array, Array]:
-    """Places from 0 to n in rising order, and where each has been.
-
-    One number is sorted many times faster than a pair is. So a few digits of a place and where it
-    stands are one number, and higher digits follow in a turn of their own, which keeps the order of
-    those that are equal.
-    """
-    n = place.shape[0]
-    standing = max((n - 1).bit_length(), 1)
-    digits = 32 - standing
-    slots = jnp.arange(n, dtype=jnp.uint32)
-    place, order = place.astype(jnp.uint32), slots
-    for shift in range(0, n.bit_length(), digits):
-        part = (place >> shift) & (2**digits - 1)
-        both = jnp.sort((part << standing) | slots)
-        here = both & (2**standing - 1)
-        place, order = place[here], order[here]
-    return place.astype(jnp.int32), order.astype(jnp.int32)
-
-
-def _summed_in_runs(place: Array, g: Array) -> tuple[Array, Array]:
-    """Fewer summands for each place, of the same sum: of equal places in a row eight become one.
-
-    Whoever adds up the result adds at most 14 numbers of each size, where one after another a
-    hundred thousand would lose a thousandth.
-    """
-    n = place.shape[0]
-    places, gs = [], []
-    while place.shape[0] > _RUN:
-        whole = place.shape[0] // _RUN * _RUN
-        runs = place[:whole].reshape(-1, _RUN)
-        # Places rise, so that a run is of one place where its ends are.
-        is_one = runs[:, 0] == runs[:, -1]
-        sums = jnp.sum(g[:whole].reshape(-1, _RUN, *g.shape[1:]), axis=1)
-        left = jnp.where(is_one[:, None], n, runs).reshape(-1)
-        places.append(jnp.concatenate([left, place[whole:]]))
-        gs.append(g)
-        place = runs[:, 0]
-        g = jnp.where(is_one.reshape(-1, *[1] * (g.ndim - 1)), sums, 0)
-    return jnp.concatenate([*places, place]), jnp.concatenate([*gs, g])
 
 
 def _rows_of(x: Array, ids: Array) -> Array:
@@ -290,6 +252,20 @@ def _read_key(function: str, key: Any, table: Array) -> Array | None:
         f"jsoftmax.{function}: `key` rounds tables of bfloat16, and this one has dtype "
         f"{table.dtype}; convert it, or leave `key` out."
     )
+
+
+def _check_distinct(function: str, rows: Any, size: int) -> None:
+    """Rows given by Python or numpy are checked while tracing."""
+    known = checks.known_values(rows)
+    if known is None:
+        return
+    known = np.asarray(known).reshape(-1)
+    known = np.where((known >= 0) & (known < size), known, size)
+    if np.any((known[1:] <= known[:-1]) & (known[1:] < size)):
+        raise ValueError(
+            f"jsoftmax.{function}: `rows` do not rise, or one of them is there twice; leave "
+            "`distinct` out, and they are sorted and summed."
+        )
 
 
 def _check_state(function: str, state: Any, memory: dict[str, Any]) -> None:

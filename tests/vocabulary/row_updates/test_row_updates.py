@@ -107,6 +107,35 @@ def test_padding_is_ignored_whatever_its_gradient():
     assert later.step == 2
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rows_that_are_said_to_be_distinct_move_as_they_do_otherwise(name):
+    """Two steps, padding of either kind at their end, with gradients that are NaN."""
+    optimizer, (table, state) = OPTIMIZERS[name], run(OPTIMIZERS[name], TABLE, STEPS)
+    rows = np.array([0, 3, 5, SIZE, -1])
+    g = np.where((np.arange(5) < 3)[:, None], RNG.normal(size=(5, WIDTH)), np.nan)
+    update = jax.jit(optimizer.update, static_argnames="distinct")
+    found = update(*update(table, state, rows, g, distinct=True), rows, -g, distinct=True)
+    right = update(*update(table, state, rows, g), rows, -g)
+    chex.assert_trees_all_close(found, right, rtol=1e-12)
+
+
+def test_distinct_rows_are_rounded_by_chance_as_others_are():
+    optimizer, rows, table = row_adagrad(0.1), [1, 4], jnp.asarray(TABLE, jnp.bfloat16)
+    state, g, key = optimizer.init(table), np.ones((2, WIDTH)), jax.random.key(0)
+    found = optimizer.update(table, state, rows, g, key=key, distinct=True)
+    chex.assert_trees_all_equal(found, optimizer.update(table, state, rows, g, key=key))
+    none = optimizer.update(table, state, [], g[:0], distinct=True)
+    chex.assert_trees_all_equal(none[0], table)
+
+
+def test_distinct_rows_are_neither_sorted_nor_summed():
+    update = jax.jit(row_adagrad(0.1).update, static_argnames="distinct")
+    state = row_adagrad(0.1).init(TABLE)
+    for distinct in (False, True):
+        text = update.lower(TABLE, state, np.arange(3), TABLE[:3], distinct=distinct).as_text()
+        assert ("sort" in text.replace("indices_are_sorted", "")) is not distinct
+
+
 @pytest.mark.parametrize("distinct", [30, 5_000, 20_000])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_batches_of_many_rows_are_moved_in_blocks(distinct, mapped):
@@ -240,6 +269,20 @@ MISTAKES = {
         lambda: row_sgd(0.1).update(TABLE, [1], [1], TABLE[:1]),
         TypeError,
         "`state` is of type list",
+    ),
+    "one row twice, said to be distinct": (
+        lambda: row_sgd(0.1).update(
+            TABLE, row_sgd(0.1).init(TABLE), [1, 1], TABLE[:2], distinct=True
+        ),
+        ValueError,
+        "leave `distinct` out",
+    ),
+    "padding before a row, said to be distinct": (
+        lambda: row_sgd(0.1).update(
+            TABLE, row_sgd(0.1).init(TABLE), [-1, 1], TABLE[:2], distinct=True
+        ),
+        ValueError,
+        "`rows` do not rise",
     ),
     "gradients": (
         lambda: row_sgd(0.1).update(TABLE, row_sgd(0.1).init(TABLE), [1, 2], TABLE[:1]),
