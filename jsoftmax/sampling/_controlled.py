@@ -74,13 +74,13 @@ def reinmax_cv(
         >>> def cost(z):
         ...     x = reinmax_cv(jax.random.key(0), z, samples=4, weight=1.0)
         ...     return jax.vmap(lambda x: x @ weights)(x).mean()
-        >>> print(jax.jit(jax.grad(cost))(z).round(3))
-        [-0.202 -0.304  0.505]
+        >>> print(jax.jit(jax.grad(cost))(z))
+        [-0.2017 -0.3036  0.5053 ]
 
         For a linear function and weight 1 it is exact:
 
-        >>> print(jax.grad(lambda z: jax.nn.softmax(z) @ weights)(z).round(3))
-        [-0.202 -0.304  0.505]
+        >>> print(jax.grad(lambda z: jax.nn.softmax(z) @ weights)(z))
+        [-0.2017 -0.3036  0.5053 ]
     """
     name = "reinmax_cv"
     check_count(name, "samples", samples, least=2)
