@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental.sparse import BCOO
+
+_PARTS = 8  # in which chosen rows are gone through
 
 
 class DenseFeatures(NamedTuple):
@@ -30,6 +33,32 @@ class DenseFeatures(NamedTuple):
     def squares(self, weights: Array) -> Array:
         """Σ w x² of each class and feature, for weights [K, n]."""
         return weights @ (self.scaled * self.scaled)
+
+    def gathered(self, chosen: Array, per_row: Any) -> tuple[DenseFeatures, Any, Array]:
+        """The chosen rows first, with arrays [K, n] of all rows, and in how many parts they are.
+
+        Rows after the chosen ones are 0 in the arrays. The sizes of the parts are equal.
+        """
+        n = len(chosen)
+        order = jnp.argsort(~chosen, stable=True)
+        more = -n % _PARTS
+        scaled = jnp.pad(self.scaled[order], ((0, more), (0, 0)))
+        turned = jnp.pad(self.turned[:, order], ((0, 0), (0, more)))
+        per_row = jax.tree.map(
+            lambda x: jnp.pad((x * chosen)[:, order], ((0, 0), (0, more))), per_row
+        )
+        size = (n + more) // _PARTS
+        return DenseFeatures(scaled, turned), per_row, -(-jnp.sum(chosen) // size)
+
+    def part(self, i: Array, per_row: Any) -> tuple[DenseFeatures, Any]:
+        """The i-th part of these rows, and of arrays [K, n] of them."""
+        size = len(self.scaled) // _PARTS
+
+        def cut(x: Array, axis: int) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
+
+        features = DenseFeatures(cut(self.scaled, 0), cut(self.turned, 1))
+        return features, jax.tree.map(lambda x: cut(x, 1), per_row)
 
 
 class SparseFeatures(NamedTuple):
@@ -56,6 +85,16 @@ class SparseFeatures(NamedTuple):
         mixed, raw = ((x.T @ weights.T).T for x in (self.values, self.squared))
         squares = raw - 2 * self.mean * mixed + total * self.mean * self.mean
         return jnp.maximum(squares, 0) / (self.scale * self.scale)
+
+    def gathered(self, chosen: Array, per_row: Any) -> tuple[SparseFeatures, Any, int]:
+        """As they are, in one part: a sparse matrix is not cut into rows."""
+        del chosen
+        return self, per_row, 1
+
+    def part(self, i: Array, per_row: Any) -> tuple[SparseFeatures, Any]:
+        """All rows."""
+        del i
+        return self, per_row
 
 
 def centered(
