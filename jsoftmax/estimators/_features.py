@@ -45,7 +45,7 @@ class DenseFeatures(NamedTuple):
         scaled = jnp.pad(self.scaled[order], ((0, more), (0, 0)))
         turned = jnp.pad(self.turned[:, order], ((0, 0), (0, more)))
         per_row = jax.tree.map(
-            lambda x: jnp.pad((x * chosen)[:, order], ((0, 0), (0, more))), per_row
+            lambda x: jnp.pad((x * chosen[None])[:, order], ((0, 0), (0, more))), per_row
         )
         size = (n + more) // _PARTS
         return DenseFeatures(scaled, turned), per_row, -(-jnp.sum(chosen) // size)

@@ -17,7 +17,6 @@ from jax import Array
 _MOST_TRIES = 60  # lengths tried along one direction
 _FLAT = 0.6  # of the slope that may be left along it
 _MOST_TURNS = 250
-_LO, _HI = 0.1, 0.5
 
 
 class Minimum(NamedTuple):
@@ -93,9 +92,7 @@ def minimise(
     zero, none = jnp.zeros_like(tol), jnp.zeros_like(most)
     first = jax.eval_shape(evaluate, start)
     # The first turn of the loop evaluates the start, as a step of length 0 from a height of ∞.
-    here = Evaluated(
-        jnp.full_like(first.value, jnp.inf), *jax.tree.map(jnp.ones_like, first[1:])
-    )
+    here = Evaluated(jnp.full_like(first.value, jnp.inf), *jax.tree.map(jnp.ones_like, first[1:]))
     nothing, end = jax.tree.map(jnp.zeros_like, start), (zero, zero)
     s = _Search(start, here, nothing, zero, zero, end, end, none - 1, none, jnp.asarray(False))
     s = jax.lax.while_loop(unfinished, advance, s)
@@ -111,9 +108,7 @@ def _is_good(s: _Search, there: Evaluated, slope: Array) -> Array:
     return (fallen & (slope <= -_FLAT * s.slope)) | (level & (slope <= -0.9 * s.slope))
 
 
-def _turned(
-    s: _Search, point: Any, here: Evaluated, hessian: Callable, size: Callable
-) -> _Search:
+def _turned(s: _Search, point: Any, here: Evaluated, hessian: Callable, size: Callable) -> _Search:
     """The next direction, from a point that was accepted."""
     direction = _newton_direction(here.gradient, hessian(here.bend))
     slope = _dot(here.gradient, direction)
@@ -162,7 +157,7 @@ def _newton_direction(gradient: Any, hessian: Hessian) -> Any:
     square = _dot(residual, ahead)
     # The nearer the minimum, the more exact; far from it exactness is lost on a sparse loss, of
     # which the next step meets another piece.
-    share = jnp.clip(jnp.sqrt(jnp.sqrt(square)), _LO, _HI)
+    share = jnp.clip(jnp.sqrt(jnp.sqrt(square)), 0.1, 0.5)
     goal = share * share * square
 
     def unfinished(s: _Residual) -> Array:
