@@ -85,6 +85,7 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folde
 	$(VENV)/bin/python -m benchmarks.truncation
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
+	$(VENV)/bin/python -m benchmarks.calibration_peers
 	$(VENV)/bin/python -m benchmarks.attention
 	$(VENV)/bin/python -m benchmarks.short_attention
 	$(VENV)/bin/python -m benchmarks.linear

@@ -71,9 +71,9 @@ def minimise(
 ) -> Minimum:
     """Take steps until the `size` of the gradient is `tol`, there were `most`, or none moves.
 
-    `hessian(bend)` is the second derivative where `bend` was evaluated. Close to the minimum the function changes by less than its rounding. A step is
-    judged by its slopes there (Hager and Zhang's approximate decrease), which lets the gradient
-    fall to 1e-12 in float64.
+    `hessian(bend)` is the second derivative where `bend` was evaluated. Close to the minimum the
+    function changes by less than its rounding. A step is judged by its slopes there (Hager and
+    Zhang's approximate decrease), which lets the gradient fall to 1e-12 in float64.
     """
 
     def unfinished(s: _Search) -> Array:
