@@ -1,4 +1,4 @@
-"""`python -m benchmarks.calibration_peers`: calibration against netcal, torchmetrics, sklearn, MAPIE.
+"""`python -m benchmarks.calibration_peers`: against netcal, torchmetrics, scikit-learn and MAPIE.
 
 Same numbers in, and the numbers that come out side by side with the time of a call, compiled
 before. What no peer has, matrix scaling and Dirichlet calibration with the same penalties, is
@@ -147,12 +147,16 @@ def errors(logits: np.ndarray, labels: np.ndarray) -> list[Comparison]:
             "classwise ECE", "netcal", ours(js.classwise_calibration_error, p, labels), classwise,
             "the peer's mean over its ECE of each class",
         ),
-        Comparison("ECE of [N]", "netcal", ours(error, one, is_one), theirs(ECE(BINS), one, is_one)),
+        Comparison(
+            "ECE of [N]", "netcal", ours(error, one, is_one), theirs(ECE(BINS), one, is_one)
+        ),
         Comparison(
             "ECE of [N]", "torchmetrics", ours(error, one, is_one),
             lambda: binary_calibration_error(one_torch, is_one_torch, BINS).numpy(),
         ),
-        Comparison("MCE of [N]", "netcal", ours(worst, one, is_one), theirs(MCE(BINS), one, is_one)),
+        Comparison(
+            "MCE of [N]", "netcal", ours(worst, one, is_one), theirs(MCE(BINS), one, is_one)
+        ),
         Comparison("reliability of [N]", "scikit-learn", diagram(), curve("uniform")),
         Comparison(
             "reliability of [N], equal mass", "scikit-learn", diagram(equal_mass=True),
@@ -302,9 +306,7 @@ def _ours_of(score: str, p: np.ndarray, labels: np.ndarray, p_new: np.ndarray) -
         model.predict_set(p_new[:5], conformity_score_params={"include_last_label": False})
         by_peer = _score_of(model)
         rows = np.flatnonzero(~np.isin(p[:, 0], by_peer.X_raps[:, 0]))
-        penalties = np.column_stack(
-            [np.broadcast_to(np.ravel(x), len(LEVELS)) for x in (by_peer.lambda_star, by_peer.k_star)]
-        )  # fmt: skip
+        penalties = np.column_stack([np.ravel(by_peer.lambda_star), np.ravel(by_peer.k_star)])
 
     def scores(p: jax.Array, penalty: jax.Array, free: jax.Array) -> jax.Array:
         return (
