@@ -14,6 +14,7 @@ from jax import Array
 from jax.experimental.sparse import BCOO
 
 _PARTS = 8  # in which chosen rows are gone through
+_FEW = 1024  # rows
 
 
 class DenseFeatures(NamedTuple):
@@ -34,31 +35,50 @@ class DenseFeatures(NamedTuple):
         """Σ w x² of each class and feature, for weights [K, n]."""
         return weights @ (self.scaled * self.scaled)
 
-    def gathered(self, chosen: Array, per_row: Any) -> tuple[DenseFeatures, Any, Array]:
-        """The chosen rows first, with arrays [K, n] of all rows, and in how many parts they are.
+    def gathered(
+        self, chosen: Array, per_row: Any
+    ) -> tuple[DenseFeatures | DenseParts, Any, Array | int]:
+        """The chosen rows first, in parts of one size, and in how many of these they are.
 
-        Rows after the chosen ones are 0 in the arrays. The sizes of the parts are equal.
+        `per_row` has arrays [K, n] of all rows, which become [parts, K, size] and are 0 in rows
+        that are not chosen. Few rows stay as they are, in one part, since that is faster.
         """
         n = len(chosen)
+        if n < _FEW:
+            return self, per_row, 1
+        parts, size = _PARTS, -(-n // _PARTS)
         order = jnp.argsort(~chosen, stable=True)
-        more = -n % _PARTS
-        scaled = jnp.pad(self.scaled[order], ((0, more), (0, 0)))
-        turned = jnp.pad(self.turned[:, order], ((0, 0), (0, more)))
-        per_row = jax.tree.map(
-            lambda x: jnp.pad((x * chosen[None])[:, order], ((0, 0), (0, more))), per_row
+
+        def cut(x: Array) -> Array:
+            """[K, n] to [parts, K, size]."""
+            x = jnp.pad(x[:, order], ((0, 0), (0, parts * size - n)))
+            return x.reshape(-1, parts, size).swapaxes(0, 1)
+
+        turned = cut(self.turned)
+        scaled = jnp.pad(self.scaled[order], ((0, parts * size - n), (0, 0)))
+        per_row = jax.tree.map(lambda x: cut(x * chosen[None]), per_row)
+        return (
+            DenseParts(scaled.reshape(parts, size, -1), turned),
+            per_row,
+            -(-jnp.sum(chosen) // size),
         )
-        size = (n + more) // _PARTS
-        return DenseFeatures(scaled, turned), per_row, -(-jnp.sum(chosen) // size)
 
     def part(self, i: Array, per_row: Any) -> tuple[DenseFeatures, Any]:
-        """The i-th part of these rows, and of arrays [K, n] of them."""
-        size = len(self.scaled) // _PARTS
+        """All rows."""
+        del i
+        return self, per_row
 
-        def cut(x: Array, axis: int) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
 
-        features = DenseFeatures(cut(self.scaled, 0), cut(self.turned, 1))
-        return features, jax.tree.map(lambda x: cut(x, 1), per_row)
+class DenseParts(NamedTuple):
+    """Features in parts, [parts, size, d], and turned, [parts, d, size]."""
+
+    scaled: Array
+    turned: Array
+
+    def part(self, i: Array, per_row: Any) -> tuple[DenseFeatures, Any]:
+        """The i-th part of the features, and of arrays [parts, K, size]."""
+        features = DenseFeatures(self.scaled[i], self.turned[i])
+        return features, jax.tree.map(lambda x: x[i], per_row)
 
 
 class SparseFeatures(NamedTuple):
