@@ -86,6 +86,7 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folde
 	$(VENV)/bin/python -m benchmarks.regression
 	$(VENV)/bin/python -m benchmarks.estimators
 	$(VENV)/bin/python -m benchmarks.gumbel_softmax_table $(if $(MNIST),--mnist $(MNIST))
+	$(VENV)/bin/python -m benchmarks.calibration_peers
 	$(VENV)/bin/python -m benchmarks.attention
 	$(VENV)/bin/python -m benchmarks.short_attention
 	$(VENV)/bin/python -m benchmarks.linear

@@ -61,6 +61,14 @@ def contestants() -> list[Contestant]:
         name = f"REINFORCE, leave one out, S = {samples}"
         return Contestant(name, value, samples, differentiates=False, at_temperature=False)
 
+    def of_samples(samples: int, weight: float) -> Contestant:
+        def value(key, z, f, t):
+            x = jsoftmax.reinmax_cv(key, z, t, samples=samples, weight=weight)
+            return jax.vmap(f)(x).mean()
+
+        name = f"ReinMax, S = {samples}"
+        return Contestant(f"{name}, each other's control" if weight else name, value, samples)
+
     return [
         of_sample("straight-through", jsoftmax.straight_through_categorical),
         of_sample(
@@ -70,6 +78,7 @@ def contestants() -> list[Contestant]:
         ),
         of_sample("ReinMax", jsoftmax.reinmax),
         of_sample("ReinMax-Rao, S = 10", jsoftmax.reinmax_rao, samples=10),
+        *(of_samples(samples, weight) for samples in (4, 8) for weight in (0.0, 0.25)),
         of_sample("straight-through Gumbel", jsoftmax.straight_through_gumbel),
         of_sample("Gumbel-Rao, S = 10", jsoftmax.gumbel_rao, samples=10),
         of_sample("Gumbel-Rao, S = 100", jsoftmax.gumbel_rao, samples=100),
@@ -180,7 +189,9 @@ def tables(records: list[dict]) -> list[Table]:
                 if len(cells) == 1:  # without a temperature
                     texts = texts * len(TEMPERATURES)
                 first = cells[0]
-                asked = f"{first['evaluations']} f" + (", 1 ∇f" if first["differentiates"] else "")
+                asked = f"{first['evaluations']} f" + (
+                    f", {first['evaluations']} ∇f" if first["differentiates"] else ""
+                )
                 rows.append([name, asked, *texts])
             title = f"{quantity.replace('_', ' ').capitalize()}: {function}"
             headers = ["estimator", "asks for", *(f"T = {t:g}" for t in TEMPERATURES)]
@@ -196,7 +207,20 @@ def _text(record: dict, quantity: str) -> str:
 
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
-COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#E69F00", "#F0C000", "#CC79A7")
+COLOURS = (
+    "#0072B2",
+    "#56B4E9",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#F0C000",
+    "#CC79A7",
+    "#7B4F9D",
+    "#8C6239",
+    "#000000",
+    "#7FBC41",
+    "#B22222",
+)
 GREY = "#6e6e6e"
 
 

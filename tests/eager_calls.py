@@ -196,6 +196,7 @@ for _name in ("gumbel_softmax", "gumbel_log_softmax", "straight_through_gumbel",
 for _name in ("straight_through_categorical", "decoupled_straight_through", "gumbel_rao"):
     _call(_name, key, Z)
 _call("reinmax_rao", key, Z)
+_call("reinmax_cv", key, Z, run=lambda f, key, z: jnp.moveaxis(f(key, z), 0, 1))  # rows first
 _call("gumbel_entmax", key, Z)
 for _name in ("categorical", "gumbel_argmax"):
     _call(_name, key, Z, smooth=False)

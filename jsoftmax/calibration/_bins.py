@@ -70,7 +70,10 @@ def binned(confidence, right, w, bins, equal_mass, over) -> Reliability:
         # The weight of all that is no more confident, ties included.
         _, last = ties(x[order])
         last = jnp.zeros_like(last).at[order].set(last, unique_indices=True)
-        which = jnp.ceil(bins * mass[last] / jnp.max(mass, initial=1)) - 1
+        scaled, whole = bins * mass[last], jnp.max(mass, initial=1)
+        which = jnp.ceil(scaled / whole)
+        # The compiler may multiply by a rounded 1/whole: products of whole weights are exact.
+        which = which - (scaled <= (which - 1) * whole) + (scaled > which * whole) - 1
     else:
         # By numpy, since the compiler multiplies by a rounded 1/bins.
         edges = jnp.asarray(np.arange(1, bins, dtype=x.dtype) / x.dtype.type(bins))

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental.sparse import BCOO
+
+_PARTS = 8  # in which chosen rows are gone through
+_FEW = 1024  # rows
 
 
 class DenseFeatures(NamedTuple):
@@ -30,6 +34,51 @@ class DenseFeatures(NamedTuple):
     def squares(self, weights: Array) -> Array:
         """Σ w x² of each class and feature, for weights [K, n]."""
         return weights @ (self.scaled * self.scaled)
+
+    def gathered(
+        self, chosen: Array, per_row: Any
+    ) -> tuple[DenseFeatures | DenseParts, Any, Array | int]:
+        """The chosen rows first, in parts of one size, and in how many of these they are.
+
+        `per_row` has arrays [K, n] of all rows, which become [parts, K, size] and are 0 in rows
+        that are not chosen. Few rows stay as they are, in one part, since that is faster.
+        """
+        n = len(chosen)
+        if n < _FEW:
+            return self, per_row, 1
+        parts, size = _PARTS, -(-n // _PARTS)
+        order = jnp.argsort(~chosen, stable=True)
+
+        def cut(x: Array) -> Array:
+            """[K, n] to [parts, K, size]."""
+            x = jnp.pad(x[:, order], ((0, 0), (0, parts * size - n)))
+            return x.reshape(-1, parts, size).swapaxes(0, 1)
+
+        turned = cut(self.turned)
+        scaled = jnp.pad(self.scaled[order], ((0, parts * size - n), (0, 0)))
+        per_row = jax.tree.map(lambda x: cut(x * chosen[None]), per_row)
+        return (
+            DenseParts(scaled.reshape(parts, size, -1), turned),
+            per_row,
+            -(-jnp.sum(chosen) // size),
+        )
+
+    def part(self, i: Array, per_row: Any) -> tuple[DenseFeatures, Any]:
+        """All rows."""
+        del i
+        return self, per_row
+
+
+class DenseParts(NamedTuple):
+    """Features in parts, [parts, size, d], and turned, [parts, d, size]."""
+
+    scaled: Array
+    turned: Array
+
+    def part(self, i: Array, per_row: Any) -> tuple[DenseFeatures, Any]:
+        """The i-th part of the features, and of arrays [parts, K, size]."""
+        features = DenseFeatures(self.scaled[i], self.turned[i])
+        return features, jax.tree.map(lambda x: x[i], per_row)
 
 
 class SparseFeatures(NamedTuple):
@@ -56,6 +105,16 @@ class SparseFeatures(NamedTuple):
         mixed, raw = ((x.T @ weights.T).T for x in (self.values, self.squared))
         squares = raw - 2 * self.mean * mixed + total * self.mean * self.mean
         return jnp.maximum(squares, 0) / (self.scale * self.scale)
+
+    def gathered(self, chosen: Array, per_row: Any) -> tuple[SparseFeatures, Any, int]:
+        """As they are, in one part: a sparse matrix is not cut into rows."""
+        del chosen
+        return self, per_row, 1
+
+    def part(self, i: Array, per_row: Any) -> tuple[SparseFeatures, Any]:
+        """All rows."""
+        del i
+        return self, per_row
 
 
 def centered(

@@ -26,7 +26,7 @@ from jax import Array
 from jsoftmax.core._problem import Problem, problem
 from jsoftmax.core.regularizers import Tsallis
 from jsoftmax.estimators._features import centered, padded_sparse
-from jsoftmax.estimators._newton import Evaluated, Minimum, largest, minimise
+from jsoftmax.estimators._newton import Evaluated, Hessian, Minimum, largest, minimise
 
 
 class Coefficients(NamedTuple):
@@ -141,18 +141,20 @@ def _fit(
     regularizer, y, w = Tsallis(alpha), targets.T, weights[None]
     constant = jnp.sum(w * regularizer.value(y))
 
-    def lifted(point: Coefficients) -> Array:
+    def lifted(x, point: Coefficients) -> Array:
         z = x.scores(point.kernel) + use_bias * point.bias[:, None]
         return z if len(point.bias) > 1 else jnp.concatenate([jnp.zeros_like(z), z])
 
-    def lowered(surplus: Array, point: Coefficients) -> Coefficients:
-        r = surplus if len(point.bias) > 1 else surplus[1:]
-        kernel = x.gradient(r) + penalty * point.kernel / (s * s)
-        return Coefficients(kernel, use_bias * jnp.sum(r, -1))
+    def lowered(x, surplus: Array) -> Coefficients:
+        r = surplus if len(start.bias) > 1 else surplus[1:]
+        return Coefficients(x.gradient(r), use_bias * jnp.sum(r, -1))
+
+    def penalised(loss: Coefficients, point: Coefficients) -> Coefficients:
+        return loss._replace(kernel=loss.kernel + penalty * point.kernel / (s * s))
 
     def evaluate(point: Coefficients) -> Evaluated:
         # L = Ω*(z) + Ω(y) − ⟨y, z⟩ = ⟨p − y, z⟩ − Ω(p) + Ω(y), for z measured from its largest.
-        z = lifted(point)
+        z = lifted(x, point)
         v = z - jnp.max(z, axis=0, keepdims=True, where=mask[:, None], initial=-jnp.inf)
         p = _mapped(z, mask[:, None], 0, alpha, is_known, Problem.probabilities)
         kernel = point.kernel / s
@@ -161,23 +163,34 @@ def _fit(
         log_p = jnp.log(jnp.where(p > 0, p, 1))
         slope = jnp.where(p > 0, jnp.exp(jnp.minimum((2 - alpha) * log_p, _STEEPEST)), 0)
         share = slope / jnp.sum(slope, 0, keepdims=True)
-        return Evaluated(value, lowered(w * (p - y), point), Bend(w * slope, share))
+        gradient = penalised(lowered(x, w * (p - y)), point)
+        return Evaluated(value, gradient, Bend(w * slope, share))
 
-    def times_hessian(bend: Bend, point: Coefficients) -> Coefficients:
-        z = lifted(point)
-        return lowered(bend.slope * (z - jnp.sum(bend.share * z, 0, keepdims=True)), point)
-
-    def diagonal(bend: Bend) -> Coefficients:
+    def hessian(bend: Bend) -> Hessian:
         h = bend.slope * (1 - bend.share)
+        # Examples with one class left do not bend the objective: most of them, for α > 1.
+        busy, rows, parts = x.gathered(jnp.sum(h, 0) > 0, (bend.slope, bend.share))
+
+        def times(point: Coefficients) -> Coefficients:
+            def add(i: Array, total: Coefficients) -> Coefficients:
+                part, (slope, share) = busy.part(i, rows)
+                z = lifted(part, point)
+                more = lowered(part, slope * (z - jnp.sum(share * z, 0, keepdims=True)))
+                return jax.tree.map(jnp.add, total, more)
+
+            nothing = jax.tree.map(jnp.zeros_like, point)
+            return penalised(jax.lax.fori_loop(0, parts, add, nothing), point)
+
         h = h if len(start.bias) > 1 else h[1:]
-        return Coefficients(x.squares(h) + penalty / (s * s), use_bias * jnp.sum(h, -1))
+        diagonal = Coefficients(x.squares(h) + penalty / (s * s), use_bias * jnp.sum(h, -1))
+        return Hessian(times, diagonal)
 
     def size(gradient: Coefficients) -> Array:
         kernel, bias = gradient
         return largest((kernel * s + bias[:, None] * mean, bias))
 
     point = Coefficients(start.kernel * s, start.bias + start.kernel @ mean[0])
-    found = minimise(evaluate, times_hessian, diagonal, point, size, tol, most)
+    found = minimise(evaluate, hessian, point, size, tol, most)
     kernel = found.point.kernel / s
     bias = found.point.bias - kernel @ mean[0]
     if len(bias) > 1:  # one number more in each changes nothing

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 _MOST_TRIES = 60  # lengths tried along one direction
-_FLAT = 0.3  # of the slope that may be left along it
+_FLAT = 0.6  # of the slope that may be left along it
 _MOST_TURNS = 250
 
 
@@ -34,6 +34,13 @@ class Evaluated(NamedTuple):
     value: Array
     gradient: Any
     bend: Any
+
+
+class Hessian(NamedTuple):
+    """A second derivative, as products with it, and its diagonal."""
+
+    times: Callable[[Any], Any]
+    diagonal: Any
 
 
 class _Search(NamedTuple):
@@ -56,8 +63,7 @@ class _Search(NamedTuple):
 
 def minimise(
     evaluate: Callable[[Any], Evaluated],
-    times_hessian: Callable[[Any, Any], Any],
-    diagonal: Callable[[Any], Any],
+    hessian: Callable[[Any], Hessian],
     start: Any,
     size: Callable[[Any], Array],
     tol: Array,
@@ -65,10 +71,9 @@ def minimise(
 ) -> Minimum:
     """Take steps until the `size` of the gradient is `tol`, there were `most`, or none moves.
 
-    `times_hessian(bend, x)` and `diagonal(bend)` are those of the second derivative where `bend`
-    was evaluated. Close to the minimum the function changes by less than its rounding. A step is
-    judged by its slopes there (Hager and Zhang's approximate decrease), which lets the gradient
-    fall to 1e-12 in float64.
+    `hessian(bend)` is the second derivative where `bend` was evaluated. Close to the minimum the
+    function changes by less than its rounding. A step is judged by its slopes there (Hager and
+    Zhang's approximate decrease), which lets the gradient fall to 1e-12 in float64.
     """
 
     def unfinished(s: _Search) -> Array:
@@ -80,14 +85,14 @@ def minimise(
         slope = _dot(there.gradient, s.direction)
         return jax.lax.cond(
             _is_good(s, there, slope),
-            lambda: _turned(s, ahead, there, times_hessian, diagonal, size),
+            lambda: _turned(s, ahead, there, hessian, size),
             lambda: _at_another_length(s, slope),
         )
 
     zero, none = jnp.zeros_like(tol), jnp.zeros_like(most)
-    first = evaluate(start)
+    first = jax.eval_shape(evaluate, start)
     # The first turn of the loop evaluates the start, as a step of length 0 from a height of ∞.
-    here = Evaluated(jnp.inf * jnp.ones_like(first.value), *jax.tree.map(jnp.ones_like, first[1:]))
+    here = Evaluated(jnp.full_like(first.value, jnp.inf), *jax.tree.map(jnp.ones_like, first[1:]))
     nothing, end = jax.tree.map(jnp.zeros_like, start), (zero, zero)
     s = _Search(start, here, nothing, zero, zero, end, end, none - 1, none, jnp.asarray(False))
     s = jax.lax.while_loop(unfinished, advance, s)
@@ -103,12 +108,9 @@ def _is_good(s: _Search, there: Evaluated, slope: Array) -> Array:
     return (fallen & (slope <= -_FLAT * s.slope)) | (level & (slope <= -0.9 * s.slope))
 
 
-def _turned(
-    s: _Search, point: Any, here: Evaluated, times_hessian: Callable, diagonal: Callable,
-    size: Callable,
-) -> _Search:  # fmt: skip
+def _turned(s: _Search, point: Any, here: Evaluated, hessian: Callable, size: Callable) -> _Search:
     """The next direction, from a point that was accepted."""
-    direction = _newton_direction(here, times_hessian, diagonal)
+    direction = _newton_direction(here.gradient, hessian(here.bend))
     slope = _dot(here.gradient, direction)
     moved = largest(jax.tree.map(jnp.subtract, point, s.point)) > 0
     # Where rounding hides how the function falls, the gradient must, or it would go on for ever.
@@ -147,10 +149,10 @@ class _Residual(NamedTuple):
     flat: Array
 
 
-def _newton_direction(here: Evaluated, times_hessian: Callable, diagonal: Callable) -> Any:
+def _newton_direction(gradient: Any, hessian: Hessian) -> Any:
     """−H⁻¹g, nearer the nearer the minimum is; along the gradient alone where H is 0."""
-    scale = jax.tree.map(lambda x: jnp.where(x > 0, x, 1), diagonal(here.bend))
-    residual = jax.tree.map(jnp.negative, here.gradient)
+    scale = jax.tree.map(lambda x: jnp.where(x > 0, x, 1), hessian.diagonal)
+    residual = jax.tree.map(jnp.negative, gradient)
     ahead = jax.tree.map(jnp.divide, residual, scale)
     square = _dot(residual, ahead)
     # The nearer the minimum, the more exact; far from it exactness is lost on a sparse loss, of
@@ -162,7 +164,7 @@ def _newton_direction(here: Evaluated, times_hessian: Callable, diagonal: Callab
         return (s.turns < _MOST_TURNS) & (s.square > goal) & ~s.flat
 
     def improve(s: _Residual) -> _Residual:
-        bent = times_hessian(here.bend, s.ahead)
+        bent = hessian.times(s.ahead)
         bend = _dot(s.ahead, bent)
         flat = ~(bend > 0)
         length = jnp.where(flat, 0, s.square / jnp.where(flat, 1, bend))

@@ -4,6 +4,7 @@ from jsoftmax.sampling._alias import AliasTable
 from jsoftmax.sampling._categorical import categorical, sample_from
 from jsoftmax.sampling._categorical_distribution import Categorical
 from jsoftmax.sampling._concrete import concrete_log_prob, exp_concrete_log_prob
+from jsoftmax.sampling._controlled import reinmax_cv
 from jsoftmax.sampling._corrected import gumbel_rao, reinmax, reinmax_rao
 from jsoftmax.sampling._gumbel_argmax import gumbel_argmax
 from jsoftmax.sampling._reinforce import reinforce_leave_one_out
@@ -54,6 +55,7 @@ __all__ = [
     "penalized_logits",
     "reinforce_leave_one_out",
     "reinmax",
+    "reinmax_cv",
     "reinmax_rao",
     "relaxed_topk",
     "residual_probabilities",

@@ -250,3 +250,14 @@ def test_mistakes_with_the_brier_score_are_named():
         js.brier_score(P, LABELS[1:])
     with pytest.raises(ValueError, match=r"^jsoftmax\.brier_score: label 4 is no class"):
         js.brier_score(P, LABELS * 0 + CLASSES)
+
+
+@pytest.mark.parametrize("bins", [3, 7, 10, 15])
+def test_bins_of_equal_mass_hold_the_same_number_where_it_is_whole(bins):
+    """An edge that rounds would move an example to the next bin."""
+    p = jnp.asarray(np.random.default_rng(bins).random(600 * bins))
+    labels = jnp.zeros(p.shape, int)
+    diagram = jax.jit(lambda p, labels: js.reliability_diagram(p, labels, bins, equal_mass=True))(
+        p, labels
+    )
+    np.testing.assert_array_equal(diagram.weight, np.full(bins, 600))

@@ -184,6 +184,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     "straight_through_gumbel": (lambda z: js.straight_through_gumbel(KEY, z), (Z,)),
     "gumbel_rao": (lambda z: js.gumbel_rao(KEY, z), (Z,)),
     "reinmax_rao": (lambda z: js.reinmax_rao(KEY, z, samples=2), (Z,)),
+    "reinmax_cv": (lambda z: js.reinmax_cv(KEY, z), (Z,)),
     "reinmax": (lambda z: js.reinmax(KEY, z), (Z,)),
     "concrete_log_prob": (js.concrete_log_prob, (P, Z)),
     "reinforce_leave_one_out": (

@@ -61,6 +61,7 @@ RELAXED = {
     ),
     "gumbel_rao": lambda z, m, t: js.gumbel_rao(KEY, z, t, where=m, samples=2),
     "reinmax_rao": lambda z, m, t: js.reinmax_rao(KEY, z, t, where=m, samples=2),
+    "reinmax_cv": lambda z, m, t: js.reinmax_cv(KEY, z, t, where=m)[1],
     "reinmax": lambda z, m, t: js.reinmax(KEY, z, t, where=m),
     "RelaxedCategorical": lambda z, m, t: js.RelaxedCategorical(z, t, where=m).sample(KEY),
 }

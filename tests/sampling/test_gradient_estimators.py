@@ -160,6 +160,90 @@ def test_reinmax_rao_has_less_variance_the_more_samples_and_the_mean_of_one():
     assert_mean(one - many, np.zeros(4))
 
 
+@pytest.mark.parametrize("t", [1.0, 2.0])
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+def test_reinmax_cv_has_the_mean_of_reinmax_to_the_digits(t, weight):
+    """By enumeration of both samples, for a function of third order."""
+
+    @jax.jit
+    @jax.vmap
+    def both(key):
+        def drawn(z):
+            return (js.reinmax_cv(key, z, t, samples=2, weight=weight),) * 2
+
+        return jax.jacobian(drawn, has_aux=True)(jnp.asarray(Z))
+
+    jacobians, samples = map(np.asarray, both(KEYS[:4000]))
+    slopes = np.asarray(jax.vmap(jax.grad(cubic))(jnp.eye(4)))
+    classes = samples.argmax(-1)
+    mean = np.zeros(4)
+    for a, b in itertools.product(range(4), repeat=2):
+        first, second = jacobians[(classes == (a, b)).all(-1).argmax()]
+        mean += P_Z[a] * P_Z[b] * (first.T @ slopes[a] + second.T @ slopes[b]) / 2
+    assert len({tuple(pair) for pair in classes}) == 16
+    q = softmax(Z / t)
+    near(
+        mean,
+        enumerated(lambda d: 2 * jacobian((q + d) / 2) - jacobian(P_Z) / 2, f=cubic),
+    )
+
+
+def test_reinmax_cv_of_weight_0_is_reinmax_of_each_sample():
+    cotangents = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)))
+    samples, pull = jax.vjp(lambda z: js.reinmax_cv(KEY, z, samples=3, weight=0.0), Z)
+    classes = np.asarray(samples).argmax(-1)
+    mine = sum(
+        (2 * jacobian((P_Z + np.eye(4)[d]) / 2) - jacobian(P_Z) / 2) @ c
+        for d, c in zip(classes, np.asarray(cotangents), strict=True)
+    )
+    near(pull(cotangents)[0], mine)
+
+
+def test_reinmax_cv_of_weight_1_has_no_variance_for_linear_functions():
+    weights = jnp.array([1.0, -2.0, 0.5, 3.0])
+
+    def gradient(key):
+        return jax.grad(lambda z: (js.reinmax_cv(key, z, samples=3, weight=1.0) @ weights).mean())(
+            jnp.asarray(Z)
+        )
+
+    found = np.asarray(jax.jit(jax.vmap(gradient))(KEYS[:50]))
+    near(found, np.broadcast_to(exact_gradient(lambda x: x @ weights, P_Z), found.shape))
+
+
+def test_reinmax_cv_has_less_variance_than_reinmax_for_a_function_that_bends_little():
+    weights = jnp.array([1.0, -2.0, 0.5, 3.0])
+
+    def gradients(weight):
+        def one(key):
+            def mean(z):
+                x = js.reinmax_cv(key, z, samples=4, weight=weight)
+                return ((x @ weights + 8) ** 2).mean()
+
+            return jax.grad(mean)(jnp.asarray(Z))
+
+        return np.asarray(jax.jit(jax.vmap(one))(KEYS[:4000]))
+
+    alone, controlled = gradients(0.0).var(0).sum(), gradients(0.5).var(0).sum()
+    assert controlled < 0.8 * alone
+
+
+def test_reinmax_cv_draws_independent_samples_of_softmax():
+    samples = np.asarray(jax.jit(jax.vmap(lambda key: js.reinmax_cv(key, Z)))(KEYS))
+    first, second = samples[:, 0], samples[:, 1]
+    pairs = (first[:, :, None] * second[:, None]).reshape(len(samples), 16)
+    assert_frequencies(pairs.sum(0), np.outer(P_Z, P_Z).ravel())
+
+
+def test_reinmax_cv_refuses_one_sample_and_a_weight_that_is_not_one_finite_number():
+    with pytest.raises(ValueError, match="`samples` must be at least 2"):
+        js.reinmax_cv(KEY, Z, samples=1)
+    with pytest.raises(ValueError, match="`weight` must be finite"):
+        js.reinmax_cv(KEY, Z, weight=math.inf)
+    with pytest.raises(ValueError, match="`weight` has shape"):
+        js.reinmax_cv(KEY, Z, weight=np.ones(2))
+
+
 def test_leave_one_out_is_unbiased_for_any_function():
     def gradient(key):
         return jax.grad(lambda z: js.reinforce_leave_one_out(key, z, cubic, 3))(Z)

@@ -48,7 +48,7 @@ def test_a_key_of_numpy_is_that_key_in_and_out_of_jit(name):
 def test_the_third_position_of_the_gumbel_family_is_the_temperature():
     for function in (
         js.gumbel_softmax, js.gumbel_log_softmax, js.gumbel_entmax, js.gumbel_rao, js.reinmax,
-        js.reinmax_rao,
+        js.reinmax_cv, js.reinmax_rao,
         js.straight_through_categorical, js.straight_through_gumbel, js.decoupled_straight_through,
     ):  # fmt: skip
         assert list(inspect.signature(function).parameters)[2] == "temperature"
