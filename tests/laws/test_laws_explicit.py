@@ -64,6 +64,17 @@ DIFFERENTIABLE = {
     "differentiated_cross_entropy": lambda h, w, y: js.vocabulary.differentiated_cross_entropy(
         h, BANDS, y
     ),
+    "contrastive_loss": lambda h, w, y: js.contrastive_loss((h @ w)[:, 0], (h @ w)[:, 1]),
+    "contrastive_loss, labels": lambda h, w, y: js.contrastive_loss(
+        (h @ w)[:, 0], (h @ w)[:, 1], labels=y[:, 0] % 2, alpha=1.5
+    ),
+    "sigmoid_contrastive_loss": lambda h, w, y: js.sigmoid_contrastive_loss(
+        (h @ w)[:, 0], (h @ w)[:, 1], labels=y[:, 0] % 2
+    ),
+    "linear_cross_entropy_sum, angles": lambda h, w, y: js.linear_cross_entropy_sum(
+        h, w, y, normalize=True, angular_margin=0.3
+    ),
+    "route": lambda h, w, y: js.route(h @ w, 3, score="sigmoid"),
     "log_prob": lambda h, w, y: js.policies.log_prob(h @ w, y),
     "soft_argmax": lambda h, w, y: js.soft_argmax(h @ w),
     "gumbel_softmax": lambda h, w, y: js.gumbel_softmax(KEY, h @ w, 0.5),

@@ -137,7 +137,7 @@ def _summed(
     def of_block(keys, numbers, part, key_labels):
         z = product(q, keys, 0, False) / t + b
         is_own = is_positive = numbers == own[:, None]
-        if key_labels is not None:
+        if key_labels is not None and query_labels is not None:
             is_alike = (query_labels == key_labels) & (query_labels >= 0)
             out = is_alike & ~is_own if ignores else is_own if without_own else None
             if out is not None:

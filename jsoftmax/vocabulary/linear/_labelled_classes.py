@@ -14,6 +14,7 @@ from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rule
 
 def are_alike(fixed: Fixed) -> Array:
     """Whether a class has the label of a token, for each pair of them."""
+    assert fixed.token_labels is not None
     return (fixed.token_labels == fixed.class_labels) & (fixed.token_labels >= 0)
 
 
