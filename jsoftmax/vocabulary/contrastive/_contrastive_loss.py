@@ -19,6 +19,8 @@ from jsoftmax.vocabulary.contrastive._pairs import (
     read_temperature,
     with_labels_of_keys,
 )
+from jsoftmax.vocabulary.contrastive._shared_scores import both_ways
+from jsoftmax.vocabulary.linear._block_sizes import stay_whole
 from jsoftmax.vocabulary.linear._linear_cross_entropy import linear_cross_entropy
 from jsoftmax.vocabulary.linear._linear_fenchel_young_loss import linear_fenchel_young_loss
 
@@ -64,9 +66,9 @@ def contrastive_loss(
     formed.
 
     It is `linear_cross_entropy`, or `linear_fenchel_young_loss`, with the keys for a class table:
-    scores are formed in blocks, and again in the backward pass, but for up to 2²⁴ of a device at
-    α = 1, which stay. Derivatives are exact, in both modes and of any order: in queries, keys, T
-    and the regularizer.
+    scores are formed in blocks, and again in the backward pass. Up to 2²⁴ of a device at α = 1 stay
+    in memory where there are no `labels`, and on one device both ways then share them. Derivatives
+    are exact, in both modes and of any order: in queries, keys, T and the regularizer.
 
     Over a mesh the batch is split, and each device gathers the keys (and queries, if `symmetric`)
     of all: [batch, d] numbers. It has the scores of its own rows alone, and the gradient of a key
@@ -146,6 +148,10 @@ def contrastive_loss(
         "block_tokens": block_queries,
         "block_classes": block_keys,
     }
+    n, width = pairs.queries.shape
+    are_shared = symmetric and family.is_exponential and pairs.labels is None and axis_name is None
+    if are_shared and (block_queries, block_keys) == (None, None) and stay_whole(n, n, width):
+        return both_ways(pairs, options["temperature"])
     loss = _one_way(pairs, family, axis_name, options)
     if not symmetric:
         return loss

@@ -18,7 +18,6 @@ from jsoftmax.vocabulary.linear._linear_arguments import (
     Moving,
     Rule,
     read_rows,
-    whole_if_few,
     with_regularizer,
 )
 from jsoftmax.vocabulary.linear._outcomes import outcomes
@@ -46,8 +45,6 @@ def labelled_losses(
         rows, pairs.own, labels[: pairs.queries.shape[0]], gathered_batch(labels, axis_name),
         pairs.counted, pairs.ignores, pairs.without_own,
     )  # fmt: skip
-    if not rows.rule.is_divergence:
-        rows = whole_if_few(rows, options["block_tokens"], options["block_classes"])
     return _settled(rows.rule, rows.moving, rows.fixed, fate)[..., 0]
 
 
