@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.vocabulary.linear._labelled_classes import are_positive
-from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rows, Rule
+from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rows, Rule
+from jsoftmax.vocabulary.linear._token_blocks import by_tokens
 from jsoftmax.vocabulary.linear._token_targets import Fate, with_targets
 
 _IGNORED = -1
@@ -37,7 +38,7 @@ def with_labels(
     rule = dataclasses.replace(rows.rule, without_own=without_own)
     share = None
     if not ignores:
-        count = _positives(rule, fixed).astype(rows.scores.dtype)
+        count = _positives(rule, rows.moving, fixed).astype(rows.scores.dtype)
         share = jnp.where(count > 0, 1 / jnp.maximum(count, 1), 0)
         if without_own:
             has_any = count[:, 0] > 0
@@ -53,8 +54,12 @@ def with_labels(
     return rows, fate
 
 
-# Compiled, so that what is counted is not held.
+# Compiled once for a shape also when it is called outside of `jit`.
 @partial(jax.jit, static_argnums=0)
-def _positives(rule: Rule, fixed: Fixed) -> Array:
-    """The number of targets of each token."""
-    return rule.classes.sum(are_positive(rule, fixed).astype(jnp.int32))
+def _positives(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
+    """The number of targets of each token, counted in blocks of tokens."""
+
+    def count(trees):
+        return rule.classes.sum(are_positive(rule, trees[1]).astype(jnp.int32))
+
+    return by_tokens(count, rule.block_tokens, (moving, fixed), rule.many_tokens)
