@@ -754,4 +754,4 @@ print("entmax lets the support choose: experts a token",
 
 # %% [markdown]
 # The bias is done within fifty steps and leaves the scores alone; then it goes to and fro by its
-# rate. The loss comes as far more slowly, and by moving the scores.
+# rate. The loss moves the scores, and has not come as far after two hundred.
