@@ -28,7 +28,9 @@ def gate_logits(
     if dtype is None:
         dtype = jnp.result_type(checks.compute_dtype(h), checks.compute_dtype(kernel))
     z = jnp.matmul(h.astype(dtype), kernel.astype(dtype), precision=precision)
-    return z if bias is None else z + bias.astype(dtype)
+    if bias is None:
+        return z
+    return z + jnp.expand_dims(bias.astype(dtype), tuple(range(z.ndim - 1)))
 
 
 def without_bias(function: str) -> ValueError:

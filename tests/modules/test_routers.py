@@ -118,6 +118,17 @@ def test_the_gate_of_narrow_features_is_in_float32(dtype):
     assert "precision = [HIGHEST, HIGHEST]" in text
 
 
+def test_strict_promotion():
+    """Of ranks and dtypes, with a bias of the gate and one of the choice."""
+    router = jsoftmax.nnx.Router(
+        WIDTH, EXPERTS, K, use_bias=True, use_balancing_bias=True, rngs=nnx.Rngs(0)
+    )
+    h = H.astype(jnp.bfloat16).reshape(4, 10, WIDTH)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        routing = router(h, bias_rate=RATE, where=MASK.reshape(4, 10, EXPERTS))
+    assert routing.weights.shape == (4, 10, K) and routing.weights.dtype == jnp.float32
+
+
 def test_training_balances_and_leaves_the_bias_to_itself():
     """Gradients reach the gate alone; optimizers of parameters do not see the bias."""
     skew = jnp.zeros(EXPERTS).at[:2].set(2.0)

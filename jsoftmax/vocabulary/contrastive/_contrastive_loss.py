@@ -8,6 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core import _checks as checks
+from jsoftmax.core._axis import is_known
 from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen
 from jsoftmax.vocabulary.contrastive._batch_parts import gathered_batch, on_batch_parts
@@ -149,6 +151,8 @@ def contrastive_loss(
         "block_classes": block_keys,
     }
     n, width = pairs.queries.shape
+    if is_known(pairs.keys.shape[0]) and pairs.keys.shape[0] == 0:
+        return jnp.sum(pairs.queries.astype(checks.compute_dtype(pairs.queries)), -1)  # empty
     are_shared = symmetric and family.is_exponential and pairs.labels is None and axis_name is None
     if are_shared and (block_queries, block_keys) == (None, None) and stay_whole(n, n, width):
         return both_ways(pairs, options["temperature"])

@@ -136,9 +136,10 @@ def _summed(
 
     def of_block(keys, numbers, part, key_labels):
         z = product(q, keys, 0, False) / t + b
-        is_own = is_positive = numbers == own[:, None]
+        part = None if part is None else part[None]
+        is_own = is_positive = numbers[None] == own[:, None]
         if key_labels is not None and query_labels is not None:
-            is_alike = (query_labels == key_labels) & (query_labels >= 0)
+            is_alike = (query_labels == key_labels[None]) & (query_labels >= 0)
             out = is_alike & ~is_own if ignores else is_own if without_own else None
             if out is not None:
                 part = ~out if part is None else part & ~out

@@ -137,6 +137,20 @@ def test_a_query_without_positives_has_loss_0_and_spoils_nothing():
         assert value == 0 and (slope == 0).all()
 
 
+@pytest.mark.parametrize("options", [{}, *({"labels": LABELS, **m} for m in MODES.values())])
+def test_strict_promotion_narrow_features_and_an_empty_batch(options):
+    q, k = (jnp.asarray(x, jnp.bfloat16) for x in (Q, K))
+    wide = [x.astype(jnp.float32) for x in (q, k)]
+    for loss in (js.contrastive_loss, js.sigmoid_contrastive_loss):
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            found = loss(q, k, where=MASK, **options)
+            slope = jax.grad(lambda q, f=loss: f(q, k, where=MASK, **options).sum())(q)
+        assert found.dtype == jnp.float32 and slope.dtype == jnp.bfloat16
+        chex.assert_trees_all_close(found, loss(*wide, where=MASK, **options), rtol=1e-5, atol=1e-6)
+        none = {**options, "labels": LABELS[:0]} if options else {}
+        assert loss(Q[:0], K[:0], **none).shape == (0,)
+
+
 @by_sizes
 @by_mode
 @some_names
