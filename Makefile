@@ -90,6 +90,7 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folde
 	$(VENV)/bin/python -m benchmarks.attention
 	$(VENV)/bin/python -m benchmarks.short_attention
 	$(VENV)/bin/python -m benchmarks.linear
+	$(VENV)/bin/python -m benchmarks.experts_and_contrast
 	$(VENV)/bin/python -m benchmarks.trees
 	$(VENV)/bin/python -m benchmarks.sampled
 	$(VENV)/bin/python -m benchmarks.adaptive

@@ -29,6 +29,8 @@
 # 6. [Other predictions](#Normmax,-and-k-classes-at-once): normmax, k classes at once
 # 7. [Training](#Training): four losses on one problem
 # 8. [Rare classes](#Rare-classes): balanced softmax, and logit adjustment
+# 9. [Pairs, and margins](#Pairs,-and-margins): contrastive losses, ArcFace
+# 10. [Experts](#Experts): routing, balanced with a loss and without
 
 # %%
 from decimal import Decimal, localcontext
@@ -614,3 +616,142 @@ plt.show()
 #
 # J. Ren et al., "Balanced meta-softmax for long-tailed visual recognition", NeurIPS 2020.
 # A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
+
+# %% [markdown]
+# ## Pairs, and margins
+#
+# A **contrastive** loss has no classes: in a batch of pairs, everybody's partner is everybody
+# else's counterexample. Below, a pair is the upper and the lower half of a digit, and each half has
+# a linear encoder. `contrastive_loss` is CLIP's loss at α = 1, and takes any α;
+# `sigmoid_contrastive_loss` judges every pair alone. With `labels` all lower halves of the same
+# digit are positives. On 400 pairs that were not seen, how often is the own half among the nearest
+# ten, and how often is the nearest half of the same digit?
+
+# %%
+halves = images.reshape(-1, 2, 32) - images.reshape(-1, 2, 32).mean(0)
+PAIRS, UNSEEN = slice(0, 600), slice(600, 1000)
+CONTRAST = {
+    "CLIP": js.contrastive_loss,
+    "α = 1.5": partial(js.contrastive_loss, alpha=1.5),
+    "SigLIP": partial(js.sigmoid_contrastive_loss, bias=-5.0),
+    "CLIP, labels": partial(js.contrastive_loss, labels=digits[PAIRS]),
+}
+
+
+@partial(jax.jit, static_argnums=0)
+def encoded(loss):
+    """Both halves of all images, after 200 steps on the first 600."""
+    optimizer = optax.adam(0.01)
+
+    def embed(encoder, x):
+        return jnp.einsum("nsd,sde->sne", x, encoder["kernel"])
+
+    def step(carry, _):
+        encoder, state = carry
+        gradient = jax.grad(lambda encoder: loss(
+            *embed(encoder, halves[PAIRS]), temperature=jnp.exp(encoder["log_t"]), normalize=True
+        ).mean())(encoder)  # fmt: skip
+        updates, state = optimizer.update(gradient, state, encoder)
+        return (optax.apply_updates(encoder, updates), state), None
+
+    kernel = jax.random.normal(jax.random.key(0), (2, 32, 16)) / np.sqrt(32)
+    start = {"kernel": kernel, "log_t": jnp.log(0.1)}
+    encoder = jax.lax.scan(step, (start, optimizer.init(start)), None, 200)[0][0]
+    return embed(encoder, halves), jnp.exp(encoder["log_t"])
+
+
+print("                own half in ten    digit of the nearest    learned temperature")
+for name, loss_of_pairs in CONTRAST.items():
+    (upper, lower), t = encoded(loss_of_pairs)
+    upper, lower = (x[UNSEEN] / jnp.linalg.norm(x[UNSEEN], axis=-1, keepdims=True)
+                    for x in (upper, lower))  # fmt: skip
+    cosine = np.asarray(upper @ lower.T)
+    own = ((cosine > np.diag(cosine)[:, None]).sum(-1) < 10).mean()
+    nearest = (digits[UNSEEN][cosine.argmax(-1)] == digits[UNSEEN]).mean()
+    print(f"{name:14s} {own:12.3f} {nearest:20.3f} {t:22.3f}")
+
+# %% [markdown]
+# A **margin** asks the right class to lead by more. With `normalize` the scores of
+# `linear_cross_entropy` are cosines, and `angular_margin` is added to the angle of the label
+# (ArcFace): images of a class come closer together. The angles, in degrees, of unseen images:
+
+
+# %%
+@jax.jit
+def angles(m):
+    """From each image to the vector of its digit, and to the nearest other."""
+    optimizer = optax.adam(0.01)
+    start = {
+        "encoder": jax.random.normal(jax.random.key(1), (64, 16)) / 8,
+        "classes": jax.random.normal(jax.random.key(2), (16, 10)) / 4,
+    }
+    centred = images - images.mean(0)
+
+    def step(carry, _):
+        model, state = carry
+        gradient = jax.grad(lambda model: js.linear_cross_entropy(
+            centred[PAIRS] @ model["encoder"], model["classes"], digits[PAIRS], normalize=True,
+            angular_margin=m, temperature=1 / 16,
+        ).mean())(model)  # fmt: skip
+        updates, state = optimizer.update(gradient, state, model)
+        return (optax.apply_updates(model, updates), state), None
+
+    model = jax.lax.scan(step, (start, optimizer.init(start)), None, 200)[0][0]
+    h = centred[UNSEEN] @ model["encoder"]
+    h, w = (x / jnp.linalg.norm(x, axis=a, keepdims=True)
+            for x, a in ((h, -1), (model["classes"], 0)))  # fmt: skip
+    angle = jnp.degrees(jnp.arccos(h @ w))
+    is_own = digits[UNSEEN][:, None] == np.arange(10)
+    return jnp.where(is_own, angle, 0).sum(-1), jnp.where(is_own, jnp.inf, angle).min(-1)
+
+
+for m in (0.0, 0.3, 0.5):
+    own, other = map(np.asarray, angles(m))
+    print(f"m = {m}: own digit {own.mean():4.1f}°, nearest other {other.mean():4.1f}°, "
+          f"accuracy {(own < other).mean():.3f}")  # fmt: skip
+
+# %% [markdown]
+# CLIP's loss finds the own half most often. With `labels` all halves of a digit count alike, so the
+# own one no longer stands out, and that is what was asked for. The margin draws images to the
+# vector of their digit by seven degrees and leaves the nearest other where it was.
+
+# %% [markdown]
+# ## Experts
+#
+# `route` reads the scores of a router: which k experts a token has, how much each takes, and sums
+# that tell how even the use is. Routers prefer a few experts. Two remedies: a loss of these sums,
+# `balance_loss`, which is 1 where all are used alike and pulls the scores there; or no loss, but a
+# bias in the *choice*, which `update_bias` moves against the load after each step. The bias enters
+# neither the weights nor any gradient. Below, 4096 tokens like the last of 16 experts best; the
+# even load is 512.
+
+# %%
+liking = jax.random.normal(jax.random.key(3), (4096, 16)) + jnp.linspace(0, 3, 16)
+
+
+def by_gradient(z, _):
+    """The scores move, and with them the task."""
+    routing = js.route(z, 2)
+    slope = jax.grad(lambda z: js.route(z, 2).statistics.balance_loss)(z)
+    return z - 200 * slope, routing.statistics
+
+
+def by_bias(bias, _):
+    routing = js.route(liking, 2, score="sigmoid", bias=bias)
+    return js.routing.update_bias(bias, routing.statistics.load, 4e-3), routing.statistics
+
+
+STARTS = {"balance loss": (by_gradient, liking), "bias": (by_bias, jnp.zeros(16))}
+for name, (step, start) in STARTS.items():
+    end, statistics = jax.lax.scan(step, start, None, 200)
+    print(name)
+    for i in (0, 50, 100, 199):
+        load = np.asarray(statistics.load[i])
+        print(f"  step {i:3d}: most {load.max():4d}, least {load.min():4d} tokens an expert")
+support = js.route(liking, 4, score="entmax")
+print("entmax lets the support choose: experts a token",
+      np.bincount((support.weights > 0).sum(-1), minlength=5)[1:] / 4096)  # fmt: skip
+
+# %% [markdown]
+# The bias is done within fifty steps and leaves the scores alone; then it goes to and fro by its
+# rate. The loss moves the scores, and has not come as far after two hundred.

@@ -350,6 +350,8 @@ _call("linear_kl_divergence", H, KERNEL, H, KERNEL)
 _call("linear_kl_divergence_from_topk", H, KERNEL, pairs, shares_of_two)
 for _direction in ("reverse", "jeffreys", "jensen_shannon"):
     _call("linear_kl_divergence", H, KERNEL, H, KERNEL, note=_direction, direction=_direction)
+for _name in ("linear_cross_entropy", "linear_cross_entropy_sum", "linear_cross_entropy_terms"):
+    _call(_name, H, KERNEL, T12, note="angles", normalize=True, angular_margin=0.3, margin=0.1)
 _call("linear_topk", H, KERNEL, k=3)
 _call("linear_categorical", key, H, KERNEL, smooth=False)
 _call("linear_sample_token", key, H, KERNEL, WARMTH, slow=True, run=lambda f, key, h, w, t: f(
@@ -362,6 +364,11 @@ _call("contrastive_loss", H, H, WARMTH, note="α", slow=True, run=lambda f, q, k
     q, k, alpha=1.5, temperature=t[0, 0], normalize=True
 ))  # fmt: skip
 _call("sigmoid_contrastive_loss", H, H)
+for _name in ("contrastive_loss", "sigmoid_contrastive_loss"):
+    _call(_name, H, H, labels(2, 4), note="labels", run=lambda f, q, k, y: f(q, k, labels=y))
+    _call(_name, H, labels(2, 4), note="views", run=lambda f, q, y: f(
+        q, q, labels=y, exclude_self=True
+    ))  # fmt: skip
 
 # Trees.
 for _table, _tree, _note in ((NODES, trees, ""), (WIDE, wide_trees, "wide")):

@@ -77,6 +77,9 @@ def _sampler():
 X = floats(2, 4, 8)
 BANDED: dict[str, Any] = {"features": 6, "classes": 12, "cutoffs": (4, 8)}
 SAMPLED: dict[str, Any] = {"classes": 12, "draws": 5}
+ROUTED: dict[str, Any] = {
+    "features": 6, "experts": 12, "score": "sigmoid", "use_balancing_bias": True,
+}  # fmt: skip
 
 _nnx("Entmax", Z, learn_temperature=True)
 _nnx("GumbelSoftmax", Z)
@@ -95,6 +98,7 @@ _nnx("HierarchicalSoftmax", key, H, method="sample", smooth=False, features=6, t
 _nnx("LinearSoftmax", H, features=6, classes=12)
 _nnx("LinearSoftmax", H, T12, method="loss", features=6, classes=12)
 _nnx("LinearSoftmax", key, H, method="sample", smooth=False, features=6, classes=12)
+_nnx("Router", H, k=3, **ROUTED)
 _nnx("SampledSoftmax", H, features=6, sampler=_sampler, **SAMPLED)
 _nnx("SampledSoftmax", H, T12, method="loss", features=6, sampler=_sampler, **SAMPLED)
 
@@ -112,6 +116,7 @@ _linen("HierarchicalSoftmax", H, features=6, tree=_tree)
 _linen("HierarchicalSoftmax", H, Y, method="loss", features=6, tree=_tree)
 _linen("LinearSoftmax", H, features=6, classes=12)
 _linen("LinearSoftmax", H, T12, method="loss", features=6, classes=12)
+_linen("Router", H, k=3, **ROUTED)
 _linen("SampledSoftmax", H, features=6, sampler=_sampler, **SAMPLED)
 _linen(
     "SampledSoftmax", H, T12, method="loss", streams="candidates", features=6, sampler=_sampler,

@@ -31,6 +31,9 @@ from jsoftmax.linen._linear_softmax import (
 from jsoftmax.linen._readout import (
     EntmaxReadout,
 )
+from jsoftmax.linen._router import (
+    Router,
+)
 from jsoftmax.linen._sampled_softmax import (
     SampledSoftmax,
 )
@@ -47,6 +50,7 @@ __all__ = [
     "GumbelSoftmax",
     "HierarchicalSoftmax",
     "LinearSoftmax",
+    "Router",
     "SampledSoftmax",
     "ScalableAttention",
 ]

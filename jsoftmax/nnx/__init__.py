@@ -31,6 +31,9 @@ from jsoftmax.nnx._linear_softmax import (
 from jsoftmax.nnx._readout import (
     EntmaxReadout,
 )
+from jsoftmax.nnx._router import (
+    Router,
+)
 from jsoftmax.nnx._sampled_softmax import (
     SampledSoftmax,
 )
@@ -47,6 +50,7 @@ __all__ = [
     "GumbelSoftmax",
     "HierarchicalSoftmax",
     "LinearSoftmax",
+    "Router",
     "SampledSoftmax",
     "ScalableAttention",
 ]

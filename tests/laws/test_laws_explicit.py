@@ -64,6 +64,18 @@ DIFFERENTIABLE = {
     "differentiated_cross_entropy": lambda h, w, y: js.vocabulary.differentiated_cross_entropy(
         h, BANDS, y
     ),
+    "contrastive_loss": lambda h, w, y: js.contrastive_loss((h @ w)[:, 0], (h @ w)[:, 1]),
+    "contrastive_loss, labels": lambda h, w, y: js.contrastive_loss(
+        (h @ w)[:, 0], (h @ w)[:, 1], labels=y[:, 0] % 2, alpha=1.5
+    ),
+    "sigmoid_contrastive_loss": lambda h, w, y: js.sigmoid_contrastive_loss(
+        (h @ w)[:, 0], (h @ w)[:, 1], labels=y[:, 0] % 2
+    ),
+    "linear_cross_entropy_sum, angles": lambda h, w, y: js.linear_cross_entropy_sum(
+        h, w, y, normalize=True, angular_margin=0.3
+    ),
+    "route": lambda h, w, y: js.route(h @ w, 3, score="sigmoid").weights,
+    "route, balance": lambda h, w, y: js.route(h @ w, 3).statistics.balance_loss,
     "log_prob": lambda h, w, y: js.policies.log_prob(h @ w, y),
     "soft_argmax": lambda h, w, y: js.soft_argmax(h @ w),
     "gumbel_softmax": lambda h, w, y: js.gumbel_softmax(KEY, h @ w, 0.5),
@@ -76,6 +88,7 @@ DIFFERENTIABLE = {
     ),
 }
 CONSTANT = {
+    "route": lambda h, w, y: js.route(h @ w, 3, groups=4, groups_kept=2),
     "linear_topk": lambda h, w, y: js.linear_topk(h, w, 3),
     "linear_categorical": lambda h, w, y: js.linear_categorical(KEY, h, w),
     "hierarchical_topk": lambda h, w, y: js.hierarchical_topk(h, NODES, TREE, 3),

@@ -46,7 +46,7 @@ WITHOUT_CLASSES = {
 OF_ALL_ROWS = {
     "row_sgd", "row_adagrad", "row_adam", "gathered_classes", "in_batch_candidates",
     "uniform_sampler", "log_uniform_sampler", "unigram_sampler", "reinforce_leave_one_out",
-    "target_sampling_loss", "AliasTable",
+    "target_sampling_loss", "AliasTable", "nnx.Router", "linen.Router",
 }  # fmt: skip
 OVER_ROWS = {
     "route",

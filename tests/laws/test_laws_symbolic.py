@@ -113,6 +113,15 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Operand, ...]]] = {
     ),
     "contrastive_loss": (js.contrastive_loss, (H, H)),
     "contrastive_loss, α": (lambda q, k: js.contrastive_loss(q, k, alpha=1.5), (H, H)),
+    "contrastive_loss, labels": (lambda q, k, y: js.contrastive_loss(q, k, labels=y), (H, H, Y)),
+    "sigmoid_contrastive_loss, labels": (
+        lambda q, y: js.sigmoid_contrastive_loss(q, q, labels=y, exclude_self=True), (H, Y)
+    ),
+    "linear_cross_entropy_sum, angles": (
+        lambda h, y: js.linear_cross_entropy_sum(
+            h, KERNEL, y, normalize=True, angular_margin=0.3
+        ), (H, T12)
+    ),
     "sigmoid_contrastive_loss": (js.sigmoid_contrastive_loss, (H, H)),
     # Mappings.
     "logsumexp, b": (lambda z: js.logsumexp(z, b=jnp.cos(z), return_sign=True), (ZK,)),

@@ -117,6 +117,14 @@ TABLE = {
         FEATURES[None], False, lambda rngs: {"decode": False, "rngs": rngs},
     ),
     "LinearSoftmax": Row("LinearSoftmax", given(4, 3)),
+    "Router": Row("Router", given(4, 3, 2), loss=False),
+    "Router that balances": Row(
+        "Router", given(4, 3, 2, score="sigmoid", use_balancing_bias=True, use_bias=True),
+        loss=False,
+    ),
+    "Router of a regularizer": Row(
+        "Router", given(4, 4, 3, score="entmax", alpha=2.0, groups=2), loss=False
+    ),
     "HierarchicalSoftmax": Row(
         "HierarchicalSoftmax",
         lambda: ((4, js.huffman_tree([3, 2, 1])), {"table_init": nn.initializers.ones}),
@@ -279,7 +287,7 @@ class Layer(nn.Module):
 @pytest.mark.slow
 def test_linen_modules_are_scanned(row):
     """As layers of nn.scan, each with variables of its own."""
-    axes = {"params": 0, "annealing": 0, "tree": 0, "sampler": 0}
+    axes = {"params": 0, "annealing": 0, "tree": 0, "sampler": 0, "balance": 0}
     layers = nn.scan(
         Layer, variable_axes=axes, in_axes=nn.broadcast, length=2,
         split_rngs={"params": True, "gumbel": False},
@@ -298,7 +306,8 @@ def test_linen_modules_are_scanned(row):
         }
         one = {name: {"module": arrays} for name, arrays in one.items()}
         expected = called(Layer(row.of_linen()), one)
-        chex.assert_trees_all_close(found[i], expected, rtol=1e-5, atol=1e-6)
+        actual = jax.tree.map(lambda x, i=i: x[i], found)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @every_module
@@ -359,6 +368,6 @@ def test_twins_have_one_signature(name):
     else:
         mine, theirs = signature(left), signature(right)
     assert mine == theirs
-    public = {"embed", "log_softmax", "logits", "loss", "sample", "topk", "__call__"}
+    public = {"embed", "log_softmax", "logits", "loss", "sample", "topk", "update_bias", "__call__"}
     for method in public & set(vars(left)) | public & set(vars(right)):
         assert signature(vars(left)[method]) == signature(vars(right)[method]), method

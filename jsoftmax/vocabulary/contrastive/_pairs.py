@@ -13,14 +13,19 @@ from jsoftmax.core._axis import is_known
 from jsoftmax.vocabulary.contrastive._batch_parts import first_row
 from jsoftmax.vocabulary.linear._linear_margin import per_length_of
 
+_SAME = ("positive", "ignore")
+
 
 class Pairs(NamedTuple):
     """Queries, keys, and which of them belong together, of one device."""
 
     queries: Array  # [batch, d]
     keys: Array  # [batch + more, d]
-    labels: Array  # [batch], the number of the key of each query among those of all devices
+    own: Array  # [batch], the number of the key of each query among those of all devices
     counted: Array | None  # [batch], which pairs take part
+    labels: Array | None = None  # [batch + more], of keys, of which the first are the queries' too
+    ignores: bool = False  # whether others of a label are no counterexamples, instead of positives
+    without_own: bool = False  # whether a query is its own key, which then takes no part
 
 
 def read_pairs(
@@ -63,8 +68,56 @@ def read_pairs(
         k = jnp.where(of_keys(counted, k)[:, None], k, 0)
     if normalize:
         q, k = (_normalised(x) for x in (q, k))
-    labels = jnp.arange(q.shape[0], dtype=jnp.int32) + first_row(k, axis_name)
-    return Pairs(q, k, labels, counted)
+    own = jnp.arange(q.shape[0], dtype=jnp.int32) + first_row(k, axis_name)
+    return Pairs(q, k, own, counted)
+
+
+def with_labels_of_keys(
+    function: str, pairs: Pairs, labels: Any, same_label: Any, exclude_self: Any
+) -> Pairs:
+    """Pairs with labels, if there are any.
+
+    Raises:
+        TypeError: for labels that are not integers, and an `exclude_self` that is no bool.
+        ValueError: for labels that are not as many, an unknown `same_label`, and a query that has
+            no positives.
+    """
+    if same_label not in _SAME:
+        raise ValueError(
+            f"jsoftmax.{function}: `same_label` is {same_label!r}; give it one of "
+            f"{', '.join(map(repr, _SAME))}."
+        )
+    if not isinstance(exclude_self, bool):
+        raise TypeError(
+            f"jsoftmax.{function}: `exclude_self` must be a bool, got {exclude_self!r}."
+        )
+    ignores = same_label == "ignore"
+    if exclude_self and (labels is None or ignores):
+        raise ValueError(
+            f"jsoftmax.{function}: with exclude_self=True queries have no positives but those of "
+            "their label. Give `labels`, and same_label='positive'."
+        )
+    if labels is None:
+        return pairs
+    found = checks.as_array(function, "labels", labels)
+    is_signed = jnp.issubdtype(found.dtype, jnp.signedinteger)
+    if not (is_signed or found.dtype in (jnp.uint8, jnp.uint16)):
+        raise TypeError(
+            f"jsoftmax.{function}: `labels` have dtype {found.dtype}; give signed integers, equal "
+            "where pairs are alike."
+        )
+    batch, keys = pairs.queries.shape[0], pairs.keys.shape[0]
+    if found.shape not in ((batch,), (keys,)):
+        raise ValueError(
+            f"jsoftmax.{function}: `labels` have shape {found.shape}; give one integer for each of "
+            f"the {batch} pairs, or for each of the {keys} keys."
+        )
+    # Keys that follow without a label are like no query.
+    signed = found if is_signed else found.astype(jnp.int32)
+    more = jnp.full_like(signed, -1, shape=(keys - found.shape[0],))
+    return pairs._replace(
+        labels=jnp.concatenate([signed, more]), ignores=ignores, without_own=exclude_self
+    )
 
 
 def of_keys(counted: Array, keys: Array) -> Array:

@@ -15,7 +15,12 @@ from jsoftmax.core._axis import is_known
 from jsoftmax.core._filled import filled
 from jsoftmax.core._mesh_axes import alike
 from jsoftmax.vocabulary.contrastive._batch_parts import gathered_batch, on_batch_parts
-from jsoftmax.vocabulary.contrastive._pairs import of_keys, read_pairs, read_temperature
+from jsoftmax.vocabulary.contrastive._pairs import (
+    of_keys,
+    read_pairs,
+    read_temperature,
+    with_labels_of_keys,
+)
 from jsoftmax.vocabulary.linear._block_sizes import even_size
 from jsoftmax.vocabulary.linear._token_products import product
 
@@ -32,6 +37,9 @@ def sigmoid_contrastive_loss(
     bias: ArrayLike = 0.0,
     normalize: bool = False,
     where: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    same_label: str = "positive",
+    exclude_self: bool = False,
     axis_name: Hashable | None = None,
     block_keys: int | None = None,
 ) -> Float[Array, " batch"]:
@@ -56,6 +64,12 @@ def sigmoid_contrastive_loss(
         normalize: whether queries and keys are divided by their lengths.
         where: boolean mask of shape [batch]: only these pairs take part. Others have loss 0, and
             are in no sum.
+        labels: integers of shape [batch], or [keys] where more keys follow: pairs with one label
+            are alike. A negative one is like no other.
+        same_label: "positive" gives y = 1 to each key with the label of a query; "ignore" leaves
+            the others of its label out of the sum.
+        exclude_self: whether key i *is* query i, and is left out of its sum: with the same array
+            for queries and keys, and `labels` that say which rows are views of one thing.
         axis_name: name of the mesh or `vmap` axis, or a tuple of them, over which the batch is
             split.
         block_keys: how many keys are taken together; None for as many as have 2²² scores, at least
@@ -66,8 +80,10 @@ def sigmoid_contrastive_loss(
         SigLIP's loss.
 
     Raises:
-        TypeError: if `queries` or `keys` are not real numbers, or `where` is not boolean.
-        ValueError: if shapes do not fit, or a number known while tracing is out of range.
+        TypeError: if `queries` or `keys` are not real numbers, or `where` is not boolean, or
+            `labels` are not integers.
+        ValueError: if shapes do not fit, a number known while tracing is out of range, or queries
+            that exclude themselves have no labels.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,6 +97,7 @@ def sigmoid_contrastive_loss(
     """
     function = "sigmoid_contrastive_loss"
     pairs = read_pairs(function, queries, keys, where, normalize, axis_name)
+    pairs = with_labels_of_keys(function, pairs, labels, same_label, exclude_self)
     t, b = read_temperature(function, temperature), _number(function, "bias", bias)
     if block_keys is not None and (isinstance(block_keys, bool) or not isinstance(block_keys, int)):
         raise TypeError(f"jsoftmax.{function}: `block_keys` must be an int, got {block_keys!r}.")
@@ -95,32 +112,47 @@ def sigmoid_contrastive_loss(
     k = gathered_batch(k if k.dtype == q.dtype else k.astype(dtype), axis_name)
     k = k if jnp.issubdtype(k.dtype, jnp.floating) else k.astype(dtype)
     t, b = (jnp.asarray(x, dtype) for x in (t, b))
-    loss = _summed(
-        _block(q.shape[0], k.shape[0], block_keys), q.astype(dtype), k, pairs.labels, part, t, b
-    )
+    of_queries = of_keys_ = None
+    if pairs.labels is not None:
+        of_queries = pairs.labels[: q.shape[0], None]
+        of_keys_ = gathered_batch(pairs.labels, axis_name)
+    rule = _block(q.shape[0], k.shape[0], block_keys), pairs.ignores, pairs.without_own
+    loss = _summed(rule, q.astype(dtype), k, pairs.own, part, of_queries, of_keys_, t, b)
     return loss if pairs.counted is None else jnp.where(pairs.counted, loss, 0)
 
 
 # Compiled once for a shape also when it is called outside of `jit`.
 @partial(jax.jit, static_argnums=0)
 def _summed(
-    block: Any, q: Array, keys: Array, labels: Array, part: Array | None, t: Array, b: Array
-) -> Array:
+    rule: tuple[Any, bool, bool], q: Array, keys: Array, own: Array, part: Array | None,
+    query_labels: Array | None, key_labels: Array | None, t: Array, b: Array,
+) -> Array:  # fmt: skip
     """The sums over all keys, block by block."""
-    q, keys, labels, part, t, b = alike((q, keys, labels, part, t, b))
+    block, ignores, without_own = rule
+    q, keys, own, part, query_labels, key_labels, t, b = alike(
+        (q, keys, own, part, query_labels, key_labels, t, b)
+    )
     numbers = jnp.arange(keys.shape[0], dtype=jnp.int32)
 
-    def of_block(keys, numbers, part):
+    def of_block(keys, numbers, part, key_labels):
         z = product(q, keys, 0, False) / t + b
+        part = None if part is None else part[None]
+        is_own = is_positive = numbers[None] == own[:, None]
+        if key_labels is not None and query_labels is not None:
+            is_alike = (query_labels == key_labels[None]) & (query_labels >= 0)
+            out = is_alike & ~is_own if ignores else is_own if without_own else None
+            if out is not None:
+                part = ~out if part is None else part & ~out
+            is_positive = is_own if ignores else is_alike | is_own
         # log1p of what the other answer weighs: 1 − σ is not formed.
-        terms = jax.nn.softplus(jnp.where(numbers == labels[:, None], -z, z))
+        terms = jax.nn.softplus(jnp.where(is_positive, -z, z))
         return jnp.sum(terms if part is None else jnp.where(part, terms, 0), -1)
 
     if block is None:
-        return of_block(keys, numbers, part)
+        return of_block(keys, numbers, part, key_labels)
     again = jax.checkpoint(of_block, prevent_cse=False)
     count = keys.shape[0] // block
-    whole = (keys, numbers, part)
+    whole = (keys, numbers, part, key_labels)
     blocks = jax.tree.map(lambda x: x[: count * block].reshape(count, block, *x.shape[1:]), whole)
     total, _ = jax.lax.scan(lambda s, x: (s + again(*x), None), filled(q[:, 0], 0), blocks)
     if keys.shape[0] % block:

@@ -16,6 +16,7 @@ from jax import Array
 from jsoftmax.core._scores import difference
 from jsoftmax.core._solved_row import SolvedRow
 from jsoftmax.losses._log_loss import behind, sums_apart
+from jsoftmax.vocabulary.linear._labelled_classes import positive_shares
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rule
 from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._token_targets import each_target, label, spread
@@ -68,6 +69,10 @@ def _targeted(rule: Rule, fixed: Fixed, z: Array, top: Array) -> tuple[Array, Ar
     """Σ w y (max z − z) and Σ w y."""
     classes, w = rule.classes, fixed.class_weights
     gap, weight = jnp.zeros_like(top), jnp.zeros_like(top)
+    if fixed.positive_share is not None:
+        share = positive_shares(rule, fixed)
+        gap = classes.sum(jnp.where(share == 0, 0, share * behind(z, top)))
+        return gap, classes.sum(share)
     for number, share in each_target(fixed, z.dtype):
         if w is not None:
             share = share * classes.at(w, number)

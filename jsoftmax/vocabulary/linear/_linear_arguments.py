@@ -61,6 +61,10 @@ class Fixed(NamedTuple):
     hard: Array | None = None  # whether the regularizer vanishes, as at α = ∞
     margin: Array | None = None  # by which the score of the label is lowered,
     angular_margin: Array | None = None  # and by which its angle is raised
+    own: Array | None = None  # the number of each token's own class, where classes have labels,
+    token_labels: Array | None = None  # the label of a token,
+    class_labels: Array | None = None  # those of classes,
+    positive_share: Array | None = None  # and the target mass of each class that has it
 
     @property
     def partakers(self) -> Array | None:
@@ -81,6 +85,7 @@ class Rule(RowRule):
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
     statistics: bool = False  # the log-partition and the entropy too,
     ranks: bool = False  # and the rank of the label
+    without_own: bool = False  # a token's own class takes no part
     many_tokens: bool = False  # sums over them are split, so that they stay precise
 
     @property

@@ -197,6 +197,9 @@ def linear_cross_entropy_terms(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    margin: ArrayLike = 0.0,
+    angular_margin: ArrayLike = 0.0,
+    normalize: bool = False,
     temperature: ArrayLike = 1.0,
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
@@ -209,7 +212,7 @@ def linear_cross_entropy_terms(
     .. math:: \log\sum_i q_i e^{z_i} \qquad \text{and} \qquad H = -\sum_i p_i \log p_i
 
     All three are differentiable. They come from one pass over the classes, and so do their
-    derivatives.
+    derivatives. With a margin they are those of the scores after it.
 
     Args:
         features: h of shape [..., d], any real dtype; this and all else as `linear_cross_entropy`.
@@ -224,6 +227,9 @@ def linear_cross_entropy_terms(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ.
+        margin: m, taken from the score of the label.
+        angular_margin: m in radians, added to the angle of the label. Needs `normalize`.
+        normalize: whether scores are cosines.
         temperature: T > 0, a number or an array of size 1 along the classes. In an array another
             number makes what is returned NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
@@ -249,7 +255,8 @@ def linear_cross_entropy_terms(
     terms = terms_of(
         "linear_cross_entropy_terms", features, kernel, targets, True, bias, where, prior,
         log_prior, ignore_index, label_smoothing, class_weights, z_loss, temperature,
-        logits_soft_cap, class_axis, axis_name, block_tokens, block_classes,
+        logits_soft_cap, class_axis, axis_name, block_tokens, block_classes, "xla", margin,
+        angular_margin, normalize,
     )  # fmt: skip
     assert terms.log_partition is not None and terms.entropy is not None
     return CrossEntropyTerms(terms.loss, terms.log_partition, terms.entropy)

@@ -19,6 +19,7 @@ from jsoftmax.vocabulary.linear._block_sizes import even_size, fits
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_by_kernel import losses_by_kernel
 from jsoftmax.vocabulary.linear._linear_cross_entropy import read_problem
+from jsoftmax.vocabulary.linear._linear_margin import with_margins
 from jsoftmax.vocabulary.linear._linear_scores import finished, products
 from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 from jsoftmax.vocabulary.linear._outcomes import outcomes
@@ -44,6 +45,9 @@ def linear_cross_entropy_sum(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    margin: ArrayLike = 0.0,
+    angular_margin: ArrayLike = 0.0,
+    normalize: bool = False,
     temperature: ArrayLike = 1.0,
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
@@ -78,6 +82,9 @@ def linear_cross_entropy_sum(
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: one number a class, of shape [K].
         z_loss: λ.
+        margin: m, taken from the score of the label.
+        angular_margin: m in radians, added to the angle of the label. Needs `normalize`.
+        normalize: whether scores are cosines.
         temperature: T > 0, a number or an array of size 1 along the classes. In an array another
             number makes what is returned NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
@@ -113,6 +120,7 @@ def linear_cross_entropy_sum(
         label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
         block_tokens, block_classes,
     )  # fmt: skip
+    rows = with_margins(rows, normalize, margin, angular_margin)
     w = checks.as_array(function, "weights", 1 if weights is None else weights)
     if not checks.broadcasts(w, rows.lead):
         raise ValueError(
@@ -255,7 +263,8 @@ def _formed_jvp(rule, primals, tangents):
 
 def _block(rule, moving, fixed, fate, weights, total):
     """The losses of a block of tokens; their gradients, added to those in `total`."""
-    names = [n for n in ("bias", "temperature", "log_prior") if getattr(moving, n) is not None]
+    names = ("bias", "temperature", "log_prior", "per_length")
+    names = [name for name in names if getattr(moving, name) is not None]
 
     def multiplied(features):
         return products(moving._replace(features=features), rule)

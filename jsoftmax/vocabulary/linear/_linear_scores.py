@@ -7,6 +7,7 @@ from jax import Array
 
 from jsoftmax.core._named_trees import Changes, along
 from jsoftmax.losses._label_margin import Margins, lowered
+from jsoftmax.vocabulary.linear._labelled_classes import are_out
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule
 from jsoftmax.vocabulary.linear._token_products import product
 
@@ -31,6 +32,8 @@ def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
         z = z + moving.bias
     if (part := fixed.partakers) is not None:
         z = jnp.where(part, z, -jnp.inf)
+    if (out := are_out(rule, fixed)) is not None:
+        z = jnp.where(out, -jnp.inf, z)
     z = with_margin(capped(z, rule.logits_soft_cap), fixed)
     z = tempered(z, moving.temperature)
     if moving.log_prior is not None:

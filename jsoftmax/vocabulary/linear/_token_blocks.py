@@ -28,11 +28,12 @@ _TOKENS = (
     "features", "temperature", "log_prior", "prior", "parameters", "mask", "present", "rows", "ids",
     "shares", "room", "hard", "floor", "tau", "anchor", "level", "rest", "weight", "loss",
     "log_partition", "entropy", "valid", "counted", "tempered", "weights", "mean", "share", "own",
-    "words", "settings", "margin", "angular_margin",
+    "words", "settings", "margin", "angular_margin", "token_labels", "positive_share",
 )  # fmt: skip
 _TOGETHER = 16  # blocks that are added one after another
 _CLASSES = (
     "bias", "log_prior", "prior", "mask", "present", "numbers", "class_weights", "per_length",
+    "class_labels",
 )  # fmt: skip
 
 

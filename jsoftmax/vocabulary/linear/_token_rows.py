@@ -67,7 +67,7 @@ def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Ou
     """Fenchel–Young losses."""
     classes, regularizer = rule.classes, rule.regularizer(moving.parameters)
     hard = rule.hard_rows(fixed.hard)
-    y, top = target_block(fixed, z), classes.max(z)
+    y, top = target_block(rule, fixed, z), classes.max(z)
     _, p, log_p, rest, t, row = predicted(rule, moving, fixed, z)
     if hard is True:
         loss = perceptron(z, y, p, top, classes)
@@ -90,7 +90,7 @@ def pull(
     rule: Rule, moving: Moving, fixed: Fixed, z: Array, row: SolvedRow, outcome: Outcome
 ) -> Array:
     """∂L/∂z, of a divergence but for the weight of its row."""
-    y = target_block(fixed, z)
+    y = target_block(rule, fixed, z)
     if not rule.is_divergence and fixed.class_weights is not None:
         y = y * fixed.class_weights
     # The masses are those of `log_losses`, so that the compiler keeps that array.
@@ -115,7 +115,7 @@ def along_regularizer(
     """
     if not rule.is_divergence or rule.is_hard:
         return None
-    y, prior = target_block(fixed, z), moving.prior
+    y, prior = target_block(rule, fixed, z), moving.prior
     r, u = relative_to(prior, p), relative_to(prior, y)
     regularizer = rule.regularizer(moving.parameters)
     along = along_parameters(

@@ -15,6 +15,7 @@ from jaxtyping import DTypeLike
 
 from jsoftmax.core import _checks as checks
 from jsoftmax.losses._targets import differs
+from jsoftmax.vocabulary.linear._labelled_classes import positive_shares
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rows, Rule
 
 
@@ -124,8 +125,10 @@ def spread(fixed: Fixed) -> Array:
     return evenly if part is None else jnp.where(part, evenly, 0)
 
 
-def target_block(fixed: Fixed, z: Array) -> Array:
+def target_block(rule: Rule, fixed: Fixed, z: Array) -> Array:
     """y of the tokens and classes of a block of scores."""
+    if fixed.positive_share is not None:
+        return positive_shares(rule, fixed)
     y = jnp.zeros_like(z)
     for number, share in each_target(fixed, z.dtype):
         y = y + jnp.where(fixed.numbers == number, share, 0)

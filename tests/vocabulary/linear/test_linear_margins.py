@@ -12,7 +12,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from jsoftmax import cross_entropy, linear_cross_entropy
+from jsoftmax import cross_entropy, linear_cross_entropy, linear_cross_entropy_sum
+from jsoftmax.vocabulary import linear_cross_entropy_terms
 from tests.losses import margin_oracle as oracle
 
 rng = np.random.default_rng(0)
@@ -69,6 +70,65 @@ def test_gradients_are_those_of_normalised_copies(name, sizes):
         chex.assert_trees_all_close(found, expected, rtol=1e-11, atol=1e-13)
 
 
+WEIGHTS = rng.uniform(size=N)
+
+
+def summed(h, w, y=Y, **options):
+    return linear_cross_entropy_sum(
+        h, w, y, WEIGHTS, normalize=True, temperature=1 / SCALE, **options
+    )
+
+
+@pytest.mark.parametrize("sizes", [{}, SMALL], ids=["whole", "blocks"])
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("name", MARGINS)
+def test_the_sum_and_its_gradients_formed_forward(name, axis, sizes):
+    """Those of the weighted sum of losses; and the Hessian, in the length of the table too."""
+    given = {**MARGINS[name], **sizes}
+    h, w = jnp.asarray(H), jnp.asarray(W if axis else W.T)
+    found = jax.jit(
+        jax.value_and_grad(functools.partial(summed, class_axis=axis, **given), (0, 1))
+    )(h, w)
+    value, (dh, dw) = jax.value_and_grad(
+        lambda h, w: jnp.sum(WEIGHTS * dense(h, w, **MARGINS[name])), (0, 1)
+    )(h, jnp.asarray(W))
+    expected = value, (dh, dw if axis else dw.T)
+    chex.assert_trees_all_close(found, expected, rtol=1e-11, atol=1e-13)
+    curves = [
+        jax.jvp(jax.grad(f), (w,), (jnp.cos(w),))[1]
+        for f in (
+            lambda w: summed(h, w, class_axis=axis, **given),
+            lambda w: jnp.sum(WEIGHTS * loss(h, w, class_axis=axis, **given)),
+        )
+    ]
+    chex.assert_trees_all_close(*curves, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [{}, SMALL], ids=["whole", "blocks"])
+@pytest.mark.parametrize("name", MARGINS)
+def test_statistics_are_those_of_scores_after_the_margin(name, sizes):
+    given = MARGINS[name]
+    m = [np.ravel(given.get(n, 0.0)) for n in ("margin", "angular_margin")]
+    h, w = H / np.linalg.norm(H, axis=-1, keepdims=True), W / np.linalg.norm(W, axis=0)
+    z = SCALE * oracle.lowered(h @ w, Y, *m).astype(float)
+    log_partition = np.log(np.exp(z).sum(-1))
+    p = np.exp(z - log_partition[:, None])
+    options = {"normalize": True, "temperature": 1 / SCALE, **given, **sizes}
+    found = linear_cross_entropy_terms(H, W, Y, **options)
+    np.testing.assert_allclose(found.loss, log_partition - z[np.arange(N), Y], rtol=1e-10)
+    np.testing.assert_allclose(found.log_partition, log_partition, rtol=1e-12)
+    np.testing.assert_allclose(found.entropy, -(p * np.log(p)).sum(-1), rtol=1e-10)
+    check_grads(
+        lambda h, w: linear_cross_entropy_terms(h, w, Y[:5], **{**options, **few(given)}),
+        (jnp.asarray(H[:5]), jnp.asarray(W)), 1, eps=1e-6, rtol=1e-5, atol=1e-5,
+    )  # fmt: skip
+
+
+def few(given):
+    """Margins of the first five tokens."""
+    return {name: x[:5] if np.ndim(x) else x for name, x in given.items()}
+
+
 def test_derivatives_of_both_modes_and_orders():
     given = {"margin": 0.1, "angular_margin": 0.4, "z_loss": 0.01, "label_smoothing": 0.1}
     h, w = jnp.asarray(H[:5]), jnp.asarray(W)
@@ -112,12 +172,19 @@ def test_lengths_of_zero_and_of_any_size():
     chex.assert_trees_all_close(scaled, loss(H, W).astype(jnp.float32), rtol=2e-5)
 
 
+def entropy(h, w, **options):
+    return linear_cross_entropy_terms(
+        h, w, Y, normalize=True, temperature=1 / SCALE, **options
+    ).entropy
+
+
+@pytest.mark.parametrize("function", [loss, summed, entropy])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_on_a_mesh_it_is_that_of_one_device(kind):
+def test_on_a_mesh_it_is_that_of_one_device(kind, function):
     """Tokens over data and classes over model, under `jit`."""
     given = {"margin": jnp.full((N, 1), 0.2), "angular_margin": 0.4}
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
-    both = jax.value_and_grad(lambda h, w, **o: loss(h, w, **given, **o).sum(), (0, 1))
+    both = jax.value_and_grad(lambda h, w, **o: function(h, w, **given, **o).sum(), (0, 1))
     expected = both(jnp.asarray(H), jnp.asarray(W))
     specs = P("data"), P(None, "model")
     axis = {"axis_name": "model"} if kind is AxisType.Auto else {}
@@ -188,9 +255,17 @@ def test_mistakes(unchecked):
         linear_cross_entropy(H, W, pairs, margin=0.5)
     with pytest.raises(TypeError, match="`normalize` must be a bool"):
         linear_cross_entropy(H, W, Y, normalize=1)
-    for given in ({"margin": 0.1}, {"normalize": True}):
-        with pytest.raises(NotImplementedError, match="implementation='pallas' does not take"):
-            linear_cross_entropy(
-                jnp.asarray(H, jnp.float32), jnp.asarray(W, jnp.float32), Y,
-                implementation="pallas", **given,
-            )  # fmt: skip
+    for given, words in (
+        ({"margin": 0.1}, "a `margin` or an `angular_margin`"), ({"normalize": True}, "`normalize`")
+    ):  # fmt: skip
+        for function in (linear_cross_entropy, linear_cross_entropy_sum):
+            name = f"jsoftmax.{function.__name__}: implementation='pallas' does not take {words}"
+            with pytest.raises(NotImplementedError, match=f"{name}.*let implementation='xla'"):
+                function(
+                    jnp.asarray(H, jnp.float32), jnp.asarray(W, jnp.float32), Y,
+                    implementation="pallas", **given,
+                )  # fmt: skip
+    for function in (linear_cross_entropy_sum, linear_cross_entropy_terms):
+        name = f"jsoftmax.{function.__name__}: `angular_margin` needs scores that are cosines"
+        with pytest.raises(ValueError, match=name):
+            function(H, W, Y, angular_margin=0.5)
