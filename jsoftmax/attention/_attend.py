@@ -9,7 +9,6 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jsoftmax.attention._attention_arguments import Arguments, Given, prepared
@@ -17,6 +16,7 @@ from jsoftmax.attention._attention_problem import Rule, Stripe
 from jsoftmax.attention._key_blocks import KEYS, QUERIES, padded, resized, windows
 from jsoftmax.attention._mixture import mixture
 from jsoftmax.attention._products import may_be_split
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._named_trees import Trees
 
 _GROUPS = 8  # into which queries are parted, where later ones see more keys
@@ -49,12 +49,8 @@ def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: An
         ValueError: for a size below 1.
     """
     for name, size in (("block_q", block_q), ("block_k", block_k)):
-        if size is None:
-            continue
-        if isinstance(size, bool) or not isinstance(size, int | np.integer):
-            raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
-        if size < 1:
-            raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
+        if size is not None:
+            checks.whole_number(function, name, size)
     groups, queries, keys = given.groups, given.query.shape[-3], given.key.shape[-3]
     if rule.are_few or not given.sizes_are_known:
         return Sizes(queries, keys, None, given.sizes_are_known)

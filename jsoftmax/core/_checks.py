@@ -174,6 +174,22 @@ def broadcasts(x: Array, shape: tuple[Any, ...]) -> bool:
     )
 
 
+def whole_number(function: str, name: str, x: Any, least: int = 1, most: int | None = None) -> int:
+    """A number that is known while tracing, within its range.
+
+    Raises:
+        TypeError: if it is no whole number.
+        ValueError: if it is too small or too large.
+    """
+    if isinstance(x, bool) or not isinstance(x, int | np.integer):
+        raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
+    if most is not None and not least <= x <= most:
+        raise ValueError(f"jsoftmax.{function}: `{name}` must be from {least} to {most}, got {x}.")
+    if x < least:
+        raise ValueError(f"jsoftmax.{function}: `{name}` must be at least {least}, got {x}.")
+    return int(x)
+
+
 def static_number(x: Any) -> float | None:
     """`x` as a Python float where it is a number known while tracing, otherwise None."""
     if isinstance(x, np.generic | np.ndarray):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.core import min_dim
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._cooled import cooled
 from jsoftmax.core._explicit_axes import on_explicit_axes
@@ -102,10 +103,7 @@ def entmax_sparse(
     )
     if len(ask.classes.axis) != 1:
         raise ValueError("jsoftmax.entmax_sparse: `axis` must be a single axis.")
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"jsoftmax.entmax_sparse: `size` must be a Python int, got {size!r}.")
-    if size < 1:
-        raise ValueError(f"jsoftmax.entmax_sparse: `size` must be at least 1, got {size}.")
+    size = checks.whole_number("entmax_sparse", "size", size)
     class_axis = ask.classes.axis[0]
     z = jnp.moveaxis(cooled(ask.z, ask.temperature, ask.classes), class_axis, -1)
     family = ask.regularizer.by_rows(lambda _, x: jnp.moveaxis(x, class_axis, -1))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import is_known
 from jsoftmax.core._problem import Problem
 
@@ -33,25 +34,21 @@ def read_limits(
     """
     experts = ask.classes.size(ask.z)
     most = experts if is_known(experts) else np.iinfo(np.int32).max
-    groups = _int(function, "groups", groups, 1, most)
+    groups = checks.whole_number(function, "groups", groups, 1, most)
     if groups > 1 and most % groups:
         raise ValueError(
             f"jsoftmax.{function}: {experts} experts cannot be cut into `groups` of equal size: "
             f"{groups} does not divide {experts}."
         )
     size = most // groups
-    kept = groups if groups_kept is None else _int(function, "groups_kept", groups_kept, 1, groups)
-    best = min(_int(function, "group_best", group_best, 1, most), size)
-    k = _int(function, "k", k, 1, kept * size if kept < groups else most)
+    kept = (
+        groups
+        if groups_kept is None
+        else checks.whole_number(function, "groups_kept", groups_kept, 1, groups)
+    )
+    best = min(checks.whole_number(function, "group_best", group_best, 1, most), size)
+    k = checks.whole_number(function, "k", k, 1, kept * size if kept < groups else most)
     return Limits(k, groups, kept, best)
-
-
-def _int(function: str, name: str, x: Any, least: int, most: int) -> int:
-    if isinstance(x, bool) or not isinstance(x, int | np.integer):
-        raise TypeError(f"jsoftmax.{function}: `{name}` must be a Python int, got {x!r}.")
-    if not least <= x <= most:
-        raise ValueError(f"jsoftmax.{function}: `{name}` must be from {least} to {most}, got {x}.")
-    return int(x)
 
 
 def chosen_experts(z: Array, s: Array, bias: Array | None, limits: Limits) -> tuple[Array, Array]:

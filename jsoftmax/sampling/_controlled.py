@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.sampling._corrected import check_count, softmax_of
+from jsoftmax.sampling._corrected import softmax_of
 from jsoftmax.sampling._draw import draw
 from jsoftmax.sampling._noise import gumbel_like
 from jsoftmax.sampling._straight_through import straight_through
@@ -83,7 +83,7 @@ def reinmax_cv(
         [-0.2017 -0.3036  0.5053 ]
     """
     name = "reinmax_cv"
-    check_count(name, "samples", samples, least=2)
+    checks.whole_number(name, "samples", samples, least=2)
     c = _one_number(name, "weight", weight)
     drawn = draw(name, key, logits, temperature, axis, where, axis_name)
     ask, z, classes = drawn.ask, drawn.movable, drawn.ask.classes

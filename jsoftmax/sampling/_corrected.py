@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.sampling._draw import Draw, draw
 from jsoftmax.sampling._noise import another_key, gumbel_like
 from jsoftmax.sampling._straight_through import straight_through
@@ -62,7 +63,7 @@ def gumbel_rao(
         M. B. Paulus, C. J. Maddison and A. Krause, "Rao-Blackwellizing the straight-through
         Gumbel-softmax gradient estimator", 2020.
     """
-    check_count("gumbel_rao", "samples", samples)
+    checks.whole_number("gumbel_rao", "samples", samples)
     drawn = draw("gumbel_rao", key, logits, temperature, axis, where, axis_name)
     hard, z = drawn.hard(), drawn.movable
 
@@ -206,7 +207,7 @@ def reinmax_rao(
         D. Wang and T. D. Bui, "Beyond ReinMax: low-variance gradient estimators for discrete latent
         variables", 2026.
     """
-    check_count("reinmax_rao", "samples", samples)
+    checks.whole_number("reinmax_rao", "samples", samples)
     drawn = draw("reinmax_rao", key, logits, temperature, axis, where, axis_name)
     ask, z = drawn.ask, drawn.movable
     hard = drawn.hard()
@@ -230,11 +231,3 @@ def softmax_of(drawn: Draw) -> tuple[Array, Array]:
     total = drawn.ask.classes.sum(exponentials)
     total = jnp.where(total == 0, 1, total)
     return exponentials / total, total
-
-
-def check_count(function: str, name: str, count: int, least: int = 1) -> None:
-    """A static whole number."""
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"jsoftmax.{function}: `{name}` must be a Python int, got {count!r}.")
-    if count < least:
-        raise ValueError(f"jsoftmax.{function}: `{name}` must be at least {least}, got {count}.")

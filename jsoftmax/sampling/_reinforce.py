@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._simplex import log_probabilities
-from jsoftmax.sampling._corrected import check_count
 from jsoftmax.sampling._draw import draw, one_hot_max
 from jsoftmax.sampling._noise import gumbel_like
 
@@ -73,7 +73,7 @@ def reinforce_leave_one_out(
         2019.
     """
     name = "reinforce_leave_one_out"
-    check_count(name, "samples", samples, least=2)
+    checks.whole_number(name, "samples", samples, least=2)
     drawn = draw(name, key, logits, 1.0, axis, where, None)
     ask, classes = drawn.ask, drawn.ask.classes
     log_p = log_probabilities(ask.z, None, ask.regularizer, classes)

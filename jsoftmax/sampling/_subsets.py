@@ -17,7 +17,6 @@ from jsoftmax.core._regularizer import Regularizer
 from jsoftmax.core.regularizers import chosen
 from jsoftmax.mappings import PartialLogSumExp
 from jsoftmax.mappings._capped import mass, solve_capped
-from jsoftmax.sampling._corrected import check_count
 from jsoftmax.sampling._distribution import spread
 from jsoftmax.sampling._draw import draw
 from jsoftmax.sampling._shapes import sample_shape
@@ -94,7 +93,7 @@ def gumbel_topk(
     """
     if isinstance(axis, tuple | list):
         raise TypeError(f"jsoftmax.gumbel_topk: `axis` must be a single axis, got {axis!r}.")
-    check_count("gumbel_topk", "k", k)
+    checks.whole_number("gumbel_topk", "k", k)
     z = checks.as_array("gumbel_topk", "logits", logits)
     last = checks.class_axis("gumbel_topk", z, axis, None).axis[0]
     if k > z.shape[last]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import is_known
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._mesh_axes import alike
@@ -26,7 +27,6 @@ from jsoftmax.vocabulary.bands._bands import (
     read_labels,
 )
 from jsoftmax.vocabulary.bands._grouped import Blocks, dense_losses, tail_losses
-from jsoftmax.vocabulary.bands._widths import whole
 from jsoftmax.vocabulary.linear._linear_cross_entropy import linear_cross_entropy
 
 _KEPT = 2**24  # scores of the head, at most, that are kept for the backward pass
@@ -98,7 +98,7 @@ def adaptive_cross_entropy(
     function = "adaptive_cross_entropy"
     banded, head = read_adaptive(function, features, table)
     blocks = Blocks(*(
-        None if size is None else whole(function, name, size)
+        None if size is None else checks.whole_number(function, name, size)
         for name, size in (("block_tokens", block_tokens), ("block_classes", block_classes))
     ))  # fmt: skip
     starts = banded.starts

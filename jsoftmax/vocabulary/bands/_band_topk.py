@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._axis import is_known
 from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._bands import Banded
@@ -19,11 +19,7 @@ _SCORES = 2**21  # that lie in memory together
 
 def read_k(function: str, k: Any, classes: int) -> int:
     """How many classes, checked."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"jsoftmax.{function}: `k` must be a whole number, got {k!r}.")
-    if not 1 <= k <= classes:
-        raise ValueError(f"jsoftmax.{function}: `k` must be from 1 to {classes}, got {k}.")
-    return int(k)
+    return checks.whole_number(function, "k", k, most=classes)
 
 
 def top_of(log_p: Array, start: int, k: int) -> TopK:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from jsoftmax.core import _checks as checks
-from jsoftmax.vocabulary.bands._widths import ratio, whole
+from jsoftmax.vocabulary.bands._widths import ratio
 
 _PLACES = 512  # where cuts are tried, at most
 
@@ -67,8 +67,11 @@ def adaptive_cutoffs(
     function = "adaptive_cutoffs"
     share = _shares(function, counts)
     classes = share.size - 1
-    width, tokens = whole(function, "width", width), whole(function, "tokens", tokens)
-    if not whole(function, "tails", tails) < classes:
+    width, tokens = (
+        checks.whole_number(function, "width", width),
+        checks.whole_number(function, "tokens", tokens),
+    )
+    if not checks.whole_number(function, "tails", tails) < classes:
         raise ValueError(
             f"jsoftmax.{function}: `tails` must be from 1 to {classes - 1}, one less than there "
             f"are classes, got {tails}."

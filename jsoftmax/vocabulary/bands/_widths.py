@@ -15,23 +15,14 @@ from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.bands._bands import Band
 
 
-def whole(function: str, name: str, x: Any, least: int = 1) -> int:
-    """`x` as a whole number, at least `least`."""
-    if isinstance(x, bool) or not isinstance(x, int | np.integer):
-        raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
-    if x < least:
-        raise ValueError(f"jsoftmax.{function}: `{name}` must be at least {least}, got {x}.")
-    return int(x)
-
-
 def read_cutoffs(function: str, classes: Any, cutoffs: Any) -> tuple[int, ...]:
     """Cut-offs that rise from above 0 to below the number of classes."""
-    classes = whole(function, "classes", classes)
+    classes = checks.whole_number(function, "classes", classes)
     if not isinstance(cutoffs, Sequence | np.ndarray) or isinstance(cutoffs, str):
         raise TypeError(
             f"jsoftmax.{function}: `cutoffs` must be a sequence of whole numbers, got {cutoffs!r}."
         )
-    found = tuple(whole(function, "cutoffs", c, least=-(2**62)) for c in cutoffs)
+    found = tuple(checks.whole_number(function, "cutoffs", c, least=-(2**62)) for c in cutoffs)
     if any(a >= b for a, b in pairwise((0, *found, classes))):
         raise ValueError(
             f"jsoftmax.{function}: `cutoffs` {list(found)} must rise, from above 0 to below the "
@@ -44,7 +35,7 @@ def widths_of(
     function: str, width: Any, classes: Any, cutoffs: Any, div_value: Any
 ) -> tuple[int, ...]:
     """The widths of bands, each `div_value` times as narrow as the one before, rounded down."""
-    width = whole(function, "width", width)
+    width = checks.whole_number(function, "width", width)
     bands = len(read_cutoffs(function, classes, cutoffs)) + 1
     return tuple(max(1, int(width // ratio(function, div_value) ** i)) for i in range(bands))
 
@@ -98,8 +89,8 @@ def new_bands(
 
 def read_widths(function: str, width: Any, widths: Sequence[int], bands: int) -> tuple[int, ...]:
     """Widths of slices of the features, one for each band."""
-    width = whole(function, "width", width)
-    found = tuple(whole(function, "widths", w) for w in widths)
+    width = checks.whole_number(function, "width", width)
+    found = tuple(checks.whole_number(function, "widths", w) for w in widths)
     if len(found) != bands or sum(found) != width:
         raise ValueError(
             f"jsoftmax.{function}: `widths` {list(found)} must be {bands} whole numbers that sum "

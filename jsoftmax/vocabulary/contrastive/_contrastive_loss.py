@@ -145,6 +145,9 @@ def contrastive_loss(
             f"{pairs.keys.shape} are not as many. Give symmetric=False, or leave out the keys that "
             "have no query."
         )
+    for name, size in (("block_queries", block_queries), ("block_keys", block_keys)):
+        if size is not None:
+            checks.whole_number(function, name, size)
     options = {
         "temperature": read_temperature(function, temperature),
         "block_tokens": block_queries,

@@ -99,10 +99,8 @@ def sigmoid_contrastive_loss(
     pairs = read_pairs(function, queries, keys, where, normalize, axis_name)
     pairs = with_labels_of_keys(function, pairs, labels, same_label, exclude_self)
     t, b = read_temperature(function, temperature), _number(function, "bias", bias)
-    if block_keys is not None and (isinstance(block_keys, bool) or not isinstance(block_keys, int)):
-        raise TypeError(f"jsoftmax.{function}: `block_keys` must be an int, got {block_keys!r}.")
-    if block_keys is not None and block_keys < 1:
-        raise ValueError(f"jsoftmax.{function}: `block_keys` must be at least 1, got {block_keys}.")
+    if block_keys is not None:
+        checks.whole_number(function, "block_keys", block_keys)
     q, k = pairs.queries, pairs.keys
     dtype = jnp.result_type(checks.compute_dtype(q), checks.compute_dtype(k))
     part = None

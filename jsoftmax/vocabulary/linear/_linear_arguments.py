@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jsoftmax.core import _checks as checks
@@ -315,12 +314,8 @@ def whole_if_few(rows: Rows, block_tokens: int | None, block_classes: int | None
 def _sizes(function, tokens, classes, block_tokens, block_classes):
     """The sizes that are given, and for the others the rule that docstrings state."""
     for name, size in (("block_tokens", block_tokens), ("block_classes", block_classes)):
-        if size is None:
-            continue
-        if isinstance(size, bool) or not isinstance(size, int | np.integer):
-            raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {size!r}.")
-        if size < 1:
-            raise ValueError(f"jsoftmax.{function}: `{name}` must be at least 1, got {size}.")
+        if size is not None:
+            checks.whole_number(function, name, size)
     if block_tokens is None:
         block_tokens = tokens_together(tokens, classes)
     if block_classes is None or not isinstance(classes, int):

@@ -104,12 +104,9 @@ class ClassSampler(abc.ABC):
                 Python or numpy is no class.
         """
         name = "ClassSampler.log_expected_count"
-        if isinstance(draws, bool) or not isinstance(draws, int | np.integer):
-            raise TypeError(f"jsoftmax.{name}: `draws` must be a whole number, got {draws!r}.")
-        if draws < 1:
-            raise ValueError(f"jsoftmax.{name}: `draws` must be at least 1, got {draws}.")
-        self._check_draws(name, int(draws))
-        return self._log_counts(name, "ids", ids, int(draws))
+        draws = checks.whole_number(name, "draws", draws)
+        self._check_draws(name, draws)
+        return self._log_counts(name, "ids", ids, draws)
 
     @property
     @abc.abstractmethod

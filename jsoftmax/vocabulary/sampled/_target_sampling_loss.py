@@ -75,10 +75,7 @@ def target_partitions(labels: ArrayLike, size: int) -> TargetPartitions:
             f"jsoftmax.{name}: `labels` have shape {y.shape}; give shape [examples] or "
             "[examples, m]."
         )
-    if isinstance(size, bool) or not isinstance(size, int | np.integer):
-        raise TypeError(f"jsoftmax.{name}: `size` must be a whole number, got {size!r}.")
-    if size < 1:
-        raise ValueError(f"jsoftmax.{name}: `size` must be at least 1, got {size}.")
+    size = checks.whole_number(name, "size", size)
     ends, vocabularies, here = [], [], set()
     examples = y.tolist() if y.ndim == 2 else y[:, None].tolist()
     for place, example in enumerate(examples):

@@ -11,6 +11,7 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.mappings import log_softmax
 from jsoftmax.vocabulary._topk import TopK
@@ -18,7 +19,6 @@ from jsoftmax.vocabulary.trees._class_tree import ClassTree
 from jsoftmax.vocabulary.trees._hierarchical_log_prob import log_prob_of
 from jsoftmax.vocabulary.trees._hierarchical_log_softmax import log_probabilities
 from jsoftmax.vocabulary.trees._node_choices import Choices, read_choices
-from jsoftmax.vocabulary.trees._tree_counts import read_classes
 
 
 @on_explicit_axes(like="features")
@@ -71,9 +71,9 @@ def hierarchical_topk(
     function = "hierarchical_topk"
     choices = read_choices(function, features, table, tree, bias)
     tree = choices.tree
-    if read_classes(function, k, "k", 1) > tree.classes:
+    if checks.whole_number(function, "k", k) > tree.classes:
         raise ValueError(f"jsoftmax.{function}: `k` must be from 1 to {tree.classes}, got {k}.")
-    beam = max(4 * k, 64) if beam is None else read_classes(function, beam, "beam", 1)
+    beam = max(4 * k, 64) if beam is None else checks.whole_number(function, "beam", beam)
     return _likeliest(choices, int(k), min(beam, tree.nodes))
 
 

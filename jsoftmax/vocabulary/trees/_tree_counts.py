@@ -52,17 +52,3 @@ def read_counts(function: str, counts: Any) -> np.ndarray:
 def by_frequency(counts: np.ndarray) -> np.ndarray:
     """The classes, the most frequent first, and equal counts in the order of their classes."""
     return counts.size - 1 - np.argsort(counts[::-1], kind="stable")[::-1]
-
-
-def read_classes(function: str, number: Any, name: str = "classes", least: int = 2) -> int:
-    """A whole number that is large enough.
-
-    Raises:
-        TypeError: if it is no whole number.
-        ValueError: if it is too small.
-    """
-    if isinstance(number, bool) or not isinstance(number, int | np.integer):
-        raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {number!r}.")
-    if number < least:
-        raise ValueError(f"jsoftmax.{function}: `{name}` must be at least {least}, got {number}.")
-    return int(number)

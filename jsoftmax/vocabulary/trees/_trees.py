@@ -10,9 +10,10 @@ import jax.core
 import numpy as np
 from jaxtyping import ArrayLike
 
+from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.trees._class_tree import ClassTree
 from jsoftmax.vocabulary.trees._tree_arrays import tree_of
-from jsoftmax.vocabulary.trees._tree_counts import by_frequency, read_classes, read_counts
+from jsoftmax.vocabulary.trees._tree_counts import by_frequency, read_counts
 
 
 def class_tree(hierarchy: ArrayLike | Sequence[Any] | Mapping[Any, Any]) -> ClassTree:
@@ -76,7 +77,7 @@ def balanced_tree(classes: int) -> ClassTree:
         >>> balanced_tree(1_000).depth
         10
     """
-    return _heap(read_classes("balanced_tree", classes), 2)
+    return _heap(checks.whole_number("balanced_tree", "classes", classes, 2), 2)
 
 
 def kary_tree(classes: int, arity: int) -> ClassTree:
@@ -98,8 +99,8 @@ def kary_tree(classes: int, arity: int) -> ClassTree:
         >>> kary_tree(1_000, 10)
         ClassTree(classes=1000, nodes=111, depth=3, width=10)
     """
-    classes = read_classes("kary_tree", classes)
-    return _heap(classes, min(read_classes("kary_tree", arity, "arity"), classes))
+    classes = checks.whole_number("kary_tree", "classes", classes, 2)
+    return _heap(classes, min(checks.whole_number("kary_tree", "arity", arity, 2), classes))
 
 
 def two_level_tree(counts: ArrayLike | Sequence[Any], groups: int | None = None) -> ClassTree:
@@ -131,13 +132,15 @@ def two_level_tree(counts: ArrayLike | Sequence[Any], groups: int | None = None)
     """
     function = "two_level_tree"
     if isinstance(counts, int | np.integer):
-        classes = read_classes(function, counts)
+        classes = checks.whole_number(function, "classes", counts, 2)
         ranked = np.arange(classes)
     else:
         weights = read_counts(function, counts)
         classes = weights.size
         ranked = by_frequency(weights)
-    groups = round(classes**0.5) if groups is None else read_classes(function, groups, "groups", 1)
+    groups = (
+        round(classes**0.5) if groups is None else checks.whole_number(function, "groups", groups)
+    )
     if groups > classes:
         raise ValueError(
             f"jsoftmax.{function}: {groups} `groups` for {classes} classes: some would be empty."
