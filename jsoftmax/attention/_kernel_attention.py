@@ -92,7 +92,7 @@ def _recorded(given, rule):
 
     if not has_record() or any(_refused(given, rule).values()) or rule.is_part:
         return frozenset()
-    plain = {"query", "key", "value", "scale", "numbers", "score_arrays"}
+    plain = {"query", "key", "value", "scale", "numbers", "score_arrays", "key_score_arrays"}
     plain |= {"key_value_seq_lengths"} if rule.are_few else set()
     others = (getattr(given, name) for name in set(given._fields) - plain)
     if any(x is not None for x in others) or rule.window not in _WINDOWS:
