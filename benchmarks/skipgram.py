@@ -11,7 +11,7 @@ import jsoftmax as js
 from benchmarks.text_tiles import Spans, Tiles, cut, spans
 
 DIMENSION, WINDOW = 100, 5
-SIZES = {"words": 32, "nodes": 160, "centres": 48}  # of a tile, at most
+SIZES = {"words": 48, "nodes": 224, "centres": 64}  # of a tile, at most
 START = 0.1  # of the sums of Adagrad
 
 
