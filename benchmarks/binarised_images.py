@@ -28,7 +28,7 @@ def digits() -> Images:
 
 
 def mnist(path: pathlib.Path) -> Images:
-    """MNIST from `mnist.npz` as Keras keeps it, whose arrays are `x_train` and `x_test`."""
+    """Read MNIST from Keras' `mnist.npz`, which holds the arrays `x_train` and `x_test`."""
     with np.load(path) as file:
         learned, judged = (binarised(file[name] / 255) for name in ("x_train", "x_test"))
     return Images("MNIST", *np.split(learned, [len(learned) * 11 // 12]), judged)

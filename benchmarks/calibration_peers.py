@@ -46,7 +46,7 @@ BOUND = 1e-6
 
 
 class Comparison(NamedTuple):
-    """One quantity by two libraries: what each gives, how it is called, how far it may differ."""
+    """One quantity, and the calls by which jsoftmax and a peer compute it."""
 
     quantity: str
     peer: str
@@ -227,7 +227,7 @@ def by_scipy(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 class Given(ClassifierMixin, BaseEstimator):
-    """A classifier for MAPIE of which the features are the probabilities."""
+    """A classifier for MAPIE that returns its features as probabilities."""
 
     def fit(self, X, y):
         self.classes_ = np.unique(y)

@@ -266,8 +266,8 @@ def _paths(axes: Axes, records: list[dict]) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.text(
-        0.02, 0.06, f"dots grow with T: {', '.join(f'{t:g}' for t in TEMPERATURES)}",
-        transform=axes.transAxes, fontsize="small",
+        0.98, 0.95, f"dots grow with T: {', '.join(f'{t:g}' for t in TEMPERATURES)}",
+        transform=axes.transAxes, fontsize="small", horizontalalignment="right",
     )  # fmt: skip
 
 

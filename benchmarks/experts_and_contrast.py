@@ -1,7 +1,7 @@
 """`python -m benchmarks.experts_and_contrast`: contrast, margins and routing beside plain jnp.
 
-The peers are what people write by hand: CLIP's loss, SigLIP's, the supervised contrastive loss,
-ArcFace's and the routing of a mixture of experts, each in a few lines of jnp on whole arrays.
+The peers are written by hand in a few lines of jnp, on whole arrays: the losses of CLIP, SigLIP,
+supervised contrast and ArcFace, and the routing of a mixture of experts.
 """
 
 import argparse

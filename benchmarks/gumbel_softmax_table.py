@@ -49,7 +49,8 @@ class Contestant:
 
 
 def contestants() -> list[Contestant]:
-    """All of them; those that return samples differ in nothing but their function."""
+    """All of them; those that return one sample differ in nothing but their function."""
+    js = jsoftmax
 
     def of_sample(name, estimator, anneals, published=None, forward=1.0, **options):
         def value(key, z, f, t):
@@ -57,14 +58,20 @@ def contestants() -> list[Contestant]:
 
         return Contestant(name, value, anneals, published, forward)
 
+    def of_controls(samples):
+        def value(key, z, f, t):
+            return jax.vmap(f)(js.reinmax_cv(key, z, t, samples=samples)).mean(0)
+
+        return Contestant(f"ReinMax, S = {samples}, each other's control", value)
+
     def of_values(samples, published=None):
         def value(key, z, f, t):
-            return jsoftmax.reinforce_leave_one_out(key, z, f, samples)
+            return js.reinforce_leave_one_out(key, z, f, samples)
 
         name = f"REINFORCE, leave one out, S = {samples}"
         return Contestant(name, value, published=published)
 
-    st, js = jsoftmax.straight_through_categorical, jsoftmax
+    st = js.straight_through_categorical
     return [
         of_values(2, "SF"),
         of_values(4),
@@ -75,6 +82,7 @@ def contestants() -> list[Contestant]:
             False, forward=FORWARD, forward_temperature=FORWARD,
         ),
         of_sample("ReinMax", js.reinmax, False),
+        of_controls(2),
         of_sample("ReinMax-Rao, S = 5", js.reinmax_rao, True, samples=5),
         of_sample("Gumbel-softmax, relaxed", js.gumbel_softmax, True, "Gumbel-S."),
         of_sample("Gumbel-1.5-entmax, relaxed", js.gumbel_entmax, True),

@@ -28,7 +28,7 @@ class Learned(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Two tables, with what Adagrad remembers of their rows."""
+    """Two tables, and the state of Adagrad for each."""
 
     vectors: jax.Array
     vector_state: js.vocabulary.RowState
@@ -133,9 +133,9 @@ def gradients(
     pairs: jax.Array, left: jax.Array, either: jax.Array, h: jax.Array, w: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Of −Σ pairs · log P(centre | neighbour), in the vectors h of words and w of nodes."""
-    # With z = ⟨h, w⟩ a node gives −log σ(z) for child 0 and −log σ(−z) for the other, whose
-    # derivatives are σ(z) − 1 and σ(z). Pairs are summed before anything is multiplied by z, and
-    # in one product, since a small one costs little more than half of it.
+    # For z = ⟨h, w⟩ the loss of a node is −log σ(z) if child 0 is taken, else −log σ(−z). The
+    # derivatives are σ(z) − 1 and σ(z). Counts of both kinds are summed in one matrix product,
+    # which takes little more time than one of half the size.
     both = pairs @ jnp.concatenate([either, left], axis=1).astype(h.dtype)
     of_either, of_left = jnp.split(both, 2, axis=1)
     of_z = of_either * jax.nn.sigmoid(h @ w.T) - of_left

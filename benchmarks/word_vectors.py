@@ -204,21 +204,21 @@ def table(records: list[dict], text: Text, epochs: int, ours: Skipgram) -> Table
     rows.append([FREQUENCIES, *"––––", f"{alone[0]:.3f}", "–", f"{alone[1]:.3f}", "–", "–"])
     return Table(
         "WikiText-2",
-        f"Skip-gram: each word guessed from each of its neighbours, by Huffman's tree over "
-        f"{len(p):,} words. {DIMENSION} dimensions, window {WINDOW} (of random reach), {epochs} "
-        f"epochs of {len(text.numbers):,} words of {LEARNED}; gensim with hs=1, no subsampling, "
-        f"as many workers as cores, and its own descent, whose rate falls to 0 (from 0.025 unless "
-        f"told otherwise); jsoftmax by row-wise Adagrad at a constant rate, a step for each of "
-        f"{len(ours.tiles.centres):,} tiles of the text: stretches of "
-        f"{len(text.numbers) / len(ours.tiles.centres):.1f} centre words on average, which hold at "
-        f"most {SIZES['words']} distinct words and {SIZES['nodes']} nodes. Rates of the two do not "
-        f"compare, so each has three. Seconds of the fastest of "
-        f"{len(records[0]['seconds'])} rounds, taken in turns, of training alone: without "
-        f"compiling, without numbering words (gensim looks each up as it trains), and without "
-        f"cutting the text into tiles, once, in {ours.preparing:.2f} s. CPU seconds are of all "
-        f"threads, and depend less on other work on the machine. −log p in nats, "
-        f"a mean over rounds and over {len(text.pairs):,} pairs of {JUDGED} (all whose words are "
-        f"known, thinned out), each with its own tree.",
+        f"Skip-gram predicts each word from each of its neighbours, by Huffman's tree over "
+        f"{len(p):,} words: {DIMENSION} dimensions, window {WINDOW} (of random reach), {epochs} "
+        f"epochs of {len(text.numbers):,} words of {LEARNED}. gensim: hs=1, no subsampling, as "
+        f"many workers as cores, a rate that falls to 0 (from 0.025 by default). jsoftmax: "
+        f"row-wise Adagrad at a constant rate, one step for each of "
+        f"{len(ours.tiles.centres):,} tiles of the text. A tile has "
+        f"{len(text.numbers) / len(ours.tiles.centres):.1f} centre words on average, at most "
+        f"{SIZES['words']} distinct words and {SIZES['nodes']} nodes. The two rates do not "
+        f"compare, so each learner has three. Times are of training alone, the fastest of "
+        f"{len(records[0]['seconds'])} interleaved rounds. They leave out compiling, numbering "
+        f"words (gensim looks each up as it trains), and cutting the text into tiles "
+        f"({ours.preparing:.2f} s, once). CPU seconds add up all threads, and depend less on other "
+        f"work on the machine. −log p is in nats, a mean over rounds and over "
+        f"{len(text.pairs):,} pairs of {JUDGED} (thinned out; all words known), each learner "
+        f"with its own tree.",
         [
             "",
             "rate",

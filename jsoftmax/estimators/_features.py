@@ -13,8 +13,8 @@ import numpy as np
 from jax import Array
 from jax.experimental.sparse import BCOO
 
-_PARTS = 8  # in which chosen rows are gone through
-_FEW = 1024  # rows
+_PARTS = 8  # blocks into which rows are cut
+_FEW = 1024  # rows, below which they are not
 
 
 class DenseFeatures(NamedTuple):

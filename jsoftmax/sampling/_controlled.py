@@ -94,7 +94,7 @@ def reinmax_cv(
         return dataclasses.replace(drawn, noise=noise).hard()
 
     def rotated(p: Array) -> Array:
-        """J(p) z, whose derivative is J(p), since p is a constant."""
+        """Return J(p) z. Since p is constant, the derivative in z is J(p)."""
         return p * classes.deviation(p, z)
 
     hard = jax.vmap(sample)(jax.random.split(drawn.key, samples))

@@ -22,6 +22,7 @@ from jsoftmax.vocabulary.contrastive._pairs import (
     with_labels_of_keys,
 )
 from jsoftmax.vocabulary.linear._block_sizes import even_size
+from jsoftmax.vocabulary.linear._labelled_classes import left_out, same_label
 from jsoftmax.vocabulary.linear._token_products import product
 
 _SCORES = 2**22  # of a block
@@ -137,9 +138,8 @@ def _summed(
         part = None if part is None else part[None]
         is_own = is_positive = numbers[None] == own[:, None]
         if key_labels is not None and query_labels is not None:
-            is_alike = (query_labels == key_labels[None]) & (query_labels >= 0)
-            out = is_alike & ~is_own if ignores else is_own if without_own else None
-            if out is not None:
+            is_alike = same_label(query_labels, key_labels[None])
+            if (out := left_out(is_own, is_alike, ignores, without_own)) is not None:
                 part = ~out if part is None else part & ~out
             is_positive = is_own if ignores else is_alike | is_own
         # log1p of what the other answer weighs: 1 − σ is not formed.

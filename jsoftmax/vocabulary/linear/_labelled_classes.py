@@ -12,16 +12,22 @@ from jax import Array
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rule
 
 
-def are_alike(fixed: Fixed) -> Array:
-    """Whether a class has the label of a token, for each pair of them."""
-    assert fixed.token_labels is not None
-    return (fixed.token_labels == fixed.class_labels) & (fixed.token_labels >= 0)
+def same_label(token_labels: Array, class_labels: Array) -> Array:
+    """Whether a class has the label of a token; a negative label is like no other."""
+    return (token_labels == class_labels) & (token_labels >= 0)
+
+
+def left_out(is_own: Array, is_alike: Array, ignores: bool, without_own: bool) -> Array | None:
+    """Which classes take no part in the row of a token; None for none."""
+    if ignores:
+        return is_alike & ~is_own
+    return is_own if without_own else None
 
 
 def are_positive(rule: Rule, fixed: Fixed) -> Array:
     """Whether a class is a target of a token."""
-    is_own, part = fixed.numbers == fixed.own, fixed.partakers
-    found = are_alike(fixed) & ~is_own if rule.without_own else are_alike(fixed) | is_own
+    is_own, is_alike, part = *_relations(fixed), fixed.partakers
+    found = is_alike & ~is_own if rule.without_own else is_alike | is_own
     return found if part is None else found & part
 
 
@@ -35,7 +41,10 @@ def are_out(rule: Rule, fixed: Fixed) -> Array | None:
     """Which classes take no part in the row of a token; None for none."""
     if fixed.class_labels is None:
         return None
-    is_own = fixed.numbers == fixed.own
-    if fixed.positive_share is None:
-        return are_alike(fixed) & ~is_own
-    return is_own if rule.without_own else None
+    return left_out(*_relations(fixed), fixed.positive_share is None, rule.without_own)
+
+
+def _relations(fixed: Fixed) -> tuple[Array, Array]:
+    """Whether a class is the token's own, and whether it has the token's label."""
+    assert fixed.token_labels is not None and fixed.class_labels is not None
+    return fixed.numbers == fixed.own, same_label(fixed.token_labels, fixed.class_labels)
