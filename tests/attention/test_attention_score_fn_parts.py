@@ -90,6 +90,23 @@ def test_a_ring_finds_what_the_whole_sequence_does(name, order, is_causal):
         near(found, right)
 
 
+def test_a_gate_goes_round_on_explicit_axes():
+    """Called eagerly and twice, with arrays that are placed on a mesh as `make_mesh` gives it."""
+    make, x = FUNCTIONS["a forgetting gate"]
+    mesh = jax.make_mesh((2, DEVICES), ("data", AXIS))
+    split = PartitionSpec("data", AXIS)
+
+    def part(q, k, v, x):
+        return js.ring_attention(q, k, v, axis_name=AXIS, is_causal=True, score_fn=make(x))
+
+    right = js.dot_product_attention(Q, KEY, V, is_causal=True, score_fn=make(x))
+    with jax.set_mesh(mesh):
+        ring = jax.shard_map(part, mesh=mesh, in_specs=(split,) * 4, out_specs=split)
+        placed = [jax.device_put(y, jax.NamedSharding(mesh, split)) for y in (Q, KEY, V, x)]
+        for _ in range(2):
+            near(ring(*placed), right)
+
+
 @pytest.mark.parametrize("name", ["ALiBi", "a forgetting gate"])
 def test_uneven_parts_of_a_ring_have_their_own_places(name):
     """Of 16 places on four devices 4, 0, 7 and 5 in arrays of seven; what is not in use is NaN."""
