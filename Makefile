@@ -52,9 +52,10 @@ laws: $(VENV)/.has-test  ## the tests that hold for every member of the catalogu
 layers: $(VENV)/.has-test  ## imports point one way
 	$(PYTEST) tests/test_layers.py
 
-lint: $(VENV)/.has-test  ## ruff: faults and formatting
+lint: $(VENV)/.has-test  ## ruff: faults and formatting; how readable the prose is
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python .ci/english.py
 
 format: $(VENV)/.has-test  ## ruff: mend what can be mended
 	$(VENV)/bin/ruff check --fix .
