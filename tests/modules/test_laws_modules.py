@@ -213,10 +213,15 @@ def test_nnx_modules_are_scanned(row):
     def layers(carry, module):
         return carry, row.answers(module)
 
+    # Compiled as users compile: at level 0 XLA (0.10.2) gets DifferentiatedSoftmax wrong here.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+    def alone(key):
+        return row.answers(row.of_nnx(key))
+
     if nnx.state(stacked):
         _, found = layers(jnp.zeros(()), stacked)
         for i in range(2):
-            expected = jax.jit(lambda key: row.answers(row.of_nnx(key)))(keys[i])
+            expected = alone(keys[i])
             actual = jax.tree.map(lambda x, i=i: x[i], found)
             chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
 
