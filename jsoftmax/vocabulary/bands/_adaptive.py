@@ -74,8 +74,8 @@ def adaptive_cross_entropy(
         block_classes: how many of its classes; None for the rule above.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
-        `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: if `features` or the arrays of `table` are not real numbers, `table` is no
@@ -108,8 +108,8 @@ def adaptive_cross_entropy(
     return banded.shaped(_losses(blocks, *alike((banded, head, read))))
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# tangent is one program too, which is transposed and compiled once.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its tangent is
+# one program too, transposed and compiled once.
 @partial(jax.jit, static_argnums=0)
 def _losses(blocks: Blocks, banded: Banded, head: Band, labels: Labels) -> Array:
     starts = banded.starts
@@ -181,14 +181,14 @@ def adaptive_topk(features: ArrayLike, table: AdaptiveTables, k: int) -> TopK:
     Args:
         features: h of shape [..., d], any real dtype.
         table: `AdaptiveTables`.
-        k: how many, from 1 to K.
+        k: number of classes, from 1 to K.
 
     Returns:
         `values` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
-        highest first, and int32. Equal ones are in the order of their classes.
+        highest first, and int32. Ties are in the order of their classes.
 
     Raises:
-        TypeError: as `adaptive_cross_entropy`, and if `k` is not a whole number.
+        TypeError: as `adaptive_cross_entropy`, and if `k` is not an integer.
         ValueError: as `adaptive_cross_entropy`, and if `k` is not from 1 to K.
 
     Example:
@@ -203,8 +203,8 @@ def adaptive_topk(features: ArrayLike, table: AdaptiveTables, k: int) -> TopK:
     return _likeliest(banded, head, read_k(function, k, banded.starts[-1]))
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# tangent is one program too, which is transposed and compiled once.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its tangent is
+# one program too, transposed and compiled once.
 @partial(jax.jit, static_argnums=2)
 def _likeliest(banded: Banded, head: Band, k: int) -> TopK:
     shortlist, *tails = banded.bands

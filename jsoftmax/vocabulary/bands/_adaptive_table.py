@@ -66,7 +66,7 @@ def adaptive_tables(
         `AdaptiveTables`.
 
     Raises:
-        TypeError: if `key` is not a key, or sizes are not whole numbers.
+        TypeError: if `key` is not a key, or sizes are not integers.
         ValueError: if `cutoffs` do not rise from above 0 to below K, or `div_value` is below 1.
 
     Example:

@@ -30,7 +30,7 @@ def band_embedding(ids: ArrayLike | Sequence[int], table: Sequence[Band]) -> Flo
 
     Returns:
         Vectors of shape [..., d], in the dtype of the bands. NaN for an id out of range in a
-        `jax.Array`, whose values are not checked.
+        `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: if `ids` are not integers, or `table` no sequence of `Band`.

@@ -49,9 +49,9 @@ def adaptive_cutoffs(
         m rising whole numbers, above 0 and below K: the first class of each cluster.
 
     Raises:
-        TypeError: if sizes are not whole numbers.
+        TypeError: if sizes are not integers.
         ValueError: if counts are empty, negative, NaN, infinite, all 0, or rise, or a number is out
-            of its range.
+            of range.
 
     Example:
         >>> import numpy as np

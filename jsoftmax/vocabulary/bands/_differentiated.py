@@ -52,7 +52,7 @@ def differentiated_tables(
         A tuple of `Band`.
 
     Raises:
-        TypeError: if `key` is not a key, or sizes are not whole numbers.
+        TypeError: if `key` is not a key, or sizes are not integers.
         ValueError: if `cutoffs` do not rise from above 0 to below K, `widths` do not sum to d, or
             `div_value` is below 1.
 
@@ -103,8 +103,8 @@ def differentiated_cross_entropy(
         ignore_index: tokens with this label have loss 0 and gradient 0.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
-        `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: if `features` or the arrays of `table` are not real numbers, `table` is no
@@ -182,14 +182,14 @@ def differentiated_topk(features: ArrayLike, table: Sequence[Band], k: int) -> T
     Args:
         features: h of shape [..., d], any real dtype.
         table: a sequence of `Band`, such as `differentiated_tables` makes.
-        k: how many, from 1 to K.
+        k: number of classes, from 1 to K.
 
     Returns:
         `values` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
-        highest first, and int32. Equal ones are in the order of their classes.
+        highest first, and int32. Ties are in the order of their classes.
 
     Raises:
-        TypeError: as `differentiated_cross_entropy`, and if `k` is not a whole number.
+        TypeError: as `differentiated_cross_entropy`, and if `k` is not an integer.
         ValueError: as `differentiated_cross_entropy`, and if `k` is not from 1 to K.
 
     Example:
@@ -203,8 +203,8 @@ def differentiated_topk(features: ArrayLike, table: Sequence[Band], k: int) -> T
     return _likeliest(banded, read_k(function, k, banded.starts[-1]))
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# tangent is one program too, which is transposed and compiled once.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its tangent is
+# one program too, transposed and compiled once.
 @partial(jax.jit, static_argnums=1)
 def _likeliest(banded: Banded, k: int) -> TopK:
     return by_blocks(lambda h: top_of(log_softmax(_scores(banded, h)), 0, k), banded)

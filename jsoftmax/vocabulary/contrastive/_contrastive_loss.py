@@ -97,14 +97,13 @@ def contrastive_loss(
             "ignore" leaves the others of its label out of its counterexamples.
         exclude_self: whether key i *is* query i, and takes no part in its row: with the same array
             for queries and keys, and `labels` that say which rows are views of one thing.
-        axis_name: name of the mesh or `vmap` axis, or a tuple of them, over which the batch is
-            split.
+        axis_name: name of the mesh or `vmap` axis that splits the batch, or a tuple of such names.
         block_queries: how many rows of scores are in memory together, as `block_tokens` of
             `linear_cross_entropy`; None for the rule there.
         block_keys: how many keys are taken together backward, as `block_classes` there.
 
     Returns:
-        One loss a pair, of shape [batch], in float32 at least; 0 for a query without positives.
+        One loss per pair, of shape [batch], in float32 at least; 0 for a query without positives.
         Their mean over all devices is CLIP's loss.
 
     Raises:

@@ -48,8 +48,8 @@ def labelled_losses(
     return _settled(rows.rule, rows.moving, rows.fixed, fate)[..., 0]
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=0)
 def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Array:
     outcome, _ = outcomes(rule, moving, fixed)

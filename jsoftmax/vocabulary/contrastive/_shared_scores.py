@@ -30,7 +30,7 @@ def both_ways(pairs: Pairs, temperature: Array | float) -> Array:
     return _losses(q.astype(dtype), k, t, pairs.own, pairs.counted)
 
 
-# Compiled once for a shape also when it is called outside of `jit`.
+# Compiled once per shape, even when called outside of `jit`.
 @jax.jit
 def _losses(q: Array, k: Array, t: Array, own: Array, counted: Array | None) -> Array:
     z = product(q, k, 0, False) / t

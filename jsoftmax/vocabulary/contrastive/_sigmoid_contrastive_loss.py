@@ -71,13 +71,12 @@ def sigmoid_contrastive_loss(
             the others of its label out of the sum.
         exclude_self: whether key i *is* query i, and is left out of its sum: with the same array
             for queries and keys, and `labels` that say which rows are views of one thing.
-        axis_name: name of the mesh or `vmap` axis, or a tuple of them, over which the batch is
-            split.
+        axis_name: name of the mesh or `vmap` axis that splits the batch, or a tuple of such names.
         block_keys: how many keys are taken together; None for as many as have 2²² scores, at least
             128.
 
     Returns:
-        One loss a query, of shape [batch], in float32 at least. Their mean over all devices is
+        One loss per query, of shape [batch], in float32 at least. Their mean over all devices is
         SigLIP's loss.
 
     Raises:
@@ -120,7 +119,7 @@ def sigmoid_contrastive_loss(
     return loss if pairs.counted is None else jnp.where(pairs.counted, loss, 0)
 
 
-# Compiled once for a shape also when it is called outside of `jit`.
+# Compiled once per shape, even when called outside of `jit`.
 @partial(jax.jit, static_argnums=0)
 def _summed(
     rule: tuple[Any, bool, bool], q: Array, keys: Array, own: Array, part: Array | None,

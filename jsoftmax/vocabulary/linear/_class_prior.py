@@ -18,7 +18,7 @@ def with_prior(rows: Rows, prior: Any, log_prior: Any) -> Rows:
     """The same rows with a prior, given as q or as log q. Classes of prior 0 take no part.
 
     Raises:
-        ValueError: if both are given, shapes do not fit, or a known number is out of its range.
+        ValueError: if both are given, shapes do not fit, or a known number is out of range.
     """
     if prior is None and log_prior is None:
         return rows

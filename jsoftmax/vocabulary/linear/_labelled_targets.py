@@ -54,7 +54,7 @@ def with_labels(
     return rows, fate
 
 
-# Compiled once for a shape also when it is called outside of `jit`.
+# Compiled once per shape, even when called outside of `jit`.
 @partial(jax.jit, static_argnums=0)
 def _positives(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
     """The number of targets of each token, counted in blocks of tokens."""

@@ -154,7 +154,7 @@ def read_rows(
     Raises:
         TypeError: for arrays that are not real numbers, a mask that is not boolean, and sizes of
             blocks that are not whole numbers.
-        ValueError: for shapes that do not fit, and for numbers out of their range.
+        ValueError: for shapes that do not fit, and for numbers out of range.
     """
     features = checks.as_array(function, "features", features)
     kernel = checks.as_array(function, "kernel", kernel)

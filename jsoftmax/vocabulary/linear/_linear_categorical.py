@@ -53,26 +53,26 @@ def linear_categorical(
         where: boolean mask that broadcasts to [..., K]. Other classes are never drawn.
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]: draws are in proportion to
             q exp(z/T), at T = 0 to the q of the largest logits. 0 masks a class.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. T = 0
             draws evenly among the largest logits.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. The key must be
-            the same on every part, and so will be the result.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. The key must be the same
+            on every part, and so will be the result.
         block_classes: about how many classes are taken together; None for as many as hold 2²²
             scores with all the tokens.
 
     Returns:
         Class numbers from 0 to K − 1 of shape [...], in the default integer dtype. −1 where there
-        is nothing to draw: a token without any class, with NaN in its scores, or with a number
-        below 0 in an array of temperatures.
+        is nothing to draw: a fully masked token, with NaN in its scores, or with a number below 0
+        in an array of temperatures.
 
     Raises:
-        TypeError: if `key` is no key, `features` or `kernel` are not real numbers, or `where` is
+        TypeError: if `key` is not a key, `features` or `kernel` are not real numbers, or `where` is
             not boolean.
         ValueError: if `key` holds several keys, shapes do not fit, or a number known while tracing
-            is out of its range.
+            is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -100,7 +100,7 @@ class _Best(NamedTuple):
     drawn: Array  # and its class
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, static_argnums=0, inline=True)
 def _drawn(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> Array:
     """A class a token, −1 for none."""

@@ -113,7 +113,7 @@ def linear_cross_entropy(
             mass on another class makes the loss +∞, with a finite gradient.
         prior: a reference measure q ≥ 0 that broadcasts to [..., K], as numbers of shape [K]: p is
             in proportion to q exp z. A class of prior 0 is masked. Differentiable.
-        log_prior: log q in the place of q, which may underflow; −∞ masks a class.
+        log_prior: log q instead of q, which may underflow; −∞ masks a class.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         label_smoothing: s from 0 to 1: y becomes (1−s) y plus s spread evenly over the unmasked
             classes.
@@ -128,15 +128,15 @@ def linear_cross_entropy(
             0 has cosine 0 with every other, and no gradient. Then with T = 1/s `margin` is CosFace,
             `angular_margin` ArcFace, and both are cos(θ + m₂) − m₃.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
-            array another number makes the loss of its token NaN, and its gradient 0.
+            array any other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d], the layout of an
             embedding table, which so serves here as it is.
-        axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
-            `class_weights`, `where` and prior are split, in `shard_map`, or outside of it on Auto
-            axes. Targets are numbered over all parts.
-        block_tokens: how many rows are in memory together; None for the rule above.
-        block_classes: how many classes are taken together backward; None for the rule above.
+        axis_name: name of the mesh or `vmap` axis that splits the classes of `kernel`, `bias`,
+            `class_weights`, `where` and prior, in `shard_map`, or outside of it on Auto axes.
+            Targets are numbered over all parts.
+        block_tokens: rows of scores in memory at once; None for the rule above.
+        block_classes: classes per block of the backward pass; None for the rule above.
         implementation: "xla", which does all that is described here, or "pallas", kernels for TPUs
             in which scores never leave the chip. They take one label a token, `bias`,
             `ignore_index`, `z_loss`, `logits_soft_cap` and `class_axis`, and never fall back;
@@ -145,15 +145,15 @@ def linear_cross_entropy(
             right and faster.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. 0 for a token without any class. NaN
-        for a label out of range in a `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. 0 for a fully masked token. NaN for
+        a label out of range in a `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: if `features` or `kernel` are not real numbers, or `where` or `targets` have a
             wrong dtype.
         ValueError: if shapes do not fit, there are no classes, or a number known while tracing is
-            out of its range.
-        NotImplementedError: for what a named implementation does not take.
+            out of range.
+        NotImplementedError: for options that a named implementation does not support.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -221,7 +221,7 @@ def linear_cross_entropy_terms(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K].
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]; 0 masks a class.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         ignore_index: tokens with this label have loss 0 and gradient 0, and the statistics of
             scores that are all 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
@@ -230,17 +230,17 @@ def linear_cross_entropy_terms(
         margin: m, taken from the score of the label.
         angular_margin: m in radians, added to the angle of the label. Needs `normalize`.
         normalize: whether scores are cosines.
-        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
-            number makes what is returned NaN, and the gradient of its token 0.
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array any other
+            number makes the results NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split.
-        block_tokens: how many rows are in memory together; None for the rule.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes.
+        block_tokens: rows of scores in memory at once; None for the rule.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
-        `loss`, `log_partition` and `entropy`, each of shape [...] and in float32 at least. A token
-        without any class has the log-partition −∞ and the entropy 0.
+        `loss`, `log_partition` and `entropy`, each of shape [...] and in float32 at least. A fully
+        masked token has the log-partition −∞ and the entropy 0.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
@@ -282,8 +282,8 @@ def terms_of(
     return jax.tree.map(lambda x: rows.shaped(x)[..., 0], outcome)
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
 def _settled(platforms: Platforms, rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
     outcome = outcomes_by(platforms, rule, moving, fixed)

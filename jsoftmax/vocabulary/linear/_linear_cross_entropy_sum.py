@@ -77,7 +77,7 @@ def linear_cross_entropy_sum(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K].
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]; 0 masks a class.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         ignore_index: tokens with this label count for nothing.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: one number a class, of shape [K].
@@ -85,15 +85,14 @@ def linear_cross_entropy_sum(
         margin: m, taken from the score of the label.
         angular_margin: m in radians, added to the angle of the label. Needs `normalize`.
         normalize: whether scores are cosines.
-        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
-            number makes what is returned NaN, and the gradient of its token 0.
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array any other
+            number makes the results NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split, as
+        axis_name: name of the mesh or `vmap` axis that splits the classes, as
             `linear_cross_entropy`.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
-        block_classes: how many classes are taken together backward; None for the rule.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
+        block_classes: classes per block of the backward pass; None for the rule.
         implementation: as `linear_cross_entropy`. By kernels no gradient is formed on the way
             forward, and forward mode is XLA's.
 
@@ -103,7 +102,7 @@ def linear_cross_entropy_sum(
     Raises:
         TypeError: as `linear_cross_entropy`.
         ValueError: as `linear_cross_entropy`, and if `weights` do not broadcast to the tokens.
-        NotImplementedError: for what a named implementation does not take.
+        NotImplementedError: for options that a named implementation does not support.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -140,7 +139,7 @@ def linear_cross_entropy_sum(
     return _summed(rows.rule, *arrays)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, static_argnums=0, inline=True)
 def _summed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
     """The sum, with gradients formed on the way forward where that is cheaper."""

@@ -51,22 +51,22 @@ def linear_entmax_loss(
             on another class makes the loss +∞, with a finite gradient.
         prior: a reference measure q ≥ 0 that broadcasts to [..., K], as numbers of shape [K], 1
             where it is None. A class of prior 0 is masked. Differentiable.
-        log_prior: log q in the place of q, which may underflow at α = 1; −∞ masks a class.
+        log_prior: log q instead of q, which may underflow at α = 1; −∞ masks a class.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K]; the loss of a token is multiplied by ⟨w, y⟩.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
-            array another number makes the loss of its token NaN, and its gradient 0.
+            array any other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
-            `class_weights`, `where` and prior are split. Targets are numbered over all parts.
-        block_tokens: how many rows are in memory together; None for the rule.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes of `kernel`, `bias`,
+            `class_weights`, `where` and prior. Targets are numbered over all parts.
+        block_tokens: rows of scores in memory at once; None for the rule.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. 0 for a token without any class. NaN
-        for a label out of range in a `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. 0 for a fully masked token. NaN for
+        a label out of range in a `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: as `linear_cross_entropy`.

@@ -82,29 +82,29 @@ def linear_kl_divergence(
         bias_p: of shape [K].
         bias_q: of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part in both
-            models. Shape [..., 1] leaves out tokens, whose result and gradient are 0.
+            models. Shape [..., 1] leaves out tokens: their result and gradient are 0.
         temperature: T > 0 of both models, a number or an array of size 1 along the classes. In an
-            array another number makes the result of its token NaN.
+            array any other number makes the result of its token NaN.
         temperature_q: that of the second model, where it has another one.
         logits_soft_cap_p: c > 0, a number; None for none.
         logits_soft_cap_q: c > 0, a number; None for none.
         class_axis_p: where the classes of `kernel_p` are: −1 for [d, K], 0 for [K, d].
         class_axis_q: where the classes of `kernel_q` are.
-        axis_name: name of the mesh or `vmap` axis over which the classes of both kernels, biases
-            and `where` are split.
-        block_tokens: how many rows are in memory together; None for the rule.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes of both kernels, both
+            biases and `where`.
+        block_tokens: rows of scores in memory at once; None for the rule.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
-        One divergence a token, of shape [...], in float32 at least. 0 for a token without any
-        class; +∞, with a finite gradient, where a class of infinitely low score has mass in the
-        other model and the direction asks for it.
+        One divergence per token, of shape [...], in float32 at least. 0 for a fully masked token;
+        +∞, with a finite gradient, where a class of infinitely low score has mass in the other
+        model and the direction asks for it.
 
     Raises:
         TypeError: if features or kernels are not real numbers, `where` is not boolean, or
             `regularizer` is none.
         ValueError: if shapes do not fit, for an unknown direction, a `weight` that is not asked
-            for, an infinite order, or a number known while tracing that is out of its range.
+            for, an infinite order, or a number known while tracing that is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -151,8 +151,8 @@ def linear_kl_divergence(
     return p.shaped(loss)[..., 0]
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
 def _settled(direction: Any, rules: Any, moving: Any, fixed: Any, mixed: Mixed) -> Array:
     moving, tempered = zip(*map(with_temperatures, moving, fixed), strict=True)

@@ -64,22 +64,21 @@ def linear_kl_divergence_from_topk(
         weight: w of "jensen_shannon", between 0 and 1; None for 1/2.
         rest: "class", all other classes as one event, or "renormalised".
         bias: b of shape [K].
-        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape
-            [..., 1] leaves out tokens, whose result and gradient are 0.
+        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape [...,
+            1] leaves out tokens: their result and gradient are 0.
         temperature: T > 0 of the student, a number or an array of size 1 along the classes. In an
-            array another number makes the result of its token NaN.
+            array any other number makes the result of its token NaN.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. `ids` are
-            numbered over all parts.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. `ids` are numbered over
+            all parts.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
-        One divergence a token, of shape [...], in float32 at least. 0 for a token without any
-        class, and one of whose classes the teacher names none. NaN for an id out of range in a
-        `jax.Array`, whose values are not checked.
+        One divergence per token, of shape [...], in float32 at least. 0 for a fully masked token,
+        and for a token without an unmasked class among those of the teacher. NaN for an id out of
+        range in a `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
@@ -129,8 +128,8 @@ def linear_kl_divergence_from_topk(
     return rows.shaped(loss)[..., 0]
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
 def _settled(
     kind: tuple[str, str], rule: Rule, moving: Moving, fixed: Fixed, log_p: Array,

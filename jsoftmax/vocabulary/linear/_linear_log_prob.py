@@ -68,31 +68,30 @@ def linear_log_prob(
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         targets: classes y, integers of shape [...].
         bias: b of shape [K].
-        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape
-            [..., 1] leaves out tokens, whose result and gradient are 0. A target that takes no part
-            has the log-probability −∞, with a finite gradient.
+        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape [...,
+            1] leaves out tokens: their result and gradient are 0. A target that takes no part has
+            the log-probability −∞, with a finite gradient.
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]: p is in proportion to q exp z.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         ignore_index: tokens with this label have the result 0 and gradient 0.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
-            array another number makes the result of its token NaN, and its gradient 0.
+            array any other number makes the result of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. Targets are
-            numbered over all parts.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. Targets are numbered
+            over all parts.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
+        block_classes: classes per block of the backward pass; None for the rule.
         implementation: None, "xla" or "pallas", as in `linear_cross_entropy`.
 
     Returns:
-        One log-probability a token, of shape [...], in float32 at least. NaN for a label out of
-        range in a `jax.Array`, whose values are not checked.
+        One log-probability per token, of shape [...], in float32 at least. NaN for a label out of
+        range in a `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
         ValueError: as `linear_cross_entropy`, and for pairs of targets.
-        NotImplementedError: for options that a named implementation does not take.
+        NotImplementedError: for options that a named implementation does not support.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -144,21 +143,21 @@ def linear_log_prob_terms(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K].
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]; 0 masks a class.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         ignore_index: tokens with this label have the log-probability 0 and gradient 0, and the
             statistics of scores that are all 0.
-        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array any other
             number makes the results NaN, the rank −1, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split.
-        block_tokens: how many rows are in memory together; None for the rule.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes.
+        block_tokens: rows of scores in memory at once; None for the rule.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
         `log_prob`, `log_partition` and `entropy`, each of shape [...] and in float32 at least, and
         `rank`, int32: 0 where no class has a larger score than the target, −1 for a label out of
-        range or NaN among the scores. A token without any class has the log-partition −∞.
+        range or NaN among the scores. A fully masked token has the log-partition −∞.
 
     Raises:
         TypeError: as `linear_cross_entropy`.

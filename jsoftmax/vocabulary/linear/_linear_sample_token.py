@@ -64,20 +64,19 @@ def linear_sample_token(
         where: boolean mask that broadcasts to [..., K]. Other classes are never drawn.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. The key must be
-            the same on every part, and so will be the result.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. The key must be the same
+            on every part, and so will be the result.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
 
     Returns:
         `token`, `log_prob` and `whole_log_prob`, each of shape [...], as `sample_token` returns
         them. The token is −1 also where an array has a temperature below 0.
 
     Raises:
-        TypeError: if `key` is no key, `features` or `kernel` are not real numbers, or `where` is
+        TypeError: if `key` is not a key, `features` or `kernel` are not real numbers, or `where` is
             not boolean.
         ValueError: if `key` holds several keys, shapes do not fit, or a number known while tracing
-            is out of its range.
+            is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -108,8 +107,8 @@ class _Draws(NamedTuple):
     settings: tuple[Array | None, ...]  # (token | 1, 1)
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=0)
 def _sampled(
     rule: Rule, key: Array, moving: Moving, fixed: Fixed, settings: Settings

@@ -46,29 +46,28 @@ def linear_topk(
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
-        k: how many, from 1 to K.
+        k: number of classes, from 1 to K.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]. Other classes have the score −∞ and come
             last, where there are fewer than k classes.
         prior: a reference measure q ≥ 0 that broadcasts to [..., K], 1 where it is None; 0 masks a
             class.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. Where it
             is 0, values and their order are those of logits alone; NaN where an array holds less.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split, each part with
-            at least k of them.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. Each part needs at least
+            k classes.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
 
     Returns:
         `values` and `classes`, of shape [..., k]: scores in float32 at least, and int32.
 
     Raises:
         TypeError: if `features` or `kernel` are not real numbers, `where` is not boolean, or `k` is
-            not a whole number.
-        ValueError: if shapes do not fit, or a number known while tracing is out of its range.
+            not an integer.
+        ValueError: if shapes do not fit, or a number known while tracing is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,8 +92,8 @@ def linear_topk(
     return TopK(rows.shaped(values), rows.shaped(classes).astype(jnp.int32))
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
 def _highest(rule: Rule, k: int, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
     """Scores and numbers of the k highest classes of every token."""

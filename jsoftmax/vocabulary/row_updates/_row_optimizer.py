@@ -144,7 +144,7 @@ class _Rule:
         return table, RowState(state.step + 1, memory)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _moved(descent, distinct, table, memory, ids, g, rate, key):
     """The table and the memory after a step."""

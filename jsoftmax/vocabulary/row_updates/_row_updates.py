@@ -71,7 +71,7 @@ def row_adagrad(
 
     Raises:
         TypeError: if `learning_rate` is neither a number nor a function.
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,7 +124,7 @@ def row_adam(
 
     Raises:
         TypeError: if `learning_rate` is neither a number nor a function.
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of range.
 
     Example:
         >>> import jax.numpy as jnp

@@ -66,7 +66,7 @@ class ClassSampler(abc.ABC):
             `Candidates`.
 
         Raises:
-            TypeError: if `key` is no key, `shape` no tuple of sizes, or `labels` no integers.
+            TypeError: if `key` is not a key, `shape` no tuple of sizes, or `labels` no integers.
             ValueError: if `key` holds several keys, or more classes are to be drawn without
                 replacement than there are.
         """
@@ -99,7 +99,7 @@ class ClassSampler(abc.ABC):
             drawn. NaN for a number that is no class in a `jax.Array`.
 
         Raises:
-            TypeError: if `ids` are not integers or `draws` is no whole number.
+            TypeError: if `ids` are not integers or `draws` is not an integer.
             ValueError: if `draws` is less than 1, or more than can be drawn; if a number given by
                 Python or numpy is no class.
         """
@@ -187,7 +187,7 @@ def uniform_sampler(classes: int, *, replacement: bool = True) -> ClassSampler:
         A `ClassSampler`.
 
     Raises:
-        TypeError: if `classes` is no whole number.
+        TypeError: if `classes` is not an integer.
         ValueError: if `classes` is less than 1 or too many.
 
     Example:

@@ -54,7 +54,7 @@ def gathered_classes(labels: ArrayLike, candidates: Candidates, classes: int) ->
         `ignore_index`, stays as it is, others become −1.
 
     Raises:
-        TypeError: if `labels` or candidates are not integers, or `classes` is no whole number.
+        TypeError: if `labels` or candidates are not integers, or `classes` is not an integer.
         ValueError: if there are no candidates, or `classes` is less than 1.
 
     Example:

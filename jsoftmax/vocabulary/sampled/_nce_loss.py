@@ -49,13 +49,13 @@ def nce_loss(
         log_partition: c, a number or an array [..., 1]. Differentiable.
         remove_hits: whether draws that are the target are left out. The theory leaves them in,
             but labels of a batch that are candidates for one another should be left out.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
+        One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
         of range in a `jax.Array`.
 
     Raises:
@@ -119,13 +119,13 @@ def negative_sampling_loss(
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         remove_hits: whether draws that are the target are left out.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
+        One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
         of range in a `jax.Array`.
 
     Raises:

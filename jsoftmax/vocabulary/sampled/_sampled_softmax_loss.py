@@ -58,21 +58,21 @@ def sampled_softmax_loss(
         remove_hits: whether candidates that are the target are left out.
         correct_targets: whether z_y is corrected by log n_y, for which the candidates must have
             been drawn with `labels`.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are. 0, the layout of an embedding table, is the
             faster one here, since a class is then a row.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
-        of range in a `jax.Array`, whose values are not checked, and for a candidate beyond K.
+        One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
+        of range in a `jax.Array`, since its values are not checked, and for a candidate beyond K.
 
     Raises:
         TypeError: if `features` or `kernel` are not real numbers, `candidates` are no `Candidates`,
             or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, there are no candidates, counts are missing, or a number
-            known while tracing is out of its range.
+            known while tracing is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -142,13 +142,13 @@ def importance_sampling_loss(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
+        One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
         `jax.Array`.
 
     Raises:

@@ -46,7 +46,7 @@ def target_partitions(labels: ArrayLike, size: int) -> TargetPartitions:
         `TargetPartitions`, in numpy, in one pass over the labels.
 
     Raises:
-        TypeError: if `labels` are not integers or `size` is no whole number.
+        TypeError: if `labels` are not integers or `size` is not an integer.
         ValueError: if `labels` have more than two axes, `size` is less than 1, or an example has
             more classes than that.
 
@@ -133,17 +133,17 @@ def target_sampling_loss(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
         class_axis: where the classes of `kernel` are.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
+        One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
         of range in a `jax.Array`.
 
     Raises:
-        TypeError: as `sampled_softmax_loss`, and if `partition` are no integers.
+        TypeError: as `sampled_softmax_loss`, and if `partition` are not integers.
         ValueError: as `sampled_softmax_loss`, and if numpy's or Python's `partition` has a class
             twice.
 

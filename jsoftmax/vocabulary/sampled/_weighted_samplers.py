@@ -34,7 +34,7 @@ def log_uniform_sampler(classes: int, *, replacement: bool = True) -> ClassSampl
         A `ClassSampler`, made in O(K log K) by numpy.
 
     Raises:
-        TypeError: if `classes` is no whole number.
+        TypeError: if `classes` is not an integer.
         ValueError: if `classes` is less than 1 or too many.
 
     Example:

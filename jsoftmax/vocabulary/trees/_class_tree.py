@@ -144,7 +144,7 @@ class ClassTree(NamedTuple):
             width of another: −1 where there are fewer, and everywhere for what is no class.
 
         Raises:
-            TypeError: if `labels` are no integers.
+            TypeError: if `labels` are not integers.
         """
         way = self.way(checked_labels("ClassTree.rows", labels))
         ids = self.node_rows(way.nodes)

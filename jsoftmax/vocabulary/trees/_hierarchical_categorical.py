@@ -40,8 +40,8 @@ def hierarchical_categorical(
         is nothing to draw, with NaN in the scores on the way.
 
     Raises:
-        TypeError: if `key` is no key, `features` or `table` are not real numbers, or `tree` is no
-            `ClassTree`.
+        TypeError: if `key` is not a key, `features` or `table` are not real numbers, or `tree` is
+            no `ClassTree`.
         ValueError: if `key` holds several keys or shapes do not fit.
 
     Example:
@@ -57,7 +57,7 @@ def hierarchical_categorical(
     return _drawn(key, read_choices(function, features, table, tree, bias))
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, inline=True)
 def _drawn(key: Array, choices: Choices) -> Array:
     tree = choices.tree

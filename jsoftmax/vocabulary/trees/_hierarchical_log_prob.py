@@ -57,12 +57,12 @@ def hierarchical_log_prob(
         bias: b of shape [tree.table_rows].
 
     Returns:
-        Of shape [...], in float32 at least. NaN for a label out of range in a `jax.Array`, whose
+        Of shape [...], in float32 at least. NaN for a label out of range in a `jax.Array`: its
         values are not checked.
 
     Raises:
         TypeError: if `features` or `table` are not real numbers, `tree` is no `ClassTree`, or
-            `labels` are no integers.
+            `labels` are not integers.
         ValueError: if shapes do not fit, or a label given by Python or numpy is out of range.
 
     Example:
@@ -108,8 +108,8 @@ def hierarchical_cross_entropy(
         ignore_index: so have tokens with this label.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
-        `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: as `hierarchical_log_prob`, and if `where` is not boolean.

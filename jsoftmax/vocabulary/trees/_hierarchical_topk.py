@@ -47,7 +47,7 @@ def hierarchical_topk(
         features: h of shape [..., d], any real dtype.
         table: the rows w of shape [tree.table_rows, d].
         tree: a `ClassTree`.
-        k: how many, from 1 to K.
+        k: number of classes, from 1 to K.
         bias: b of shape [tree.table_rows].
         beam: how many nodes of a level are kept; None for 4k, but at least 64.
 
@@ -58,8 +58,8 @@ def hierarchical_topk(
 
     Raises:
         TypeError: if `features` or `table` are not real numbers, `tree` is no `ClassTree`, or `k`
-            or `beam` is no whole number.
-        ValueError: if shapes do not fit, or a number is out of its range.
+            or `beam` is not an integer.
+        ValueError: if shapes do not fit, or a number is out of range.
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax as js
@@ -77,7 +77,7 @@ def hierarchical_topk(
     return _likeliest(choices, int(k), min(beam, tree.nodes))
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _likeliest(choices: Choices, k: int, beam: int) -> TopK:
     classes, is_exact = _searched(choices.still(), k, beam)

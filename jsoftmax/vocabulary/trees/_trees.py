@@ -32,7 +32,7 @@ def class_tree(hierarchy: ArrayLike | Sequence[Any] | Mapping[Any, Any]) -> Clas
 
     Raises:
         TypeError: if something in the hierarchy is neither a class nor a part of the hierarchy, or
-            the parents are no integers or are traced.
+            the parents are not integers or are traced.
         ValueError: if classes are missing or stand twice, there are fewer than two, or the parents
             form no tree.
 
@@ -70,7 +70,7 @@ def balanced_tree(classes: int) -> ClassTree:
         A `ClassTree` with K − 1 nodes.
 
     Raises:
-        TypeError: if `classes` is no whole number.
+        TypeError: if `classes` is not an integer.
         ValueError: if there are fewer than two.
 
     Example:
@@ -92,7 +92,7 @@ def kary_tree(classes: int, arity: int) -> ClassTree:
         A `ClassTree` with ⌈(K − 1)/(arity − 1)⌉ nodes.
 
     Raises:
-        TypeError: if a number is no whole number.
+        TypeError: if a number is not an integer.
         ValueError: if it is less than 2.
 
     Example:
