@@ -31,7 +31,7 @@ def differentiated_tables(
     use_bias: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Band, ...]:
-    r"""Bands for a differentiated softmax, drawn from normal distributions.
+    r"""Draw bands for a differentiated softmax from normal distributions.
 
     The first band has the classes below the first cut-off, and so on. Without `widths` band i has
     vectors of width ⌊d / div_value^i⌋, at least 1, and projections of the features to that; the
@@ -42,10 +42,10 @@ def differentiated_tables(
         key: a key, such as jax.random.key(0).
         width: d, of the features.
         classes: K.
-        cutoffs: rising whole numbers above 0 and below K; there is one band more.
+        cutoffs: rising integers above 0 and below K; there is one more band than cut-offs.
         div_value: at least 1.
-        widths: for each band the size of its slice of the features; they sum to d.
-        use_bias: whether every class has a bias, of 0 at first.
+        widths: sizes of the slices of the features, one for each band; they sum to d.
+        use_bias: whether every class has a bias, initialised to 0.
         dtype: of all arrays.
 
     Returns:
@@ -80,18 +80,18 @@ def differentiated_cross_entropy(
     where: ArrayLike | None = None,
     ignore_index: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""−log p of the labels under a softmax over bands of different width, for every token.
+    r"""Compute −log p of the labels under a softmax over bands of different width, for every token.
 
     .. math:: z_k = ⟨x_i, w_k⟩ + b_k \text{ for } k \text{ in band } i, \qquad
               -\log p_y = -\log\frac{Z_i}{\sum_j Z_j} - \log\frac{e^{z_y}}{Z_i}
 
-    with Z_i the sum of e^z over band i, and x_i what the band has of the features: a projection of
-    them, or all, or, as in the first paper, a slice, where no band has a projection and the widths
-    of the tables sum to that of the features.
+    with Z_i the sum of e^z over band i, and x_i the input of the band: a projection of the
+    features, or all of them, or a slice, as in the paper. Bands have slices where no band has a
+    projection and the widths of the tables sum to that of the features.
 
-    One softmax over all classes, where `adaptive_cross_entropy` has one for each cluster: it costs
-    Σ K_i d_i a token instead of K d, whatever the target is, and needs no cluster vectors. The
-    scores are never held for all tokens at once. Differentiable in features and table, in both
+    This is one softmax over all classes, where `adaptive_cross_entropy` has one for each cluster:
+    it costs Σ K_i d_i per token instead of K d, for any target, and needs no cluster vectors. The
+    scores of all tokens are never in memory at once. Differentiable in features and table, in both
     modes and of any order.
 
     Args:
@@ -107,7 +107,7 @@ def differentiated_cross_entropy(
         `jax.Array`: its values are not checked.
 
     Raises:
-        TypeError: if `features` or the arrays of `table` are not real numbers, `table` is no
+        TypeError: if `features` or the arrays of `table` are not real numbers, `table` is not a
             sequence of `Band`, or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, or labels known while tracing are out of range.
 
@@ -143,11 +143,11 @@ def differentiated_cross_entropy(
 def differentiated_log_softmax(
     features: ArrayLike, table: Sequence[Band]
 ) -> Float[Array, "... classes"]:
-    r"""The log-probabilities of all classes under a softmax over bands of different width.
+    r"""Compute the log-probabilities of all classes under a softmax over bands of different width.
 
     .. math:: \log p_k = z_k - \log\sum_j e^{z_j}
 
-    with the scores of `differentiated_cross_entropy`, which does without holding them all.
+    with the scores of `differentiated_cross_entropy`, which never holds all of them.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -172,12 +172,12 @@ def differentiated_log_softmax(
 
 @on_explicit_axes(like="features")
 def differentiated_topk(features: ArrayLike, table: Sequence[Band], k: int) -> TopK:
-    r"""The k most probable classes under a softmax over bands of different width.
+    r"""Find the k most probable classes under a softmax over bands of different width.
 
     .. math:: \operatorname{top}_k \log p
 
-    As `jax.lax.top_k` of `differentiated_log_softmax`, of which no more than a block of tokens is
-    held. Differentiable in both modes.
+    Equal to `jax.lax.top_k` of `differentiated_log_softmax`, with the rows of one block of tokens
+    in memory at a time. Differentiable in both modes.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -211,6 +211,6 @@ def _likeliest(banded: Banded, k: int) -> TopK:
 
 
 def _scores(banded: Banded, h: Array) -> Array:
-    """The scores of all classes, (token, K)."""
+    """Compute the scores of all classes, (token, K)."""
     pairs = zip(banded.inputs(h), banded.bands, strict=True)
     return jnp.concatenate([band_scores(x, band) for x, band in pairs], axis=1)

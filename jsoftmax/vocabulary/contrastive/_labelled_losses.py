@@ -1,4 +1,4 @@
-"""Losses of queries whose pairs have labels: several keys may be positives, or none of a pair."""
+"""Contrastive losses with labels: a query may have several positives, or none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def labelled_losses(
     axis_name: Hashable | None,
     options: dict[str, Any],
 ) -> Array:
-    """The losses of queries that seek the keys with their label."""
+    """Compute the losses of queries against keys, with the keys of their label as positives."""
     assert pairs.labels is not None
     rows = read_rows(
         function, pairs.queries, gathered_batch(pairs.keys, axis_name), bias=None, where=where,
