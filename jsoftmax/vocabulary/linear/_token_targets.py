@@ -192,8 +192,8 @@ def _check_known(function, targets, are_pairs, classes, ignore_index):
         bad &= ids != ignore_index
     if np.any(bad):
         raise ValueError(
-            f"jsoftmax.{function}: label {ids[bad].flat[0]} is no class: there are {classes}, "
-            f"from 0 to {classes - 1}. To leave tokens out, name their label as `ignore_index`."
+            f"jsoftmax.{function}: label {ids[bad].flat[0]} is out of range [0, {classes}). To "
+            "leave tokens out, give their label as `ignore_index`."
         )
 
 

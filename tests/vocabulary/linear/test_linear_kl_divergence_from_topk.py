@@ -157,7 +157,7 @@ MISTAKES = {
     "is \\+∞ with rest='renormalised'": {"rest": "renormalised", "direction": "reverse"},
     "both need the shape": {"log_probs": LOG_P[..., :2]},
     "direction.*'backward'": {"direction": "backward"},
-    "is no class": {"ids": IDS + CLASSES},
+    "is out of range": {"ids": IDS + CLASSES},
 }
 
 

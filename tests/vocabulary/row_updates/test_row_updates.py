@@ -258,7 +258,7 @@ MISTAKES = {
     "another table's state": (
         lambda: row_adagrad(0.1).update(TABLE, row_adagrad(0.1).init(TABLE[:2]), [1], TABLE[:1]),
         ValueError,
-        r"another table or optimizer: it remembers \{'sum_of_squares': \(2,\)\}",
+        r"another table or optimizer: its memory is \{'sum_of_squares': \(2,\)\}",
     ),
     "another optimizer's state": (
         lambda: row_adagrad(0.1).update(TABLE, row_sgd(0.1).init(TABLE), [1], TABLE[:1]),

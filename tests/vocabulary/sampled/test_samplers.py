@@ -229,8 +229,8 @@ MISTAKES = {
         "5 different classes",
     ),
     "targets": (lambda: UNIGRAM.sample(KEY, (3,), [0.5]), TypeError, "`labels`.*integers"),
-    "no target": (lambda: UNIGRAM.sample(KEY, (3,), [23]), ValueError, "from 0 to 22"),
-    "no class": (lambda: UNIGRAM.log_expected_count(-1, 3), ValueError, "`ids` is no class"),
+    "no target": (lambda: UNIGRAM.sample(KEY, (3,), [23]), ValueError, "range .0, 23"),
+    "no class": (lambda: UNIGRAM.log_expected_count(-1, 3), ValueError, "`ids` is out of r"),
     "draws": (lambda: UNIGRAM.log_expected_count(1, 0), ValueError, "at least 1"),
     "text": (
         lambda: UNIGRAM.log_expected_count("cat", 1),

@@ -307,8 +307,8 @@ MISTAKES = {
     "complex": (lambda: LOSS(H * 1j, TABLE, TREE, Y), TypeError, "`features`"),
     "targets": (lambda: LOSS(H, TABLE, TREE, Y[:2]), ValueError, r"integers of shape \(4,\)"),
     "float targets": (lambda: LOSS(H, TABLE, TREE, Y * 1.0), TypeError, "integers"),
-    "no class": (lambda: LOSS(H, TABLE, TREE, Y + 9), ValueError, "label 11 is no class"),
-    "negative": (lambda: LOSS(H[0], TABLE, TREE, -1), ValueError, "label -1 is no class"),
+    "no class": (lambda: LOSS(H, TABLE, TREE, Y + 9), ValueError, "label 11 is out of "),
+    "negative": (lambda: LOSS(H[0], TABLE, TREE, -1), ValueError, "label -1 is out of "),
     "text": (
         lambda: inspect.unwrap(LOSS)(H, TABLE, TREE, "cat"),
         TypeError,
