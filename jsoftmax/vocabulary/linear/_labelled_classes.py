@@ -1,7 +1,7 @@
-"""Classes that have labels of their own: those with the label of a token are its positives.
+"""Classes with labels of their own: the positives of a token are the classes with its label.
 
 Labels of tokens and classes are compared in each block, so that no array of all pairs is held. A
-token has a class of its own besides, whatever the labels are.
+token also has a class of its own, independent of the labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Rule
 
 
 def same_label(token_labels: Array, class_labels: Array) -> Array:
-    """Whether a class has the label of a token; a negative label is like no other."""
+    """Compare the labels of tokens and classes; a negative label equals no other."""
     return (token_labels == class_labels) & (token_labels >= 0)
 
 

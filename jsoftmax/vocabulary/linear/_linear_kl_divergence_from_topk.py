@@ -1,4 +1,4 @@
-"""The divergence from a teacher of whose prediction only the top-k classes are known."""
+"""Divergence from a teacher given by its top-k classes alone."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ def linear_kl_divergence_from_topk(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""KL(p‖q) from a teacher p known by k classes a token to the softmax q of the logits h W + b.
+    r"""Compute KL(p‖q) from a teacher p, known in k classes per token, to the softmax of h W + b.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad
               \sum_k p_k (\log p_k - \log q_k) + P (\log P - \log Q)
 
-    where P = 1 − Σ p_k and Q = 1 − Σ q_k are the masses of all other classes, which are one event.
-    It is at most the divergence over all the classes, and 0 where the events have equal masses.
-    With rest="renormalised" the p_k are divided by their sum, so that P = 0, and the classes that
-    the teacher did not name are to have no mass.
+    where P = 1 − Σ p_k and Q = 1 − Σ q_k are the masses of all other classes, as one event. It is
+    at most the divergence over all the classes, and 0 where the events have equal masses. With
+    rest="renormalised" the p_k are divided by their sum, so that P = 0, and the student learns to
+    give no mass to other classes.
 
-    Unlike `linear_kl_divergence` the teacher needs no hidden states: its k log-probabilities may
-    come from a file. They are constant to derivatives; these are taken in features, kernel, bias
-    and temperature, in both modes and of any order.
+    Unlike in `linear_kl_divergence`, no hidden states of the teacher are needed: its k
+    log-probabilities may come from a file. They are constants to derivatives, which exist in
+    features, kernel, bias and temperature, in both modes and of any order.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
-        ids: classes of the teacher, integers of shape [..., k], different ones for each token; some
-            tens at most, since they are looked for one by one.
-        log_probs: log p_k of shape [..., k], at the temperature of the loss; −∞ fills up a shorter
-            list, with any id.
+        ids: classes of the teacher, integers of shape [..., k], distinct within a token; some tens
+            at most, since they are searched one by one.
+        log_probs: log p_k of shape [..., k], at the temperature of the loss; −∞, with any id, pads
+            a shorter list.
         direction: "forward", "reverse", "jeffreys" or "jensen_shannon", as `linear_kl_divergence`
             over the k + 1 events.
         weight: w of "jensen_shannon", between 0 and 1; None for 1/2.
@@ -77,14 +77,14 @@ def linear_kl_divergence_from_topk(
 
     Returns:
         One divergence per token, of shape [...], in float32 at least. 0 for a fully masked token,
-        and for a token without an unmasked class among those of the teacher. NaN for an id out of
-        range in a `jax.Array`: its values are not checked.
+        and for a token without any unmasked class of the teacher. NaN for an id out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
         ValueError: if shapes do not fit, for an unknown `direction` or `rest`, for "reverse" and
-            "jeffreys" with rest="renormalised", which would be infinite, or a `weight` that is not
-            asked for.
+            "jeffreys" with rest="renormalised", which would be infinite, or a `weight` with another
+            direction than "jensen_shannon".
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,7 +102,7 @@ def linear_kl_divergence_from_topk(
     if rest == "renormalised" and direction in ("reverse", "jeffreys"):
         raise ValueError(
             f"jsoftmax.{function}: direction={direction!r} is +∞ with rest='renormalised', where "
-            "the teacher has no mass on other classes. Take rest='class'."
+            "the teacher has no mass on other classes. Use rest='class'."
         )
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
@@ -114,10 +114,10 @@ def linear_kl_divergence_from_topk(
     if log_p.shape != shape or shape[:-1] != rows.lead or shape[-1:] in ((), (0,)):
         raise ValueError(
             f"jsoftmax.{function}: `ids` and `log_probs` have the shapes {shape} and "
-            f"{log_p.shape}; both need the shape {(*rows.lead, 'k')}: k classes for each token."
+            f"{log_p.shape}; both need the shape {(*rows.lead, 'k')}, k classes for each token."
         )
     log_p = jax.lax.stop_gradient(log_p)
-    known = checks.known_values(log_probs)  # so that ids of some mass are checked
+    known = checks.known_values(log_probs)  # so that ids with mass are checked
     shares = jnp.exp(log_p) if known is None else np.exp(known)
     rows, fate = with_targets(rows, (ids, shares), None, 0.0)
     share = None
@@ -142,9 +142,9 @@ def _settled(
         log_p = log_p - jnp.where(log_mass > -jnp.inf, log_mass, 0)
         log_rest = jnp.full_like(log_mass, -jnp.inf)
     else:
-        # The mass of a list that is rounded up may exceed 1.
+        # Rounded up, the mass of a list may exceed 1.
         log_rest = jnp.log(-jnp.expm1(jnp.minimum(log_mass, 0)))
-        # Where every class is named, it is that rounding alone.
+        # Where the list has every class, it is rounding alone.
         rounding = log_p.shape[-1] * float(jnp.finfo(log_p.dtype).eps)
         is_named = (found.rest == -jnp.inf) & (log_mass > -rounding)
         log_rest = jnp.where(is_named, -jnp.inf, log_rest)
