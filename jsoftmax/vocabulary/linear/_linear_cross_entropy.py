@@ -102,15 +102,15 @@ def linear_cross_entropy(
 
     On a mesh each device computes the scores of its own classes, and devices exchange only a few
     numbers per row. On Explicit axes, the default of `jax.make_mesh`, the types of the arguments
-    say how they are split: the function opens `shard_map`, and gathers a kernel once that is split
-    along its features (FSDP). On Auto axes name those of the classes by `axis_name`, under
+    say how they are split: the function opens `shard_map`, and gathers FSDP kernels (split along
+    their features) once. On Auto axes name those of the classes by `axis_name`, under
     `jax.set_mesh`: without it the compiler gathers the kernel.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
-        targets: classes, integers of shape [...]; or the pair (ids, weights), both of shape [...,
-            m]: m classes per token with weights that sum to 1, a few at most, since they are
+        targets: classes, integers of shape [...]; or the pair (ids, weights), both of shape
+            [..., m]: m classes per token with weights that sum to 1, a few at most, since they are
             searched one by one. A pair of weight 0 is ignored.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape [K]

@@ -43,8 +43,8 @@ def linear_entmax_loss(
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
-        targets: classes, integers of shape [...]; or the pair (ids, weights), both of shape [...,
-            m]: m classes per token with weights that sum to 1, a few at most.
+        targets: classes, integers of shape [...]; or the pair (ids, weights), both of shape
+            [..., m]: m classes per token with weights that sum to 1, a few at most.
         alpha: α > 0, a number or an array of size 1 along the classes, as [..., 1].
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part. Target mass

@@ -64,8 +64,8 @@ def linear_kl_divergence_from_topk(
         weight: w of "jensen_shannon", between 0 and 1; None for 1/2.
         rest: "class", all other classes as one event, or "renormalised".
         bias: b of shape [K].
-        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape [...,
-            1] leaves out tokens: their result and gradient are 0.
+        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape
+            [..., 1] leaves out tokens: their result and gradient are 0.
         temperature: T > 0 of the student, a number or an array of size 1 along the classes. In an
             array any other number makes the result of its token NaN.
         logits_soft_cap: c > 0, a number; None for none.

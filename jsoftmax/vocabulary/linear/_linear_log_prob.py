@@ -68,8 +68,8 @@ def linear_log_prob(
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         targets: classes y, integers of shape [...].
         bias: b of shape [K].
-        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape [...,
-            1] leaves out tokens: their result and gradient are 0. A masked target has the
+        where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape
+            [..., 1] leaves out tokens: their result and gradient are 0. A masked target has the
             log-probability −∞, with a finite gradient.
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]: p is in proportion to q exp z.
         log_prior: log q instead of q, which may underflow.

@@ -42,8 +42,9 @@ class ClassTree(NamedTuple):
     - In any other tree every child has a row, and p_n is the softmax over the children of n. Work
       and memory for a node are those of the widest one, since shapes are fixed.
 
-    It is a tuple of arrays: pass it through `jit` and `vmap`, save it by `numpy.savez(file,
-    **tree._asdict())` or as any pytree, and restore it by `ClassTree(**numpy.load(file))`.
+    It is a tuple of arrays: pass it through `jit` and `vmap`, save it by
+    `numpy.savez(file, **tree._asdict())` or as any pytree, and restore it by
+    `ClassTree(**numpy.load(file))`.
 
     Args:
         paths: of shape [K, depth]: the inner nodes from the root to each class, then −1.

@@ -144,8 +144,8 @@ def two_level_tree(counts: ArrayLike | Sequence[Any], groups: int | None = None)
     )
     if groups > classes:
         raise ValueError(
-            f"jsoftmax.{function}: `groups` is {groups}, more than the {classes} classes; some "
-            "groups would be empty."
+            f"jsoftmax.{function}: `groups` is {groups}, more than the {classes} classes, so that "
+            "some would be empty."
         )
     root = classes + groups
     parents = np.full(root + 1, root)
