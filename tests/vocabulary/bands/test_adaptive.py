@@ -1,4 +1,4 @@
-"""Adaptive and differentiated softmax: their distributions, however the work is cut."""
+"""Adaptive and differentiated softmax: their distributions, for every size of blocks."""
 
 import itertools
 from inspect import unwrap
@@ -264,7 +264,7 @@ def test_any_shape_any_dtype(name):
 
 @pytest.mark.slow
 def test_batches_of_tables_and_tokens_are_mapped():
-    """vmap goes through the loops, whose numbers of turns differ."""
+    """vmap maps over loops with different numbers of iterations."""
     tables = jax.tree.map(lambda x: jnp.stack([x, -x]), PLAIN)
     labels = jnp.stack([LABELS["one tail"], LABELS["mixed"]])
 

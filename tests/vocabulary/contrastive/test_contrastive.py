@@ -1,4 +1,4 @@
-"""Contrastive losses against an oracle and the dense way, split over meshes, and in memory."""
+"""Contrastive losses against an oracle and dense scores, split over meshes, and in memory."""
 
 import functools
 

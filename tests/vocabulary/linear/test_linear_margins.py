@@ -233,7 +233,7 @@ def test_no_normalised_table_is_held():
     table = 4 * width * classes
     given = {"normalize": True, "angular_margin": 0.5, "temperature": 1 / 64}
     assert temporaries(lambda f: f, **given) < table / 2
-    # The gradient of lengths is added to the table's, for which one array may be held.
+    # The gradient of lengths is added to the table's; one array for it is allowed.
     assert temporaries(slopes, **given) < temporaries(slopes) + 1.1 * table
 
 

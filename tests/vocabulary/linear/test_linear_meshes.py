@@ -99,7 +99,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "table", "tokens"), CASES)
 def test_explicit_axes_give_the_losses_and_gradients_of_one_device(name, table, tokens):
-    """Gradients lie as what they are of."""
+    """Gradients have the sharding of their arguments."""
     loss = LOSSES[name]
     expected = value_and_gradients(loss)(H, W, B, PRIOR)
     there = mesh(AxisType.Explicit)

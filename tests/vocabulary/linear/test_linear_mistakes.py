@@ -1,4 +1,4 @@
-"""Linear losses: a person's mistakes are answered with function, argument and remedy."""
+"""Error messages of linear losses name function, argument and remedy."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""LinearSoftmax: the functions with their table, and its twins alike."""
+"""LinearSoftmax: the functions with their table, equal in both twins."""
 
 import chex
 import jax

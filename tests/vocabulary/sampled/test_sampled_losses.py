@@ -1,4 +1,4 @@
-"""Sampled losses: their formulas, their limits, what they estimate without bias, and edges."""
+"""Sampled losses: their formulas, their limits, unbiased estimates, and edges."""
 
 import functools
 import itertools
@@ -34,7 +34,7 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12)
 
 
 def total(loss, candidates=SHARED, labels=LABELS, **options):
-    """(features, kernel, bias) → a number of which every token's loss can be told."""
+    """Return (features, kernel, bias) → a weighted sum that shows every token's loss."""
 
     def weighted(features, kernel, bias):
         return WEIGHTS @ loss(features, kernel, labels, candidates, bias=bias, **options)
@@ -144,7 +144,7 @@ NOISE = np.array([0.1, 0.2, 0.3, 0.4])
 def expected_gradient(loss, draws):
     """Scores z → Σ over targets from p and all draws of the gradient, and the mean of all losses.
 
-    One token with the feature 1, whose class table is a row of scores.
+    One token with the feature 1; the class table is a row of scores.
     """
     sets = jnp.asarray(every_draw(draws, FEW))
     chances = jnp.prod(jnp.asarray(NOISE)[sets], axis=-1)

@@ -1,4 +1,4 @@
-"""Trees over classes: optimal, of the shape asked for, readable, saved and restored."""
+"""Trees over classes: optimality, shape, display, saving and restoring."""
 
 import heapq
 
