@@ -49,8 +49,8 @@ def adaptive_tables(
     r"""Draw the class table of an adaptive softmax from normal distributions.
 
     The shortlist has the classes below the first cut-off and vectors of the width d of the
-    features; cluster i ≥ 1 has the classes from one cut-off to the next and vectors of the width ⌊d
-    / div_value^i⌋, at least 1. Variances are 1/fan-in.
+    features; cluster i ≥ 1 has the classes from one cut-off to the next and vectors of the width
+    ⌊d/div_value^i⌋, at least 1. Variances are 1/fan-in.
 
     Args:
         key: a key, such as jax.random.key(0).

@@ -52,7 +52,7 @@ class Banded:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The first class of every band, and at the end the number of classes."""
+        """Return the first class of every band, and at the end the number of classes."""
         return starts_of(self.bands)
 
     def inputs(self, features: Array) -> list[Array]:
@@ -81,7 +81,7 @@ class Labels(NamedTuple):
 
 
 def starts_of(bands: Sequence[Band]) -> tuple[int, ...]:
-    """The first class of every band, and at the end the number of classes."""
+    """Return the first class of every band, and at the end the number of classes."""
     return (0, *accumulate(band.table.shape[0] for band in bands))
 
 

@@ -1,4 +1,4 @@
-"""The loss of `entmax` from features and a class table, for every token."""
+"""Entmax loss from features and a class table, for every token."""
 
 from __future__ import annotations
 

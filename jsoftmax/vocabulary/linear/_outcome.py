@@ -8,7 +8,7 @@ from jax import Array
 
 
 class Outcome(NamedTuple):
-    """The results of a token; statistics are None where the rule leaves them out."""
+    """Results per token; statistics are None where the rule leaves them out."""
 
     loss: Array
     log_partition: Array | None

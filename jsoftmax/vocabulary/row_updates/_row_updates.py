@@ -53,7 +53,7 @@ def row_adagrad(
     initial_accumulator_value: float = 0.1,
     eps: float = 1e-7,
 ) -> RowOptimizer:
-    r"""Adagrad with one accumulator a row.
+    r"""Adagrad with one accumulator per row.
 
     .. math:: a_r ← a_r + \frac{‖g_r‖²}{d}, \qquad w_r ← w_r - η \frac{g_r}{\sqrt{a_r + ε}}
 
@@ -100,7 +100,7 @@ def row_adam(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> RowOptimizer:
-    r"""Lazy Adam with one second moment a row.
+    r"""Lazy Adam with one second moment per row.
 
     .. math:: m_r ← β_1 m_r + (1-β_1) g_r, \qquad v_r ← β_2 v_r + (1-β_2) \frac{‖g_r‖²}{d}, \qquad
               w_r ← w_r - η \frac{m_r/(1-β_1^{t_r})}{\sqrt{v_r/(1-β_2^{t_r})} + ε}

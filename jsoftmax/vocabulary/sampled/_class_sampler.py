@@ -1,4 +1,4 @@
-"""The interface of class samplers: draws and expected counts. The uniform sampler."""
+"""Class samplers: their interface, draws with expected counts, and the uniform sampler."""
 
 from __future__ import annotations
 

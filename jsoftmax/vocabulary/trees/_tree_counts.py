@@ -32,7 +32,7 @@ def read_counts(function: str, counts: Any) -> np.ndarray:
     if given.ndim != 1 or given.size < 2:
         raise ValueError(
             f"jsoftmax.{function}: `counts` have shape {given.shape}; give a vector with one "
-            "count a class. A tree needs at least two classes."
+            "count per class. A tree needs at least two classes."
         )
     if not np.issubdtype(given.dtype, np.integer):
         given = given.astype(np.float64)
