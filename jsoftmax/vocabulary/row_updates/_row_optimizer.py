@@ -46,7 +46,7 @@ class RowOptimizer(NamedTuple):
             violate this, the result is undefined.
 
     Under `jit` with table and state donated they are changed in place, and n rows of width d cost
-    O(n (d + log n)), whatever K is. The update itself is differentiable, as meta-learning needs, in
+    O(n (d + log n)), for any K. The update itself is differentiable, as meta-learning needs, in
     forward mode; in reverse mode too where n is at most 4096.
 
     Example:

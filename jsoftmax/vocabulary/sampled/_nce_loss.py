@@ -51,8 +51,8 @@ def nce_loss(
             leave them out where the labels of a batch are candidates for one another.
         temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
             other number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
-        class_axis: where the classes of `kernel` are.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
+        class_axis: the axis of the classes in `kernel`.
 
     Returns:
         One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
@@ -121,8 +121,8 @@ def negative_sampling_loss(
         remove_hits: whether to leave out draws that equal the target.
         temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
             other number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
-        class_axis: where the classes of `kernel` are.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
+        class_axis: the axis of the classes in `kernel`.
 
     Returns:
         One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out

@@ -62,7 +62,7 @@ def sampled_softmax_loss(
             drawn with `labels`.
         temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
             other number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
         class_axis: the axis of the classes in `kernel`. 0, the layout of an embedding table, is
             faster here, since a class is then a row.
 
@@ -145,8 +145,8 @@ def importance_sampling_loss(
         ignore_index: tokens with this label have loss 0 and gradient 0.
         temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
             other number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
-        class_axis: where the classes of `kernel` are.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
+        class_axis: the axis of the classes in `kernel`.
 
     Returns:
         One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
