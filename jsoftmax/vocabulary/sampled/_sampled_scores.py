@@ -54,7 +54,7 @@ class SampledScores:
         return nothing | self.hits if remove_hits else nothing
 
     def settle(self, loss: Array) -> Array:
-        """Reshape losses (token, 1) to the shape of the labels."""
+        """Apply the masks to losses (token, 1), and reshape them to the labels."""
         return self.rows.shaped(self.fate.settle(loss))[..., 0]
 
 
