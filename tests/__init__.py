@@ -1,1 +1,1 @@
-"""Laws over the catalogue of mappings, then what is particular to each folder."""
+"""Laws over the catalogue of mappings, and the tests of each folder."""

@@ -1,4 +1,4 @@
-"""A regularizer that the package has never seen, as a user writes it: public names alone."""
+"""A regularizer written by a user, with public names alone."""
 
 import dataclasses
 

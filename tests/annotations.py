@@ -1,4 +1,4 @@
-"""Annotations as Python reads them: an int will do for a float, a symbol of a size for an int."""
+"""Checks of annotations: an int passes for a float, a symbolic size for an int."""
 
 import beartype
 import jax

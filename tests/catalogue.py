@@ -1,4 +1,4 @@
-"""Every mapping, with what the laws ask of it, and one compiled function for the rows of a law."""
+"""The catalogue of mappings, with the data of the laws, and one compiled function per law."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Mapping:
     """A mapping at one setting of its parameters.
 
     Attributes:
-        name: what pytest calls it.
-        function: (logits, parameter, **options) → p. Mappings that differ only in `parameter`
-            share it, and with it what is compiled.
+        name: the name of its test.
+        function: (logits, parameter, **options) → p. Mappings that differ only in `parameter` share
+            it, and its compiled programs.
         oracle: the same in numpy, for rows.
         alpha: the order in the slope s = p^(2−α).
-        parameter: what is handed over as an array: a traced α, k or a cap.
+        parameter: the parameter that is passed as an array: a traced α, k or a cap.
         mass: Σ p.
         upper: the cap on every p.
         kind: "entmax" where the conjugate is `smoothmax`, "capped" where the same link is clipped,
@@ -172,7 +172,7 @@ CATALOGUE = [
 WAYS = [SOFTMAX, SPARSEMAX, ENTMAX_15, TRACED_15, NORMMAX, TOPK, SIGMOID]
 
 
-# Members whose ways to compute p others have too: `make test` leaves them to `make slow`.
+# Members that compute p as others do: `make test` leaves them to `make slow`.
 SLOW = {
     "entmax 1.25", "entmax traced 0.5", "entmax traced 1", "entmax traced 1.75", "entmax traced 2",
     "entmax traced 3", "entmax traced inf", "normmax 5", "normmax 2", "topk_entmax 1 k=2",

@@ -1,8 +1,8 @@
-"""How XLA compiles in the tests: a plugin that pytest loads before anything imports JAX.
+"""Options of XLA for the tests: a plugin that pytest loads before anything imports JAX.
 
-Most programs of the tests run once, and compiling them is most of the time: what the compiler does
-for speed alone is left out, which halves it. With JSOFTMAX_COMPILE=wholly it is done, as it is for
-users: so the lanes of the laws run, and those of the night.
+Most programs of the tests run once, and compiling them takes most of the time. Without
+optimizations that serve speed alone it takes half. JSOFTMAX_COMPILE=wholly enables them, as for
+users: the lanes of the laws and the nightly lanes use it.
 """
 
 import os

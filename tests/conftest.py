@@ -28,14 +28,14 @@ hypothesis.settings.register_profile("jsoftmax", deadline=None, derandomize=True
 hypothesis.settings.load_profile("jsoftmax")
 
 
-PROGRAMS = 4 * 2**30  # bytes of memory from which caches are emptied
+PROGRAMS = 4 * 2**30  # bytes of memory; above, caches are cleared
 
 
 @pytest.fixture(autouse=True, scope="module")
 def caches_stay_small():
-    """After some hundred tests JAX's caches hold gigabytes of programs, of which few run again.
+    """Clear JAX's caches: after some hundred tests they hold gigabytes of rarely reused programs.
 
-    What is left in them is not looked through again: `jax.checking_leaks` collects often.
+    The remaining objects are frozen, since `jax.checking_leaks` collects garbage often.
     """
     yield
     if psutil.Process().memory_info().rss > PROGRAMS:
@@ -46,7 +46,7 @@ def caches_stay_small():
 
 
 def pytest_collection_modifyitems(config, items):
-    """What stands in tests/**/test_laws*.py is a law; the TPU's compiler needs libtpu."""
+    """Mark tests/**/test_laws*.py as laws, and skip the TPU's compiler without libtpu."""
     for item in items:
         if item.path.name.startswith("test_laws"):
             item.add_marker(pytest.mark.law)

@@ -1,4 +1,4 @@
-"""What the tests of sampling share: keys, samplers, and how draws are judged.
+"""Shared by the tests of sampling: keys, samplers, and tests of draws.
 
 A mean is compared within five of its standard errors, a sum of squares or a greatest distance with
 the value that one test in 10,000 would pass by chance. Keys are fixed.

@@ -30,7 +30,7 @@ def public(name: str) -> Any:
 
 
 def public_names() -> set[str]:
-    """What is exported by the package and its namespaces."""
+    """Return the exported names of the package and its namespaces."""
     modules = (importlib.import_module("jsoftmax" + home) for home in HOMES)
     return {name for module in modules for name in module.__all__}
 
@@ -40,7 +40,7 @@ class Call:
     """A public function at one setting of its options.
 
     Attributes:
-        name: what pytest calls it: the public name, then what is particular.
+        name: the name of its test: the public name, then the setting.
         function: (operands …) → arrays.
         makes: how each operand is made.
         is_differentiable: whether its results have a gradient in its operands of real numbers.

@@ -15,7 +15,7 @@ import jsoftmax.nnx
 from tests.eager_calls import T12, Call, H, Make, Y, Z, floats, key, public
 
 MODULE_CALLS: list[Call] = []
-# Whose gradient compiles for many seconds.
+# Modules with gradients that take many seconds to compile.
 SLOW = {"AdaptivelySparseAttention", "ScalableAttention"}
 
 

@@ -1,4 +1,4 @@
-"""Which members of a table `make test` meets; `make slow` meets the others."""
+"""Select the members of a table for `make test`; `make slow` runs the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The right answers to sixty digits, and how far rounding may lead away from them.
+"""The right answers to sixty digits, with bounds on the effect of rounding.
 
 p_i = min(u_i, q_i link(y_i − τ)) with Σ p = total is solved by bracketing τ. The masses of the
 classes that are not nearly full, and the deficits u − p of those that are, are summed apart, since
@@ -23,7 +23,7 @@ class Link:
     Attributes:
         link: p of t.
         rest: 1 − p, where p is bounded by 1.
-        low, high: t at which p is surely below 1/1000, and above 1000 or almost 1.
+        low, high: t with p surely below 1/1000, and t with p above 1000 or almost 1.
         digits: how many more are needed, since p leaves zero with infinite slope.
         value: ω, 0 at 0 and at 1.
     """
@@ -116,7 +116,7 @@ BOSE = Link(_bose, low=-4.0, high=0, value=_jensen_shannon)
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """Of one row: p, and bounds within which rounded computation may leave it."""
+    """The solution of one row: p, and bounds for rounded computation."""
 
     p: Row
     least: Row
@@ -183,7 +183,7 @@ def escort(of: Solution, alpha: mpf) -> Solution:
 
 
 def _solve(link, y, q, u, total, full, tilt):
-    """p and τ where the masses, grown by a factor 1 + tilt, are what is missing."""
+    """Solve for p and τ so that the masses, times 1 + tilt, equal the missing mass."""
 
     def masses(tau):
         return [min(b, a * link.link(x - tau)) for a, b, x in zip(q, u, y, strict=True)]
@@ -250,7 +250,7 @@ def spread(y: Row, eps: float, anchor: mpf | None = None) -> Row:
 
 
 def misfits(p: Sequence[float], right: Solution, tiny: float) -> list[int]:
-    """The classes whose p is out of bounds; below the normal numbers any small p will do."""
+    """Find the classes with p out of bounds; below the normal numbers any small p is accepted."""
     return [
         i
         for i, (x, least, most) in enumerate(zip(exact(p), right.least, right.most, strict=True))

@@ -1,4 +1,4 @@
-"""The right answers, in numpy and as wide floats as it has: nothing is shared with the library.
+"""The right answers, in numpy and its widest floats: nothing is shared with the library.
 
 Sparsemax and entmax-1.5 come from the closed forms that sorting gives; everything else from the
 support that sorting gives and a bisection, on the probability that is the hardest to get.
@@ -53,8 +53,8 @@ def entmax(z, alpha: float) -> np.ndarray:
         return (v == 0) / WIDE(1) / (v == 0).sum(-1, keepdims=True)
     a = WIDE(alpha) - 1
     # p_i^a = p_m^a + a (v_i − v_m) for every class m with mass: the largest, or, where the root is
-    # so steep that it decides little about the others, the smallest. That is the last at which the
-    # classes above it would have less than one if it had none.
+    # so steep that it decides little about the others, the smallest. That is the last class such
+    # that the classes above it have a total below one when it has none.
     base = np.zeros_like(v[..., :1])
     if a > 1:
         v = np.maximum(v, -1 - 1 / a)

@@ -13,8 +13,8 @@ IN_CACHE = 400  # rows bisected together; all ten thousand take twice the time
 def capped(z, alpha, total: ArrayLike = 1.0, upper: ArrayLike = np.inf) -> np.ndarray:
     """min(u, [1 + (α−1)(z − τ)]₊^{1/(α−1)}) with Σ p = total.
 
-    Bisected is the log-mass of one class that is known to have some: the first, from the top, whose
-    caps and those above it do not leave room; for α > 2, where p is steep, the lowest with mass.
+    Bisected is the log-mass of one class that is known to have some: the first, from the top, where
+    the caps so far fill the total; for α > 2, where p is steep, the lowest with mass.
     """
     z = np.asarray(z, np.float64)
     alpha, total = (np.broadcast_to(x, (len(z), 1)).astype(float) for x in (alpha, total))
@@ -107,7 +107,7 @@ def _masses(v, a, level):
 
 
 def _edge(z, ordered, a, upper, total):
-    """The lowest score with mass: the last at which those above it have less than all of it."""
+    """Find the lowest score with mass: the last where those above have less than the total."""
     low, high = (np.full((len(z), 1), i) for i in (0, z.shape[-1]))
     while (high - low > 1).any():
         middle = (low + high) // 2

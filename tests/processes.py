@@ -28,13 +28,13 @@ def start(*options: str, module: str = "examples.language_model", wholly: bool =
 
 
 def run(*options: str, **how) -> str:
-    """The same, run to its end; returns what it prints."""
+    """Run it to its end and return its output."""
     (text,) = finish([start(*options, **how)])
     return text
 
 
 def ended(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
-    """Wait for a process; returns its exit status and what it printed of errors."""
+    """Wait for a process; return its exit status and its errors."""
     try:
         _, errors = process.communicate(timeout=seconds)
     finally:
@@ -43,7 +43,7 @@ def ended(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
 
 
 def finish(started: list[subprocess.Popen], seconds: float = 300) -> list[str]:
-    """Wait for processes, all of which must succeed; returns what each prints."""
+    """Wait for processes, require that all succeed, and return the output of each."""
     try:
         # All at once: one that waits until its output is read would keep the others waiting.
         with concurrent.futures.ThreadPoolExecutor(len(started)) as readers:

@@ -1,4 +1,4 @@
-"""Imports point one way, heavy ones wait until they are asked for, public names are documented."""
+"""Imports point one way, heavy packages are imported lazily, public names are documented."""
 
 import ast
 import importlib
@@ -10,7 +10,7 @@ import sys
 import pytest
 
 LAZY = ("estimators", "kernels", "linen", "nnx", "testing")
-FLAT = ("mappings", "losses", "sampling", "attention")  # whose names are jsoftmax's
+FLAT = ("mappings", "losses", "sampling", "attention")  # their names are jsoftmax's
 NAMESPACES = (
     "vocabulary",
     "policies",
@@ -36,14 +36,14 @@ RANKS = {
     "nnx": 4,
     "linen": 4,
 }
-# The wings of vocabulary, likewise; what stands beside them serves all.
+# The wings of vocabulary, likewise; files beside them serve all.
 WINGS = {"linear": 0, "trees": 0, "row_updates": 0, "sampled": 1, "bands": 1, "contrastive": 1}
 # Folders of twins: the same file names for the same modules.
 TWINS = {"nnx", "linen"}
 KERNELS = "kernels"
 TRIALS = ("jsoftmax.kernels.__main__", "jsoftmax.kernels.trial")
-# What stands beside the folders (__init__, __main__) and the main job may import everything, and
-# none of the folders imports it.
+# Files beside the folders (__init__, __main__) and the main job may import everything, and none of
+# the folders imports them.
 PROGRAM = "demo"
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -65,7 +65,7 @@ def module_of(file: pathlib.Path) -> str:
 
 
 def imports(file: pathlib.Path) -> list[tuple[str, bool]]:
-    """Full names of what a file imports, each with whether importing the file imports it too."""
+    """Full names of a file's imports, each with whether importing the file imports it too."""
     tree = ast.parse(file.read_text())
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     lazy = {
@@ -250,7 +250,7 @@ def public_names() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("module", "name"), public_names())
 def test_public_names_are_documented(module, name):
-    """What it is and an example that runs; its arguments, where it takes any."""
+    """By a description and an example that runs; its arguments, where it takes any."""
     thing = getattr(importlib.import_module(module), name)
     text = inspect.getdoc(thing)
     assert text, f"{name} has no docstring"

@@ -1,4 +1,4 @@
-"""Tokens in blocks along a new first axis, and put back in order."""
+"""Split tokens into blocks along a new first axis, and merge the blocks again."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jax import Array
 
 
 def block_count(tokens: Any, block: int) -> Any:
-    """How many blocks of at most `block` tokens there are."""
+    """Return the number of blocks of at most `block` tokens."""
     return -(-tokens // block)
 
 
 def stacked_tokens(x: Array, block: Any) -> Array:
-    """Blocks of at most `block` tokens along a new first axis; the last token fills them up.
+    """Stack blocks of at most `block` tokens along a new first axis, padded by the last token.
 
-    Of n blocks each has every n-th token.
+    Each of n blocks has every n-th token.
     """
     tokens = x.shape[0]
     count = block_count(tokens, block)
@@ -28,6 +28,6 @@ def stacked_tokens(x: Array, block: Any) -> Array:
 
 
 def merged_tokens(x: Array, tokens: Any) -> Array:
-    """Blocks along the first axis put back in the order of the tokens."""
+    """Merge blocks along the first axis, in the order of the tokens."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(-1, *x.shape[2:])[:tokens]

@@ -1,4 +1,4 @@
-"""What a search for the highest of all classes returns."""
+"""The result of a top-k search: k values and their classes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from jaxtyping import Array, Float, Int
 
 
 class TopK(NamedTuple):
-    """The k classes of every token that come first, the highest first.
+    """The k highest classes of every token, in falling order.
 
     Args:
-        values: of shape [..., k], by which the classes are ordered: scores in `linear_topk`,
-            log-probabilities elsewhere.
+        values: the sort key, of shape [..., k]: scores in `linear_topk`, log-probabilities
+            elsewhere.
         classes: of shape [..., k], int32.
 
     Example:

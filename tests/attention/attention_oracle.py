@@ -1,8 +1,8 @@
 """Attention by its dense formula, in float64, sharing nothing with the library.
 
 The threshold τ is bisected and held fixed; two Newton steps from there are differentiated by JAX as
-they stand. A step doubles the order up to which the Taylor series of τ is right, from none to the
-first derivative to the third, so that gradients and Hessians are exact.
+they stand. Each step doubles the number of correct terms of the Taylor series of τ: the first makes
+the first derivative right, the second the third too, so that gradients and Hessians are exact.
 """
 
 import jax
@@ -33,7 +33,7 @@ def weights(q, k, bias, scale, alpha, sinks, *, seen, cap) -> tuple[Array, Array
 
 
 def entmax(z, alpha) -> tuple[Array, Array]:
-    """α-entmax p over the last axis, of which `alpha` has one, and the τ in z − τ = (p^a − 1)/a.
+    """Compute α-entmax p over the last axis (size 1 in `alpha`), and τ of z − τ = (p^a − 1)/a.
 
     A class at −∞ takes no part. α = ∞ is the arg max, which ties share.
     """
@@ -59,7 +59,7 @@ def entmax(z, alpha) -> tuple[Array, Array]:
 
 
 def link(t, a, less=0) -> Array:
-    """[1 + a t]₊^(1/a − less), and what that tends to at a = 0, with its derivatives in a."""
+    """Compute [1 + a t]₊^(1/a − less), and at a = 0 its limit, with derivatives in a."""
     limit = a == 0
     safe = jnp.where(limit, 1, a)
     base = 1 + safe * t

@@ -96,7 +96,7 @@ def name(row: Row) -> str:
 
 
 def arrays(row: Row, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those in which a derivative is taken, and those in which none is."""
+    """Make the differentiable arrays of a row, and the others."""
     rng = np.random.default_rng(seed)
 
     def shape(letters):
@@ -154,7 +154,7 @@ def seen(row: Row, fixed: dict[str, Any]) -> np.ndarray:
 
 
 def spread(row: Row, moving: dict[str, Any], filled: Callable) -> list[jax.Array]:
-    """The arrays of the dense formula; linear in `moving`, but for what that leaves out."""
+    """Make the arrays of the dense formula; linear in `moving`, except for defaults."""
 
     def heads(x):
         return jnp.repeat(x, N // row.key_heads, axis=-2)
@@ -212,7 +212,7 @@ def expected(row: Row, moving, fixed, tangents, weights) -> Orders:
     """The same and the Hessian times the tangents, by the dense formula, compiled once."""
     size = math.prod(row.batch)
 
-    def filled(x):  # the batch as one axis of B, with no weight on what fills it up
+    def filled(x):  # the batch as one axis of B, with weight 0 for padding
         x = x.reshape(size, *x.shape[len(row.batch) :])
         return jnp.concatenate([x, jnp.zeros((B - size, *x.shape[1:]), x.dtype)])
 

@@ -1,4 +1,4 @@
-"""Dropout of weights: one mask whatever the blocks, of the right expectation, differentiable."""
+"""Dropout of attention weights: one mask for all block sizes, unbiased, differentiable."""
 
 import functools
 
@@ -21,7 +21,7 @@ near = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
 
 @functools.partial(jax.jit, static_argnames=("alpha", "rate", "blocks", "shared"))
 def weights(q, k, rng, alpha=1.0, rate=RATE, blocks=(3, 4), shared=False):
-    """What is left of the weights [B, T, N, S]: the mixtures of one-hot values."""
+    """Return the weights [B, T, N, S] after dropout: the mixtures of one-hot values."""
     return js.dot_product_attention(
         q, k, jnp.broadcast_to(jnp.eye(S)[:, None], (B, S, N, S)), alpha=alpha, dropout_rng=rng,
         dropout_rate=rate, broadcast_dropout=shared, block_q=blocks[0], block_k=blocks[1],
@@ -33,7 +33,7 @@ def queries_and_keys():
 
 
 def uniform(**options):
-    """1/S of every key, or what dropout makes of it."""
+    """Return the weights after dropout where all of them are 1/S."""
     _, k = queries_and_keys()
     return np.asarray(weights(np.zeros((B, T, N, H)), k, **options))
 
@@ -59,7 +59,8 @@ def test_the_share_that_is_dropped_is_the_rate():
     masks = np.stack([uniform(rng=rng) > 0 for rng in jax.random.split(KEY, 50)])
     error = np.sqrt(RATE * (1 - RATE) / masks.size)
     assert abs(masks.mean() - (1 - RATE)) < 5 * error
-    # No place is favoured: each of B·T·N·S, over 50 masks, within what one in a million passes.
+    # No place is favoured: each of B·T·N·S, over 50 masks, stays within a bound that chance exceeds
+    # once in a million.
     assert abs(masks.mean(0) - (1 - RATE)).max() < 6.5 * np.sqrt(RATE * (1 - RATE) / 50)
 
 

@@ -1,4 +1,4 @@
-"""Attention called outside of `jit`: compiled once for a shape, and no infinity in sight."""
+"""Attention called outside of `jit`: compiled once per shape, without intermediate infinities."""
 
 import functools
 
@@ -83,7 +83,7 @@ def test_a_second_call_compiles_nothing(name):
 
 
 def test_a_step_of_decoding_compiles_nothing_the_second_time():
-    """Of Flax's module, and of the one whose α is learned."""
+    """Of Flax's module, and of the one with a learned α."""
     options = {"decode": True, "rngs": nnx.Rngs(0)}
     for layer in (
         nnx.MultiHeadAttention(2, 8, attention_fn=js.attention_fn(1.5), **options),

@@ -1,4 +1,4 @@
-"""Attention where nothing is seen, where NaN or infinities stand, and at the values that hurt."""
+"""Attention at the edges: fully masked queries, NaN, infinities, and difficult parameters."""
 
 import functools
 
@@ -199,7 +199,7 @@ def test_any_scores_will_do(alpha, moving):
     near(actual.out, right.out)
     if alpha < 2:
         q, k, scale = (np.abs(moving[x]).max() for x in ("query", "key", "scale"))
-        terms = {"query": scale * k, "key": scale * q, "scale": q * k}  # whose sums may cancel
+        terms = {"query": scale * k, "key": scale * q, "scale": q * k}  # sums that may cancel
         for name, slope in right.gradient.items():
             near(actual.gradient[name], slope, atol=1e-10 * max(1, terms.get(name, 1)))
     else:

@@ -1,4 +1,4 @@
-"""A key that is excluded, in whatever way and beside whatever option, weighs exactly nothing."""
+"""An excluded key has weight exactly 0, by every kind of mask and with every option."""
 
 import functools
 
@@ -24,7 +24,7 @@ EVERYTHING_SEEN = {
     "local_window_size": (np.array([S, S]), np.array([S, S])),
 }
 BEFORE_LAST = np.arange(S) < LAST
-# Arrays that leave the last key out, each by itself; and what is known while tracing.
+# Arrays that each exclude the last key by themselves; and static options that do.
 BY_ARRAYS = {
     "mask": {"mask": EVERYTHING_SEEN["mask"] & BEFORE_LAST},
     "a bias of −∞": {"bias": np.where(BEFORE_LAST, BIAS, -np.inf)},

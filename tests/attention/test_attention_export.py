@@ -1,4 +1,4 @@
-"""Attention of sizes that are not known: exported once, it serves all of them."""
+"""Attention with symbolic sizes: one exported program serves all of them."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""`attention_fn` in Flax's own modules: what theirs gives at α = 1, and obedient at every α."""
+"""`attention_fn` in Flax's modules: equal to Flax's at α = 1, with every option at every α."""
 
 import functools
 import inspect
@@ -40,7 +40,7 @@ def of_flax(kind, attention, **options):
     return layer.bind(jax.jit(start.init)(KEY, X))
 
 
-# What is called with what, (options of the layer, other arrays, options of the call).
+# Kinds of calls: (options of the layer, other arrays, options of the call).
 CALLS = {
     "on itself, a mask of floats": ({}, (), {"mask": nn.make_causal_mask(X[..., 0])}),
     "on others, values apart": ({"qkv_features": 4, "out_features": 3}, (OTHER, 2 * OTHER), {}),
@@ -64,7 +64,7 @@ def test_gives_what_flax_gives(kind, options, others, call):
 
         return answer(ours), answer(theirs)
 
-    # What NNX's computes without dropout is jax.nn's, which computes in float32.
+    # Without dropout NNX calls jax.nn, which computes in float32.
     single = kind == "nnx" and "dropout_rate" not in options
     chex.assert_trees_all_close(*answers(X, *others), atol=1e-5 if single else 1e-12)
 
@@ -374,7 +374,7 @@ PRECISIONS = {
 @pytest.mark.parametrize(("precision", "expected"), PRECISIONS.values(), ids=PRECISIONS.keys())
 def test_precision_reaches_every_product(precision, expected):
     """Those of the derivative too, also where it is found after the call, as under remat."""
-    # So many queries that there are products, and not sums of what few queries find.
+    # Enough queries for matrix products; few queries would use sums.
     arrays = [jnp.tile(x, (1, 4, 1, 1)).astype(jnp.float32) for x in (QUERY, KEYS, VALUES)]
 
     @jax.checkpoint

@@ -1,4 +1,4 @@
-"""Attention in the place of jax.nn's: the same names, meaning and numbers, where rows see a key."""
+"""Attention instead of jax.nn's: the same names, meaning and numbers, where rows see a key."""
 
 import functools
 

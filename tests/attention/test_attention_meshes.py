@@ -1,4 +1,4 @@
-"""Attention whose keys, batch or heads are split over a vmap axis or a mesh gives the same."""
+"""Attention split over a vmap axis or a mesh, by keys, batch or heads, gives the same."""
 
 import functools
 import math

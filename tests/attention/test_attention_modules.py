@@ -81,7 +81,7 @@ def test_attentions_are_twins(options, others, call):
 
 
 def test_at_an_alpha_of_one_it_is_the_attention_of_flax():
-    """What learning reaches at the lower end; also with heads that share keys."""
+    """The lower limit of a learned α; also with heads that share keys."""
     options = {"num_kv_heads": 2, "dtype": jnp.float32, "decode": False}
     ours = jsoftmax.nnx.AdaptivelySparseAttention(4, FEATURES, rngs=nnx.Rngs(0), **options)
     theirs = nnx.MultiHeadAttention(4, FEATURES, rngs=nnx.Rngs(0), **options)

@@ -1,4 +1,4 @@
-"""Queries that stand somewhere among the keys: chunks of a prompt, steps of decoding, documents."""
+"""Queries at an offset among the keys: chunks of a prompt, steps of decoding, documents."""
 
 import functools
 import warnings

@@ -1,4 +1,4 @@
-"""Scales of single queries, and the count of the keys that each sees."""
+"""Scales per query, and the number of keys that each query sees."""
 
 import functools
 
@@ -98,7 +98,7 @@ def test_counting_takes_no_memory_of_all_pairs():
 
 
 def test_scalable_attention_restarts_with_each_packed_document():
-    """Two documents in one row give what each gives alone."""
+    """Two documents in one row have the results of each alone."""
     ids = jnp.array([0] * 4 + [1] * 3)
     options = {"is_causal": True, "alpha": 1.5}
     q, k, v = Q[0], KEY[0], V[0]
@@ -139,7 +139,7 @@ def twins(**options):
 
 
 def test_scalable_attentions_are_twins_of_the_formula():
-    """The parameters of one in the other give the same, and the scale is what is written."""
+    """With equal parameters they agree, and the scale is that of the formula."""
     options = {"alpha": 1.5, "delta": 0.5, "beta": np.array([0.3, 0.7]), "gamma": 1.2}
     left, right, variables = twins(**options)
     shapes = jax.eval_shape(right.init, jax.random.key(0), X)

@@ -40,7 +40,7 @@ ALONG = "a forgetting gate", "a gate of all entries"
 
 
 def chunks_in_zigzag(x, axis, back=False):
-    """Chunks 0, 7, 1, 6, … of eight; or what lies so, in its order."""
+    """Put eight chunks in the order 0, 7, 1, 6, …, or back."""
     order = [i for pair in zip(range(4), range(7, 3, -1), strict=True) for i in pair]
     order = np.argsort(order) if back else order
     parts = jnp.split(x, 8, axis=axis)
@@ -109,7 +109,7 @@ def test_a_gate_goes_round_on_explicit_axes():
 
 @pytest.mark.parametrize("name", ["ALiBi", "a forgetting gate"])
 def test_uneven_parts_of_a_ring_have_their_own_places(name):
-    """Of 16 places on four devices 4, 0, 7 and 5 in arrays of seven; what is not in use is NaN."""
+    """Of 16 places on four devices 4, 0, 7 and 5 in arrays of seven; unused places are NaN."""
     make, x = FUNCTIONS[name]
     used = np.array([4, 0, 7, 5])
     ends = np.cumsum(used)
@@ -171,7 +171,7 @@ def test_a_gate_on_a_ring_needs_its_queries_at_the_places_of_keys():
 @pytest.mark.parametrize("queries", [1, 3])
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
 def test_queries_beside_pages_stand_at_the_last_places(name, queries, alpha):
-    """Requests of 14, of 5 and of 3 keys in pages of four; what no request has is NaN."""
+    """Requests of 14, of 5 and of 3 keys in pages of four; unused places are NaN."""
     make, x = FUNCTIONS[name]
     keys, values = (rng.normal(size=(10, 4, K, H)) for _ in range(2))
     table = np.array([[3, 1, 5, 8], [7, 2, 0, 0], [4, 0, 0, 0]])

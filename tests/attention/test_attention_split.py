@@ -92,7 +92,7 @@ def windowed(T, S, window, **options):
 )
 @pytest.mark.slow
 def test_a_window_is_a_mask(T, S, window, options):
-    """Though what it hides is not computed: windows are cut out, with padding at both ends."""
+    """Though hidden keys are not computed: windows are cut out, with padding at both ends."""
     chex.assert_trees_all_close(*windowed(T, S, window, **options), atol=1e-12)
 
 
@@ -167,7 +167,7 @@ def test_a_ring_finds_what_the_whole_sequence_does(name):
 
 
 def in_zigzag(x, axis=1, back=False):
-    """Chunks 0, 7, 1, 6, … of eight; or what lies so, in its order."""
+    """Put eight chunks in the order 0, 7, 1, 6, …, or back."""
     order = [i for pair in zip(range(4), range(7, 3, -1), strict=True) for i in pair]
     order = np.argsort(order) if back else order
     chunks = jnp.split(x, 8, axis=axis)
@@ -226,7 +226,7 @@ def test_causal_work_in_zigzag_order_is_the_same_on_every_device():
 
 @pytest.mark.parametrize("name", some(RING, ["whole", "causal", "window and sink"]))
 def test_a_ring_of_uneven_parts_is_the_whole_sequence(name):
-    """Of 11 places on four devices, 4, 0, 5 and 2, with what is not in use as NaN."""
+    """Of 11 places on four devices, 4, 0, 5 and 2, with unused places NaN."""
     options, used = RING[name], np.array([4, 0, 5, 2])
     if "query_segment_ids" in options or "dropout_rate" in options:
         options = {"is_causal": True, "local_window_size": 6}
@@ -336,7 +336,7 @@ def test_batch_and_heads_are_split_by_the_compiler():
 
 @pytest.mark.law
 def test_parts_merge_in_any_grouping():
-    """Also those in which a query sees no key, and with derivatives of both results."""
+    """Also if a query sees no key in a part, and with derivatives of both results."""
     mask = jnp.arange(16)[:, None] >= jnp.arange(16)  # later keys are not seen by early queries
 
     def merged(q, k, v, *ends):
@@ -388,7 +388,7 @@ def test_second_derivatives_of_long_rows_are_right_however_they_are_cut(T, S, is
 
 
 def test_a_program_does_not_depend_on_the_host():
-    """Nor on how many devices it has: what is exported for a TPU here equals what is elsewhere."""
+    """Nor on its number of devices: programs exported for a TPU are equal on all hosts."""
     program = """
 import hashlib, jax, jax.numpy as jnp, jsoftmax
 q = jax.ShapeDtypeStruct((2, 2048, 8, 16), jnp.bfloat16)
@@ -422,5 +422,5 @@ for function, arguments in (
         found.append(run.stdout.split())
     assert len(found[0]) == 2 * 15
     assert found[0] == found[1]
-    # What is exported for a CPU differs: otherwise the test could not fail.
+    # A program exported for a CPU differs: otherwise the test could not fail.
     assert found[0][1] != found[0][3]

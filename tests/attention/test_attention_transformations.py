@@ -1,4 +1,4 @@
-"""What JAX does to functions, done to attention: vmap, remat, export, strictness, NaN debugging."""
+"""Attention under JAX's transformations: vmap, remat, export, strictness, NaN debugging."""
 
 import functools
 
@@ -32,7 +32,7 @@ def value_and_gradient(row, moving, fixed, weights):
 
 @functools.cache
 def whole(row):
-    """Arguments, and what they give under jit."""
+    """Return arguments, and the result for them under jit."""
     moving, fixed = arrays(row)
     arguments = moving, fixed, directions(row, moving)[1]
     return arguments, jax.jit(functools.partial(value_and_gradient, row))(*arguments)

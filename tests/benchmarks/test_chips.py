@@ -1,4 +1,4 @@
-"""Figures read off the text of a program, against sums by hand."""
+"""Costs parsed from the text of a program, against sums by hand."""
 
 import dataclasses
 

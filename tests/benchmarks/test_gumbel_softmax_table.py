@@ -1,4 +1,4 @@
-"""Networks of the Gumbel-softmax table against sums over all samples; one cell, made small."""
+"""Networks of the Gumbel-softmax table against sums over all samples; one cell, at a small size."""
 
 import itertools
 

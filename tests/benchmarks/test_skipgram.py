@@ -1,4 +1,4 @@
-"""Tiles of a text, and the step on one of them, against pairs gone through one by one."""
+"""Tiles of a text, and the step on one of them, against a loop over pairs."""
 
 import jax
 import jax.numpy as jnp

@@ -21,7 +21,7 @@ W = rng.random(200)
 
 @pytest.mark.parametrize("equal_mass", [False, True])
 def test_the_probability_of_class_one_is_compared_with_its_share(equal_mass):
-    """As by scikit-learn, whose bins are closed on the other side: no p here is at an edge."""
+    """As by scikit-learn. Its bins are closed on the other side, but no p here is at an edge."""
     p, y = P[4:], LABELS[4:]
     found = js.reliability_diagram(p, y, 10, equal_mass=equal_mass)
     strategy = "quantile" if equal_mass else "uniform"

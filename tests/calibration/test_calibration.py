@@ -1,4 +1,4 @@
-"""Temperatures, scales and biases: the best there are, their derivatives, and the edges."""
+"""Temperatures, scales and biases: optimality, derivatives, and edges."""
 
 import functools
 
@@ -204,7 +204,7 @@ def test_classes_may_lie_on_any_axes():
 
 @pytest.mark.slow
 def test_the_temperature_can_be_mapped():
-    """Over problems, and over orders; what is a bound for one is none for another."""
+    """Over problems, and over orders; brackets differ between them."""
     problems = np.stack([Z, 2 * Z, Z[::-1]])
     labels = np.stack([LABELS, Z.argmax(-1), LABELS])
     found = jax.vmap(js.temperature_scaling)(problems, labels)

@@ -1,4 +1,4 @@
-"""Conformal sets: thresholds, scores, and the coverage that is promised."""
+"""Conformal sets: thresholds, scores, and guaranteed coverage."""
 
 import functools
 import inspect
@@ -175,12 +175,12 @@ def test_near_softmax_the_score_is_the_margin():
 
 
 def test_the_conformal_sets_of_entmax_are_its_support():
-    """At any temperature but the threshold itself, where its label has 0, or what rounding left."""
+    """At any temperature except the threshold: there the label has p = 0, up to rounding."""
     t = js.conformal_threshold(js.calibration.entmax_scores(Z), LABELS, 0.8)
     support = js.entmax(Z, temperature=t * (1 + 1e-9)) > 0
     np.testing.assert_array_equal(js.conformal_sets(js.calibration.entmax_scores(Z), t), support)
     entering = support & ~(js.entmax(Z, temperature=t * (1 - 1e-9)) > 0)
-    assert entering.sum() == 1  # the label whose score the threshold is
+    assert entering.sum() == 1  # the label with the threshold as score
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Sums over many examples: what one float32 accumulator loses is not lost."""
+"""Sums over many examples, more precise than one float32 accumulator."""
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def test_what_rows_share_is_pulled_back_by_that_sum():
 
 @pytest.mark.slow
 def test_partial_sums_of_ones_count_beyond_the_integers_of_a_float():
-    """0 and 1 as weights, of which more are 1 than float32 counts: 2²⁴ + 64."""
+    """Weights 0 and 1, with more ones than float32 counts: 2²⁴ + 64."""
     n = 2**12 + 64
     found = np.asarray(cumulative(jnp.ones(n, jnp.float32)), np.float64)
     np.testing.assert_array_equal(found / found[0], np.arange(1, n + 1))

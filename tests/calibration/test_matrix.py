@@ -1,4 +1,4 @@
-"""Matrix scaling and Dirichlet calibration: the best there are, and the edges."""
+"""Matrix scaling and Dirichlet calibration: optimality and edges."""
 
 import functools
 from typing import Any

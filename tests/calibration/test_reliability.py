@@ -28,7 +28,7 @@ FUNCTIONS = [js.reliability_diagram, *ERRORS]
 
 
 def bin_of(x, sample, weights, bins, equal_mass):
-    """The bin of one confidence: the first whose upper edge it does not exceed."""
+    """Return the bin of one confidence: the first with an upper edge at or above it."""
     for b in range(bins):
         if equal_mass:
             # In whole numbers: B W(≤ x) ≤ (b + 1) W.

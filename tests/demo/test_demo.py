@@ -1,4 +1,4 @@
-"""The guided run: what it prints and saves, and what it answers to mistakes."""
+"""The guided run: its output and files, and its error messages."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_help_explains():
     ],
 )
 def test_a_wrong_option_gets_one_line(arguments, reason, capsys):
-    """With what is wrong and where the options are explained, and the exit code 2."""
+    """With the fault, a pointer to the options, and the exit code 2."""
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     (line,) = capsys.readouterr().err.splitlines()

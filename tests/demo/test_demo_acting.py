@@ -1,4 +1,4 @@
-"""The section on acting: what it prints and saves, and whether its numbers are right."""
+"""The section on acting: its output and files, and the correctness of its numbers."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_the_world_is_a_markov_decision_process():
 
 @pytest.mark.parametrize(("alpha", "temperature"), [(1.0, 0.0), (2.0, 0.05)])
 def test_soft_value_iteration_finds_the_fixed_point(alpha, temperature):
-    """At T = 0 it is the optimum: values are what the policy earns, and no move earns more."""
+    """At T = 0 it is the optimum: values are the returns of the policy, and no move earns more."""
     solution = soft_value_iteration(WORLD, alpha, temperature)
     q = WORLD.reward + 0.95 * WORLD.move @ solution.values
     p, support = solution.policy, solution.policy > 0

@@ -1,4 +1,4 @@
-"""The section on calibration: what it prints and saves, at half of its training."""
+"""The section on calibration: its output and files, at half of its training."""
 
 import re
 
@@ -32,7 +32,7 @@ def test_scaling_lowers_the_error_and_sets_cover(tmp_path, capsys):
             assert error < trained[3][0] or trained is not rows[0]  # softmax, the surest
         for *_, (_, _, _, *sets) in (trained, temperature, by_class):
             for coverage, size in zip(sets[::2], sets[1::2], strict=True):
-                # Four standard deviations of what the notes call chance.
+                # Four standard deviations of the chance level in the notes.
                 assert coverage > 95 - 4 * 1.3
                 assert 0.9 < size <= 10
     path = tmp_path / "calibration-reliability.png"

@@ -1,4 +1,4 @@
-"""The section on text: what it prints and saves, and whether its parts are what they say."""
+"""The section on text: its output and files, and the properties of its parts."""
 
 import re
 
@@ -63,7 +63,7 @@ def test_nothing_that_is_held_out_is_learned():
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, None])
 def test_a_character_is_guessed_from_those_before_it(alpha):
-    """Scores do not know what comes later; weights are distributions over what came before."""
+    """Scores do not depend on later tokens; weights are distributions over earlier ones."""
     model = Transformer(5, alpha, nnx.Rngs(0))
     graph, state = nnx.split(model)
 

@@ -1,4 +1,4 @@
-"""The section on words: what it prints, and whether its output layers are what they say."""
+"""The section on words: its output, and the properties of its output layers."""
 
 import re
 
@@ -67,7 +67,7 @@ def test_an_output_layer_trains_on_the_distribution_by_which_it_is_judged(name):
 
 @pytest.mark.slow
 def test_the_sampled_layer_reads_targets_and_draws_alone():
-    """What the other rows hold does not matter to its loss."""
+    """Its loss does not depend on the other rows."""
     layer = LAYERS["sampled"](np.arange(5000, 0, -1))
     targets = jnp.array([17, 4999, 17])
     ids, loss = layer.loss(jax.random.key(0), targets)

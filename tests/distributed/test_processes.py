@@ -1,4 +1,4 @@
-"""Several processes are one: training, draws and calibration, and what is left when one dies."""
+"""Several processes equal one: training, draws and calibration, and recovery when one dies."""
 
 import json
 import shutil

@@ -80,7 +80,7 @@ def of_rows(model, mesh: Mesh) -> dict[str, np.ndarray]:
 
 @nnx.jit
 def by_head(head: jsoftmax.nnx.LinearSoftmax, h: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    """What the tied table answers for rows of features: nothing here speaks of a mesh."""
+    """Evaluate the tied table for rows of features; this code does not mention a mesh."""
     key, logits, p = jax.random.key(1), head.logits(h), head(h)
     calibration = jsoftmax.calibration
     return {

@@ -1,4 +1,4 @@
-"""SoftmaxRegression: scikit-learn's conventions, its coefficients at α = 1, and what is beyond."""
+"""SoftmaxRegression: scikit-learn's conventions, its coefficients at α = 1, and other α."""
 
 import contextlib
 import re
@@ -110,7 +110,7 @@ def test_no_gradient_is_left_at_the_minimum(alpha, classes):
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("alpha", some([1.5, 2.0], [1.5]))
 def test_another_optimiser_finds_the_same_minimum(alpha, classes):
-    """SciPy's L-BFGS-B on an objective in numpy, whose losses and gradients are the oracle's."""
+    """SciPy's L-BFGS-B on an objective in numpy, with losses and gradients of the oracle."""
     X, y, w = data(classes, n=50)
     Y = np.eye(3)[y][:, 3 - classes :]
     rows = 1 if classes == 2 else 3
@@ -214,7 +214,8 @@ def test_without_a_penalty_the_loss_alone_is_minimised():
 def test_the_units_of_features_hardly_matter_to_the_search():
     """Far from zero and of scales from 1e-3 to 1e3, which L-BFGS would take thousands of steps for.
 
-    Without a penalty the probabilities are the same; with it, so is the gradient by which it ends.
+    Without a penalty the probabilities are the same; with it, so is the gradient of the stopping
+    criterion.
     """
     X, y, w = data(2)
     raw = 1e3 + X * [1e-3, 1.0, 10.0, 1e3]
@@ -282,7 +283,7 @@ def test_the_program_of_any_alpha_finds_what_that_of_a_known_one_does(alpha, mon
 
 @pytest.mark.parametrize("alpha", some([1.0, 1.5, 2.0], [2.0]))
 def test_features_that_are_not_standardised_are_fitted_to_the_end(alpha):
-    """Pixels of digits from 0 to 16, at which L-BFGS gave up after 1000 steps."""
+    """Pixels of digits from 0 to 16: on these L-BFGS stopped unconverged after 1000 steps."""
     X, y = load_digits(return_X_y=True)
     model = SoftmaxRegression(alpha=alpha).fit(X, y)
     assert model.converged_ and model.gradient_norm_ <= 1e-8 and model.n_iter_ < 100
@@ -417,7 +418,7 @@ def test_it_fits_under_the_strictest_settings():
 
 @pytest.mark.slow
 def test_float64_is_a_matter_of_the_fit_alone():
-    """Where JAX is set to float32 the fit is in float64, and what comes after it in float32."""
+    """Where JAX is set to float32 the fit is in float64, and later computations are in float32."""
     script = """
 import sys, warnings
 warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""The language model of examples/: what it computes, in this process."""
+"""The language model of examples/: its computations, in this process."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def test_parts_of_the_data_axis_read_one_batch_together():
 
 
 def test_the_pipeline_goes_on_from_its_state():
-    """A new iterator given the state of an old one yields what the old one would."""
+    """A new iterator with the state of an old one continues its sequence."""
     old, new = batches_of(SMALL), batches_of(SMALL)
     for _ in range(3):
         next(old)
@@ -138,7 +138,7 @@ def test_every_parameter_learns(model):
 
 
 def test_padding_counts_for_nothing(model):
-    """Neither loss nor gradient see what stands after the last label."""
+    """Neither loss nor gradient depends on tokens after the last label."""
     ids = jax.random.randint(jax.random.key(0), (2, 16), 1, 300)
     labels = jnp.roll(ids, -1, 1).at[:, 10:].set(tokens.IGNORED)
 
@@ -166,7 +166,7 @@ def test_the_cache_changes_no_token(model, temperature):
     key, count = jax.random.key(1), 12
     ids = jax.random.randint(jax.random.key(0), (3, 5), 0, 300, dtype=jnp.int32)
     added = generate(model, ids, count, key, temperature)
-    whole = jnp.pad(ids, ((0, 0), (0, count)))  # what is still to come is not seen
+    whole = jnp.pad(ids, ((0, 0), (0, count)))  # later tokens are not seen
     features_of = nnx.jit(lambda model, ids: model(ids))
     for number in range(count):
         features = features_of(model, whole)[:, 4 + number]

@@ -1,4 +1,4 @@
-"""Attention by kernels in the place of XLA's: as a TPU or a GPU takes it, interpreted."""
+"""Attention by kernels instead of XLA, in the form for a TPU or a GPU, interpreted."""
 
 import functools
 
@@ -16,7 +16,7 @@ _attention = js.dot_product_attention
 
 
 def attend(query, key, value, *arrays, block_q=None, block_k=None, **options):
-    """`dot_product_attention` by a kernel, whose blocks are its own."""
+    """Call `dot_product_attention` by a kernel, with the block sizes of the kernel."""
     return _attention(query, key, value, *arrays, implementation="pallas", **options)
 
 

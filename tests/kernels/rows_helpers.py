@@ -1,4 +1,4 @@
-"""Functions of rows by kernels, interpreted as a TPU's and as a GPU's would be run."""
+"""Functions of rows by kernels, interpreted, in the forms for a TPU and for a GPU."""
 
 import contextlib
 import functools

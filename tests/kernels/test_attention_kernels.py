@@ -1,4 +1,4 @@
-"""Attention by kernels: many rows and tiles, what is skipped, decoding, and mistakes."""
+"""Attention by kernels: many rows and tiles, skipped tiles, decoding, and mistakes."""
 
 import functools
 
@@ -144,7 +144,8 @@ def test_tiles_without_mass_are_skipped_and_counted(alpha, small_tiles):
 def test_tiles_that_can_have_no_mass_are_not_formed(is_causal, scale, monkeypatch):
     """Planted as above, where a row of scores is not kept: of keys the bounds are enough.
 
-    Causal, a query of the second kind sees three tiles of the eight, of which two are of its kind.
+    Causal, a query of the second kind sees three tiles of the eight, and two of these are of its
+    kind.
     """
     monkeypatch.setattr(kernels, "sizes", lambda *_: Sizes(128, 128, False))
     jax.clear_caches()
@@ -169,7 +170,7 @@ def test_tiles_that_can_have_no_mass_are_not_formed(is_causal, scale, monkeypatc
 
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"logits_soft_cap": 3.0}])
 def test_bounds_of_keys_keep_what_is_not_finite(options, monkeypatch):
-    """A key that is NaN or infinite does to those who see it what it does without bounds."""
+    """A key with NaN or infinity has the same effect on queries as without bounds."""
     q, k, v = arrays(batch=3, queries=140, keys=520, heads=2, key_heads=1)
     k[0, 130, 0, 3], k[1, 300, 0, 2], k[2, 500, 0, 1] = np.nan, np.inf, -np.inf
     both = []
@@ -228,7 +229,7 @@ PAGED = {
 @pytest.mark.parametrize("queries", [1, 2])
 @pytest.mark.parametrize("options", PAGED.values(), ids=PAGED)
 def test_a_cache_in_pages_is_that_of_their_keys(queries, options):
-    """Requests of three pages, of one, and of none; what no request has is NaN."""
+    """Requests of three pages, of one, and of none; unused places are NaN."""
     rng = np.random.default_rng(0)
     keys, values = rng.normal(size=(12, 64, 2, 16)), rng.normal(size=(12, 64, 2, 8))
     indices, lengths = np.array([[3, 1, 5], [7, 0, 0], [2, 11, 4]]), np.array([170, 20, 0])
@@ -329,7 +330,7 @@ def test_inside_of_shard_map_batch_and_heads_may_be_split():
     def attend(*given):
         return js.dot_product_attention(*given, alpha=1.5, implementation="pallas")
 
-    # Unchecked: the interpreter does not know what varies. Compiled kernels do (test_chips.py).
+    # Unchecked: the interpreter does not track varying axes. Compiled kernels do (test_chips.py).
     split = jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     found = jax.grad(lambda *x: jnp.sum(jnp.sin(split(*x))), (0, 1, 2))(*given)
     right = jax.grad(lambda *x: jnp.sum(jnp.sin(attend(*x))), (0, 1, 2))(*given)
@@ -388,7 +389,7 @@ def test_vectors_that_no_chip_holds_are_refused_before_any_work():
 
 
 def test_long_sequences_keep_less_on_the_chip():
-    """The rule for blocks: what is kept never exceeds the memory of the chip."""
+    """The rule for blocks: kept arrays never exceed the memory of the chip."""
     seen = {kernels.sizes("tpu", n, n, 128, 128) for n in (128, 4096, 32768, 65536, 131072)}
     assert {size.on_chip for size in seen} == {True, False}
     assert all(size.block_k % 128 == 0 for size in seen)

@@ -152,7 +152,7 @@ def test_mistakes_are_answered_in_one_line(capsys):
 
 
 def test_compiling_reports_seconds_and_temporaries_or_the_error():
-    """For the CPU, whose compiler is always here."""
+    """For the CPU, since its compiler is always here."""
     mesh = jax.sharding.Mesh(jax.devices()[:1], ("one",))
     here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     several = [operation(jnp.add), operation(broken), operation(refused)]
@@ -179,7 +179,7 @@ def test_bfloat16_is_held_to_the_distance_of_xla():
 
 @pytest.mark.parametrize("each", _operations.operations(), ids=lambda x: x.title)
 def test_arrays_of_an_operation_have_its_small_shapes(each):
-    """XLA takes them all, under the name "xla" or as what it does anyway."""
+    """XLA takes them all, under the name "xla" or by default."""
     for shape in each.small:
         arrays = each.arrays(shape, "float32")
         outlined = each.outlines(shape, "float32")

@@ -26,8 +26,8 @@ __all__ = ["platform"]
 pytestmark = [pytest.mark.kernels, pytest.mark.slow]
 near = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
 MORE = [PLAIN._replace(alpha=alpha) for alpha in (1.25, 2.5, np.inf)]
-# Tiles of a TPU are large beside these few queries and keys; so most rows of the table, in which
-# blocks meet masks, are those of a GPU.
+# Tiles of a TPU are large compared with these few queries and keys. So most rows of the table, with
+# masks that cut through blocks, are those of a GPU.
 TABLE = [*((row, "gpu") for row in ROWS + NARROW + MORE), *((row, "tpu") for row in ROWS[::4])]
 
 

@@ -198,7 +198,7 @@ def test_it_is_batched_by_vmap():
 
 
 def test_tokens_split_in_shard_map():
-    """Unchecked: interpreted kernels do not know what varies, compiled ones do."""
+    """Unchecked: interpreted kernels do not track varying axes, compiled ones do."""
     h, w, y, s, _ = problem(8, 8, 300)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("data")
@@ -253,7 +253,7 @@ def test_an_unknown_name_is_an_error():
 @pytest.mark.parametrize("classes", [7, 300, 128256, 50257])
 @pytest.mark.parametrize("tokens", [128, 1024, 8192, 65536])
 def test_blocks_fit_the_chip(tokens, classes, width, memory):
-    """Every kernel of the plan has blocks, of which tokens go in evenly."""
+    """Every kernel of the plan has blocks, and those of tokens divide the tokens evenly."""
     shape = linear.TableProblem(tokens, width, classes, 1, jnp.bfloat16, True, memory, 1)
     for kernel in ("sums", *(["both"] if shape.features_fit else ["features", "table"])):
         of_tokens, of_classes = shape.blocks(kernel)

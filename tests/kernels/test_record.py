@@ -1,4 +1,4 @@
-"""The record of kernels: where it lies, what it decides, and that it never fails."""
+"""The record of kernels: its path, its decisions, and that it never fails."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Mappings and losses by kernels give what they give by XLA, and what an oracle gives."""
+"""Mappings and losses by kernels equal those by XLA, and those of an oracle."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""Ten thousand rows a setting, and what is asserted of each of them.
+"""Ten thousand rows per setting, and the assertions on each of them.
 
 Each row has a certificate, which needs no oracle: its sum, its bounds, its order, and one threshold
 for all classes strictly between 0 and their caps. Then come the oracle's values and slopes.
@@ -19,12 +19,12 @@ ROWS = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Scores, excluded classes being −∞, a cotangent, and more of what a function may take.
+    """Scores, with −∞ for excluded classes, a cotangent, and other arguments of functions.
 
     Attributes:
         z: the scores, [rows, classes].
         size: how many classes a row has, [rows, 1], as all that follow but the last.
-        cotangent: what is pulled back, of the shape of `z`.
+        cotangent: the cotangent of the VJP, of the shape of `z`.
         alpha: α, in the dtype of `z`.
         total: Σ p.
         upper: the cap of each class.
@@ -52,7 +52,7 @@ def rows_of(dtype, sizes, spreads, alphas, seed=0) -> Rows:
     spread, size, alpha = (rng.choice(x, (ROWS, 1)) for x in (spreads, sizes, alphas))
     inside = np.arange(most) < size
     z = np.where(inside, rng.standard_normal((ROWS, most)) * spread, -np.inf)
-    # Half of the targets are a class, the others distributions, of which some have zeros.
+    # Half of the targets are a class, the others distributions, some of them with zeros.
     label = (rng.random((ROWS, 1)) * size).astype(int)
     weight = rng.exponential(size=z.shape) * (rng.random(z.shape) < 0.7) * inside
     weight = weight + (np.arange(most) == label) * 1e-3
@@ -140,10 +140,11 @@ def certify(p, rows: Rows, order, **numbers):
 
 
 def above_pivot(p, rows: Rows, order):
-    """What rounding leaves of p where a class below is the one that scores are measured from.
+    """Return the rounding error of p where scores are measured from a class further below.
 
-    It is the first from the top whose cap and those above it leave no room: the top itself, if
-    there are no caps. What a class is above it is rounded to an eps, and p changes s times as much.
+    That class is the first from the top where the caps so far fill the total: the top itself, if
+    there are no caps. The distance of a class above it is rounded to an eps, and p changes s times
+    as much.
     """
     down = np.argsort(-rows.z, axis=-1, kind="stable")
     z, caps = (
@@ -178,16 +179,16 @@ def compare(p, slope, rows: Rows, order, **numbers):
     """Values and slopes of s (w − Σ s w/Σ s), s = p^(2−α) strictly between 0 and the caps.
 
     A class may be in the support and not in the oracle's, or between its bounds and not so in the
-    oracle, only where rounding does not tell: a change of scores by 16 eps of what they differ by
-    inside the support would make it so. Then the derivative is that of the side on which p is.
+    oracle, only where rounding decides: a change of scores by 16 eps of their spread inside the
+    support would make it so. Then the derivative is that of the branch of p.
 
     With d the error of a score, p is known to s d and to a few eps, and s to (2 − α) s/p times
     that. This gives the error that each slope may have. Less than one row in a hundred may be such
     that it says nothing.
 
-    Where caps fill the total, but for what rounding leaves of their sum, n eps of it at most, that
-    rest is shared by whoever is below: values are known to it and the support is not, so that
-    slopes are those of p itself.
+    Where caps fill the total up to rounding, n eps of their sum at most, the classes below share
+    that rest: values are known up to it, but the support is not, so that slopes are those of p
+    itself.
     """
     eps, upper, a = rows.eps, rows.upper, order - 1
     exact = oracles.capped(rows.z, order, rows.total, upper)

@@ -1,4 +1,4 @@
-"""What every mapping obeys: values. Derivatives, splits and precision have files of their own."""
+"""Laws of every mapping on values. Derivatives, splits and precision have files of their own."""
 
 import hypothesis
 import hypothesis.strategies as st

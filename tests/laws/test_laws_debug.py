@@ -1,7 +1,7 @@
-"""Eager calls and their gradients under `jax_debug_nans` and `jax_debug_infs`: nothing is formed.
+"""Eager calls and their gradients raise nothing under `jax_debug_nans` and `jax_debug_infs`.
 
-Of finite scores no mapping and no loss makes an infinity or NaN that JAX looks at: every operation
-outside of `jit`, and every result of what is compiled by itself.
+From finite scores no mapping and no loss makes an infinity or NaN that JAX checks: in operations
+outside of `jit`, and in results of programs compiled separately.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What every mapping obeys: derivatives in scores, temperature, α, k and caps."""
+"""Laws of every mapping on derivatives in scores, temperature, α, k and caps."""
 
 import functools
 
@@ -237,9 +237,9 @@ def test_a_saturated_softmax_still_has_its_gradient(dtype):
 def test_a_class_at_the_edge_of_the_support_keeps_its_derivative(gap):
     """At α = 4 its slope p⁻² outgrows all others: J₃₃ = s₃ (s₁ + s₂)/Σs ≈ s₁ + s₂ = 8, not 0.
 
-    What is left of s₃ when the mean is taken away is found once for the second mean and once for
-    the result. Compiled with less optimization one of the two uses a fused multiplication and the
-    other does not, which is as large as the result; here it is compiled as it is for users.
+    The remainder of s₃ after subtracting the mean is computed once for the second mean and once for
+    the result. Compiled with less optimization, only one of the two uses a fused multiplication,
+    and the difference is as large as the result; here it is compiled as for users.
     """
     wholly = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
     z = np.array([[0, 0, -1 / 24 + gap]])

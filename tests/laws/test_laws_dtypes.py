@@ -1,4 +1,4 @@
-"""Float32 scores are computed in float32 where float64 is on: no row of float64 anywhere."""
+"""Float32 scores are computed in float32 where float64 is enabled: no row is float64."""
 
 import jax
 import jax.extend.core

@@ -8,7 +8,7 @@ import jsoftmax.nnx
 from tests.eager_calls import CALLS, public, public_names
 from tests.eager_modules import MODULE_CALLS
 
-# What is not called with arrays, and so is in no row of the tables.
+# Functions that are not called with arrays, and so are in no row of the tables.
 MADE_BY_NUMPY = {
     "adaptive_cutoffs", "balanced_tree", "class_tree", "huffman_tree", "kary_tree",
     "two_level_tree",
@@ -33,7 +33,7 @@ def compiles_again(function, call) -> int:
 
 
 def rows(calls, is_long=lambda call: False):
-    """Slow is what takes long, and a variant, "name, variant", if "name" is there too."""
+    """Mark long calls as slow, and variants, "name, variant", if "name" is there too."""
     names = {c.name for c in calls}
 
     def is_slow(call):

@@ -1,8 +1,8 @@
-"""Every mapping and loss over ten thousand ordinary rows a setting, each of them asserted.
+"""Every mapping and loss on ten thousand ordinary rows per setting, each row checked.
 
 A few rows a test say little of a search: one that was wrong in a row of twenty passed thousands of
 tests. A setting is a function, α, a dtype, a size, a spread, and a cap or a budget. `make test`
-runs a choice in which each of these is met, `make nightly` all of them together. Spreads, caps and
+runs a selection that contains each of these, `make nightly` all combinations. Spreads, caps and
 budgets are arrays, so that few programs are compiled.
 """
 

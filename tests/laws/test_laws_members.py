@@ -1,4 +1,4 @@
-"""What is particular to one mapping: worked values, relations between members, the small kin."""
+"""Properties of single mappings: worked values, relations between members, special cases."""
 
 import functools
 import itertools
@@ -49,7 +49,7 @@ def test_softmax_has_a_base():
 
 
 def test_softmax_obeys_the_choice_axiom_of_luce():
-    """p_i/p_j does not depend on what else there is to choose; for sparsemax it does."""
+    """p_i/p_j does not depend on the other classes; for sparsemax it does."""
     few = jnp.arange(6) < 3
     all_of_them, some = js.softmax(LOGITS), js.softmax(LOGITS, where=few)
     near(some[:, 0] / some[:, 1], all_of_them[:, 0] / all_of_them[:, 1])

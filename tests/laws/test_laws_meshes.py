@@ -2,7 +2,7 @@
 
 Rows lie over `data` and classes over `model`: under plain `jit` on Auto axes and on Explicit ones,
 called eagerly on these, and in `shard_map`, which checks types by default. Values and gradients are
-those of one device. docs/meshes.md has the table of what is tested here and in `tests/attention`.
+those of one device. docs/meshes.md has the table of the tests here and in `tests/attention`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ OVER_ROWS = {
     "route",
     "contrastive_loss",
     "sigmoid_contrastive_loss",
-}  # whose `axis_name` is that of the rows, as it is in calibration
+}  # their `axis_name` is that of the rows, as in calibration
 READS_NUMBERS = {"target_partitions"}  # of labels, in Python
 QUICK = {
     "smoothmax - classes - eager", "linear_cross_entropy_sum - rows - shard_map",
@@ -132,7 +132,7 @@ def is_of_calibration(call: Call) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A call, what of it is split, and in which way."""
+    """A call, its split axes, and the kind of split."""
 
     call: Call
     places: str
@@ -270,7 +270,7 @@ NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 
 
 def table() -> str:
-    """What is tested, as a table of docs/meshes.md."""
+    """Format the table of tests in docs/meshes.md."""
     columns = [(places, way) for places in PLACES for way in WAYS]
     columns.remove(("both", "vmap"))  # which has one axis
     known = {split.name for split in EVERY}

@@ -20,7 +20,7 @@ from tests.catalogue import CATALOGUE
 from tests.losses.loss_helpers import CASES as LOSSES
 from tests.marks import some
 
-ROWS, SHORT, LONG = 48, 11, 300  # long rows have peaks, from whose threshold the search starts
+ROWS, SHORT, LONG = 48, 11, 300  # long rows have peaks; the search starts at their threshold
 EPS = float(np.finfo(np.float32).eps)
 ALPHAS = (0.5, 0.9, 1.0, 1.1, 1.25, 4 / 3, 1.5, 1.75, 2.0, 2.5, 3.0, 10.0)
 
@@ -143,7 +143,7 @@ def test_a_row_has_the_same_bits_next_to_others_on_its_curve(name, classes):
 @pytest.mark.parametrize("classes", [SHORT, LONG])
 @pytest.mark.parametrize("name", some(OF_ALPHA, ["entmax", "topk_entmax"]))
 def test_another_curve_gives_a_row_the_same_answer_within_rounding(name, classes):
-    """Next to rows of its own α, of which some α have a faster curve, and of any other."""
+    """Next to rows of its own α, with a faster curve for some α, and next to rows of any α."""
     rows = hard_rows(classes)
     mixed = answers(OF_ALPHA[name], ("alpha",), rows)
     for alpha in np.unique(rows.alpha):
@@ -222,7 +222,7 @@ def label_bend(answer, rows):
 
 
 def assert_within_rounding(one, other, rows, bend=0):
-    """Values to 4 eps of 1, losses to 8 of what they are above 1, slopes to 16 of the largest."""
+    """Compare values to 4 eps, losses to 8 eps of max(1, L), slopes to 16 eps of the largest."""
     np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other))
     finite = np.isfinite(other)
     one, other = (np.where(finite, x, 0) for x in (one, other))

@@ -1,4 +1,4 @@
-"""Numbers: every dtype, wide rows in float32, orders of any size, classes at the edge."""
+"""Precision: every dtype, wide rows in float32, orders of any size, classes at the edge."""
 
 import functools
 import warnings

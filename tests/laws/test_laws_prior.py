@@ -29,7 +29,7 @@ def test_at_order_one_a_prior_is_added_to_the_scores_as_its_logarithm():
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_repeated_classes_are_a_multiplicity(alpha):
-    """m copies of a class share what one class of prior m has."""
+    """m copies of a class share the mass of one class of prior m."""
     copies = np.array([1, 3, 2, 1, 1, 4])
     many = np.repeat(Z, copies, axis=-1)
     starts = np.cumsum(copies) - copies
@@ -101,7 +101,7 @@ def test_long_rows_take_the_same_steps_with_a_prior_of_one():
 
 
 def test_the_policy_nearest_to_a_reference_improves_it_in_closed_form():
-    """argmax ⟨π, a⟩ − T KL(π‖π₀) = π₀ exp(a/T)/Σ, whose value is T log Σ π₀ exp(a/T)."""
+    """argmax ⟨π, a⟩ − T KL(π‖π₀) = π₀ exp(a/T)/Σ, with the value T log Σ π₀ exp(a/T)."""
     reference = np.asarray(js.softmax(rng.standard_normal((5, 6))))
     policy = js.softmax(Z, temperature=0.5, prior=reference)
     closed = reference * np.exp(Z / 0.5)
@@ -133,7 +133,7 @@ def test_ties_and_infinite_temperatures_share_in_proportion_to_the_prior():
             top = functools.partial(js.smoothmax, alpha=alpha, prior=share)
             near(top(z, temperature=np.inf), mean)
             near(jax.grad(functools.partial(top, temperature=np.inf))(z), share)
-            # Its limit indeed: what is left falls as 1/T.
+            # Its limit indeed: the difference falls as 1/T.
             near(top(z, temperature=1e5), mean, atol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Every law for every regularizer: ours, and one that the package has never seen.
+"""Every law for every regularizer: those of the package, and one of a user.
 
 A regularizer that is added to REGULARIZERS is tested in every place by that one line.
 """
@@ -92,8 +92,8 @@ REGULARIZERS = [
         bounded=True,
     ),
 ]
-# What compiles long is run for the stranger's alone when the slow ones are left out, and for all of
-# them by night.
+# Tests that compile long run for the stranger's alone without the slow tests, and for all of them
+# by night.
 SLOW = {"Blend": [], "FermiDirac": [pytest.mark.slow], "Tsallis traced": [pytest.mark.slow]}
 EACH = pytest.mark.parametrize(
     "case",

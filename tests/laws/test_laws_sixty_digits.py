@@ -1,16 +1,15 @@
 """Every search against sixty digits, at gaps of 1 to 1e5 and temperatures of 1 to 1e-3.
 
-A search may stop where no float is nearer. So every entry has to lie between two exact answers:
-with every score lowered by c ε of its distance from the score from which the library measures, or
-from the threshold, and every mass by c ε (and as much for every 8 of its exponent), and with both
-raised. That is what
-rounding does to the input of any search; what a search leaves comes on top and shows. No entry is
-too small to count, if it is a normal number.
+A search may stop where no float is nearer. So every entry must be between two exact answers. For
+one, every score is lowered by c ε of its distance from the anchor of the library, or from the
+threshold, and every mass by c ε (and as much for every 8 of its exponent). For the other both are
+raised. That is the effect of rounding on the input of any search; an error of the search adds to it
+and shows. No entry is too small to count, if it is a normal number.
 
 Here are the searches of `core`: by a bracketed secant along each curve (`_threshold.py`), between
 two places (`_capped_threshold.py`), for a link (`_inverse_marginal.py`), over the floats
 (`_floats.py`). Those of attention and of linear losses are the same with other storage. Not here:
-fits of a loss to data, and searches in whole numbers, which are exact.
+fits of a loss to data, and searches over integers, which are exact.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def gaps_and_temperatures(classes: int, dtype: Any) -> list[tuple[np.ndarray, An
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """A mapping, its exact answer, and the rank of the score from which it measures."""
+    """A mapping, its exact answer, and the rank of its anchor, the origin of its scores."""
 
     name: str
     function: Callable[..., Any]  # (z, T) → p
@@ -63,7 +62,7 @@ class Search:
     sizes: tuple[int, ...] = (3, 6)
 
     def fails(self, classes: int, dtype: Any, every: int = 1, first: int = 0) -> list[Any]:
-        """The rows of which an entry is out of bounds, and what it is and should be."""
+        """Find rows with an entry out of bounds, with the entry and its right value."""
         found, function = [], jax.jit(self.function)
         eps, tiny = (float(getattr(np.finfo(dtype), name)) for name in ("eps", "tiny"))
         for z, t in gaps_and_temperatures(classes, dtype)[first::every]:
@@ -245,7 +244,7 @@ def test_rows_of_twelve(name):
 
 
 def test_the_bounds_are_narrow():
-    """A few C ε of the exponent at most: they do not pass what is wrong."""
+    """A few C ε of the exponent at most: they do not accept wrong answers."""
     eps = float(np.finfo(np.float32).eps)
     y = exact([0.0, -3.0, -40.0])
     for link in (oracle.tsallis(1), oracle.tsallis(0.5), oracle.FERMI):

@@ -6,8 +6,8 @@ the threshold that all of them share. Since |d log s/dt| ≤ 1, a slope is known
 
     δ_i = Δt_i + Σ e Δt + C ε,     |Δṗ_i| ≤ s_i (δ_i |ż_i − τ̇| + 2 Σ e δ |ż − τ̇| + C ε |ż|).
 
-A second derivative is a sum of products of three such factors, s (1 − 2p) (ż − τ̇) (z̈ − τ̈) and the
-like, each known to δ: 3 δ times what they sum to when none of them cancels, 8 s |v| |w| at most.
+A second derivative is a sum of products of three such factors, s (1 − 2p) (ż − τ̇) (z̈ − τ̈) and
+the like, each known to δ: 3 δ times the sum of their absolute values, 8 s |v| |w| at most.
 """
 
 import dataclasses

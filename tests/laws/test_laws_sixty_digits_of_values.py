@@ -1,7 +1,7 @@
 """Smooth maxima, losses, attention and inverses against sixty digits, at gaps of 1 to 1e5.
 
-What rounding explains: scores known to c ε of their distance from the largest, of which a smooth
-maximum moves by Σ p δ and a loss by Σ |p − y| δ; and c ε of the value itself.
+The error explained by rounding: scores are known to δ = c ε of their distance from the largest, so
+that a smooth maximum moves by Σ p δ and a loss by Σ |p − y| δ; and c ε of the value itself.
 """
 
 import functools
@@ -50,7 +50,7 @@ def rows(dtype, every):
 @pytest.mark.parametrize("dtype", **DTYPES)
 @pytest.mark.parametrize("name", some(QUICK))
 def test_smooth_maxima(name, dtype):
-    """T Ω*(z/T), relative to the largest score and to what it is above it."""
+    """T Ω*(z/T), relative to the largest score and to its distance above that."""
     regularizer, link = REGULARIZERS[name]
     function = jax.jit(lambda z, t: js.smoothmax(z, regularizer=regularizer, temperature=t))
     eps = float(np.finfo(dtype).eps)

@@ -1,4 +1,4 @@
-"""A link that is solved is the link that is known: three methods alone give the same map."""
+"""A link solved numerically equals the closed form: three methods alone define the map."""
 
 import dataclasses
 
@@ -19,13 +19,13 @@ KNOWN = {
     "Elastic": js.Elastic(50.0),
     "FermiDirac": js.FermiDirac(),
     "JensenShannon": js.JensenShannon(),
-    "Laplace": js.Laplace(),  # whose ω″ jumps
+    "Laplace": js.Laplace(),  # ω″ jumps
 }
 slow = pytest.mark.slow
 
 
 def without_link(known: js.Regularizer) -> js.Regularizer:
-    """The same regularizer, of which nothing but the three methods is left."""
+    """Reduce a regularizer to its three required methods."""
 
     @dataclasses.dataclass(frozen=True)
     class Bare(js.Regularizer):

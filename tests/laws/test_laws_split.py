@@ -1,4 +1,4 @@
-"""A class axis split over a vmap axis or a mesh gives the same, by sums of one number a row."""
+"""A class axis split over a vmap axis or a mesh gives the same, by sums of one number per row."""
 
 import functools
 import math

@@ -1,6 +1,6 @@
 """Sizes that are unknown when a function is exported: its program serves every size.
 
-What is exported with `jax.export.symbolic_shape` equals the direct call at three sizes.
+A program exported with `jax.export.symbolic_shape` equals the direct call at three sizes.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _of_categorical(d):
     return d.sample(KEY), d.entropy(), d.log_prob(d.mode()), d.kl_divergence(d)
 
 
-# What compiles for many seconds.
+# Calls that take many seconds to compile.
 SLOW = {
     "temperature_scaling", "temperature_scaling, α", "vector_scaling", "Categorical",
     "matrix_scaling", "dirichlet_calibration",
@@ -233,8 +233,8 @@ SLOW = {
 }  # fmt: skip
 
 
-# A fit ends where no slope is above g = eps^(2/3). Its objective curves by c at least, so two fits
-# whose sums round otherwise are within 2 g √parameters/c of each other.
+# A fit ends where no slope is above g = eps^(2/3). The curvature of its objective is c at least, so
+# two fits with different rounding are within 2 g √parameters/c of each other.
 PENALTY = inspect.signature(js.vector_scaling).parameters["penalty"].default
 DIAGONAL = inspect.signature(js.calibration.matrix_scaling).parameters["diagonal"].default
 SLOPE = float(jnp.finfo(jnp.float64).eps) ** (2 / 3)

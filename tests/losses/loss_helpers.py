@@ -1,4 +1,4 @@
-"""The losses and rows that their tests share, and what is expected of them."""
+"""Losses and rows shared by the tests of losses, with their expected values."""
 
 import dataclasses
 import functools
@@ -66,7 +66,7 @@ CASES = {
     },
     "normmax_loss": normmax_case(2.0),
 }
-# One of every way in which a loss is computed: what options do is the same for all α.
+# One loss of every implementation: the effect of options does not depend on α.
 KINDS = [
     "cross_entropy",
     "fenchel_young_loss",
@@ -186,7 +186,7 @@ def expected(name, z, y, keep=ALL, weights=None):
 
 
 def rows_of(prediction, z):
-    """What an oracle predicts for each row, as floats."""
+    """Return the prediction of an oracle for each row, as floats."""
     return np.array([[float(p) for p in prediction(row)] for row in z])
 
 

@@ -1,4 +1,4 @@
-"""The losses as the books write them, in so many digits that nothing is lost in a difference.
+"""The textbook formulas of the losses, with enough digits for every difference.
 
 Everything works on one row, a sequence of floats, and shares nothing with the library.
 """
@@ -35,7 +35,7 @@ def _bisect(falling, low, high):
 
 
 def _positive(x):
-    """[x]₊, where what bisection leaves of nothing is nothing: a root would make it something."""
+    """Return [x]₊, 0 for a residue of bisection: a root would enlarge it."""
     return x if x > mp.mpf(10) ** (5 - mp.mp.dps) else mp.mpf(0)
 
 
@@ -126,7 +126,7 @@ def normmax_loss(z, y, *, alpha):
 
 @_in_many_digits
 def entmax_slope(p, y, *, alpha):
-    """∂Ω(y) − ∂Ω(p), to which ∂L/∂α comes down because p is where the maximum is."""
+    """Compute ∂L/∂α = ∂Ω(y) − ∂Ω(p), without ṗ since p is the maximiser."""
     return _slope(_omega, p, y, alpha)
 
 

@@ -6,7 +6,7 @@ WIDE = np.longdouble
 
 
 def lowered(z, labels, margin=0.0, angular=0.0):
-    """Scores [n, K] of which those of labels are lowered; with an angle they are cosines."""
+    """Lower the scores of labels in z of shape [n, K]; with an angle scores are cosines."""
     z, n = np.array(z, WIDE), np.arange(len(z))
     own = z[n, labels]
     if np.any(angular):
@@ -19,7 +19,7 @@ def lowered(z, labels, margin=0.0, angular=0.0):
 
 
 def cross_entropy(z, labels):
-    """−log p of the labels, of whose own mass nothing is taken away."""
+    """Compute −log p of the labels without a difference that includes their own mass."""
     n = np.arange(len(z))
     z = np.array(z, WIDE) - np.array(z, WIDE)[n, labels][:, None]
     z[n, labels] = -np.inf

@@ -1,4 +1,4 @@
-"""The losses: what they are by definition, what they are beside others, and in use."""
+"""The losses by definition, against other implementations, and in use."""
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def test_topk_entmax_loss_is_that_of_the_definition(k):
 
 @by_kind(["fenchel_young_loss", "entmax_loss", "sparsemax_loss", "normmax_loss"])
 def test_zero_exactly_when_the_prediction_is_the_target(name):
-    """p rounded to floats leaves what is quadratic in eps; any other target leaves something."""
+    """For p rounded to floats the loss is of order eps²; any other target has a larger loss."""
     p = rows_of(CASES[name].prediction, LOGITS)
     loss, *_ = on_distributions(name, y=p)
     assert (loss >= 0).all()

@@ -1,4 +1,4 @@
-"""The losses: how a mistake is answered."""
+"""Error messages of the losses."""
 
 import re
 
@@ -23,7 +23,7 @@ EVERY = {**LABELLED, "topk_entmax_loss": topk_entmax_loss}
 
 
 def shapes(*named):
-    """What a message must name, in this order."""
+    """The words that a message must contain, in this order."""
     return ".*".join(re.escape(str(n)) for n in named)
 
 

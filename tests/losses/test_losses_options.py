@@ -1,4 +1,4 @@
-"""The losses: smoothing, class weights, z-loss, and where the classes stand."""
+"""The losses: smoothing, class weights, z-loss, and the class axis."""
 
 import chex
 import jax
@@ -51,7 +51,7 @@ def test_class_weights_multiply_the_loss_of_their_class(name):
 
 
 def test_z_loss_pulls_the_log_partition_to_zero():
-    """λ (log Σ eᶻ)², of which the gradient is 2 λ log Σ eᶻ · p; nothing in an empty row."""
+    """λ (log Σ eᶻ)², with the gradient 2 λ log Σ eᶻ · p; both 0 in a fully masked row."""
     z = LOGITS.copy()
     z[5] = -INF
 

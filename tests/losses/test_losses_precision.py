@@ -36,7 +36,7 @@ def test_a_small_loss_is_not_lost_in_a_difference():
 def test_losses_near_zero_are_right_for_scores_an_eps_away():
     """Scores in float32 that lead by nearly the margin of each α, and by almost nothing.
 
-    There the loss is a power of what is left of the margin, and that is known to an eps of the
+    There the loss is a power of the remainder of the margin, and that is known to an eps of the
     margin, as the scores are. Since the gradient is p − y, it alters the loss by ‖p − y‖₁ times
     that: up to 20,000 eps of a loss of 1e-9, and nothing to speak of in a larger one.
     """

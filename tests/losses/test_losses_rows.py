@@ -1,4 +1,4 @@
-"""Which rows count, and what the arguments of losses may be."""
+"""Masked rows, and valid arguments of the losses."""
 
 import jax
 import jax.numpy as jnp

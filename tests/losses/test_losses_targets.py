@@ -48,7 +48,7 @@ def test_a_label_that_is_no_class_is_an_error_where_it_is_known(name):
 
 @by_kind(KINDS)
 def test_a_label_that_is_no_class_is_nan_in_a_jax_array(name):
-    """Never another class, of whatever dtype; and what stands beside it is as ever."""
+    """Never another class, in any dtype; and other rows are unaffected."""
     right, _ = on_labels(name)
     for dtype, wrong in (np.int32, [5, -2]), (np.uint8, [255, 5]), (np.int64, [2**32, -(2**32)]):
         labels = LABELS.astype(dtype)

@@ -1,4 +1,4 @@
-"""Every mapping as a function of its logits, with what its arguments are called."""
+"""Every mapping as a function of its logits, with the names of its arguments."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jsoftmax as js
 
 ENERGIES = ["boltzmann", "log_partition", "free_energy", "mean_energy", "heat_capacity"]
-# name: (function, what its scores are called, its other array arguments)
+# name: (function, the name of its scores, its other array arguments)
 ARGUMENTS = {
     **dict.fromkeys(
         ["softmax", "log_softmax", "logsumexp", "softmin", "sparsemax"],

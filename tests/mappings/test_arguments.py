@@ -1,4 +1,4 @@
-"""An argument that is no array of numbers is answered by function, argument and remedy."""
+"""An argument that is not an array of numbers: the error names function, argument and remedy."""
 
 import re
 

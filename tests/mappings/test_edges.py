@@ -1,4 +1,4 @@
-"""What happens at the edges: each row of that table of promises, then the faults of the peers."""
+"""Behaviour at the edges: each row of that table of promises, then the faults of the peers."""
 
 import functools
 

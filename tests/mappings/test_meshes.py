@@ -1,4 +1,4 @@
-"""Losses of rows whose classes are split over a mesh; laws/test_laws_split.py has the mappings."""
+"""Losses of rows with classes split over a mesh; laws/test_laws_split.py has the mappings."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What will do as an argument, and how anything else is answered."""
+"""Valid arguments, and error messages for all others."""
 
 import functools
 import re
@@ -98,7 +98,7 @@ def test_a_mask_with_more_dimensions_than_the_scores_is_an_error(function):
 
 
 def shapes(function, argument, wrong, right):
-    """What a message about shapes must name, in this order."""
+    """The words that a message about shapes must contain, in this order."""
     name = re.escape(f"jsoftmax.{function.__name__}")
     return f"{name}.*`{argument}`.*{re.escape(str(wrong))}.*{re.escape(str(right))}"
 

@@ -1,4 +1,4 @@
-"""logsumexp with weights of either sign, against long doubles that are summed as they stand."""
+"""logsumexp with weights of either sign, against direct sums of long doubles."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The pivot of `topk_entmax`: by rank, as off CPUs, and by bisection, as on them."""
+"""The pivot of `topk_entmax`: by bisection on CPUs, and by rank elsewhere."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What JAX does to functions: export, tracing once, NaN debugging, strictness, rematerialising."""
+"""JAX's transformations: export, tracing once, NaN debugging, strictness, rematerialisation."""
 
 import jax
 import jax.export

@@ -39,7 +39,7 @@ def test_twins_agree_with_each_other_and_with_the_functions(options):
     where = WHERE if axis == -1 else None
 
     def both(choose):
-        """Sample and gradient of a function of it; after the sample, what else `choose` gives."""
+        """Return the results of `choose`, and the gradient of a function of the sample."""
 
         def weighed(z):
             x, *rest = choose(z)

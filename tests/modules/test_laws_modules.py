@@ -46,11 +46,11 @@ class Row:
 
     Attributes:
         name: of both classes.
-        settings: () → positional and named arguments of both, made anew each time, so that what
-            compares equal is not identical.
+        settings: () → positional and named arguments of both, made anew each time, so that equal
+            arguments are not identical.
         inputs: of a call.
         loss: whether there is a loss of features and classes.
-        keys: what only the NNX module is told.
+        keys: arguments of the NNX module alone.
         noise: whether a call draws: it is given a key then, since lifted modules fold other numbers
             into theirs.
     """

@@ -169,7 +169,7 @@ def test_gradients_reach_alpha_and_temperature():
 
 
 def test_constants_are_no_parameters():
-    """What is not learned is neither trained nor counted."""
+    """Fixed parameters are neither trained nor counted."""
     assert not nnx.state(jsoftmax.nnx.Entmax(learn_alpha=False))
     assert not jsoftmax.linen.Entmax(learn_alpha=False).init(KEY, LOGITS)
     readout = jsoftmax.nnx.EntmaxReadout(4, 3, rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""Routers: twins that are `route` of a linear gate, and the bias that moves when it is asked to."""
+"""Routers: twins that apply `route` to a linear gate, and a bias updated on demand."""
 
 import functools
 
@@ -113,7 +113,7 @@ def test_the_gate_of_narrow_features_is_in_float32(dtype):
         np.testing.assert_allclose(z, exact, atol=2e-6)
     narrow = jsoftmax.nnx.Router(WIDTH, EXPERTS, K, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     assert narrow(h).weights.dtype == jnp.bfloat16
-    # The product keeps its bits on hardware whose default has fewer.
+    # The product keeps its precision on hardware with a lower default.
     text = jax.jit(narrow.logits).lower(H).as_text()
     assert "precision = [HIGHEST, HIGHEST]" in text
 

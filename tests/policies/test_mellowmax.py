@@ -1,4 +1,4 @@
-"""Mellowmax: its limits, what it averages, and the temperature of its policy."""
+"""Mellowmax: its limits, its averages, and the temperature of its policy."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Policies: what is drawn, how probable it was, and how far one policy is from another."""
+"""Policies: draws, their log-probabilities, and divergences between policies."""
 
 import functools
 
@@ -464,7 +464,7 @@ def test_off_policy_estimates_are_unbiased():
     near((mu * ratio * reward).sum(), (js.sparsemax(z) * reward).sum())
 
 
-# What JAX does to functions
+# JAX's transformations
 
 FUNCTIONS = {
     "log_prob": lambda z: js.policies.log_prob(z, jnp.zeros(z.shape[:-1], jnp.int32)),

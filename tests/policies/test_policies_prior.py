@@ -1,4 +1,4 @@
-"""A policy nearest to a reference policy, by any regularizer: what is drawn, and its log."""
+"""A policy near a reference policy, by any regularizer: draws and log-probabilities."""
 
 import functools
 

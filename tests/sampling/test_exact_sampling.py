@@ -1,4 +1,4 @@
-"""Exact samplers: what they draw, what they never draw, and that splitting changes nothing."""
+"""Exact samplers: frequencies, classes that are never drawn, and draws of split rows."""
 
 import functools
 import inspect
@@ -119,7 +119,7 @@ def oracle(weights, shape, classes_bits):
 def test_inversion_is_that_of_whole_numbers_of_unlimited_size(classes):
     """Draw for draw, at sizes that blocks divide and that they do not."""
     weights = np.random.default_rng(classes).random(classes) ** 8
-    weights[classes // 2] = 1  # the largest, by which the others are divided
+    weights[classes // 2] = 1  # the largest, the divisor of the others
     weights[: classes // 3] = 0
     drawn = compiled(js.sample_from, (200,))(KEY, weights)
     same(drawn, oracle(weights, (200,), (classes - 1).bit_length()))
@@ -425,7 +425,7 @@ def test_samplers_keep_the_rules_that_jax_can_enforce():
 @hypothesis.given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(0, 1e300)))
 @hypothesis.settings(max_examples=200)
 def test_an_alias_table_holds_its_weights_to_the_last_unit(weights):
-    """What its columns give to each class, against the weights; zeros stay zeros."""
+    """The mass of each class in its columns, against the weights; zeros stay zeros."""
     hypothesis.assume(weights.any())
     p = js.AliasTable.of(weights).probabilities()
     right = weights / weights.max()

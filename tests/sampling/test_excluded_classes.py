@@ -1,4 +1,4 @@
-"""Excluded is excluded: probability exactly 0, never drawn, whatever else is asked."""
+"""Excluded classes: probability exactly 0, and never drawn, with every option."""
 
 import functools
 
@@ -23,8 +23,7 @@ WAYS = {
     "where ∞": (INF, KEEP),
     "−∞": (-INF, None),
 }
-# A row each: temperatures of an array, of which some are limits and some have a square that
-# underflows.
+# Temperatures of an array, one per row; some are limits, and the square of some underflows.
 TEMPERATURES = np.array([0, 1e-30, 1e-25, 1e-19, 1e-3, 1, 1e19, INF], np.float32)[:, None]
 ACTIONS = np.arange(4)
 

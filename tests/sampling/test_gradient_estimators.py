@@ -17,7 +17,7 @@ from tests.draws import KEY, KEYS, ONE_HOT, P_Z, Z, assert_frequencies, assert_m
 
 
 def quadratic(x):
-    """Not linear, so that biases show; quadratic, so that what is of second order is exact."""
+    """Not linear, so that biases show; quadratic, so that second-order estimators are exact."""
     weights = jnp.array([1.0, -2.0, 0.5, 3.0])[: x.shape[-1]]
     return ((x @ weights - 0.7) ** 2) + 0.3 * x[0] * x[1] - x[-1]
 
@@ -126,7 +126,7 @@ def test_reinmax_has_the_mean_that_enumeration_gives(t):
 
 
 def rejected(theta, d, t, draws=200_000):
-    """The mean of J(softmax((θ + G)/T))/T over noise by which class d wins, the others rejected."""
+    """Estimate the mean of J(softmax((θ + G)/T))/T over noise that makes d win, by rejection."""
     noise = np.random.default_rng(d).gumbel(size=(draws, 4))
     scores = theta + noise
     scores = scores[scores.argmax(-1) == d] / t

@@ -91,7 +91,7 @@ def test_half_precision_draws_from_all_classes_alike():
 
 
 def test_huge_scores_do_not_swallow_the_noise():
-    """Ties at 1e30, differences at an offset of 1e7 in float32, and +∞, of which one is drawn."""
+    """Ties at 1e30, differences at an offset of 1e7 in float32, and several +∞: one is drawn."""
     keys, sample = KEYS[:4000], jax.jit(jax.vmap(js.straight_through_gumbel, (0, None)))
     for z, p in (
         ([1e30, 1e30, 1e30, -1e30], [1 / 3, 1 / 3, 1 / 3, 0]),
@@ -146,7 +146,7 @@ def test_what_is_excluded_is_never_drawn_and_has_gradient_zero(name):
         assert np.isfinite(gradient[[0, 4, 5]]).all()
         if t > 0:
             assert (gradient[[0, 4, 5]] != 0).any(-1).all()
-        elif not name.startswith("reinmax"):  # of which half is not at T
+        elif not name.startswith("reinmax"):  # half of its gradient is not at T
             assert (gradient[[0, 4, 5]] == 0).all()
     # Bitwise the same whatever stands behind the mask.
     other = np.where(MASK, EDGES, 1e30)
@@ -370,7 +370,7 @@ def test_other_mistakes_are_answered_with_function_argument_and_remedy(unchecked
 
 
 def everything(key, z):
-    """What is made of noise here, once each; the mappings themselves are tested where they are."""
+    """One sample of each kind; the mappings themselves have tests of their own."""
     t = jnp.full((1,), 0.5, z.dtype)
     where = jnp.array([True, True, False, True])
     x = [sampler(key, z, t, where=where) for sampler in ONE_HOT.values()]

@@ -1,4 +1,4 @@
-"""Masks of classes that stay, against a sort in float64; draws from them, and their scores."""
+"""Truncation masks against a sort in float64; draws from them, and their scores."""
 
 import itertools
 
@@ -19,7 +19,7 @@ SETTINGS = [
     for dtype in ("float32", "bfloat16")
 ]
 QUICK = {(300, 10_000, 5.0, "bfloat16"), (4096, 500, 1.0, "float32")}
-ROUNDING = 1e-5  # what a float32 sum of 4096 weights is wrong by at most, relative
+ROUNDING = 1e-5  # the largest relative error of a float32 sum of 4096 weights
 
 
 def logits(classes: int, rows: int, spread: float, dtype: str):
@@ -34,7 +34,7 @@ def softmax(z, temperature=1.0):
 
 
 def masses_of_cuts(order, p):
-    """In order from the top, the mass of what is at or above each class, ties counted whole."""
+    """Compute the mass at or above each class, from the top, with ties counted whole."""
     by = np.argsort(-order, -1, kind="stable")
     sorted_order = np.take_along_axis(order, by, -1)
     mass = np.cumsum(np.take_along_axis(p, by, -1), -1)
@@ -235,7 +235,7 @@ def test_sample_token_draws_from_what_stays():
 
 
 def test_sample_token_takes_a_batch_of_different_requests():
-    """Greedy, untruncated and truncated rows together are what each is alone."""
+    """Greedy, untruncated and truncated rows together equal each alone."""
     z = jnp.asarray(RNG.standard_normal((4, 50)))
     given = {
         "temperature": jnp.array([[0.0], [1.0], [0.7], [1.0]]),
@@ -314,7 +314,7 @@ def test_speculative_tokens_are_distributed_as_the_target():
     target = jnp.stack([jnp.broadcast_to(p[0], (rows, classes)), p[1 + first], p[1 + second]], 1)
     found = js.speculative_sample(keys[2], y, draft, target)
     assert 0 < found.accepted.mean() < n
-    # What was not reached is drawn from the target as a decoder would go on.
+    # Later tokens are drawn from the target, as a decoder would continue.
     tokens = np.array(found.tokens)
     for place in (1, 2):
         more = np.array(

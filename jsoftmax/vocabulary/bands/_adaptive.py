@@ -1,4 +1,4 @@
-"""Adaptive softmax: the frequent classes at once, the others by way of the cluster they are in."""
+"""Adaptive softmax: frequent classes in a shortlist, the others in clusters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jsoftmax.vocabulary.bands._bands import (
 from jsoftmax.vocabulary.bands._grouped import Blocks, dense_losses, tail_losses
 from jsoftmax.vocabulary.linear._linear_cross_entropy import linear_cross_entropy
 
-_KEPT = 2**24  # scores of the head, at most, that are kept for the backward pass
+_KEPT = 2**24  # scores of the head: up to so many are kept for the backward pass
 
 
 @on_explicit_axes(like="features")
@@ -43,25 +43,25 @@ def adaptive_cross_entropy(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""−log p of the labels under an adaptive softmax, for every token.
+    r"""Compute −log p of the labels under an adaptive softmax, for every token.
 
     .. math:: p(y) = p_\text{head}(y) \text{ in the shortlist}, \qquad
               p(y) = p_\text{head}(c)\, p_c(y) \text{ in the cluster } c
 
     The head is a softmax over the shortlist and the clusters, each cluster another over its own
-    classes. For a token only the head and the cluster of its target are computed: the tokens are
-    sorted by cluster, and every cluster goes through its own in blocks. So a token whose target is
-    frequent costs what the shortlist costs, whatever K is.
+    classes. A token needs only the head and the cluster of its target: the tokens are sorted by
+    cluster, and every cluster processes its own tokens in blocks. So a token with a frequent target
+    costs no more than the shortlist, for any K.
 
     Differentiable in features and table by the reverse mode, and by the forward mode over the
-    reverse (`jax.hessian`), but not by the forward mode alone: the loops take as many turns as
-    there are tokens in a cluster, which has no transpose. `differentiated_cross_entropy` and
-    `linear_cross_entropy` have both modes.
+    reverse (`jax.hessian`), but not by the forward mode alone: the number of iterations of a loop
+    depends on the number of tokens in a cluster, and JAX has no transpose of such a loop.
+    `differentiated_cross_entropy` and `linear_cross_entropy` have both modes.
 
-    In a cluster `block_tokens` tokens are taken together, as many as hold 2²⁰ scores, but at least
-    64 and at most 128, and `block_classes` classes, as many as hold 2²⁰ scores with those, and at
-    least 512. The scores of the head are kept for the backward pass up to 2²⁴ of them; beyond that
-    `linear_cross_entropy` computes the head.
+    The defaults for a cluster: a block has as many tokens as hold 2²⁰ scores, at least 64 and at
+    most 128, and as many classes as hold 2²⁰ scores with those tokens, at least 512. Up to 2²⁴
+    scores of the head are kept for the backward pass; beyond, `linear_cross_entropy` computes the
+    head.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -70,15 +70,15 @@ def adaptive_cross_entropy(
         where: boolean mask that broadcasts to [..., 1]: only these tokens count; the others have
             loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        block_tokens: how many tokens of a cluster are taken together; None for the rule above.
-        block_classes: how many of its classes; None for the rule above.
+        block_tokens: tokens of a cluster per block; None for the rule above.
+        block_classes: classes of a cluster per block; None for the rule above.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
-        `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
-        TypeError: if `features` or the arrays of `table` are not real numbers, `table` is no
+        TypeError: if `features` or the arrays of `table` are not real numbers, `table` is not an
             `AdaptiveTables`, or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, or labels known while tracing are out of range.
 
@@ -92,8 +92,8 @@ def adaptive_cross_entropy(
         (4,)
 
     Edouard Grave, Armand Joulin, Moustapha Cissé, David Grangier and Hervé Jégou, "Efficient
-    softmax approximation for GPUs", 2017. Equal to torch's `AdaptiveLogSoftmaxWithLoss`, whose
-    loss is the mean.
+    softmax approximation for GPUs", 2017. Equal to torch's `AdaptiveLogSoftmaxWithLoss`, except
+    that torch returns the mean.
     """
     function = "adaptive_cross_entropy"
     banded, head = read_adaptive(function, features, table)
@@ -108,8 +108,8 @@ def adaptive_cross_entropy(
     return banded.shaped(_losses(blocks, *alike((banded, head, read))))
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# tangent is one program too, which is transposed and compiled once.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its tangent is
+# one program too, transposed and compiled once.
 @partial(jax.jit, static_argnums=0)
 def _losses(blocks: Blocks, banded: Banded, head: Band, labels: Labels) -> Array:
     starts = banded.starts
@@ -129,7 +129,7 @@ def _losses(blocks: Blocks, banded: Banded, head: Band, labels: Labels) -> Array
 
 @on_explicit_axes(like="features")
 def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTables) -> Float[Array, "... classes"]:
-    r"""The log-probabilities of all classes under an adaptive softmax.
+    r"""Compute the log-probabilities of all classes under an adaptive softmax.
 
     .. math:: \log p(y) = \log p_\text{head}(c) + \log p_c(y)
 
@@ -169,26 +169,26 @@ def adaptive_log_softmax(features: ArrayLike, table: AdaptiveTables) -> Float[Ar
 
 @on_explicit_axes(like="features")
 def adaptive_topk(features: ArrayLike, table: AdaptiveTables, k: int) -> TopK:
-    r"""The k most probable classes under an adaptive softmax, exactly.
+    r"""Find the k most probable classes under an adaptive softmax, exactly.
 
     .. math:: p(y) = p_\text{head}(c)\, p_c(y) ≤ p_\text{head}(c)
 
-    So a cluster whose own probability is no larger than that of the k-th class found so far has
-    none of the k, and is not computed for a block of tokens all of which find it so. Otherwise as
-    `jax.lax.top_k` of `adaptive_log_softmax`, of which no more than a block of tokens is held.
-    Differentiable in both modes.
+    So a cluster has none of the k classes if it is no more probable than the k-th class found so
+    far. It is skipped for a block of tokens if that holds for all of them. Otherwise equal to
+    `jax.lax.top_k` of `adaptive_log_softmax`, with the rows of one block of tokens in memory at a
+    time. Differentiable in both modes.
 
     Args:
         features: h of shape [..., d], any real dtype.
         table: `AdaptiveTables`.
-        k: how many, from 1 to K.
+        k: number of classes, from 1 to K.
 
     Returns:
         `values` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
-        highest first, and int32. Equal ones are in the order of their classes.
+        highest first, and int32. Ties are in the order of their classes.
 
     Raises:
-        TypeError: as `adaptive_cross_entropy`, and if `k` is not a whole number.
+        TypeError: as `adaptive_cross_entropy`, and if `k` is not an integer.
         ValueError: as `adaptive_cross_entropy`, and if `k` is not from 1 to K.
 
     Example:
@@ -203,8 +203,8 @@ def adaptive_topk(features: ArrayLike, table: AdaptiveTables, k: int) -> TopK:
     return _likeliest(banded, head, read_k(function, k, banded.starts[-1]))
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# tangent is one program too, which is transposed and compiled once.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its tangent is
+# one program too, transposed and compiled once.
 @partial(jax.jit, static_argnums=2)
 def _likeliest(banded: Banded, head: Band, k: int) -> TopK:
     shortlist, *tails = banded.bands

@@ -1,4 +1,4 @@
-"""The class table of an adaptive softmax, made anew or checked."""
+"""The class table of an adaptive softmax: drawing and validation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from jsoftmax.vocabulary.bands._widths import new_bands, widths_of
 
 
 class AdaptiveTables(NamedTuple):
-    """The class table of an adaptive softmax; made by `adaptive_tables`, or from any arrays.
+    """The class table of an adaptive softmax, drawn by `adaptive_tables` or made from any arrays.
 
     Args:
-        bands: a sequence of `Band`: first the shortlist, the classes that stand in the head, then
-            one band for each cluster of rarer classes.
-        clusters: of shape [m, d_0]: for each of the m clusters the vector that stands for it in the
-            head, of the width of the shortlist's table.
+        bands: a sequence of `Band`: first the shortlist, the classes in the head, then one band for
+            each cluster of rarer classes.
+        clusters: of shape [m, d_0]: the vector of each of the m clusters in the head, of the width
+            of the shortlist's table.
         cluster_bias: of shape [m], or None.
 
     Example:
@@ -46,27 +46,27 @@ def adaptive_tables(
     use_bias: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> AdaptiveTables:
-    r"""Class table of an adaptive softmax, drawn from normal distributions.
+    r"""Draw the class table of an adaptive softmax from normal distributions.
 
     The shortlist has the classes below the first cut-off and vectors of the width d of the
     features; cluster i ≥ 1 has the classes from one cut-off to the next and vectors of the width
-    ⌊d / div_value^i⌋, at least 1. Variances are 1 / the width of what a table multiplies.
+    ⌊d/div_value^i⌋, at least 1. Variances are 1/fan-in.
 
     Args:
         key: a key, such as jax.random.key(0).
         width: d.
         classes: K.
-        cutoffs: rising whole numbers above 0 and below K, such as `adaptive_cutoffs` finds; there
-            are as many clusters.
+        cutoffs: rising integers above 0 and below K, such as `adaptive_cutoffs` finds, one for each
+            cluster.
         div_value: at least 1.
-        use_bias: whether every class and every cluster has a bias, of 0 at first.
+        use_bias: whether every class and every cluster has a bias, initialised to 0.
         dtype: of all arrays.
 
     Returns:
         `AdaptiveTables`.
 
     Raises:
-        TypeError: if `key` is not a key, or sizes are not whole numbers.
+        TypeError: if `key` is not a key, or sizes are not integers.
         ValueError: if `cutoffs` do not rise from above 0 to below K, or `div_value` is below 1.
 
     Example:
@@ -88,9 +88,10 @@ def adaptive_tables(
 
 
 def read_adaptive(function: str, features: Any, table: Any) -> tuple[Banded, Band]:
-    """Features and bands, and the head: the shortlist's table with the clusters as its last rows.
+    """Validate features and table; return features and bands, and the head.
 
-    The head takes features that are already projected.
+    The table of the head is that of the shortlist with the clusters as its last rows. It takes
+    features that are already projected.
     """
     if not isinstance(table, AdaptiveTables):
         raise TypeError(
@@ -103,7 +104,7 @@ def read_adaptive(function: str, features: Any, table: Any) -> tuple[Banded, Ban
     if clusters.shape != (tails, width):
         raise ValueError(
             f"jsoftmax.{function}: `clusters` have shape {clusters.shape}; for {tails} bands after "
-            f"the shortlist, whose table has width {width}, give the shape {(tails, width)}."
+            f"a shortlist of width {width}, give the shape {(tails, width)}."
         )
     biases = bands[0].bias, table.cluster_bias
     more = [clusters]
@@ -112,7 +113,7 @@ def read_adaptive(function: str, features: Any, table: Any) -> tuple[Banded, Ban
         if more[1].shape != (tails,):
             raise ValueError(
                 f"jsoftmax.{function}: `cluster_bias` has shape {more[1].shape}; give it one "
-                f"number a cluster, shape {(tails,)}."
+                f"number per cluster, shape {(tails,)}."
             )
     banded = read_banded(function, features, bands, slices=False, more=more)
     shortlist, dtype = banded.bands[0], banded.features.dtype

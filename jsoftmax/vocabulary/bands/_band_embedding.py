@@ -1,4 +1,4 @@
-"""Classes read in through the tables that they are read out by."""
+"""Input embeddings tied to the tables of an adaptive or differentiated softmax."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from jsoftmax.vocabulary.bands._bands import Band, read_bands, sliced, starts_of
 
 @on_explicit_axes(like="ids", axis=())
 def band_embedding(ids: ArrayLike | Sequence[int], table: Sequence[Band]) -> Float[Array, "... d"]:
-    r"""Vectors of classes from the tables of an adaptive or differentiated softmax.
+    r"""Look up vectors of classes in the tables of an adaptive or differentiated softmax.
 
     .. math:: e(k) = P_i w_k \text{ for } k \text{ in band } i
 
-    The way back from a class to features: the row w of its table through the transposed
-    projection, so that input and output are tied: `adaptive_cross_entropy` reads the features out
-    by the same arrays. Where bands have a slice of the features each, that slice is w, and the
-    rest is 0. Biases have no part in it.
+    Map a class back to features: multiply the row w of its table by the transposed projection.
+    Input and output are tied, since `adaptive_cross_entropy` uses the same arrays. Where bands have
+    a slice of the features each, that slice is w, and the rest is 0. Biases are not used.
 
     Args:
         ids: classes, integers of any shape, numbered over all bands.
@@ -30,10 +29,10 @@ def band_embedding(ids: ArrayLike | Sequence[int], table: Sequence[Band]) -> Flo
 
     Returns:
         Vectors of shape [..., d], in the dtype of the bands. NaN for an id out of range in a
-        `jax.Array`, whose values are not checked.
+        `jax.Array`: its values are not checked.
 
     Raises:
-        TypeError: if `ids` are not integers, or `table` no sequence of `Band`.
+        TypeError: if `ids` are not integers, or `table` is not a sequence of `Band`.
         ValueError: if shapes do not fit, or ids known while tracing are out of range.
 
     Example:
@@ -62,8 +61,7 @@ def band_embedding(ids: ArrayLike | Sequence[int], table: Sequence[Band]) -> Flo
         bad = (known < 0) | (known >= classes)
         if np.any(bad):
             raise ValueError(
-                f"jsoftmax.{function}: id {known[bad].flat[0]} is no class: there are {classes}, "
-                f"from 0 to {classes - 1}."
+                f"jsoftmax.{function}: id {known[bad].flat[0]} is out of range [0, {classes})."
             )
     wide = given if given.dtype.itemsize >= 4 else given.astype(jnp.int32)
     valid = (wide >= 0) & (wide < classes)

@@ -1,4 +1,4 @@
-"""The most probable classes, band after band, for a block of tokens at a time."""
+"""Top-k over bands, one band after another, for a block of tokens at a time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jsoftmax.core._axis import is_known
 from jsoftmax.vocabulary._topk import TopK
 from jsoftmax.vocabulary.bands._bands import Banded
 
-_SCORES = 2**21  # that lie in memory together
+_SCORES = 2**21  # in memory at once
 
 
 def read_k(function: str, k: Any, classes: int) -> int:
-    """How many classes, checked."""
+    """Validate k and return it."""
     return checks.whole_number(function, "k", k, most=classes)
 
 
 def top_of(log_p: Array, start: int, k: int) -> TopK:
-    """The best k of one band, −∞ where it has fewer classes."""
+    """Return the best k of one band, −∞ where it has fewer classes."""
     missing = k - log_p.shape[1]
     if missing > 0:
         log_p = jnp.pad(log_p, ((0, 0), (0, missing)), constant_values=-jnp.inf)
@@ -32,18 +32,18 @@ def top_of(log_p: Array, start: int, k: int) -> TopK:
 
 
 def merged(a: TopK, b: TopK, k: int) -> TopK:
-    """The best k of both; of equal ones those of `a` first."""
+    """Return the best k of both; ties go to `a`."""
     values, places = jax.lax.top_k(jnp.concatenate([a.values, b.values], axis=1), k)
     classes = jnp.concatenate([a.classes, b.classes], axis=1)
     return TopK(values, jnp.take_along_axis(classes, places, axis=1))
 
 
 def by_blocks(function: Callable[[Array], TopK], banded: Banded) -> TopK:
-    """function(features) for blocks of tokens one after another."""
+    """Apply function(features) to blocks of tokens one after another."""
     h = banded.features
     tokens, block = h.shape[0], max(16, _SCORES // banded.starts[-1])
     if not is_known(tokens):
-        block = min(block, 64)  # however few there are, so many are looked for
+        block = min(block, 64)  # fewer tokens fill a whole block too
     count = -(-tokens // block)
     if is_known(tokens) and count <= 1:
         found = function(h)

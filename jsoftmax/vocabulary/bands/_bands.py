@@ -1,4 +1,4 @@
-"""Bands of classes, each with a table of its own width, and what is asked of them."""
+"""Bands of classes, each with a table of its own width, and the validation of their arguments."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from jsoftmax.losses._targets import differs
 class Band(NamedTuple):
     """A run of classes that have vectors of one width.
 
-    Bands follow one another: the first has the classes from 0 on, the next those after, the
-    frequent ones first. The score of a class is ⟨x, w⟩ + b, with x the projected features.
+    Bands are consecutive: the first has the classes from 0 on, the next those after. Frequent
+    classes come first. The score of a class is ⟨x, w⟩ + b, with x the projected features.
 
     Args:
-        table: of shape [K_i, d_i], a row w for each class of the band, as an embedding table has.
-        projection: of shape [d, d_i], which makes x of the features; None where the features are
-            x as they are.
+        table: of shape [K_i, d_i], a row w for each class of the band, as in an embedding table.
+        projection: of shape [d, d_i], which maps the features to x; None where x is the features
+            themselves.
         bias: b of shape [K_i], or None.
 
     Example:
@@ -43,7 +43,7 @@ class Band(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Banded:
-    """Features and bands, checked, in one dtype, and flat over tokens."""
+    """Validated features and bands in one dtype, flat over tokens."""
 
     features: Array  # (token, d)
     bands: tuple[Band, ...]
@@ -52,11 +52,11 @@ class Banded:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The first class of every band, and at the end the number of classes."""
+        """Return the first class of every band, and at the end the number of classes."""
         return starts_of(self.bands)
 
     def inputs(self, features: Array) -> list[Array]:
-        """x of every band, (…, d_i): all the features projected or as they are, or a slice each."""
+        """Return x of every band, (…, d_i): features projected, unchanged or sliced."""
         if not sliced(self.bands, self.features.shape[-1]):
             return [projected(features, band) for band in self.bands]
         ends = accumulate(band.table.shape[1] for band in self.bands)
@@ -68,36 +68,36 @@ class Banded:
 
 
 class Labels(NamedTuple):
-    """A class for each token, and what becomes of its loss: all of shape (token,)."""
+    """The label of each token, and masks for its loss: all of shape (token,)."""
 
-    ids: Array  # a class, whatever was given
-    valid: Array  # False: NaN, since what was given is no class
+    ids: Array  # a class in any case
+    valid: Array  # False: NaN, since the label is out of range
     counted: Array | None  # False: 0, since the token is left out
 
     def settle(self, loss: Array) -> Array:
-        """The losses, 0 where a token is left out and NaN where its label is no class."""
+        """Set losses to 0 where a token is left out and to NaN where its label is out of range."""
         loss = jnp.where(self.valid, loss, jnp.nan)
         return loss if self.counted is None else jnp.where(self.counted, loss, 0)
 
 
 def starts_of(bands: Sequence[Band]) -> tuple[int, ...]:
-    """The first class of every band, and at the end the number of classes."""
+    """Return the first class of every band, and at the end the number of classes."""
     return (0, *accumulate(band.table.shape[0] for band in bands))
 
 
 def sliced(bands: Sequence[Band], width: int) -> bool:
-    """Whether the features are divided among the bands, instead of every band having them all."""
+    """Return whether each band has a slice of the features, instead of all of them."""
     widths = [band.table.shape[1] for band in bands]
     return len(bands) > 1 and sum(widths) == width and all(b.projection is None for b in bands)
 
 
 def projected(features: Array, band: Band) -> Array:
-    """x of a band that has all the features."""
+    """Return x of a band that has all the features."""
     return features if band.projection is None else features @ band.projection
 
 
 def band_scores(x: Array, band: Band) -> Array:
-    """⟨x, w⟩ + b for the classes of a band."""
+    """Compute ⟨x, w⟩ + b for the classes of a band."""
     z = jax.lax.dot_general(x, band.table, (((x.ndim - 1,), (1,)), ((), ())))
     return z if band.bias is None else z + band.bias
 
@@ -105,7 +105,7 @@ def band_scores(x: Array, band: Band) -> Array:
 def read_banded(
     function: str, features: Any, bands: Any, *, slices: bool, more: Sequence[Array] = ()
 ) -> Banded:
-    """Check features and bands, and bring them into the dtype of all, and of `more`.
+    """Validate features and bands, and promote them and `more` to a common dtype.
 
     With `slices`, bands without projections may have a slice of the features each.
     """
@@ -124,7 +124,7 @@ def read_banded(
 
 
 def read_bands(function: str, bands: Any, width: int | None, *, slices: bool) -> tuple[Band, ...]:
-    """Bands as arrays whose shapes fit, to features of `width` where that is known."""
+    """Convert bands to arrays and check that they fit features of `width`, if that is known."""
     if isinstance(bands, Band) or not isinstance(bands, list | tuple) or not bands:
         raise TypeError(
             f"jsoftmax.{function}: `table` must be a sequence of at least one "
@@ -155,13 +155,13 @@ def read_bands(function: str, bands: Any, width: int | None, *, slices: bool) ->
             raise ValueError(
                 f"jsoftmax.{function}: band {i} takes {takes} features, and there are {width}. "
                 f"Give it a projection of shape {(width, band.table.shape[1])}"
-                + (", or all bands tables whose widths sum to that." if slices else ".")
+                + (", or give all bands tables with widths that sum to it." if slices else ".")
             )
     return bands
 
 
 def width_of(bands: tuple[Band, ...], slices: bool) -> int:
-    """The width of features that bands are made for."""
+    """Return the width of features that bands are made for."""
     for band in bands:
         if band.projection is not None:
             return band.projection.shape[0]
@@ -173,8 +173,8 @@ def _check_band(function: str, i: int, band: Band) -> None:
     table, projection, bias = band
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(
-            f"jsoftmax.{function}: the table of band {i} has shape {table.shape}; give it a row "
-            "for each of its classes, of which it needs at least one: shape [K_i, d_i]."
+            f"jsoftmax.{function}: the table of band {i} has shape {table.shape}; give it the "
+            "shape [K_i, d_i], a row for each of its classes, and at least one class."
         )
     if projection is not None and (projection.ndim != 2 or projection.shape[1] != table.shape[1]):
         raise ValueError(
@@ -184,14 +184,14 @@ def _check_band(function: str, i: int, band: Band) -> None:
     if bias is not None and bias.shape != table.shape[:1]:
         raise ValueError(
             f"jsoftmax.{function}: the bias of band {i} has shape {bias.shape}; give it one number "
-            f"a class, shape {table.shape[:1]}."
+            f"per class, shape {table.shape[:1]}."
         )
 
 
 def read_labels(
     banded: Banded, labels: Any, classes: int, where: Any, ignore_index: int | None
 ) -> tuple[Banded, Labels]:
-    """One class a token; features of tokens that are left out are 0, whatever stands there."""
+    """Read one class per token; features of tokens that are left out become 0, NaN too."""
     function, lead = banded.function, banded.lead
     ids = checks.as_array(function, "labels", labels)
     if ids.shape != lead:
@@ -212,9 +212,8 @@ def read_labels(
             bad &= known != ignore_index
         if np.any(bad):
             raise ValueError(
-                f"jsoftmax.{function}: label {known[bad].flat[0]} is no class: there are "
-                f"{classes}, from 0 to {classes - 1}. To leave tokens out, name their label as "
-                "`ignore_index`."
+                f"jsoftmax.{function}: label {known[bad].flat[0]} is out of range [0, {classes}). "
+                "To leave tokens out, give their label as `ignore_index`."
             )
     wide = ids.reshape(-1)
     wide = wide if wide.dtype.itemsize >= 4 else wide.astype(jnp.int32)

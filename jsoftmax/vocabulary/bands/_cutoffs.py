@@ -1,4 +1,4 @@
-"""Where to cut a vocabulary into a shortlist and clusters, so that a step takes the least time."""
+"""The cut-offs between shortlist and clusters that minimise the time of a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike
 from jsoftmax.core import _checks as checks
 from jsoftmax.vocabulary.bands._widths import ratio
 
-_PLACES = 512  # where cuts are tried, at most
+_PLACES = 512  # candidate cut-offs, at most
 
 
 def adaptive_cutoffs(
@@ -23,35 +23,35 @@ def adaptive_cutoffs(
     tokens: int = 2048,
     least_work: float = 1e6,
 ) -> tuple[int, ...]:
-    r"""The cut-offs of an adaptive softmax whose matrix products take the least time.
+    r"""Find the cut-offs of an adaptive softmax that minimise the time of its matrix products.
 
     .. math:: \min\; g(B (K_0 + m) d) + \sum_{i=1}^m g(B q_i (K_i + d) d_i), \qquad
               g(w) = \max(w, w_0)
 
-    In multiply-adds: B tokens meet the shortlist of K_0 classes and m clusters, and a share q_i of
-    them, that of its classes in the counts, cluster i with K_i classes of width
-    d_i = ⌊d / div_value^i⌋, to which their features are projected. A product of less than w_0 takes
-    no less time. The minimum is over all cut-offs, by dynamic programming, up to 513 classes;
-    beyond, over 512 places that are evenly spaced in their logarithm. It is one of time alone:
-    narrow clusters are fast and poor, so a larger shortlist, or a smaller `div_value`, gives a
-    better model. Runs in numpy, outside of `jit`.
+    The cost counts multiply-adds. All B tokens are multiplied with the shortlist of K_0 classes and
+    the m cluster vectors. A share q_i of them, the share of its classes in the counts, is projected
+    to the width d_i = ⌊d / div_value^i⌋ and multiplied with the K_i classes of cluster i. A product
+    of less than w_0 takes no less time than one of w_0. The minimum, by dynamic programming, is
+    over all cut-offs up to 513 classes; beyond, over 512 candidates spaced evenly in their
+    logarithm. It minimises time alone: narrow clusters are fast and fit worse, so a larger
+    shortlist, or a smaller `div_value`, gives a better model. Runs in numpy, outside of `jit`.
 
     Args:
-        counts: how often each class occurs, of shape [K]: real numbers that do not rise, none
-            negative, not all 0. Classes are to be numbered so: the frequent ones first.
+        counts: frequencies of the classes, of shape [K]: real numbers ≥ 0 that do not rise, not all
+            0. So classes must be numbered by falling frequency.
         width: d, of the features.
-        tails: m, how many clusters, from 1 to K − 1.
+        tails: m, the number of clusters, from 1 to K − 1.
         div_value: at least 1.
-        tokens: B, how many tokens a step has.
+        tokens: B, the number of tokens of a step.
         least_work: w_0 ≥ 0: about 1e6 on a CPU, 1e8 on a GPU.
 
     Returns:
-        m rising whole numbers, above 0 and below K: the first class of each cluster.
+        m rising integers above 0 and below K: the first class of each cluster.
 
     Raises:
-        TypeError: if sizes are not whole numbers.
+        TypeError: if sizes are not integers.
         ValueError: if counts are empty, negative, NaN, infinite, all 0, or rise, or a number is out
-            of its range.
+            of range.
 
     Example:
         >>> import numpy as np
@@ -62,7 +62,7 @@ def adaptive_cutoffs(
         (1146, 10692)
 
     After Edouard Grave, Armand Joulin, Moustapha Cissé, David Grangier and Hervé Jégou, "Efficient
-    softmax approximation for GPUs", 2017, whose model has no widths.
+    softmax approximation for GPUs", 2017; the cost model there has no widths.
     """
     function = "adaptive_cutoffs"
     share = _shares(function, counts)
@@ -73,8 +73,8 @@ def adaptive_cutoffs(
     )
     if not checks.whole_number(function, "tails", tails) < classes:
         raise ValueError(
-            f"jsoftmax.{function}: `tails` must be from 1 to {classes - 1}, one less than there "
-            f"are classes, got {tails}."
+            f"jsoftmax.{function}: `tails` must be from 1 to {classes - 1}, one less than the "
+            f"number of classes, got {tails}."
         )
     least = checks.static_number(least_work)
     if least is None or not 0 <= least < np.inf:
@@ -102,7 +102,7 @@ def adaptive_cutoffs(
 
 
 def _places(classes: int, tails: int) -> np.ndarray:
-    """Cut-offs to try: all, or an even spread of their logarithm, and all of the first few."""
+    """Return candidate cut-offs: all, or an even spread of logarithms and the first few."""
     if classes - 1 <= _PLACES:
         return np.arange(1, classes)
     spread = np.unique(np.rint(np.geomspace(1, classes - 1, _PLACES)).astype(int))
@@ -110,7 +110,7 @@ def _places(classes: int, tails: int) -> np.ndarray:
 
 
 def _shares(function: str, counts: Any) -> np.ndarray:
-    """What part of all tokens the first k classes have, for k from 0 to K."""
+    """Compute the share of the first k classes in all tokens, for k from 0 to K."""
     given = np.asarray(counts)
     if given.ndim != 1 or given.size < 2 or not np.issubdtype(given.dtype, np.number):
         raise ValueError(

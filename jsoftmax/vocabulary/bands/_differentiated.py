@@ -31,7 +31,7 @@ def differentiated_tables(
     use_bias: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Band, ...]:
-    r"""Bands for a differentiated softmax, drawn from normal distributions.
+    r"""Draw bands for a differentiated softmax from normal distributions.
 
     The first band has the classes below the first cut-off, and so on. Without `widths` band i has
     vectors of width ⌊d / div_value^i⌋, at least 1, and projections of the features to that; the
@@ -42,17 +42,17 @@ def differentiated_tables(
         key: a key, such as jax.random.key(0).
         width: d, of the features.
         classes: K.
-        cutoffs: rising whole numbers above 0 and below K; there is one band more.
+        cutoffs: rising integers above 0 and below K; there is one more band than cut-offs.
         div_value: at least 1.
-        widths: for each band the size of its slice of the features; they sum to d.
-        use_bias: whether every class has a bias, of 0 at first.
+        widths: sizes of the slices of the features, one for each band; they sum to d.
+        use_bias: whether every class has a bias, initialised to 0.
         dtype: of all arrays.
 
     Returns:
         A tuple of `Band`.
 
     Raises:
-        TypeError: if `key` is not a key, or sizes are not whole numbers.
+        TypeError: if `key` is not a key, or sizes are not integers.
         ValueError: if `cutoffs` do not rise from above 0 to below K, `widths` do not sum to d, or
             `div_value` is below 1.
 
@@ -80,18 +80,18 @@ def differentiated_cross_entropy(
     where: ArrayLike | None = None,
     ignore_index: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""−log p of the labels under a softmax over bands of different width, for every token.
+    r"""Compute −log p of the labels under a softmax over bands of different width, for every token.
 
     .. math:: z_k = ⟨x_i, w_k⟩ + b_k \text{ for } k \text{ in band } i, \qquad
               -\log p_y = -\log\frac{Z_i}{\sum_j Z_j} - \log\frac{e^{z_y}}{Z_i}
 
-    with Z_i the sum of e^z over band i, and x_i what the band has of the features: a projection of
-    them, or all, or, as in the first paper, a slice, where no band has a projection and the widths
-    of the tables sum to that of the features.
+    with Z_i the sum of e^z over band i, and x_i the input of the band: a projection of the
+    features, or all of them, or a slice, as in the paper. Bands have slices where no band has a
+    projection and the widths of the tables sum to that of the features.
 
-    One softmax over all classes, where `adaptive_cross_entropy` has one for each cluster: it costs
-    Σ K_i d_i a token instead of K d, whatever the target is, and needs no cluster vectors. The
-    scores are never held for all tokens at once. Differentiable in features and table, in both
+    This is one softmax over all classes, where `adaptive_cross_entropy` has one for each cluster:
+    it costs Σ K_i d_i per token instead of K d, for any target, and needs no cluster vectors. The
+    scores of all tokens are never in memory at once. Differentiable in features and table, in both
     modes and of any order.
 
     Args:
@@ -103,11 +103,11 @@ def differentiated_cross_entropy(
         ignore_index: tokens with this label have loss 0 and gradient 0.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
-        `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
-        TypeError: if `features` or the arrays of `table` are not real numbers, `table` is no
+        TypeError: if `features` or the arrays of `table` are not real numbers, `table` is not a
             sequence of `Band`, or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, or labels known while tracing are out of range.
 
@@ -143,11 +143,11 @@ def differentiated_cross_entropy(
 def differentiated_log_softmax(
     features: ArrayLike, table: Sequence[Band]
 ) -> Float[Array, "... classes"]:
-    r"""The log-probabilities of all classes under a softmax over bands of different width.
+    r"""Compute the log-probabilities of all classes under a softmax over bands of different width.
 
     .. math:: \log p_k = z_k - \log\sum_j e^{z_j}
 
-    with the scores of `differentiated_cross_entropy`, which does without holding them all.
+    with the scores of `differentiated_cross_entropy`, which never holds all of them.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -172,24 +172,24 @@ def differentiated_log_softmax(
 
 @on_explicit_axes(like="features")
 def differentiated_topk(features: ArrayLike, table: Sequence[Band], k: int) -> TopK:
-    r"""The k most probable classes under a softmax over bands of different width.
+    r"""Find the k most probable classes under a softmax over bands of different width.
 
     .. math:: \operatorname{top}_k \log p
 
-    As `jax.lax.top_k` of `differentiated_log_softmax`, of which no more than a block of tokens is
-    held. Differentiable in both modes.
+    Equal to `jax.lax.top_k` of `differentiated_log_softmax`, with the rows of one block of tokens
+    in memory at a time. Differentiable in both modes.
 
     Args:
         features: h of shape [..., d], any real dtype.
         table: a sequence of `Band`, such as `differentiated_tables` makes.
-        k: how many, from 1 to K.
+        k: number of classes, from 1 to K.
 
     Returns:
         `values` and `classes`, of shape [..., k]: log-probabilities in float32 at least, the
-        highest first, and int32. Equal ones are in the order of their classes.
+        highest first, and int32. Ties are in the order of their classes.
 
     Raises:
-        TypeError: as `differentiated_cross_entropy`, and if `k` is not a whole number.
+        TypeError: as `differentiated_cross_entropy`, and if `k` is not an integer.
         ValueError: as `differentiated_cross_entropy`, and if `k` is not from 1 to K.
 
     Example:
@@ -203,14 +203,14 @@ def differentiated_topk(features: ArrayLike, table: Sequence[Band], k: int) -> T
     return _likeliest(banded, read_k(function, k, banded.starts[-1]))
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# tangent is one program too, which is transposed and compiled once.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its tangent is
+# one program too, transposed and compiled once.
 @partial(jax.jit, static_argnums=1)
 def _likeliest(banded: Banded, k: int) -> TopK:
     return by_blocks(lambda h: top_of(log_softmax(_scores(banded, h)), 0, k), banded)
 
 
 def _scores(banded: Banded, h: Array) -> Array:
-    """The scores of all classes, (token, K)."""
+    """Compute the scores of all classes, (token, K)."""
     pairs = zip(banded.inputs(h), banded.bands, strict=True)
     return jnp.concatenate([band_scores(x, band) for x, band in pairs], axis=1)

@@ -1,12 +1,12 @@
-"""Losses of tokens within the one band that each is in: only that band is computed for it.
+"""Losses of tokens within the band of their label; no other band is computed for them.
 
-Tokens are sorted by band, and every band goes through its own in blocks, of which it takes as many
-as it has tokens for: a loop of a number of turns that only the data know. Such a loop has no
-transpose, so the reverse mode is written here, and is all there is besides derivatives of it. Of
+Tokens are sorted by band, and every band processes its own tokens in blocks. The number of blocks,
+and so of iterations of the loop, depends on the data. Such a loop has no transpose, so the reverse
+mode is written here; only it and its derivatives exist. In
 
     L = −log p_y = log(1 + e^{R − z_y}),    R = log Σ_{j≠y} e^{z_j},
 
-no term cancels, and neither does one of ∂L/∂z_j = σ(R − z_y) e^{z_j − R} and ∂L/∂z_y = −σ(R − z_y).
+no terms cancel, nor do they in ∂L/∂z_j = σ(R − z_y) e^{z_j − R} and ∂L/∂z_y = −σ(R − z_y).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from jsoftmax.core._axis import is_known
 from jsoftmax.vocabulary.bands._bands import Band, band_scores, projected
 from jsoftmax.vocabulary.linear._block_sizes import even_size
 
-_SCORES = 2**20  # that lie in memory together
+_SCORES = 2**20  # in memory at once
 
 
 @jax.custom_vjp
 def dense_losses(x: Array, band: Band, labels: Array) -> Array:
-    """−log p of the labels within one band, for all tokens. Its scores are kept."""
+    """Compute −log p of the labels within one band, for all tokens. Its scores are kept."""
     return _dense_forward(x, band, labels)[0]
 
 
@@ -45,8 +45,9 @@ def _dense_backward(known, d_loss):
     size = even_size(tokens, min(tokens, max(64, _SCORES // classes)))
 
     def of_tokens(i, z):
-        # Written over what they are made of, so that one such array is enough. The last block
-        # begins early where it would be shorter than the others, and leaves alone what is done.
+        # Slopes are written over the scores, so that one such array is enough. The last block
+        # begins early where it would be shorter than the others; its finished entries stay as they
+        # are.
         start = jnp.minimum(i * size, tokens - size)
         z_here, labels_here, rivals_here, slopes_here = (
             jax.lax.dynamic_slice_in_dim(a, start, size) for a in (z, labels, rivals, slopes)
@@ -66,13 +67,13 @@ dense_losses.defvjp(_dense_forward, _dense_backward)
 
 
 class Blocks(NamedTuple):
-    """How many tokens and classes are taken together; None for the rule."""
+    """Sizes of blocks of tokens and classes; None for the rule."""
 
     tokens: int | None = None
     classes: int | None = None
 
     def sizes(self, tokens: int, band: Band) -> tuple[int, int]:
-        """The two sizes for a number of tokens and a band."""
+        """Return the two sizes for a number of tokens and a band."""
         count = band.table.shape[0]
         rows = self.tokens or max(64, min(128, _SCORES // count))
         rows = min(tokens, rows) if is_known(tokens) else rows
@@ -83,7 +84,7 @@ class Blocks(NamedTuple):
 def tail_losses(
     blocks: Blocks, features: Array, tails: tuple[Band, ...], clusters: Array, labels: Array
 ) -> Array:
-    """−log p of the labels within tails[clusters − 1], and 0 where `clusters` is 0.
+    """Compute −log p of the labels within tails[clusters − 1], and 0 where `clusters` is 0.
 
     Args:
         blocks: sizes of blocks.
@@ -98,7 +99,7 @@ def tail_losses(
 class _Runs(NamedTuple):
     """Tokens sorted by cluster: those of tail i are order[ends[i] : ends[i + 1]]."""
 
-    order: Array  # longer by a block, so that no slice is moved from where it should begin
+    order: Array  # longer by a block, so that no slice is clamped to an earlier start
     ends: Array
 
 
@@ -115,7 +116,7 @@ class _Run(NamedTuple):
         return (self.end - self.start + self.block - 1) // self.block
 
     def tokens(self, i: Array) -> tuple[Array, Array]:
-        """The tokens of block i, and the same where what is beyond the run is out of range."""
+        """Return the tokens of block i to read, and to write: out of range past the run."""
         at = self.start + i * self.block
         rows = jax.lax.dynamic_slice_in_dim(self.order, at, self.block)
         places = at + jnp.arange(self.block, dtype=at.dtype)
@@ -168,7 +169,7 @@ tail_losses.defvjp(_tails_forward, _tails_backward)
 
 
 def _band_backward(run, classes, features, band, labels, rivals, slopes, d_features):
-    """Gradients of one tail: classes in blocks, and for each of these its tokens in blocks."""
+    """Compute the gradients of one tail, looping over blocks of classes and then of tokens."""
 
     def project(i, inputs):
         rows, _ = run.tokens(i)
@@ -232,7 +233,7 @@ def _band_backward(run, classes, features, band, labels, rivals, slopes, d_featu
 
 
 def _streamed(x: Array, band: Band, labels: Array, classes: int) -> tuple[Array, Array]:
-    """z_y and R, from blocks of classes."""
+    """Compute z_y and R from blocks of classes."""
 
     def of_classes(j, found):
         own, rivals = found
@@ -250,7 +251,7 @@ def _streamed(x: Array, band: Band, labels: Array, classes: int) -> tuple[Array,
 
 
 def _for_each(count: int, step: Any, carry: Any) -> Any:
-    """A loop of known length, counted in 32 bits."""
+    """Run a loop of known length, with a counter of 32 bits."""
     return jax.lax.fori_loop(np.int32(0), np.int32(count), step, carry)
 
 
@@ -259,7 +260,7 @@ def _count(band: Band, classes: int) -> int:
 
 
 def _classes_at(band: Band, j: Any, size: int) -> tuple[Band, Array, Array]:
-    """Block j of the classes: its part of the band, its classes, and which are no others' too.
+    """Return block j of a band, its class ids, and a mask of those that no block before has.
 
     The last block begins early where it would be shorter than the others.
     """
@@ -272,7 +273,7 @@ def _classes_at(band: Band, j: Any, size: int) -> tuple[Band, Array, Array]:
 
 
 def _own_and_rivals(z: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """z_y; z with −∞ in its place; R. From the scores of all classes, which are written over."""
+    """Return z_y, z with −∞ in its place, and R. Scores z of all classes are overwritten."""
     own = jnp.take_along_axis(z, labels[:, None], axis=1, mode="clip")[:, 0]
     # Always −∞, but known only when z_y has been read, so that z need not be copied before.
     nothing = jnp.where(own > -jnp.inf, -jnp.inf, own)
@@ -281,7 +282,7 @@ def _own_and_rivals(z: Array, labels: Array) -> tuple[Array, Array, Array]:
 
 
 def _log_sum(z: Array) -> Array:
-    """log Σ e^z, −∞ for no class."""
+    """Compute log Σ e^z, −∞ for a fully masked row."""
     top = jnp.max(z, axis=-1)
     level = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
     total = jnp.sum(jnp.exp(z - level[:, None]), axis=-1)
@@ -289,13 +290,13 @@ def _log_sum(z: Array) -> Array:
 
 
 def _pull(z: Array, labels: Array, ids: Array, rivals: Array, slope: Array) -> Array:
-    """∂L/∂z times what the loss is multiplied by, of which `slope` is σ(R − z_y) times that."""
+    """Compute ∂L/∂z times the cotangent of the loss; `slope` is σ(R − z_y) times that."""
     level = jnp.where(rivals == -jnp.inf, 0, rivals)
     return _with_own(slope[:, None] * jnp.exp(z - level[:, None]), labels, ids, -slope)
 
 
 def _with_own(z: Array, labels: Array, ids: Array, value: Array | float) -> Array:
-    """z with another value for the label of each token, written there: most blocks have none."""
+    """Write a value at the label of each token into z: most blocks contain no label."""
     place = labels - ids[0]
     place = jnp.where((place >= 0) & (place < ids.shape[0]), place, ids.shape[0])
     tokens = jnp.arange(z.shape[0], dtype=place.dtype)
@@ -308,7 +309,7 @@ def _outer(a: Array, b: Array) -> Array:
 
 
 def _put(x: Array, places: Array, rows: Array) -> Array:
-    """Rows written where `places` is in range."""
+    """Write rows where `places` is in range."""
     return x.at[places].set(rows, mode="drop", unique_indices=True)
 
 

@@ -1,4 +1,4 @@
-"""Bands of classes made anew: their cut-offs, their widths, and arrays for them."""
+"""Initialisation of bands of classes: their cut-offs, their widths, and their arrays."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jsoftmax.vocabulary.bands._bands import Band
 
 
 def read_cutoffs(function: str, classes: Any, cutoffs: Any) -> tuple[int, ...]:
-    """Cut-offs that rise from above 0 to below the number of classes."""
+    """Validate cut-offs: they rise, from above 0 to below the number of classes."""
     classes = checks.whole_number(function, "classes", classes)
     if not isinstance(cutoffs, Sequence | np.ndarray) or isinstance(cutoffs, str):
         raise TypeError(
-            f"jsoftmax.{function}: `cutoffs` must be a sequence of whole numbers, got {cutoffs!r}."
+            f"jsoftmax.{function}: `cutoffs` must be a sequence of integers, got {cutoffs!r}."
         )
     found = tuple(checks.whole_number(function, "cutoffs", c, least=-(2**62)) for c in cutoffs)
     if any(a >= b for a, b in pairwise((0, *found, classes))):
@@ -34,14 +34,14 @@ def read_cutoffs(function: str, classes: Any, cutoffs: Any) -> tuple[int, ...]:
 def widths_of(
     function: str, width: Any, classes: Any, cutoffs: Any, div_value: Any
 ) -> tuple[int, ...]:
-    """The widths of bands, each `div_value` times as narrow as the one before, rounded down."""
+    """Compute the widths of bands: ⌊width / div_value^i⌋ for band i, at least 1."""
     width = checks.whole_number(function, "width", width)
     bands = len(read_cutoffs(function, classes, cutoffs)) + 1
     return tuple(max(1, int(width // ratio(function, div_value) ** i)) for i in range(bands))
 
 
 def ratio(function: str, div_value: Any) -> float:
-    """`div_value`, checked."""
+    """Validate `div_value` and return it."""
     known = checks.static_number(div_value)
     if known is None or not 1 <= known < np.inf:
         raise ValueError(
@@ -54,10 +54,10 @@ def ratio(function: str, div_value: Any) -> float:
 def band_shapes(
     width: int, classes: int, cutoffs: Sequence[int], widths: Sequence[int], *, slices: bool
 ) -> list[tuple[tuple[int, int], tuple[int, int] | None]]:
-    """Shapes of table and projection of each band.
+    """Return the shapes of table and projection of each band.
 
-    With `slices` no band has a projection; otherwise only the first, where it is as wide as the
-    features, has none.
+    With `slices` no band has a projection; otherwise all have one, except a first band that is as
+    wide as the features.
     """
     shapes = []
     for i, (a, b) in enumerate(pairwise((0, *cutoffs, classes))):
@@ -77,7 +77,7 @@ def new_bands(
     dtype: Any,
     slices: bool = False,
 ) -> tuple[Band, ...]:
-    """Normal tables and projections of variance 1/fan-in, biases of 0."""
+    """Draw normal tables and projections of variance 1/fan-in; biases are 0."""
     bands = []
     for table, projection in band_shapes(width, classes, cutoffs, widths, slices=slices):
         key, first, second = jax.random.split(key, 3)
@@ -88,13 +88,13 @@ def new_bands(
 
 
 def read_widths(function: str, width: Any, widths: Sequence[int], bands: int) -> tuple[int, ...]:
-    """Widths of slices of the features, one for each band."""
+    """Validate the widths of slices of the features, one for each band."""
     width = checks.whole_number(function, "width", width)
     found = tuple(checks.whole_number(function, "widths", w) for w in widths)
     if len(found) != bands or sum(found) != width:
         raise ValueError(
-            f"jsoftmax.{function}: `widths` {list(found)} must be {bands} whole numbers that sum "
-            f"to the width of the features, {width}."
+            f"jsoftmax.{function}: `widths` {list(found)} must be {bands} integers that sum to the "
+            f"width of the features, {width}."
         )
     return found
 
@@ -102,12 +102,12 @@ def read_widths(function: str, width: Any, widths: Sequence[int], bands: int) ->
 def slices_or_widths(
     function: str, width: Any, classes: Any, cutoffs: Any, div_value: Any, widths: Any
 ) -> tuple[int, ...]:
-    """The widths that are given, of slices of the features, or those that fall by `div_value`."""
+    """Return the given widths of slices of the features, or those that fall by `div_value`."""
     if widths is None:
         return widths_of(function, width, classes, cutoffs, div_value)
     return read_widths(function, width, widths, len(read_cutoffs(function, classes, cutoffs)) + 1)
 
 
 def as_dtype(tree: Any, dtype: Any) -> Any:
-    """All arrays rounded to `dtype`, where that is not None."""
+    """Cast all arrays to `dtype`, where that is not None."""
     return tree if dtype is None else jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), tree)

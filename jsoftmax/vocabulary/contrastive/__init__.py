@@ -1,1 +1,1 @@
-"""Losses of a batch of pairs, in which everybody's partner is everybody else's counterexample."""
+"""Contrastive losses of a batch of pairs, with in-batch negatives."""

@@ -1,8 +1,8 @@
-"""A batch of pairs that is split over a mesh: opened on each device, and gathered there.
+"""Split a batch of pairs over a mesh, and gather it on each device.
 
-Every query meets the keys of all devices. These are gathered as features, [batch, d], and not as
-scores, [batch, batch]; the transpose of the gathering sums the gradients of a key over the devices
-that it has met, and leaves each device its own.
+Every query is compared with the keys of all devices. Features, [batch, d], are gathered, not
+scores, [batch, batch]. The transpose of the gathering sums the gradients of a key over the devices,
+and leaves each device the gradients of its own keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _Result = TypeVar("_Result")
 def on_batch_parts(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
     """Let a loss of `queries` and `keys` take a split batch outside of `shard_map`.
 
-    On Explicit axes types say how the batch is split, on Auto ones the `axis_name` of the call.
+    On Explicit axes the types of the arrays say how the batch is split, on Auto axes the
+    `axis_name` of the call.
     """
     signature = inspect.signature(function)
     of_any: Callable[..., _Result] = function
@@ -63,7 +64,7 @@ def on_batch_parts(function: Callable[_Given, _Result]) -> Callable[_Given, _Res
 
 
 def _split(given: dict[str, Any]) -> tuple[Any, frozenset[Hashable], tuple[Hashable, ...]]:
-    """The mesh, its axes on which each device has its part, and those of the batch; else None."""
+    """Return the mesh, its manual axes, and the axes of the batch; None if nothing is split."""
     pair = [given[name] for name in ("queries", "keys")]
     for x in pair:
         if is_split(x):
@@ -87,7 +88,7 @@ def _program(
     structure: Any, are_arrays: tuple[bool, ...], others: tuple[Any, ...],
     specs: tuple[PartitionSpec, ...],
 ) -> Callable:  # fmt: skip
-    """The compiled loss of a batch that is split like this."""
+    """Compile the loss of a batch that is split like this."""
 
     def part(*arrays):
         given = joined(structure, are_arrays, others, arrays)
@@ -98,10 +99,10 @@ def _program(
 
 
 def gathered_batch(x: Array, axis_name: Hashable | None) -> Array:
-    """The rows of all devices, in their order."""
+    """Gather the rows of all devices, in their order."""
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
 
 
 def first_row(x: Array, axis_name: Hashable | None) -> Any:
-    """How many rows the devices before this one have."""
+    """Return the number of rows of the devices before this one."""
     return 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]

@@ -48,63 +48,63 @@ def contrastive_loss(
     block_queries: int | None = None,
     block_keys: int | None = None,
 ) -> Float[Array, " batch"]:
-    r"""How well each query finds its own key among those of the whole batch, and the other way.
+    r"""Compute the contrastive loss of each query against all keys of the batch, and vice versa.
 
     .. math:: z_{ij} = ⟨q_i, k_j⟩/T, \qquad
               L_i = \tfrac12 \big(ℓ(z_{i·}, i) + ℓ(z_{·i}, i)\big)
 
-    with ℓ the cross-entropy, which is CLIP's loss, or the Fenchel–Young loss of α: from α > 1 on
-    keys that are far behind have no gradient, and a pair that leads by enough no loss. Without
-    `symmetric` it is InfoNCE, L_i = ℓ(z_i·, i). `sigmoid_contrastive_loss` judges every pair alone.
+    with ℓ the cross-entropy, which gives CLIP's loss, or the Fenchel–Young loss of α. For α > 1
+    keys of low score have no gradient, and a pair has loss 0 if it leads by a large enough margin.
+    Without `symmetric` it is InfoNCE, L_i = ℓ(z_i·, i). `sigmoid_contrastive_loss` classifies every
+    pair by itself.
 
-    With `labels` a query has a set P of positives, all keys of its label, and ℓ is the loss of the
-    distribution that is even over them: at α = 1
+    With `labels` a query has a set P of positives, all keys of its label, and ℓ is the loss for the
+    uniform distribution over them: at α = 1
 
     .. math:: ℓ(z, P) = -\frac{1}{|P|} \sum_{p \in P} \log \frac{e^{z_p}}{\sum_j e^{z_j}}
 
     which is the supervised contrastive loss (its L_out), and with `exclude_self` and two views of
-    each label SimCLR's. Or pairs of one label, as copies of one caption, are false negatives: with
-    same_label="ignore" they leave the sum over j. Labels are compared in blocks, as scores are
-    formed.
+    each label SimCLR's. If instead pairs of one label, such as copies of one caption, are false
+    negatives, same_label="ignore" leaves them out of the sum over j. Labels are compared in blocks,
+    like scores.
 
-    It is `linear_cross_entropy`, or `linear_fenchel_young_loss`, with the keys for a class table:
-    scores are formed in blocks, and again in the backward pass. Up to 2²⁴ of a device at α = 1 stay
-    in memory where there are no `labels`, and on one device both ways then share them. Derivatives
-    are exact, in both modes and of any order: in queries, keys, T and the regularizer.
+    It is `linear_cross_entropy`, or `linear_fenchel_young_loss`, with the keys as class table:
+    scores are computed in blocks, and recomputed in the backward pass. At α = 1 without `labels`,
+    up to 2²⁴ scores per device stay in memory, and on one device both directions then share them.
+    Derivatives are exact, in both modes and of any order: in queries, keys, T and the regularizer.
 
-    Over a mesh the batch is split, and each device gathers the keys (and queries, if `symmetric`)
-    of all: [batch, d] numbers. It has the scores of its own rows alone, and the gradient of a key
-    is summed over devices. So it is inside of `shard_map` with an `axis_name`; on Explicit axes, by
-    the types of the arguments; and on Auto axes with an `axis_name`, under `jax.set_mesh`. Without
-    it there the compiler decides.
+    On a mesh the batch is split, and each device gathers the keys (and queries, if `symmetric`) of
+    all devices: [batch, d] numbers. It computes the scores of its own rows alone, and the gradient
+    of a key is summed over devices. This happens inside of `shard_map` with an `axis_name`; on
+    Explicit axes, by the types of the arguments; and on Auto axes with an `axis_name`, under
+    `jax.set_mesh`. On Auto axes without a name the compiler decides.
 
     Args:
-        queries: q of shape [batch, d], any real dtype; on a part of a mesh its own rows.
-        keys: k of shape [batch, d], whose row i belongs to query i. Without `symmetric` more keys
-            may follow, which are counterexamples for all.
+        queries: q of shape [batch, d], any real dtype; inside of `shard_map` the rows of the
+            device.
+        keys: k of shape [batch, d]; row i belongs to query i. Without `symmetric` more keys may
+            follow, negatives of all queries.
         temperature: T > 0, one number, which may be learned: `jnp.exp(-log_scale)`.
-        alpha: α > 0 of the loss, a number or an array of shape [] or [batch, 1]; 1 where it is
-            None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        symmetric: whether keys seek their queries too.
-        normalize: whether queries and keys are divided by their lengths, so that z is their cosine
+        alpha: α > 0 of the loss, a number or an array of shape [] or [batch, 1]; None for 1.
+        regularizer: a `Regularizer` instead of `Tsallis(alpha)`.
+        symmetric: whether to average with the loss of keys against queries.
+        normalize: whether to divide queries and keys by their lengths, so that z is their cosine
             over T. A vector of length 0 stays as it is.
         where: boolean mask of shape [batch]: only these pairs take part. Others have loss 0, and
-            are nobody's counterexamples.
-        labels: integers of shape [batch], or [keys] where more keys follow: pairs with one label
-            are alike. A negative one is like no other.
-        same_label: "positive" lets each key with the label of a query be one of its positives;
-            "ignore" leaves the others of its label out of its counterexamples.
-        exclude_self: whether key i *is* query i, and takes no part in its row: with the same array
-            for queries and keys, and `labels` that say which rows are views of one thing.
-        axis_name: name of the mesh or `vmap` axis, or a tuple of them, over which the batch is
-            split.
-        block_queries: how many rows of scores are in memory together, as `block_tokens` of
+            are no negatives.
+        labels: integers of shape [batch], or [keys] where more keys follow: equal labels mark
+            equivalent pairs. A negative label equals no other.
+        same_label: "positive" makes each key with the label of a query one of its positives;
+            "ignore" leaves the other keys of its label out of its negatives.
+        exclude_self: whether key i *is* query i, and is left out of its row: with the same array
+            for queries and keys, and `labels` that say which rows are views of one example.
+        axis_name: name of the mesh or `vmap` axis that splits the batch, or a tuple of such names.
+        block_queries: rows of scores in memory at once, as `block_tokens` of
             `linear_cross_entropy`; None for the rule there.
-        block_keys: how many keys are taken together backward, as `block_classes` there.
+        block_keys: keys per block of the backward pass, as `block_classes` there.
 
     Returns:
-        One loss a pair, of shape [batch], in float32 at least; 0 for a query without positives.
+        One loss per pair, of shape [batch], in float32 at least; 0 for a query without positives.
         Their mean over all devices is CLIP's loss.
 
     Raises:
@@ -142,8 +142,8 @@ def contrastive_loss(
     if symmetric and pairs.keys.shape != pairs.queries.shape:
         raise ValueError(
             f"jsoftmax.{function}: `queries` of shape {pairs.queries.shape} and `keys` of shape "
-            f"{pairs.keys.shape} are not as many. Give symmetric=False, or leave out the keys that "
-            "have no query."
+            f"{pairs.keys.shape} differ in number. Give symmetric=False, or leave out the keys "
+            "that have no query."
         )
     for name, size in (("block_queries", block_queries), ("block_keys", block_keys)):
         if size is not None:
@@ -169,7 +169,7 @@ def contrastive_loss(
 def _one_way(
     pairs: Pairs, regularizer: Regularizer, axis_name: Hashable | None, options: dict[str, Any]
 ) -> Array:
-    """The losses of queries that seek their keys."""
+    """Compute the losses of queries against keys."""
     own, where, ignored = pairs.own, None, None
     if pairs.counted is not None:
         own, ignored = jnp.where(pairs.counted, own, _IGNORED), _IGNORED

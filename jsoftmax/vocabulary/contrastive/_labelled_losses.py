@@ -1,4 +1,4 @@
-"""Losses of queries whose pairs have labels: several keys may be positives, or none of a pair."""
+"""Contrastive losses with labels: a query may have several positives, or none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def labelled_losses(
     axis_name: Hashable | None,
     options: dict[str, Any],
 ) -> Array:
-    """The losses of queries that seek the keys with their label."""
+    """Compute the losses of queries against keys, with the keys of their label as positives."""
     assert pairs.labels is not None
     rows = read_rows(
         function, pairs.queries, gathered_batch(pairs.keys, axis_name), bias=None, where=where,
@@ -48,8 +48,8 @@ def labelled_losses(
     return _settled(rows.rule, rows.moving, rows.fixed, fate)[..., 0]
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=0)
 def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Array:
     outcome, _ = outcomes(rule, moving, fixed)

@@ -1,4 +1,4 @@
-"""The arguments of a contrastive loss, checked and in one form."""
+"""Validate and canonicalise the arguments of a contrastive loss."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _SAME = ("positive", "ignore")
 
 
 class Pairs(NamedTuple):
-    """Queries, keys, and which of them belong together, of one device."""
+    """Queries, keys and their assignment, of one device."""
 
     queries: Array  # [batch, d]
     keys: Array  # [batch + more, d]
     own: Array  # [batch], the number of the key of each query among those of all devices
     counted: Array | None  # [batch], which pairs take part
-    labels: Array | None = None  # [batch + more], of keys, of which the first are the queries' too
-    ignores: bool = False  # whether others of a label are no counterexamples, instead of positives
-    without_own: bool = False  # whether a query is its own key, which then takes no part
+    labels: Array | None = None  # [batch + more], of keys; the first ones are the queries' too
+    ignores: bool = False  # whether others of a label are left out, instead of positives
+    without_own: bool = False  # whether a query is its own key, which is then left out
 
 
 def read_pairs(
     function: str, queries: Any, keys: Any, where: Any, normalize: Any, axis_name: Hashable | None
 ) -> Pairs:
-    """Check and complete the pairs.
+    """Validate the pairs, and apply mask and normalisation.
 
     Raises:
         TypeError: for arrays that are not real numbers, a mask that is not boolean, and a
-            `normalize` that is no bool.
+            `normalize` that is not a bool.
         ValueError: for shapes that do not fit.
     """
     q, k = (checks.as_array(function, *x) for x in (("queries", queries), ("keys", keys)))
@@ -47,7 +47,7 @@ def read_pairs(
     if is_known(q.shape[0]) and is_known(k.shape[0]) and k.shape[0] < q.shape[0]:
         raise ValueError(
             f"jsoftmax.{function}: there are {q.shape[0]} `queries` and {k.shape[0]} `keys`. Each "
-            "query needs its key, of the same row; more keys may follow."
+            "query needs its key, in the same row; more keys may follow."
         )
     if not isinstance(normalize, bool):
         raise TypeError(f"jsoftmax.{function}: `normalize` must be a bool, got {normalize!r}.")
@@ -75,12 +75,12 @@ def read_pairs(
 def with_labels_of_keys(
     function: str, pairs: Pairs, labels: Any, same_label: Any, exclude_self: Any
 ) -> Pairs:
-    """Pairs with labels, if there are any.
+    """Add labels to the pairs, if there are any.
 
     Raises:
-        TypeError: for labels that are not integers, and an `exclude_self` that is no bool.
-        ValueError: for labels that are not as many, an unknown `same_label`, and a query that has
-            no positives.
+        TypeError: for labels that are not integers, and an `exclude_self` that is not a bool.
+        ValueError: for a wrong number of labels, an unknown `same_label`, and queries without
+            positives.
     """
     if same_label not in _SAME:
         raise ValueError(
@@ -94,8 +94,8 @@ def with_labels_of_keys(
     ignores = same_label == "ignore"
     if exclude_self and (labels is None or ignores):
         raise ValueError(
-            f"jsoftmax.{function}: with exclude_self=True queries have no positives but those of "
-            "their label. Give `labels`, and same_label='positive'."
+            f"jsoftmax.{function}: with exclude_self=True the only positives of queries are keys "
+            "of their label. Give `labels`, and same_label='positive'."
         )
     if labels is None:
         return pairs
@@ -104,7 +104,7 @@ def with_labels_of_keys(
     if not (is_signed or found.dtype in (jnp.uint8, jnp.uint16)):
         raise TypeError(
             f"jsoftmax.{function}: `labels` have dtype {found.dtype}; give signed integers, equal "
-            "where pairs are alike."
+            "for equivalent pairs."
         )
     batch, keys = pairs.queries.shape[0], pairs.keys.shape[0]
     if found.shape not in ((batch,), (keys,)):
@@ -112,7 +112,7 @@ def with_labels_of_keys(
             f"jsoftmax.{function}: `labels` have shape {found.shape}; give one integer for each of "
             f"the {batch} pairs, or for each of the {keys} keys."
         )
-    # Keys that follow without a label are like no query.
+    # Further keys without a label match no query.
     signed = found if is_signed else found.astype(jnp.int32)
     more = jnp.full_like(signed, -1, shape=(keys - found.shape[0],))
     return pairs._replace(
@@ -121,7 +121,7 @@ def with_labels_of_keys(
 
 
 def of_keys(counted: Array, keys: Array) -> Array:
-    """Which keys take part: those of pairs that do, and all that follow."""
+    """Return a mask of the keys that take part: those of counted pairs, and all that follow."""
     more = jnp.ones_like(keys[counted.shape[0] :, 0], bool)
     return jnp.concatenate([counted, more])
 
@@ -132,10 +132,10 @@ def _normalised(x: Array) -> Array:
 
 
 def read_temperature(function: str, temperature: Any) -> Array | float:
-    """T > 0, one number; NaN where a traced one is none.
+    """Validate the temperature, one number; a traced one that is not positive becomes NaN.
 
     Raises:
-        ValueError: for a known number that is not positive, or more numbers than one.
+        ValueError: for a known number that is not positive, or more than one number.
     """
     number = checks.static_number(temperature)
     if number is not None:

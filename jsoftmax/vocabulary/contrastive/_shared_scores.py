@@ -1,4 +1,4 @@
-"""Cross-entropies of queries and of keys from one array of scores, where it may stay in memory."""
+"""Symmetric cross-entropies of queries and keys from one array of scores, kept in memory."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _IGNORED = -1
 
 
 def both_ways(pairs: Pairs, temperature: Array | float) -> Array:
-    """The mean of both losses of each pair.
+    """Compute the mean of both losses of each pair.
 
-    Rows and columns share their scores, so that value and gradient take three matrix products. Each
-    way alone would form them.
+    Rows and columns share their scores, so that value and gradient take three matrix products. Two
+    separate losses would compute the scores twice.
     """
     q, k = pairs.queries, pairs.keys
     dtype = jnp.result_type(checks.compute_dtype(q), checks.compute_dtype(k))
-    # Keys in fewer bits enter products as they are, with queries that have come in as many.
+    # Keys in fewer bits enter products as they are if the queries have the same dtype.
     k = k if k.dtype == q.dtype and jnp.issubdtype(k.dtype, jnp.floating) else k.astype(dtype)
     t = jnp.asarray(temperature, dtype)
     return _losses(q.astype(dtype), k, t, pairs.own, pairs.counted)
 
 
-# Compiled once for a shape also when it is called outside of `jit`.
+# Compiled once per shape, even when called outside of `jit`.
 @jax.jit
 def _losses(q: Array, k: Array, t: Array, own: Array, counted: Array | None) -> Array:
     z = product(q, k, 0, False) / t

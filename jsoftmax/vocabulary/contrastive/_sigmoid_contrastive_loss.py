@@ -1,4 +1,4 @@
-"""The pairwise contrastive loss (SigLIP): each pair is judged alone, by a sigmoid."""
+"""The pairwise contrastive loss (SigLIP): a sigmoid classifies each pair by itself."""
 
 from __future__ import annotations
 
@@ -44,40 +44,39 @@ def sigmoid_contrastive_loss(
     axis_name: Hashable | None = None,
     block_keys: int | None = None,
 ) -> Float[Array, " batch"]:
-    r"""The log loss of "these two belong together", of each query with every key of the batch.
+    r"""Compute the log loss of "is this a pair?" for each query with every key of the batch.
 
     .. math:: L_i = -\sum_j \log σ\big(y_{ij} (⟨q_i, k_j⟩/T + b)\big), \qquad
               y_{ii} = 1, \quad y_{ij} = -1
 
-    No row is normalised, so no sum over the batch is needed: `contrastive_loss` lets the keys of a
-    query compete. One of a batch's n² pairs is right in n; b starts at about −10, so that the loss
-    does not start with that imbalance.
+    No row is normalised, so no sum over the batch is needed, while in `contrastive_loss` the keys
+    of a query compete. Only n of the n² pairs of a batch match: start b at about −10 to offset this
+    imbalance.
 
-    Scores are formed in blocks of keys, and again in the backward pass. Over a mesh it is split and
-    gathered as `contrastive_loss` is.
+    Scores are computed in blocks of keys, and recomputed in the backward pass. On a mesh the batch
+    is split and gathered as in `contrastive_loss`.
 
     Args:
-        queries: q of shape [batch, d], any real dtype; on a part of a mesh its own rows.
-        keys: k of shape [batch, d], whose row i belongs to query i; more keys may follow, which
-            belong to nobody.
+        queries: q of shape [batch, d], any real dtype; inside of `shard_map` the rows of the
+            device.
+        keys: k of shape [batch, d]; row i belongs to query i. More keys may follow, which match no
+            query.
         temperature: T > 0, one number, which may be learned: `jnp.exp(-log_scale)`.
         bias: b, one number, which may be learned.
-        normalize: whether queries and keys are divided by their lengths.
+        normalize: whether to divide queries and keys by their lengths.
         where: boolean mask of shape [batch]: only these pairs take part. Others have loss 0, and
-            are in no sum.
-        labels: integers of shape [batch], or [keys] where more keys follow: pairs with one label
-            are alike. A negative one is like no other.
+            are left out of the sums.
+        labels: integers of shape [batch], or [keys] where more keys follow: equal labels mark
+            equivalent pairs. A negative label equals no other.
         same_label: "positive" gives y = 1 to each key with the label of a query; "ignore" leaves
-            the others of its label out of the sum.
+            the other keys of its label out of the sum.
         exclude_self: whether key i *is* query i, and is left out of its sum: with the same array
-            for queries and keys, and `labels` that say which rows are views of one thing.
-        axis_name: name of the mesh or `vmap` axis, or a tuple of them, over which the batch is
-            split.
-        block_keys: how many keys are taken together; None for as many as have 2²² scores, at least
-            128.
+            for queries and keys, and `labels` that say which rows are views of one example.
+        axis_name: name of the mesh or `vmap` axis that splits the batch, or a tuple of such names.
+        block_keys: keys per block; None for as many as have 2²² scores, at least 128.
 
     Returns:
-        One loss a query, of shape [batch], in float32 at least. Their mean over all devices is
+        One loss per query, of shape [batch], in float32 at least. Their mean over all devices is
         SigLIP's loss.
 
     Raises:
@@ -107,7 +106,7 @@ def sigmoid_contrastive_loss(
     part = None
     if pairs.counted is not None:
         part = gathered_batch(of_keys(pairs.counted, k), axis_name)
-    # A kernel in fewer bits enters products as it is, with features that have come in as many.
+    # Keys in fewer bits enter products as they are if the queries have the same dtype.
     k = gathered_batch(k if k.dtype == q.dtype else k.astype(dtype), axis_name)
     k = k if jnp.issubdtype(k.dtype, jnp.floating) else k.astype(dtype)
     t, b = (jnp.asarray(x, dtype) for x in (t, b))
@@ -120,13 +119,13 @@ def sigmoid_contrastive_loss(
     return loss if pairs.counted is None else jnp.where(pairs.counted, loss, 0)
 
 
-# Compiled once for a shape also when it is called outside of `jit`.
+# Compiled once per shape, even when called outside of `jit`.
 @partial(jax.jit, static_argnums=0)
 def _summed(
     rule: tuple[Any, bool, bool], q: Array, keys: Array, own: Array, part: Array | None,
     query_labels: Array | None, key_labels: Array | None, t: Array, b: Array,
 ) -> Array:  # fmt: skip
-    """The sums over all keys, block by block."""
+    """Sum over all keys, block by block."""
     block, ignores, without_own = rule
     q, keys, own, part, query_labels, key_labels, t, b = alike(
         (q, keys, own, part, query_labels, key_labels, t, b)
@@ -142,7 +141,7 @@ def _summed(
             if (out := left_out(is_own, is_alike, ignores, without_own)) is not None:
                 part = ~out if part is None else part & ~out
             is_positive = is_own if ignores else is_alike | is_own
-        # log1p of what the other answer weighs: 1 − σ is not formed.
+        # softplus, since a logarithm of 1 − σ would cancel.
         terms = jax.nn.softplus(jnp.where(is_positive, -z, z))
         return jnp.sum(terms if part is None else jnp.where(part, terms, 0), -1)
 
@@ -159,7 +158,7 @@ def _summed(
 
 
 def _block(queries: Any, keys: Any, given: int | None) -> Any:
-    """How many keys are taken together; None for all."""
+    """Return the number of keys per block; None for all."""
     if not (is_known(queries) and is_known(keys)):
         return None
     size = max(_SCORES // max(queries, 1), _LANES) if given is None else given

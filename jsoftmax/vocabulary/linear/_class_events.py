@@ -1,11 +1,11 @@
-"""A few classes of a row and all others as one event: their log-probabilities.
+"""Log-probabilities of a few classes of a row, and of all others as one event.
 
-With q of all classes, r of all but the few, and ż as anywhere,
+With q the softmax over all classes, r the softmax over all but the few, and ż the tangents,
 
     d log q_k = ż_k − τ̇,   d log Q = τ̇_r − τ̇,   τ̇ = Σ q ż,   τ̇_r = Σ r ż,
 
-so they move by sums over blocks of classes, from both thresholds. These are results too, and the
-rule differentiates itself.
+so the tangents are sums over blocks of classes, computed from both thresholds. These are results
+too, so the rule is itself differentiable.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from jsoftmax.vocabulary.linear._token_rows import masses_of
 
 
 class Events(NamedTuple):
-    """Log-probabilities of a token."""
+    """Log-probabilities of the events of a token."""
 
     own: Array  # of its few classes, (token, m); −∞ for those of share 0
     rest: Array  # and of all others together
 
 
-Found = tuple[Events, SolvedRow, SolvedRow]  # and the rows of all classes, and of all others
+Found = tuple[Events, SolvedRow, SolvedRow]  # and the solved rows of all classes, and of all others
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def events(rule: Rule, moving: Moving, fixed: Fixed) -> Found:
-    """The events of all tokens."""
+    """Compute the events of all tokens."""
     return by_tokens(
         lambda trees: _solved(rule, *trees), rule.block_tokens, (moving, fixed), rule.many_tokens
     )
@@ -71,7 +71,7 @@ def _events_jvp(rule, primals, tangents):
 
 
 def _hits(fixed: Fixed) -> list[Array]:
-    """For each of the few classes, where it is."""
+    """Return a mask of each of the few classes."""
     assert fixed.ids is not None and fixed.shares is not None
     pairs = zip(*(jnp.split(x, x.shape[-1], -1) for x in (fixed.ids, fixed.shares)), strict=True)
     return [(fixed.numbers == number) & (share > 0) for number, share in pairs]
@@ -82,7 +82,7 @@ def _is_own(fixed: Fixed) -> Array:
 
 
 def _solved(rule: Rule, moving: Moving, fixed: Fixed) -> Found:
-    """The events of a block of tokens, each with all its classes."""
+    """Compute the events of a block of tokens from whole rows."""
     assert fixed.ids is not None and fixed.shares is not None
     classes, z = rule.classes, scores(moving, fixed, rule)
     top, is_own = classes.max(z), _is_own(fixed)
@@ -103,7 +103,7 @@ def _solved(rule: Rule, moving: Moving, fixed: Fixed) -> Found:
 
 
 def _summed(z: Array, top: Array, classes: Any) -> tuple[Array, SolvedRow]:
-    """log Σ e^(z − top), and the solved row."""
+    """Compute log Σ e^(z − top), and the solved row."""
     apart = z == top
     ties = classes.sum(apart.astype(z.dtype))
     beside = classes.sum(jnp.where(apart, 0, jnp.exp(difference(z, top))))

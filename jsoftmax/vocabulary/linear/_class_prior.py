@@ -1,4 +1,4 @@
-"""The prior of a linear loss: log q beside the scores, or q as a factor of the link."""
+"""The prior of a linear loss: log q added to the scores, or q as a factor of the link."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jsoftmax.vocabulary.linear._linear_arguments import Rows, is_one, without_m
 
 
 def with_prior(rows: Rows, prior: Any, log_prior: Any) -> Rows:
-    """The same rows with a prior, given as q or as log q. Classes of prior 0 take no part.
+    """Add a prior to rows, given as q or as log q. Classes of prior 0 are masked.
 
     Raises:
-        ValueError: if both are given, shapes do not fit, or a known number is out of its range.
+        ValueError: if both are given, shapes do not fit, or a known number is out of range.
     """
     if prior is None and log_prior is None:
         return rows
@@ -56,7 +56,7 @@ def with_prior(rows: Rows, prior: Any, log_prior: Any) -> Rows:
 
 
 def _read_log_prior(rows: Rows, log_prior: Any) -> Array:
-    """log q in the rank of the scores, NaN where it is +∞."""
+    """Read log q in the rank of the scores, NaN where it is +∞."""
     known = checks.known_values(log_prior)
     if known is not None and not (known < np.inf).all():
         raise ValueError(

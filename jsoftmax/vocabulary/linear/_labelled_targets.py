@@ -1,4 +1,4 @@
-"""Targets given by labels of tokens and classes: every class with the label of a token."""
+"""Targets from labels of tokens and classes: every class with the label of a token."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def with_labels(
     rows: Rows, own: Array, token_labels: Array, class_labels: Array, counted: Array | None,
     ignores: bool, without_own: bool,
 ) -> tuple[Rows, Fate]:  # fmt: skip
-    """Rows with the classes of each token's label for targets, and what becomes of each loss.
+    """Make the classes with the label of each token its targets; return masks for the losses too.
 
     Args:
         rows: features and class table.
         own: of shape (token,), the number of the class of each token.
-        token_labels: of shape (token,), negative for a token that is like no class but its own.
+        token_labels: of shape (token,), negative for a token without positives except its own
+            class.
         class_labels: of shape (class,).
         counted: of shape (token,), which tokens have a loss; None for all.
-        ignores: whether the others of a label take no part, instead of being targets.
-        without_own: whether the token's own class takes no part.
+        ignores: whether the other classes of a label are masked, instead of being targets.
+        without_own: whether the token's own class is masked.
     """
     labels = token_labels[:, None], class_labels[None]
     fixed = rows.fixed._replace(token_labels=labels[0], class_labels=labels[1], own=own[:, None])
@@ -54,10 +55,10 @@ def with_labels(
     return rows, fate
 
 
-# Compiled once for a shape also when it is called outside of `jit`.
+# Compiled once per shape, even when called outside of `jit`.
 @partial(jax.jit, static_argnums=0)
 def _positives(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
-    """The number of targets of each token, counted in blocks of tokens."""
+    """Count the targets of each token, in blocks of tokens."""
 
     def count(trees):
         return rule.classes.sum(are_positive(rule, trees[1]).astype(jnp.int32))

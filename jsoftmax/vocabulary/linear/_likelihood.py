@@ -1,11 +1,11 @@
-"""The cross-entropy of whole rows: a sum of terms none of which is negative.
+"""The cross-entropy of whole rows, as a sum of nonnegative terms.
 
 With m = max z and ℓ = log Σ e^(z−m) over all classes,
 
     log p = z − m − ℓ,    Σ w y (−log p) = Σ w y (m − z) + ℓ Σ w y,    H(p) = Σ p (m − z) + ℓ,
 
-where nothing cancels if ℓ is log1p of the sum without the classes of score m, and one less than
-their number. A loss with labels needs no count: it keeps the label apart (`sums_apart`).
+where nothing cancels with ℓ = log1p(n − 1 + Σ_{z<m} e^(z−m)) for n classes of score m. A loss with
+labels needs no such count: it keeps the label apart (`sums_apart`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jsoftmax.vocabulary.linear._token_targets import each_target, label, spread
 
 
 def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
-    """Cross-entropies of rows of scores, and the solved rows."""
+    """Compute cross-entropies of rows of scores, and the solved rows."""
     classes = rule.classes
     top = classes.max(z)
     gap, weight = _targeted(rule, fixed, z, top)
@@ -38,7 +38,7 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
         assert fixed.ids is not None
         sums = sums_apart(z, top, apart, classes.at(z, fixed.ids), classes)
         log_total, total, rest = sums.log_total, sums.total, sums.rest
-    is_empty = (top == -jnp.inf) & (total == total)  # a maximum may have lost a NaN
+    is_empty = (top == -jnp.inf) & (total == total)  # a maximum may ignore NaN
     loss = jnp.where(is_empty, 0, gap + weight * log_total)
     tau = top + log_total
     log_partition = entropy = None
@@ -56,17 +56,17 @@ def log_losses(rule: Rule, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
 
 
 def _rank(rule: Rule, fixed: Fixed, z: Array) -> Array:
-    """The number of classes with a larger score than the label, NaN where a score is NaN."""
+    """Count the classes with a larger score than the label; NaN where a score is NaN."""
     assert fixed.ids is not None
     own = rule.classes.at(z, fixed.ids)
-    # The label is no rival of its own, however its score is rounded when it is formed again.
+    # The label is not counted, however its score is rounded when it is recomputed.
     ahead = (z > own) & (fixed.numbers != fixed.ids)
     spoiled = jnp.where(z == z, 0, z)
     return rule.classes.sum(ahead.astype(z.dtype) + spoiled)
 
 
 def _targeted(rule: Rule, fixed: Fixed, z: Array, top: Array) -> tuple[Array, Array]:
-    """Σ w y (max z − z) and Σ w y."""
+    """Compute Σ w y (max z − z) and Σ w y."""
     classes, w = rule.classes, fixed.class_weights
     gap, weight = jnp.zeros_like(top), jnp.zeros_like(top)
     if fixed.positive_share is not None:
@@ -82,6 +82,6 @@ def _targeted(rule: Rule, fixed: Fixed, z: Array, top: Array) -> tuple[Array, Ar
     if fixed.smoothing is not None:
         share = spread(fixed) if w is None else spread(fixed) * w
         gap = gap + classes.sum(jnp.where(share == 0, 0, share * behind(z, top)))
-        # One number a class at least, and of a split row those that are here.
+        # At least one number per class, and in a split row only the local classes.
         weight = weight + classes.sum(share + jnp.zeros_like(fixed.numbers, z.dtype))
     return gap, weight

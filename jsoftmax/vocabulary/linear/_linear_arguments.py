@@ -1,7 +1,7 @@
-"""What a linear loss is asked, made ready: promoted, flat over tokens, in one form for all targets.
+"""Validate and canonicalise the arguments of a linear loss: promoted, flat over tokens.
 
-Every array of `Moving` and `Fixed` but the kernel has the axes (token, class), of size 1
-where it is shared.
+Every array of `Moving` and `Fixed` except the kernel has the axes (token, class), of size 1 where
+it is shared.
 """
 
 from __future__ import annotations
@@ -32,42 +32,42 @@ from jsoftmax.vocabulary.linear._token_products import are_many, is_split
 
 
 class Moving(NamedTuple):
-    """What a derivative may be taken in."""
+    """The differentiable arguments."""
 
     features: Array  # (token, d)
     kernel: Array  # (d, class), or (class, d), in the dtype of the others or in fewer bits
     bias: Array | None
     temperature: Array | None
     log_prior: Array | None = None  # added to the scores,
-    prior: Array | None = None  # or what the link is multiplied by
+    prior: Array | None = None  # or a factor of the link
     parameters: tuple[Array, ...] = ()  # of the regularizer
     per_length: Array | None = None  # 1/‖W_j‖, where products are to be cosines
 
 
 class Fixed(NamedTuple):
-    """What no derivative is taken in."""
+    """The arguments that are constants to derivatives."""
 
-    numbers: Array  # the numbers of the classes that are here
-    mask: Array | None  # which classes take part,
-    present: Array | None = None  # and which have a prior that is not 0
-    rows: Array | None = None  # which tokens are not ignored
-    ids: Array | None = None  # classes with target mass, (token, m),
-    shares: Array | None = None  # and how much each has; None: all of it
+    numbers: Array  # the numbers of the local classes
+    mask: Array | None  # False for masked classes
+    present: Array | None = None  # False for classes of prior 0
+    rows: Array | None = None  # False for ignored tokens
+    ids: Array | None = None  # classes with target mass, (token, m)
+    shares: Array | None = None  # the target mass of each; None: one class has all of it
     smoothing: Array | None = None
-    room: Array | None = None  # the number of classes that smoothing is spread over
+    room: Array | None = None  # the number of classes that share the smoothing
     class_weights: Array | None = None
     z_loss: Array | None = None
     hard: Array | None = None  # whether the regularizer vanishes, as at α = ∞
-    margin: Array | None = None  # by which the score of the label is lowered,
-    angular_margin: Array | None = None  # and by which its angle is raised
-    own: Array | None = None  # the number of each token's own class, where classes have labels,
-    token_labels: Array | None = None  # the label of a token,
-    class_labels: Array | None = None  # those of classes,
-    positive_share: Array | None = None  # and the target mass of each class that has it
+    margin: Array | None = None  # subtracted from the score of the label
+    angular_margin: Array | None = None  # added to the angle of the label
+    own: Array | None = None  # the number of each token's own class, where classes have labels
+    token_labels: Array | None = None  # the label of each token
+    class_labels: Array | None = None  # the label of each class
+    positive_share: Array | None = None  # the target mass of each class with the token's label
 
     @property
     def partakers(self) -> Array | None:
-        """Which classes take part and have a prior that is not 0; None for all."""
+        """Return a mask of the classes that take part, with a prior that is not 0; None for all."""
         if self.mask is None or self.present is None:
             return self.present if self.mask is None else self.mask
         return self.mask & self.present
@@ -75,47 +75,47 @@ class Fixed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule(RowRule):
-    """What is known while tracing and shapes the computation."""
+    """The static options of the computation."""
 
     kernel_axis: int  # of the classes in the kernel
     logits_soft_cap: float | None
-    block_tokens: int  # rows that lie in memory together,
-    block_classes: Any  # and classes that are taken together for many tokens
+    block_tokens: int  # rows of scores in memory at once
+    block_classes: Any  # classes per block for many tokens
     is_divergence: bool = False  # Ω*(z) + Ω(y) − ⟨y, z⟩; otherwise Σ w y (−log p)
-    statistics: bool = False  # the log-partition and the entropy too,
-    ranks: bool = False  # and the rank of the label
-    without_own: bool = False  # a token's own class takes no part
-    many_tokens: bool = False  # sums over them are split, so that they stay precise
+    statistics: bool = False  # also return the log-partition and the entropy
+    ranks: bool = False  # also return the rank of the label
+    without_own: bool = False  # a token's own class is masked
+    many_tokens: bool = False  # sums over tokens are split, so that they stay precise
 
     @property
     def takes_log_prior(self) -> bool:
-        """Whether a prior is added to the scores as its logarithm."""
+        """Return whether a prior is added to the scores as its logarithm."""
         return not self.is_divergence or self.is_softmax
 
 
 def is_one(size: Any) -> bool:
-    """Whether an axis is shared. One whose size is not known while tracing is not."""
+    """Return whether an axis is shared; False for a size unknown while tracing."""
     return isinstance(size, int) and size == 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Features and a class table, ready to be multiplied, and the shape of what comes of it."""
+    """Canonical features and class table, with the shape of the result."""
 
     moving: Moving
     fixed: Fixed
     rule: Rule
-    lead: tuple[Any, ...]  # of the features, before their width
+    lead: tuple[Any, ...]  # the shape of the features without their width
     function: str
 
     @property
     def scores(self) -> jax.ShapeDtypeStruct:
-        """The array of scores that nobody makes."""
+        """Return shape and dtype of the scores, which are never held in full."""
         shape = (*self.lead, self.fixed.numbers.shape[-1])
         return jax.ShapeDtypeStruct(shape, self.moving.features.dtype)
 
     def per_row(self, name: str, x: Any) -> Array:
-        """A parameter given as an array with size 1 along the classes, flat over tokens."""
+        """Read a parameter of size 1 along the classes, flat over tokens."""
         z = self.scores
         return self.flat(checks.per_row(self.function, name, x, z, self.rule.classes, z.dtype))
 
@@ -146,15 +146,15 @@ def read_rows(
     block_classes: int | None = None,
     has_limit: bool = False,
 ) -> Rows:
-    """Check features and table and bring them into one form.
+    """Validate and canonicalise features and table.
 
-    `has_limit` says that the function has a limit at T = 0. A temperature in an array that is
-    beyond what the function has is NaN.
+    `has_limit` says that the function has a limit at T = 0. A temperature in an array that is out
+    of range becomes NaN.
 
     Raises:
         TypeError: for arrays that are not real numbers, a mask that is not boolean, and sizes of
-            blocks that are not whole numbers.
-        ValueError: for shapes that do not fit, and for numbers out of their range.
+            blocks that are not integers.
+        ValueError: for shapes that do not fit, and for numbers out of range.
     """
     features = checks.as_array(function, "features", features)
     kernel = checks.as_array(function, "kernel", kernel)
@@ -202,7 +202,7 @@ def read_rows(
 
 
 def _is_narrow(moving: Moving, rule: Rule) -> bool:
-    """Whether a kernel may stay in fewer bits: its gradient is then summed in one product."""
+    """Return whether a kernel may stay in fewer bits: its gradient is then one product."""
     tokens, classes = moving.features.shape[0], moving.kernel.shape[rule.kernel_axis]
     if not isinstance(classes, int) or is_split(moving.features, rule.many_tokens):
         return False
@@ -210,7 +210,7 @@ def _is_narrow(moving: Moving, rule: Rule) -> bool:
 
 
 def _temperature(rows, temperature, has_limit):
-    """T of shape (token | 1, 1), None where it is the number 1."""
+    """Read T of shape (token | 1, 1), None where it is the number 1."""
     number = checks.static_number(temperature)
     dtype = rows.scores.dtype
     if number is None:
@@ -225,10 +225,10 @@ def _temperature(rows, temperature, has_limit):
 
 
 def with_regularizer(rows: Rows, regularizer: Regularizer) -> Rows:
-    """The same rows for Fenchel–Young losses of a regularizer.
+    """Prepare rows for Fenchel–Young losses of a regularizer.
 
     Raises:
-        TypeError: for an object that is no regularizer.
+        TypeError: for an object that is not a regularizer.
     """
     regularizer, limit = read_regularizer(rows.function, regularizer, rows.per_row)
     parameters, structure = parted(regularizer)
@@ -263,7 +263,7 @@ def _kernel_axis(function, features, kernel, class_axis):
 
 
 def _per_class(function, name, x, classes, dtype):
-    """One number a class, of shape (1, class)."""
+    """Read one number per class, of shape (1, class)."""
     if x is None:
         return None
     x = checks.as_array(function, name, x)
@@ -276,7 +276,7 @@ def _per_class(function, name, x, classes, dtype):
 
 
 def class_weights_of(rows: Rows, class_weights: Any) -> Array | None:
-    """One weight a class, constant to differentiation."""
+    """Read one weight per class, a constant to derivatives."""
     classes = rows.fixed.numbers.shape[-1]
     dtype = rows.moving.features.dtype
     w = _per_class(rows.function, "class_weights", class_weights, classes, dtype)
@@ -284,7 +284,7 @@ def class_weights_of(rows: Rows, class_weights: Any) -> Array | None:
 
 
 def without_masked(moving: Moving, mask: Array, axis: int) -> Moving:
-    """Zeros where classes or tokens take no part at all: 0 × NaN would reach a gradient."""
+    """Zero classes and tokens that are masked throughout: 0 × NaN would reach a gradient."""
     tokens, classes = mask.shape
     if is_one(classes):
         return moving._replace(features=jnp.where(mask, moving.features, 0))
@@ -296,9 +296,9 @@ def without_masked(moving: Moving, mask: Array, axis: int) -> Moving:
 
 
 def whole_if_few(rows: Rows, block_tokens: int | None, block_classes: int | None) -> Rows:
-    """Rows for a loss whose whole scores stay in memory from forward to backward, if they are few.
+    """Keep whole scores in memory from forward to backward pass, if they are few.
 
-    Blocks would compute them twice. Sizes that are given stay.
+    Blocks would compute them twice. Given sizes are unchanged.
     """
     (tokens, width), classes = rows.moving.features.shape, rows.fixed.numbers.shape[-1]
     if not stay_whole(tokens, classes, width):
@@ -312,7 +312,7 @@ def whole_if_few(rows: Rows, block_tokens: int | None, block_classes: int | None
 
 
 def _sizes(function, tokens, classes, block_tokens, block_classes):
-    """The sizes that are given, and for the others the rule that docstrings state."""
+    """Return the given sizes, and for the others the rule of the docstrings."""
     for name, size in (("block_tokens", block_tokens), ("block_classes", block_classes)):
         if size is not None:
             checks.whole_number(function, name, size)

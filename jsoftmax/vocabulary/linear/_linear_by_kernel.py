@@ -1,6 +1,7 @@
-"""Linear cross-entropies by the kernels of `jsoftmax.kernels`, with the derivatives of XLA's form.
+"""Linear cross-entropies by the kernels of `jsoftmax.kernels`, with derivatives of any order.
 
-Reverse mode goes by kernels too. Forward mode, and every further derivative, is that of `outcomes`.
+Reverse mode is computed by kernels too. Forward mode and higher derivatives are those of
+`outcomes`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 from jsoftmax.vocabulary.linear._token_targets import label
 
-_NAMES = ("features", "kernel", "bias")  # of what may move
+_NAMES = ("features", "kernel", "bias")  # the differentiable arguments
 
 
 def refusals(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> dict[str, bool]:
-    """What kernels do not take, and whether it is given."""
+    """List the options that kernels do not support, each with whether it is given."""
     sizes = (*moving.features.shape, *moving.kernel.shape)
     return {
         "`where`": fixed.mask is not None,
@@ -47,7 +48,7 @@ def refusals(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> dict[st
 
 
 def check(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> None:
-    """Refuse what kernels do not take.
+    """Raise for options that kernels do not support.
 
     Raises:
         NotImplementedError: for an argument, an old TPU, or a width that does not fit its memory.
@@ -68,22 +69,22 @@ def check(function: str, rule: Rule, moving: Moving, fixed: Fixed) -> None:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def losses_by_kernel(is_named: bool, rule: Rule, moving: Moving, fixed: Fixed) -> Outcome:
-    """The losses of all tokens.
+    """Compute the losses of all tokens.
 
-    A kernel that is named by its user is lowered for a TPU or a CPU only. Otherwise this is one of
-    the branches of a program that may be lowered for others too, where it does not run.
+    A kernel named by the user is lowered for a TPU or a CPU only. Otherwise this is a branch of a
+    program that may be lowered for other platforms too, where the branch does not run.
     """
     return Outcome(_losses(is_named, rule, *alike((moving, fixed)))["loss"], None, None)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _losses(is_named: bool, rule: Rule, moving: Moving, fixed: Fixed) -> dict[str, Array]:
-    """`loss`, and what its gradient needs: (token, 1) arrays."""
+    """Compute `loss` and the residuals of its gradient: (token, 1) arrays."""
     found = _by_platform(is_named, partial(_sums, rule), moving, fixed)
     top, others, own = (found[name] for name in ("top", "others", "own"))
     gap = behind(own, top)
     total = others + jnp.exp(-gap)
-    # Without the label's own mass nothing is lost where that is almost all.
+    # The mass of the label is excluded, so that no digits are lost where it is almost all.
     log_total = jnp.where(gap == 0, jnp.log1p(others), jnp.log(total))
     is_empty = top == -jnp.inf
     loss = jnp.where(is_empty, 0, gap + log_total)
@@ -111,7 +112,7 @@ def _losses_jvp(is_named, rule, primals, tangents):
 
 @partial(jax.jit, static_argnums=0)
 def _pushed(rule, residuals, changes):
-    """The tangents of losses, by XLA."""
+    """Compute the tangents of losses, by XLA."""
     moving, fixed, _ = residuals
 
     def losses(moved):
@@ -123,7 +124,7 @@ def _pushed(rule, residuals, changes):
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _pulled(is_named, rule, names, residuals, cotangent):
-    """The cotangents of what moves, by kernels."""
+    """Compute the cotangents of the arguments, by kernels."""
     moving, fixed, found = residuals
     slopes = partial(_slopes, rule)
     gradients = _by_platform(is_named, slopes, moving, fixed, found, cotangent)
@@ -131,7 +132,7 @@ def _pulled(is_named, rule, names, residuals, cotangent):
 
 
 def _by_platform(is_named: bool, function: Any, *arguments: Any) -> Any:
-    """function(interpret, ...) for a TPU, or for the CPU, where it is interpreted."""
+    """Call function(interpret, ...) for a TPU, or for the CPU, where it is interpreted."""
     from jsoftmax.kernels import by_platform
 
     refused = (
@@ -150,7 +151,7 @@ def _fits(rule, moving):
 
 
 def _problem(rule, moving, interpret):
-    """The problem as kernels take it, and how many tokens fill up the last block."""
+    """Return the problem in the form of the kernels, and the number of padding tokens."""
     from jsoftmax.kernels.linear import TableProblem, chip
 
     tokens, width = moving.features.shape
@@ -163,7 +164,7 @@ def _problem(rule, moving, interpret):
 
 
 def _row(x, tokens, more, value=0):
-    """(token | 1, 1) → [1, token], with as many values more."""
+    """Reshape (token | 1, 1) → [1, token], padded by `more` values."""
     row = jnp.broadcast_to(x, (tokens, 1)).reshape(1, tokens)
     return jnp.pad(row, ((0, 0), (0, more)), constant_values=value)
 

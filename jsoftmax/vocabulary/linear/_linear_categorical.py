@@ -1,4 +1,4 @@
-"""Draws from the softmax of features and a class table, streamed over classes."""
+"""Draw from the softmax of features and a class table, streamed over classes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def linear_categorical(
     axis_name: Hashable | None = None,
     block_classes: int | None = None,
 ) -> Int[Array, "..."]:
-    r"""One exact draw a token from `softmax` of the logits h W + b, in one pass over the classes.
+    r"""Draw one class per token, exactly, from `softmax` of the logits h W + b in one pass.
 
     .. math:: y = \arg\max_i z_i/T + g_i, \qquad z = c \tanh((h W + b)/c)
 
-    with independent Gumbel noise g, which depends on the key and the number of the class alone, not
-    on blocks or on how the classes are split: the draws are those of `gumbel_argmax` with this key
-    and these logits. Neither scores nor noise are held for all classes at once.
+    with independent Gumbel noise g. It depends only on the key and the number of the class, not on
+    blocks or on the split of the classes: the draws are those of `gumbel_argmax` with this key and
+    these logits. Scores and noise of all classes are never in memory at once.
 
     Args:
         key: a key of `jax.random`.
@@ -51,28 +51,28 @@ def linear_categorical(
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]. Other classes are never drawn.
-        prior: a reference measure q ≥ 0 that broadcasts to [..., K]: draws are in proportion to
-            q exp(z/T), at T = 0 to the q of the largest logits. 0 masks a class.
-        log_prior: log q in the place of q, which may underflow.
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K]: probabilities are in
+            proportion to q exp(z/T), at T = 0 to the q of the largest logits. 0 masks a class.
+        log_prior: log q instead of q, which may underflow.
         temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. T = 0
-            draws evenly among the largest logits.
+            draws uniformly among the largest logits.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. The key must be
-            the same on every part, and so will be the result.
-        block_classes: about how many classes are taken together; None for as many as hold 2²²
-            scores with all the tokens.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. The key must be the same
+            on every part, and so will be the result.
+        block_classes: approximate number of classes per block; None for as many as hold 2²² scores
+            with all the tokens.
 
     Returns:
-        Class numbers from 0 to K − 1 of shape [...], in the default integer dtype. −1 where there
-        is nothing to draw: a token without any class, with NaN in its scores, or with a number
+        Classes from 0 to K − 1 of shape [...], in the default integer dtype. −1 where there is
+        nothing to draw: for a token that is fully masked, has NaN in its scores, or has a number
         below 0 in an array of temperatures.
 
     Raises:
-        TypeError: if `key` is no key, `features` or `kernel` are not real numbers, or `where` is
+        TypeError: if `key` is not a key, `features` or `kernel` are not real numbers, or `where` is
             not boolean.
         ValueError: if `key` holds several keys, shapes do not fit, or a number known while tracing
-            is out of its range.
+            is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -93,17 +93,17 @@ def linear_categorical(
 
 
 class _Best(NamedTuple):
-    """The best class of every token among those seen so far."""
+    """The best class of every token so far."""
 
-    rank: Array  # what comes before all else: see `_perturbed`
-    value: Array  # of those of the highest rank the highest perturbed score, −∞ for none
-    drawn: Array  # and its class
+    rank: Array  # the first sort key: see `_perturbed`
+    value: Array  # the highest perturbed score of the highest rank, −∞ for none
+    drawn: Array  # the class of that score
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, static_argnums=0, inline=True)
 def _drawn(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> Array:
-    """A class a token, −1 for none."""
+    """Draw one class per token, −1 for none."""
     best = _streamed(rule, key, moving, fixed)
     value, drawn = best.value, best.drawn
     if rule.axis_name is not None:
@@ -119,7 +119,7 @@ def _drawn(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> Array:
 
 
 def _streamed(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> _Best:
-    """The best of the classes of this part."""
+    """Find the best of the local classes."""
     t, log_q = moving.temperature, moving.log_prior
     moving = moving._replace(temperature=None, log_prior=None)
     tokens, here = moving.features.shape[0], fixed.numbers.shape[-1]
@@ -129,7 +129,7 @@ def _streamed(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> _Best:
     together = max(1, rule.block_classes // size)
     width = together * size
 
-    # Noise would be lost in huge scores. Any of the size of the largest will do as an anchor.
+    # Noise would be lost in huge scores, so an anchor of their size is subtracted.
     z = scores(*classes_at(rule, (moving, fixed), 0, min(size, here)), rule=rule)
     anchor = rule.classes.max(z)
     anchor = jnp.where(jnp.isfinite(anchor), anchor, 0)
@@ -139,7 +139,7 @@ def _streamed(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> _Best:
         blocks = -(-wide // size) + more
         noise = gumbel_blocks(key, (tokens,), first + start // size, blocks, size, z.dtype)
         noise = jax.lax.dynamic_slice_in_dim(noise, offset, wide, axis=-1)
-        if log_q is not None:  # a class of prior q is the best of q classes
+        if log_q is not None:  # a class of prior q acts as the best of q classes
             (beside,) = classes_at(rule, (moving._replace(log_prior=log_q),), start, wide)
             noise = noise + beside.log_prior
         rank, v = _perturbed(z, anchor, noise, t)
@@ -148,7 +148,7 @@ def _streamed(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> _Best:
         v = jnp.where((rank < top) & (v == v), -jnp.inf, v)
         highest = jnp.max(v, axis=-1, keepdims=True)
         place = jnp.argmax(v, axis=-1, keepdims=True).astype(jnp.int32)
-        # NaN spoils its row: nothing is above it, and it is taken over.
+        # NaN wins its row: nothing is above it, and it replaces the best so far.
         above = (highest > value) | (highest != highest)
         number = fixed.numbers[0, 0] + start + place
         value, drawn = jnp.where(above, highest, value), jnp.where(above, number, best.drawn)
@@ -165,10 +165,10 @@ def _streamed(rule: Rule, key: Array, moving: Moving, fixed: Fixed) -> _Best:
 
 
 def _perturbed(z: Array, anchor: Array, noise: Array, t: Array | None) -> tuple[Array, Array]:
-    """The rank of every class, and its perturbed score, which is compared where ranks are equal.
+    """Return the rank of every class, and its perturbed score, which breaks ties of rank.
 
     Scores of +∞ share all the mass: where there is one, only they count. At T = 0 only the largest
-    count, whose noise then decides. Neither NaN nor −∞ is of any rank. Above T = 0 all is
+    scores count, and their noise decides. NaN and −∞ have no rank. Above T = 0 everything is
     multiplied by min(T, 1), so that no small T makes scores infinite.
     """
     infinite, lowest = z == jnp.inf, jnp.asarray(-jnp.inf, z.dtype)

@@ -29,7 +29,7 @@ from jsoftmax.vocabulary.linear._token_targets import Fate, label, with_targets
 
 
 class CrossEntropyTerms(NamedTuple):
-    """What `linear_cross_entropy_terms` returns, one number a token each.
+    """The results of `linear_cross_entropy_terms`, one number per token each.
 
     Args:
         loss: of shape [...], the cross-entropies.
@@ -73,87 +73,91 @@ def linear_cross_entropy(
     block_classes: int | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""`cross_entropy` of the logits h W + b, without a large array of them.
+    r"""Compute `cross_entropy` of the logits h W + b, without a large array of logits.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad
               L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i q_i e^{z_i})²
 
     with p = q exp(z)/Σ q exp(z), the softmax of z where there is no prior q. Values and derivatives
     are those of `cross_entropy`, in both modes and of any order: in features, kernel, bias,
-    temperature and prior. To derivatives all else is constant.
+    temperature and prior. All other arguments are constants to derivatives.
 
-    With one label a token, up to 2²⁴ scores in all stay in memory from forward to backward: half of
-    what the dense way takes, and nothing is done twice. So do those of at most d/2 tokens, which
-    are no larger than the kernel. Beyond, and with pairs, the backward pass computes the scores
-    again in blocks, a fourth matrix product beside the three of the dense way;
-    `linear_cross_entropy_sum` does without it where only a sum is wanted. Forward, an eighth of the
-    tokens have their rows in memory together, at least 512 of them and at most 2²⁷ scores.
-    Backward, a sixteenth of the classes is taken for many tokens, at least 1024 of them and at most
-    2²⁶ scores. Where 512 tokens or 512 classes have more scores than that, these are taken. On a
-    mesh the sizes are those of one device.
+    With one label per token, up to 2²⁴ scores stay in memory from forward to backward pass: half
+    the memory of dense logits, and nothing is computed twice. So do the scores of at most d/2
+    tokens, which are no larger than the kernel. Otherwise, and with pairs, the backward pass
+    recomputes the scores in blocks, a fourth matrix product besides the three of dense logits;
+    `linear_cross_entropy_sum` avoids it where only a sum is needed. By default a block has
 
-    A kernel in bfloat16 or float16 enters products as it is, if the features have its dtype; scores
-    and sums are in float32.
+    ========  ====================  =============  ===============================================
+    pass      share                 at least       at most
+    ========  ====================  =============  ===============================================
+    forward   1/8 of the tokens     512 tokens     2²⁷ scores, or 512 tokens where those have more
+    backward  1/16 of the classes   1024 classes   2²⁶ scores, or 512 classes where those have more
+    ========  ====================  =============  ===============================================
 
-    On a mesh each device goes through its own classes, and numbers of a row are all that the
-    devices exchange. On Explicit axes, the default of `jax.make_mesh`, the types of the arguments
-    say how they are split: the function opens `shard_map`, and gathers a kernel whose features are
-    split (FSDP) once. On Auto axes name those of the classes by `axis_name`, under `jax.set_mesh`:
-    without it the compiler gathers the kernel.
+    On a mesh the sizes are those on one device.
+
+    A kernel in bfloat16 or float16 enters products without a cast if the features have its dtype;
+    scores and sums are in float32.
+
+    On a mesh each device computes the scores of its own classes, and devices exchange only a few
+    numbers per row. On Explicit axes, the default of `jax.make_mesh`, the types of the arguments
+    say how they are split: the function opens `shard_map`, and gathers FSDP kernels (split along
+    their features) once. On Auto axes name those of the classes by `axis_name`, under
+    `jax.set_mesh`: without it the compiler gathers the kernel.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         targets: classes, integers of shape [...]; or the pair (ids, weights), both of shape
-            [..., m]: m classes a token with weights that sum to 1, a few at most, since they are
-            looked for one by one. A pair of weight 0 counts for nothing.
+            [..., m]: m classes per token with weights that sum to 1, a few at most, since they are
+            searched one by one. A pair of weight 0 is ignored.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape [K]
-            leaves out classes, shape [..., 1] tokens, whose loss and gradient are then 0. Target
-            mass on another class makes the loss +∞, with a finite gradient.
-        prior: a reference measure q ≥ 0 that broadcasts to [..., K], as numbers of shape [K]: p is
-            in proportion to q exp z. A class of prior 0 is masked. Differentiable.
-        log_prior: log q in the place of q, which may underflow; −∞ masks a class.
+            leaves out classes, shape [..., 1] tokens: their loss and gradient are 0. Target mass on
+            a masked class makes the loss +∞, with a finite gradient.
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K], such as shape [K]: p is in
+            proportion to q exp z. A class of prior 0 is masked. Differentiable.
+        log_prior: log q instead of q, which may underflow; −∞ masks a class.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         label_smoothing: s from 0 to 1: y becomes (1−s) y plus s spread evenly over the unmasked
             classes.
         class_weights: w ≥ 0 of shape [K].
-        z_loss: λ, which pulls the log-partition to 0.
-        margin: m, a number or an array of size 1 along the classes, taken from the score of the
-            label before it is divided by T. Needs one class a token.
+        z_loss: λ of the penalty that pulls the log-partition to 0.
+        margin: m, a number or an array of size 1 along the classes, subtracted from the score of
+            the label before the division by T. Needs one class per token.
         angular_margin: m from 0 to π, likewise, in radians: the cosine of the label becomes
             cos(θ + m), or cos θ − m sin m where θ is beyond π − m. Needs `normalize`.
-        normalize: whether features and the vectors of classes are divided by their lengths, which
-            makes scores their cosines. No normalised copy of the kernel is made. A vector of length
-            0 has cosine 0 with every other, and no gradient. Then with T = 1/s `margin` is CosFace,
-            `angular_margin` ArcFace, and both are cos(θ + m₂) − m₃.
+        normalize: whether to divide features and class vectors by their lengths, so that scores are
+            cosines. No normalised copy of the kernel is made. A vector of length 0 has cosine 0
+            with every other, and gradient 0. With T = 1/s, `margin` is CosFace, `angular_margin` is
+            ArcFace, and both together are cos(θ + m₂) − m₃.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
-            array another number makes the loss of its token NaN, and its gradient 0.
+            array any other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0, a number; None for none.
-        class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d], the layout of an
-            embedding table, which so serves here as it is.
-        axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
-            `class_weights`, `where` and prior are split, in `shard_map`, or outside of it on Auto
-            axes. Targets are numbered over all parts.
-        block_tokens: how many rows are in memory together; None for the rule above.
-        block_classes: how many classes are taken together backward; None for the rule above.
-        implementation: "xla", which does all that is described here, or "pallas", kernels for TPUs
-            in which scores never leave the chip. They take one label a token, `bias`,
-            `ignore_index`, `z_loss`, `logits_soft_cap` and `class_axis`, and never fall back;
-            forward mode and second derivatives are XLA's. On a CPU they are interpreted, slowly.
-            None takes them where `jsoftmax.kernels` has a record of this hardware that they were
-            right and faster.
+        class_axis: the axis of the classes in `kernel`: −1 for [d, K], 0 for [K, d], the layout of
+            an embedding table.
+        axis_name: name of the mesh or `vmap` axis that splits the classes of `kernel`, `bias`,
+            `class_weights`, `where` and prior, in `shard_map`, or outside of it on Auto axes.
+            Targets are numbered over all parts.
+        block_tokens: rows of scores in memory at once; None for the rule above.
+        block_classes: classes per block of the backward pass; None for the rule above.
+        implementation: "xla", with all options, or "pallas", kernels for TPUs that keep scores on
+            the chip. They support one label per token, `bias`, `ignore_index`, `z_loss`,
+            `logits_soft_cap` and `class_axis`, and never fall back; forward mode and second
+            derivatives are XLA's. On a CPU they are interpreted, slowly. None uses them where
+            `jsoftmax.kernels` has a record that they were correct and faster on this hardware.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. 0 for a token without any class. NaN
-        for a label out of range in a `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. 0 for a fully masked token. NaN for
+        a label out of range in a `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: if `features` or `kernel` are not real numbers, or `where` or `targets` have a
             wrong dtype.
         ValueError: if shapes do not fit, there are no classes, or a number known while tracing is
-            out of its range.
-        NotImplementedError: for what a named implementation does not take.
+            out of range.
+        NotImplementedError: for options that a named implementation does not support.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -207,40 +211,40 @@ def linear_cross_entropy_terms(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> CrossEntropyTerms:
-    r"""`linear_cross_entropy` with the log-partition and the entropy of every token.
+    r"""Compute `linear_cross_entropy` with the log-partition and the entropy of every token.
 
     .. math:: \log\sum_i q_i e^{z_i} \qquad \text{and} \qquad H = -\sum_i p_i \log p_i
 
     All three are differentiable. They come from one pass over the classes, and so do their
-    derivatives. With a margin they are those of the scores after it.
+    derivatives. With a margin, all are functions of the scores after it.
 
     Args:
-        features: h of shape [..., d], any real dtype; this and all else as `linear_cross_entropy`.
+        features: h of shape [..., d], any real dtype; all arguments as in `linear_cross_entropy`.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         targets: classes of shape [...], or pairs (ids, weights) of shape [..., m].
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K].
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]; 0 masks a class.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         ignore_index: tokens with this label have loss 0 and gradient 0, and the statistics of
             scores that are all 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K].
         z_loss: λ.
-        margin: m, taken from the score of the label.
+        margin: m, subtracted from the score of the label.
         angular_margin: m in radians, added to the angle of the label. Needs `normalize`.
         normalize: whether scores are cosines.
-        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
-            number makes what is returned NaN, and the gradient of its token 0.
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array any other
+            number makes the results NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split.
-        block_tokens: how many rows are in memory together; None for the rule.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes.
+        block_tokens: rows of scores in memory at once; None for the rule.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
-        `loss`, `log_partition` and `entropy`, each of shape [...] and in float32 at least. A token
-        without any class has the log-partition −∞ and the entropy 0.
+        `loss`, `log_partition` and `entropy`, each of shape [...] and in float32 at least. A fully
+        masked token has the log-partition −∞ and the entropy 0.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
@@ -268,7 +272,7 @@ def terms_of(
     block_tokens, block_classes, implementation: str | None = "xla", margin: Any = 0.0,
     angular_margin: Any = 0.0, normalize: Any = False, ranks: bool = False,
 ) -> Outcome:  # fmt: skip
-    """The results of every token, of the shape of the targets."""
+    """Compute the results of every token, of the shape of the targets."""
     rows, fate = read_problem(
         function, features, kernel, targets, bias, where, prior, log_prior, ignore_index,
         label_smoothing, class_weights, z_loss, temperature, logits_soft_cap, class_axis, axis_name,
@@ -282,8 +286,8 @@ def terms_of(
     return jax.tree.map(lambda x: rows.shaped(x)[..., 0], outcome)
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
 def _settled(platforms: Platforms, rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Outcome:
     outcome = outcomes_by(platforms, rule, moving, fixed)
@@ -299,7 +303,7 @@ def read_problem(
     axis_name: Hashable | None, block_tokens: int | None, block_classes: int | None,
     statistics: bool = False,
 ) -> tuple[Rows, Fate]:  # fmt: skip
-    """The arguments of a cross-entropy, checked and in one form."""
+    """Validate and canonicalise the arguments of a cross-entropy."""
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
         temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,

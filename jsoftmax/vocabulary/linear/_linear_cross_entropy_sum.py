@@ -1,4 +1,4 @@
-"""A weighted sum of cross-entropies, whose gradients are formed while the rows are in memory."""
+"""Weighted sum of cross-entropies, with gradients computed in the forward pass."""
 
 from __future__ import annotations
 
@@ -56,54 +56,53 @@ def linear_cross_entropy_sum(
     block_classes: int | None = None,
     implementation: str | None = None,
 ) -> Float[Array, ""]:
-    r"""Σ w L over tokens, L as `linear_cross_entropy`, with gradients formed on the way forward.
+    r"""Compute Σ w L, L as in `linear_cross_entropy`, with gradients in the forward pass.
 
     .. math:: S = \sum_t w_t L_t
 
     On a CPU, and where all scores fit one block, the scores are computed once: `value_and_grad`
-    costs three matrix products, as the dense way does, where that of `linear_cross_entropy` costs
-    four. The price: there is no forward mode, so that `jax.jvp` raises. Derivatives of the
-    gradient, as `jax.hessian` asks for, are those of `linear_cross_entropy`, at its cost. Where no
-    gradient is asked for, none is formed. Elsewhere, and on a mesh, the function is the sum of
+    costs three matrix products, like dense logits, while that of `linear_cross_entropy` costs four.
+    In return there is no forward mode, so `jax.jvp` raises. Derivatives of the gradient, as in
+    `jax.hessian`, are those of `linear_cross_entropy`, at its cost. Without differentiation no
+    gradient is computed. Elsewhere, and on a mesh, the function is the sum of
     `linear_cross_entropy`. For the mean over n tokens give weights 1/n.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
-        targets: classes of shape [...], or pairs (ids, weights) of shape [..., m], as
-            `linear_cross_entropy`, and so all else but for the weights.
-        weights: w, a number a token, of any shape that broadcasts to [...]; None for 1.
+        targets: classes of shape [...], or pairs (ids, weights) of shape [..., m]. All arguments
+            except `weights` are as in `linear_cross_entropy`.
+        weights: w, one number per token, of any shape that broadcasts to [...]; None for 1.
             Differentiable, as are features, kernel, bias, temperature and prior.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K].
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]; 0 masks a class.
-        log_prior: log q in the place of q, which may underflow.
-        ignore_index: tokens with this label count for nothing.
+        log_prior: log q instead of q, which may underflow.
+        ignore_index: tokens with this label add nothing, and have gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
-        class_weights: one number a class, of shape [K].
+        class_weights: one number ≥ 0 per class, of shape [K].
         z_loss: λ.
-        margin: m, taken from the score of the label.
+        margin: m, subtracted from the score of the label.
         angular_margin: m in radians, added to the angle of the label. Needs `normalize`.
         normalize: whether scores are cosines.
-        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
-            number makes what is returned NaN, and the gradient of its token 0.
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array any other
+            number makes the sum NaN, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split, as
+        axis_name: name of the mesh or `vmap` axis that splits the classes, as in
             `linear_cross_entropy`.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
-        block_classes: how many classes are taken together backward; None for the rule.
-        implementation: as `linear_cross_entropy`. By kernels no gradient is formed on the way
-            forward, and forward mode is XLA's.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
+        block_classes: classes per block of the backward pass; None for the rule.
+        implementation: as in `linear_cross_entropy`. With kernels no gradient is computed in the
+            forward pass, and forward mode is XLA's.
 
     Returns:
-        A number, in float32 at least.
+        One number, in float32 at least.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
         ValueError: as `linear_cross_entropy`, and if `weights` do not broadcast to the tokens.
-        NotImplementedError: for what a named implementation does not take.
+        NotImplementedError: for options that a named implementation does not support.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -140,14 +139,14 @@ def linear_cross_entropy_sum(
     return _summed(rows.rule, *arrays)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, static_argnums=0, inline=True)
 def _summed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
-    """The sum, with gradients formed on the way forward where that is cheaper."""
+    """Compute the sum, with gradients in the forward pass where that is cheaper."""
     if fits(moving.features.shape[0], rule.block_tokens):
         return _formed_forward(rule, moving, weights, fixed, fate)
-    # Off CPUs the sum of gradients in the kernel, which is read and written once a block of tokens,
-    # costs more than a fourth product does. On a mesh it would be summed over devices as a whole.
+    # Except on CPUs, reading and writing the gradient of the kernel once per block of tokens costs
+    # more than a fourth product. On a mesh that whole gradient would be summed over devices.
     return jax.lax.platform_dependent(
         moving,
         weights,
@@ -160,7 +159,7 @@ def _summed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_record(platforms, rule, moving, weights, fixed, fate):
-    """The sum by kernels on these platforms, by XLA elsewhere."""
+    """Compute the sum by kernels on these platforms, by XLA elsewhere."""
     from jsoftmax.kernels import by_record
 
     kernel, xla = partial(_by_kernels, False, rule), partial(_summed, rule)
@@ -173,13 +172,13 @@ def _by_kernels(is_named, rule, moving, weights, fixed, fate):
 
 
 def _formed_forward(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
-    # Gradients of blocks are added to in the dtype of the features.
+    # Gradients of blocks are accumulated in the dtype of the features.
     kernel = moving.kernel.astype(moving.features.dtype)
     return _sum(rule, moving._replace(kernel=kernel), weights, fixed, fate)
 
 
 def _added_up(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Array:
-    """The sum of losses, with the derivatives of `linear_cross_entropy`."""
+    """Sum losses, with the derivatives of `linear_cross_entropy`."""
     outcome, _ = outcomes(rule, moving, fixed)
     return jnp.sum(weights * fate.settle(outcome.loss))
 
@@ -196,7 +195,7 @@ def _forward(rule, moving, weights, fixed, fate):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate) -> Any:
-    """The losses of all tokens, and the gradient of their weighted sum in what moves."""
+    """Compute the losses of all tokens, and the gradient of their weighted sum."""
     trees: Trees = (moving, fixed, fate, _Weights(weights))
     if fits(moving.features.shape[0], rule.block_tokens):
         return _block(rule, *trees, total=jax.tree.map(lambda _: None, moving))
@@ -218,16 +217,16 @@ def _formed(rule: Rule, moving: Moving, weights: Array, fixed: Fixed, fate: Fate
 
 
 def _over_blocks(step: Any, none: Any, rule: Rule, trees: Trees) -> Any:
-    """step(total, trees) for blocks of tokens, from the total `none`; results put side by side.
+    """Apply step(total, trees) to blocks of tokens, from the total `none`; concatenate results.
 
-    Of many tokens parts have totals of their own: few are added one after another.
+    With many tokens, parts have totals of their own, so that sums stay short and precise.
     """
     tokens = trees[0].features.shape[0]
     size = block = rule.block_tokens
     if rule.many_tokens:
         size = block_of_blocks(tokens, block)
     parts, rest = split_tokens(trees, size)
-    # The last token fills up the blocks, and counts once.
+    # The last token pads the blocks, and counts once.
     w = parts[-1].weights
     count = block_count(tokens, size)
     places = jnp.arange(w.size).reshape(-1, count).T[..., None]
@@ -262,7 +261,7 @@ def _formed_jvp(rule, primals, tangents):
 
 
 def _block(rule, moving, fixed, fate, weights, total):
-    """The losses of a block of tokens; their gradients, added to those in `total`."""
+    """Compute the losses of a block of tokens, and add their gradients to `total`."""
     names = ("bias", "temperature", "log_prior", "per_length")
     names = [name for name in names if getattr(moving, name) is not None]
 
@@ -291,7 +290,7 @@ def _plus(total, x):
 
 
 def _added(rule, total, features, pulled):
-    """total + hᵀ g, in place and class by class: the product alone would be as large as the sum."""
+    """Compute total + hᵀ g in place, in blocks of classes: the product is as large as the total."""
 
     def product(pulled):
         return slope_in_kernel(features, pulled, rule.kernel_axis, rule.many_tokens)

@@ -48,51 +48,51 @@ def linear_fenchel_young_loss(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""`fenchel_young_loss` of the logits h W + b, which are never held for all tokens at once.
+    r"""Compute `fenchel_young_loss` of the logits h W + b, without a large array of logits.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad L = Ω^*(z) + Ω(y) - ⟨y, z⟩ ≥ 0, \qquad
               Ω(p) = \sum_i q_i\, ω(p_i/q_i)
 
     With `Tsallis(1.0)` it is KL(y‖p), for classes the cross-entropy; with `Tsallis(2.0)` the
     sparsemax loss. Values and derivatives are those of `fenchel_young_loss`, in both modes and of
-    any order: in features, kernel, bias, temperature, prior and the arrays of the regularizer. To
-    derivatives all else is constant. The threshold of a row is sought while the row is in memory,
-    and the backward pass needs no more than that threshold: it costs what that of
-    `linear_cross_entropy` does. Blocks are chosen by the same rule.
+    any order: in features, kernel, bias, temperature, prior and the arrays of the regularizer. All
+    other arguments are constants to derivatives. The threshold of a row is found while the row is
+    in memory, and the backward pass needs only that threshold: it costs as much as that of
+    `linear_cross_entropy`. Block sizes follow the same rule.
 
     Never minimise it over the order α of `Tsallis`: for every one-hot target the loss *falls* as α
-    grows, whatever the logits are.
+    grows, for any logits.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         targets: classes, integers of shape [...]; or the pair (ids, weights), both of shape
-            [..., m]: m classes a token with weights that sum to 1, a few at most.
+            [..., m]: m classes per token with weights that sum to 1, a few at most.
         regularizer: ω, a `Regularizer`; its arrays have size 1 along the classes, as [..., 1].
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part. Target mass
-            on another class makes the loss +∞, with a finite gradient.
-        prior: a reference measure q ≥ 0 that broadcasts to [..., K], as numbers of shape [K], 1
-            where it is None. A class of prior 0 is masked. Differentiable.
-        log_prior: log q in the place of q, which may underflow at α = 1; −∞ masks a class.
+            on a masked class makes the loss +∞, with a finite gradient.
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K], such as shape [K]; None for 1.
+            A class of prior 0 is masked. Differentiable.
+        log_prior: log q instead of q, which may underflow at α = 1; −∞ masks a class.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0 of shape [K]; the loss of a token is multiplied by ⟨w, y⟩.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
-            array another number makes the loss of its token NaN, and its gradient 0.
+            array any other number makes the loss of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0, a number; None for none.
-        class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes of `kernel`, `bias`,
-            `class_weights`, `where` and prior are split. Targets are numbered over all parts.
-        block_tokens: how many rows are in memory together; None for the rule.
-        block_classes: how many classes are taken together backward; None for the rule.
+        class_axis: the axis of the classes in `kernel`: −1 for [d, K], 0 for [K, d].
+        axis_name: name of the mesh or `vmap` axis that splits the classes of `kernel`, `bias`,
+            `class_weights`, `where` and prior. Targets are numbered over all parts.
+        block_tokens: rows of scores in memory at once; None for the rule.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. 0 for a token without any class. NaN
-        for a label out of range in a `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. 0 for a fully masked token. NaN for
+        a label out of range in a `jax.Array`: its values are not checked.
 
     Raises:
-        TypeError: as `linear_cross_entropy`, and if `regularizer` is none.
+        TypeError: as `linear_cross_entropy`, and if `regularizer` is not a `Regularizer`.
         ValueError: as `linear_cross_entropy`.
 
     Example:
@@ -122,7 +122,7 @@ def divergences(
     class_weights: Any, temperature: Any, logits_soft_cap: float | None, class_axis: int,
     axis_name: Hashable | None, block_tokens: int | None, block_classes: int | None,
 ) -> Array:  # fmt: skip
-    """The losses of `function`, one a token."""
+    """Compute the losses of `function`, one per token."""
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
         temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=axis_name,
@@ -136,8 +136,8 @@ def divergences(
     return rows.shaped(loss)[..., 0]
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=0)
 def _settled(rule: Rule, moving: Moving, fixed: Fixed, fate: Fate) -> Array:
     outcome, _ = outcomes(rule, moving, fixed)

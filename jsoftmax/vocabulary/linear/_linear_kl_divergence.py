@@ -1,4 +1,4 @@
-"""The Kullback–Leibler divergence between two models, from features and class tables."""
+"""Kullback–Leibler divergence between two models, from features and class tables."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def linear_kl_divergence(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""KL(p‖q) between the softmax of two models' logits, neither of which is held for all tokens.
+    r"""Compute KL(p‖q) between the softmax of two models' logits, without large arrays of logits.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad
               \mathrm{KL}(p‖q) = \sum_i p_i (\log p_i - \log q_i)
@@ -61,13 +61,13 @@ def linear_kl_divergence(
     the second model when p is the target: `Tsallis(1.5)` compares the predictions of `entmax`.
     Jensen–Shannon becomes w Ω(p) + (1−w) Ω(q) − Ω(m).
 
-    Every term of the sum is at least 0, and 0 where p and q are one number. Derivatives are in both
+    Every term of the sum is at least 0, and 0 where p and q are equal. Derivatives exist in both
     modes and of any order: in features, kernels, biases and temperatures of both models. For a
-    teacher use `jax.lax.stop_gradient` on its features and kernel: its backward pass is then not
-    part of the program. To derivatives the regularizer is constant, and so is w.
+    teacher use `jax.lax.stop_gradient` on its features and kernel, to remove its backward pass from
+    the program. The regularizer and w are constants to derivatives.
 
-    Rows of both models are in memory together for a block of tokens, and scores are computed again
-    in blocks of classes backward, by the rule of `linear_cross_entropy`.
+    The rows of both models are in memory for a block of tokens at a time. The backward pass
+    recomputes scores in blocks of classes, by the rule of `linear_cross_entropy`.
 
     Args:
         features_p: hidden states of the first model, of shape [..., d], any real dtype.
@@ -76,35 +76,35 @@ def linear_kl_divergence(
         kernel_q: its class table, of shape [d′, K], or [K, d′] where `class_axis_q` is 0.
         direction: "forward", "reverse", "jeffreys" or "jensen_shannon".
         weight: w of "jensen_shannon", between 0 and 1, a number or an array of size 1 along the
-            classes, as [..., 1]; None for 1/2. The others have none.
+            classes, as [..., 1]; None for 1/2. Other directions have no weight.
         regularizer: ω, a `Regularizer` with a finite order; its arrays have size 1 along the
             classes.
         bias_p: of shape [K].
         bias_q: of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part in both
-            models. Shape [..., 1] leaves out tokens, whose result and gradient are 0.
+            models. Shape [..., 1] leaves out tokens: their result and gradient are 0.
         temperature: T > 0 of both models, a number or an array of size 1 along the classes. In an
-            array another number makes the result of its token NaN.
-        temperature_q: that of the second model, where it has another one.
+            array any other number makes the result of its token NaN.
+        temperature_q: the temperature of the second model, if it differs.
         logits_soft_cap_p: c > 0, a number; None for none.
         logits_soft_cap_q: c > 0, a number; None for none.
-        class_axis_p: where the classes of `kernel_p` are: −1 for [d, K], 0 for [K, d].
-        class_axis_q: where the classes of `kernel_q` are.
-        axis_name: name of the mesh or `vmap` axis over which the classes of both kernels, biases
-            and `where` are split.
-        block_tokens: how many rows are in memory together; None for the rule.
-        block_classes: how many classes are taken together backward; None for the rule.
+        class_axis_p: the axis of the classes in `kernel_p`: −1 for [d, K], 0 for [K, d].
+        class_axis_q: the axis of the classes in `kernel_q`.
+        axis_name: name of the mesh or `vmap` axis that splits the classes of both kernels, both
+            biases and `where`.
+        block_tokens: rows of scores in memory at once; None for the rule.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
-        One divergence a token, of shape [...], in float32 at least. 0 for a token without any
-        class; +∞, with a finite gradient, where a class of infinitely low score has mass in the
-        other model and the direction asks for it.
+        One divergence per token, of shape [...], in float32 at least. 0 for a fully masked token;
+        +∞, with a finite gradient, where a class has score −∞ in one model and mass in the other,
+        and the direction contains that term.
 
     Raises:
         TypeError: if features or kernels are not real numbers, `where` is not boolean, or
-            `regularizer` is none.
-        ValueError: if shapes do not fit, for an unknown direction, a `weight` that is not asked
-            for, an infinite order, or a number known while tracing that is out of its range.
+            `regularizer` is not a `Regularizer`.
+        ValueError: if shapes do not fit, for an unknown direction, a `weight` with another
+            direction, an infinite order, or a number known while tracing that is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -141,8 +141,8 @@ def linear_kl_divergence(
         )
     if p.rule.is_hard:
         raise ValueError(
-            f"jsoftmax.{function}: `regularizer` is {regularizer!r}, the map to the largest score, "
-            "which has no divergence. Give it a finite order."
+            f"jsoftmax.{function}: `regularizer` is {regularizer!r}, which selects the largest "
+            "score and has no divergence. Give it a finite order."
         )
     share = None
     if direction == "jensen_shannon":
@@ -151,8 +151,8 @@ def linear_kl_divergence(
     return p.shaped(loss)[..., 0]
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
 def _settled(direction: Any, rules: Any, moving: Any, fixed: Any, mixed: Mixed) -> Array:
     moving, tempered = zip(*map(with_temperatures, moving, fixed), strict=True)
@@ -170,10 +170,10 @@ def _both(p: Rows, q: Rows) -> tuple[Any, Any]:
 
 
 def check_direction(function: str, direction: str, weight: Any) -> None:
-    """Check which divergence is asked for.
+    """Validate the direction and the weight of a divergence.
 
     Raises:
-        ValueError: for an unknown one, and for a weight that is out of range, or has no use.
+        ValueError: for an unknown direction, and for a weight that is out of range or not used.
     """
     if direction not in DIRECTIONS:
         names = ", ".join(map(repr, DIRECTIONS))
@@ -182,19 +182,19 @@ def check_direction(function: str, direction: str, weight: Any) -> None:
         return
     if direction != "jensen_shannon":
         raise ValueError(
-            f"jsoftmax.{function}: `weight` belongs to direction='jensen_shannon', and the "
+            f"jsoftmax.{function}: `weight` belongs to direction='jensen_shannon', but the "
             f"direction is {direction!r}. Leave it out."
         )
     number = checks.static_number(weight)
     if number is not None and not 0 < number < 1:
         raise ValueError(
             f"jsoftmax.{function}: `weight` must be between 0 and 1, got {weight!r}. At the ends "
-            "the divergence is 0 whatever the models are."
+            "the divergence is 0 for any models."
         )
 
 
 def _in_one_dtype(features: list[Array], kernels: list[Array]) -> list[Array]:
-    """Features such that both models have scores of one dtype; as they are if so they have."""
+    """Promote features so that both models have scores of one dtype."""
     dtypes = [
         jnp.result_type(*map(checks.compute_dtype, arrays))
         for arrays in zip(features, kernels, strict=True)

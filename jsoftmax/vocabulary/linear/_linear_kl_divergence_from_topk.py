@@ -1,4 +1,4 @@
-"""The divergence from a teacher of whose prediction only the top-k classes are known."""
+"""Divergence from a teacher given by its top-k classes alone."""
 
 from __future__ import annotations
 
@@ -38,54 +38,53 @@ def linear_kl_divergence_from_topk(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""KL(p‖q) from a teacher p known by k classes a token to the softmax q of the logits h W + b.
+    r"""Compute KL(p‖q) from a teacher p, known in k classes per token, to the softmax of h W + b.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad
               \sum_k p_k (\log p_k - \log q_k) + P (\log P - \log Q)
 
-    where P = 1 − Σ p_k and Q = 1 − Σ q_k are the masses of all other classes, which are one event.
-    It is at most the divergence over all the classes, and 0 where the events have equal masses.
-    With rest="renormalised" the p_k are divided by their sum, so that P = 0, and the classes that
-    the teacher did not name are to have no mass.
+    where P = 1 − Σ p_k and Q = 1 − Σ q_k are the masses of all other classes, as one event. It is
+    at most the divergence over all the classes, and 0 where the events have equal masses. With
+    rest="renormalised" the p_k are divided by their sum, so that P = 0, and the student learns to
+    give no mass to other classes.
 
-    Unlike `linear_kl_divergence` the teacher needs no hidden states: its k log-probabilities may
-    come from a file. They are constant to derivatives; these are taken in features, kernel, bias
-    and temperature, in both modes and of any order.
+    Unlike in `linear_kl_divergence`, no hidden states of the teacher are needed: its k
+    log-probabilities may come from a file. They are constants to derivatives, which exist in
+    features, kernel, bias and temperature, in both modes and of any order.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
-        ids: classes of the teacher, integers of shape [..., k], different ones for each token; some
-            tens at most, since they are looked for one by one.
-        log_probs: log p_k of shape [..., k], at the temperature of the loss; −∞ fills up a shorter
-            list, with any id.
+        ids: classes of the teacher, integers of shape [..., k], distinct within a token; some tens
+            at most, since they are searched one by one.
+        log_probs: log p_k of shape [..., k], at the temperature of the loss; −∞, with any id, pads
+            a shorter list.
         direction: "forward", "reverse", "jeffreys" or "jensen_shannon", as `linear_kl_divergence`
             over the k + 1 events.
         weight: w of "jensen_shannon", between 0 and 1; None for 1/2.
         rest: "class", all other classes as one event, or "renormalised".
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape
-            [..., 1] leaves out tokens, whose result and gradient are 0.
+            [..., 1] leaves out tokens: their result and gradient are 0.
         temperature: T > 0 of the student, a number or an array of size 1 along the classes. In an
-            array another number makes the result of its token NaN.
+            array any other number makes the result of its token NaN.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. `ids` are
-            numbered over all parts.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. `ids` are numbered over
+            all parts.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
-        One divergence a token, of shape [...], in float32 at least. 0 for a token without any
-        class, and one of whose classes the teacher names none. NaN for an id out of range in a
-        `jax.Array`, whose values are not checked.
+        One divergence per token, of shape [...], in float32 at least. 0 for a fully masked token,
+        and for a token without any unmasked class of the teacher. NaN for an id out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
         ValueError: if shapes do not fit, for an unknown `direction` or `rest`, for "reverse" and
-            "jeffreys" with rest="renormalised", which would be infinite, or a `weight` that is not
-            asked for.
+            "jeffreys" with rest="renormalised", which would be infinite, or a `weight` with another
+            direction than "jensen_shannon".
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,7 +102,7 @@ def linear_kl_divergence_from_topk(
     if rest == "renormalised" and direction in ("reverse", "jeffreys"):
         raise ValueError(
             f"jsoftmax.{function}: direction={direction!r} is +∞ with rest='renormalised', where "
-            "the teacher has no mass on other classes. Take rest='class'."
+            "the teacher has no mass on other classes. Use rest='class'."
         )
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
@@ -115,10 +114,10 @@ def linear_kl_divergence_from_topk(
     if log_p.shape != shape or shape[:-1] != rows.lead or shape[-1:] in ((), (0,)):
         raise ValueError(
             f"jsoftmax.{function}: `ids` and `log_probs` have the shapes {shape} and "
-            f"{log_p.shape}; both need the shape {(*rows.lead, 'k')}: k classes for each token."
+            f"{log_p.shape}; both need the shape {(*rows.lead, 'k')}, k classes for each token."
         )
     log_p = jax.lax.stop_gradient(log_p)
-    known = checks.known_values(log_probs)  # so that ids of some mass are checked
+    known = checks.known_values(log_probs)  # so that ids with mass are checked
     shares = jnp.exp(log_p) if known is None else np.exp(known)
     rows, fate = with_targets(rows, (ids, shares), None, 0.0)
     share = None
@@ -129,8 +128,8 @@ def linear_kl_divergence_from_topk(
     return rows.shaped(loss)[..., 0]
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
 def _settled(
     kind: tuple[str, str], rule: Rule, moving: Moving, fixed: Fixed, log_p: Array,
@@ -143,9 +142,9 @@ def _settled(
         log_p = log_p - jnp.where(log_mass > -jnp.inf, log_mass, 0)
         log_rest = jnp.full_like(log_mass, -jnp.inf)
     else:
-        # The mass of a list that is rounded up may exceed 1.
+        # Rounded up, the mass of a list may exceed 1.
         log_rest = jnp.log(-jnp.expm1(jnp.minimum(log_mass, 0)))
-        # Where every class is named, it is that rounding alone.
+        # Where the list has every class, it is rounding alone.
         rounding = log_p.shape[-1] * float(jnp.finfo(log_p.dtype).eps)
         is_named = (found.rest == -jnp.inf) & (log_mass > -rounding)
         log_rest = jnp.where(is_named, -jnp.inf, log_rest)

@@ -1,4 +1,4 @@
-"""The log-probability of given classes from features and a class table, for every token."""
+"""Log-probability of given classes from features and a class table, for every token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jsoftmax.vocabulary.linear._mesh_parts import on_parts
 
 
 class LogProbTerms(NamedTuple):
-    """The results of `linear_log_prob_terms`, one number a token each.
+    """The results of `linear_log_prob_terms`, one number per token each.
 
     Args:
         log_prob: of shape [...], log p of the targets.
@@ -54,14 +54,14 @@ def linear_log_prob(
     block_classes: int | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""log p of given classes under the softmax of the logits h W + b, without an array of them.
+    r"""Compute log p of given classes under the softmax of h W + b, without an array of logits.
 
     .. math:: z = c \tanh((h W + b)/c)/T, \qquad \log p_y = \log q_y + z_y - \log\sum_i q_i e^{z_i}
 
-    It is −`linear_cross_entropy` of these targets, with its derivatives, memory, meshes and
-    kernels: the log-probability of the tokens of a sequence under a policy (DPO, GRPO, PPO) is one
-    call, and its ratio to that of another policy the exponential of a difference.
-    `linear_log_prob_terms` gives log-partition, entropy and rank of the target too.
+    It is −`linear_cross_entropy` of these targets, with the same derivatives, memory, meshes and
+    kernels. One call gives the log-probabilities of the tokens of a sequence under a policy (DPO,
+    GRPO, PPO); the exponential of the difference of two gives their ratio. `linear_log_prob_terms`
+    returns log-partition, entropy and rank of the target too.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -69,30 +69,29 @@ def linear_log_prob(
         targets: classes y, integers of shape [...].
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]: only these classes take part. Shape
-            [..., 1] leaves out tokens, whose result and gradient are 0. A target that takes no part
-            has the log-probability −∞, with a finite gradient.
+            [..., 1] leaves out tokens: their result and gradient are 0. A masked target has the
+            log-probability −∞, with a finite gradient.
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]: p is in proportion to q exp z.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         ignore_index: tokens with this label have the result 0 and gradient 0.
         temperature: T > 0, a number or an array of size 1 along the classes, as [..., 1]. In an
-            array another number makes the result of its token NaN, and its gradient 0.
+            array any other number makes the result of its token NaN, and its gradient 0.
         logits_soft_cap: c > 0, a number; None for none.
-        class_axis: where the classes of `kernel` are: −1 for [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. Targets are
-            numbered over all parts.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
-        block_classes: how many classes are taken together backward; None for the rule.
+        class_axis: the axis of the classes in `kernel`: −1 for [d, K], 0 for [K, d].
+        axis_name: name of the mesh or `vmap` axis that splits the classes. Targets are numbered
+            over all parts.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
+        block_classes: classes per block of the backward pass; None for the rule.
         implementation: None, "xla" or "pallas", as in `linear_cross_entropy`.
 
     Returns:
-        One log-probability a token, of shape [...], in float32 at least. NaN for a label out of
-        range in a `jax.Array`, whose values are not checked.
+        One log-probability per token, of shape [...], in float32 at least. NaN for a label out of
+        range in a `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
         ValueError: as `linear_cross_entropy`, and for pairs of targets.
-        NotImplementedError: for options that a named implementation does not take.
+        NotImplementedError: for options that a named implementation does not support.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -129,36 +128,36 @@ def linear_log_prob_terms(
     block_tokens: int | None = None,
     block_classes: int | None = None,
 ) -> LogProbTerms:
-    r"""`linear_log_prob` with the log-partition, the entropy and the rank of every token.
+    r"""Compute `linear_log_prob` with the log-partition, the entropy and the rank of every target.
 
     .. math:: \log\sum_i q_i e^{z_i}, \qquad H = -\sum_i p_i \log p_i, \qquad
               \#\{i : \log q_i + z_i > \log q_y + z_y\}
 
-    One pass over the classes gives all of them, and one more their derivatives; under `jit` a term
-    that nobody uses costs nothing. The rank has no derivative.
+    One pass over the classes computes all of them, and one more their derivatives; under `jit` an
+    unused term costs nothing. The rank has no derivative.
 
     Args:
-        features: h of shape [..., d], any real dtype; this and all else as `linear_log_prob`.
+        features: h of shape [..., d], any real dtype; all arguments as in `linear_log_prob`.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
         targets: classes of shape [...].
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K].
         prior: a reference measure q ≥ 0 that broadcasts to [..., K]; 0 masks a class.
-        log_prior: log q in the place of q, which may underflow.
+        log_prior: log q instead of q, which may underflow.
         ignore_index: tokens with this label have the log-probability 0 and gradient 0, and the
             statistics of scores that are all 0.
-        temperature: T > 0, a number or an array of size 1 along the classes. In an array another
+        temperature: T > 0, a number or an array of size 1 along the classes. In an array any other
             number makes the results NaN, the rank −1, and the gradient of its token 0.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split.
-        block_tokens: how many rows are in memory together; None for the rule.
-        block_classes: how many classes are taken together backward; None for the rule.
+        axis_name: name of the mesh or `vmap` axis that splits the classes.
+        block_tokens: rows of scores in memory at once; None for the rule.
+        block_classes: classes per block of the backward pass; None for the rule.
 
     Returns:
         `log_prob`, `log_partition` and `entropy`, each of shape [...] and in float32 at least, and
         `rank`, int32: 0 where no class has a larger score than the target, −1 for a label out of
-        range or NaN among the scores. A token without any class has the log-partition −∞.
+        range or NaN among the scores. A fully masked token has the log-partition −∞.
 
     Raises:
         TypeError: as `linear_cross_entropy`.
@@ -186,6 +185,6 @@ def linear_log_prob_terms(
 def _refuse_pairs(function, targets):
     if isinstance(targets, tuple):
         raise ValueError(
-            f"jsoftmax.{function}: `targets` is a pair; give one class a token, integers of shape "
-            "[...]. For the mean over several classes negate `linear_cross_entropy` of the pair."
+            f"jsoftmax.{function}: `targets` is a pair; give one class per token, integers of shape"
+            " [...]. For the mean over several classes negate `linear_cross_entropy` of the pair."
         )

@@ -1,8 +1,8 @@
-"""Scores as cosines of features and classes, and margins at the label of each token.
+"""Cosine scores of features and classes, and margins at the label of each token.
 
-Features are divided by their lengths. A class table of millions is not: its products are, by the
-length of each class, so that no second table is held, and the length passes its gradient on by one
-number a class.
+Features are divided by their lengths. A table of millions of classes is not: its products are
+divided by the length of each class, so that no second table is needed. The gradient of the length
+is one number per class.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from jsoftmax.vocabulary.linear._linear_arguments import Rows
 
 
 def with_margins(rows: Rows, normalize: Any, margin: Any, angular_margin: Any) -> Rows:
-    """The same rows with scores that are cosines, and with margins at labels.
+    """Make the scores of rows cosines, and add margins at labels.
 
     Raises:
         TypeError: for a `normalize` that is not a bool.
-        ValueError: for an angle that is out of range, or that of no cosine, and for a margin where
-            tokens have several classes.
+        ValueError: for an angle that is out of range, an angular margin without cosines, and for a
+            margin where tokens have several classes.
     """
     if not isinstance(normalize, bool):
         raise TypeError(f"jsoftmax.{rows.function}: `normalize` must be a bool, got {normalize!r}.")
@@ -35,8 +35,8 @@ def with_margins(rows: Rows, normalize: Any, margin: Any, angular_margin: Any) -
         return rows
     if rows.fixed.shares is not None:
         raise ValueError(
-            f"jsoftmax.{rows.function}: `margin` and `angular_margin` need one class a token; here "
-            "the `targets` are pairs (ids, weights)."
+            f"jsoftmax.{rows.function}: `margin` and `angular_margin` need one class per token; "
+            "here the `targets` are pairs (ids, weights)."
         )
     is_cosine = normalize and rows.moving.bias is None and rows.rule.logits_soft_cap is None
     if margins.angular is not None and not is_cosine:
@@ -60,8 +60,8 @@ def _normalised(rows: Rows) -> Rows:
 
 
 def per_length_of(x: Array, axis: int) -> Array:
-    """1/‖x‖ along an axis, which is kept; 0, and a constant, where x is 0."""
-    # Measured by the largest entry, so that no square is too large or too small.
+    """Compute 1/‖x‖ along an axis, which is kept; the constant 0 where x is 0."""
+    # Relative to the largest entry, so that no square overflows or underflows.
     top = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axis, keepdims=True)
     is_any = top > 0
     top = jnp.where(is_any, top, 1)

@@ -1,4 +1,4 @@
-"""Truncated draws from features and a class table, a block of tokens at a time."""
+"""Draw from the truncated softmax of features and a class table, in blocks of tokens."""
 
 from __future__ import annotations
 
@@ -41,43 +41,43 @@ def linear_sample_token(
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
 ) -> SampledToken:
-    r"""`sample_token` of the logits h W + b, which are never held for all tokens at once.
+    r"""Apply `sample_token` to the logits h W + b, without a large array of logits.
 
     .. math:: z = c \tanh((h W + b)/c)
 
-    The draws for a key are those of `sample_token` with these logits, however tokens are blocked
-    and classes are split.
+    The draws for a key are those of `sample_token` with these logits, for any blocks of tokens and
+    any split of the classes.
 
     Args:
         key: a key of `jax.random`.
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
-        temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]; so are
-            all settings. T = 0 draws evenly among the largest logits.
-        k: how many of the largest stay, at least 1.
-        p: the probability of the fewest that stay (nucleus), from 0 to 1.
-        min_p: the least probability of those that stay, in units of the largest, from 0 to 1.
-        n_sigma: how many standard deviations below the largest logit others may be, at least 0.
-        typical_p: the probability of those closest to the entropy, which stay, from 0 to 1.
+        temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1], like all
+            settings. T = 0 draws uniformly among the largest logits.
+        k: number of the largest logits to keep, at least 1.
+        p: the probability of the smallest set to keep (nucleus), from 0 to 1.
+        min_p: the least probability to keep, relative to the largest, from 0 to 1.
+        n_sigma: the largest distance from the largest logit to keep, in standard deviations, at
+            least 0.
+        typical_p: the probability of the classes closest to the entropy to keep, from 0 to 1.
         epsilon: ε of `eta_mask`, from 0 to 1.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., K]. Other classes are never drawn.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. The key must be
-            the same on every part, and so will be the result.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. The key must be the same
+            on every part, and so will be the result.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
 
     Returns:
         `token`, `log_prob` and `whole_log_prob`, each of shape [...], as `sample_token` returns
         them. The token is −1 also where an array has a temperature below 0.
 
     Raises:
-        TypeError: if `key` is no key, `features` or `kernel` are not real numbers, or `where` is
+        TypeError: if `key` is not a key, `features` or `kernel` are not real numbers, or `where` is
             not boolean.
         ValueError: if `key` holds several keys, shapes do not fit, or a number known while tracing
-            is out of its range.
+            is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -102,14 +102,14 @@ def linear_sample_token(
 
 
 class _Draws(NamedTuple):
-    """What tokens have beside their features."""
+    """The inputs of tokens besides their features."""
 
     words: tuple[Array, Array]  # random, (token, 1)
     settings: tuple[Array | None, ...]  # (token | 1, 1)
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=0)
 def _sampled(
     rule: Rule, key: Array, moving: Moving, fixed: Fixed, settings: Settings

@@ -1,4 +1,4 @@
-"""The scores of a block of tokens and classes, and how they move."""
+"""Compute scores of a block of tokens and classes, and their tangents."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _OF_SCORES = ("features", "kernel", "bias", "temperature", "log_prior", "per_len
 
 
 def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
-    """z = cap(h W + b)/T + log q of shape (token, class), −∞ where a class takes no part."""
+    """Compute z = cap(h W + b)/T + log q of shape (token, class), −∞ for masked classes."""
     return finished(products(moving, rule), moving, fixed, rule)
 
 
 def products(moving: Moving, rule: Rule) -> Array:
-    """h W."""
+    """Compute h W."""
     return product(moving.features, moving.kernel, rule.kernel_axis, rule.many_tokens)
 
 
 def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
-    """Scores from products."""
+    """Compute scores from products."""
     if moving.per_length is not None:
         z = z * moving.per_length
     if moving.bias is not None:
@@ -42,14 +42,14 @@ def finished(z: Array, moving: Moving, fixed: Fixed, rule: Rule) -> Array:
 
 
 def capped(z: Array, cap: float | None) -> Array:
-    """c tanh(z/c), but −∞ for −∞: a class that takes no part has not the score −c."""
+    """Compute c tanh(z/c), except that −∞ stays: a masked class must not get the score −c."""
     if cap is None:
         return z
     return jnp.where(z == -jnp.inf, z, cap * jnp.tanh(z / cap))
 
 
 def with_margin(z: Array, fixed: Fixed) -> Array:
-    """Scores of which that of the one label of each token is lowered."""
+    """Apply the margin to the score of each token's label."""
     if fixed.margin is None and fixed.angular_margin is None:
         return z
     assert fixed.ids is not None
@@ -57,10 +57,10 @@ def with_margin(z: Array, fixed: Fixed) -> Array:
 
 
 def tempered(z: Array, temperature: Array | None) -> Array:
-    """z/T for T > 0. At T = ∞ all scores are 0 but those of −∞, which stay."""
+    """Compute z/T for T > 0. At T = ∞ all scores are 0 except −∞, which stays."""
     if temperature is None:
         return z
-    # What does not depend on T is kept out of the quotient, of whose slopes it would make NaN.
+    # Scores that do not depend on T are kept out of the quotient: its slopes would be NaN.
     stays = (z == -jnp.inf) | (z != z)
     quotient = jnp.where(stays | (temperature == jnp.inf), 0, z) / temperature
     return jnp.where(stays, z, quotient)
@@ -69,5 +69,5 @@ def tempered(z: Array, temperature: Array | None) -> Array:
 def moved_scores(
     moving: Moving, fixed: Fixed, changes: Changes, rule: Rule
 ) -> tuple[Array, Array | None]:
-    """z and ż, None where no score moves."""
+    """Compute z and ż; None for ż where all tangents are zero."""
     return along(lambda m: scores(m, fixed, rule), moving, changes, _OF_SCORES)

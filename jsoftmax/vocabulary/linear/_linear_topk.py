@@ -1,4 +1,4 @@
-"""The highest scores from features and a class table."""
+"""Top-k scores from features and a class table."""
 
 from __future__ import annotations
 
@@ -35,40 +35,39 @@ def linear_topk(
     axis_name: Hashable | None = None,
     block_tokens: int | None = None,
 ) -> TopK:
-    r"""`jax.lax.top_k` of the logits h W + b, which are never held for all tokens at once.
+    r"""Apply `jax.lax.top_k` to the logits h W + b, without a large array of logits.
 
     .. math:: z = c \tanh((h W + b)/c)/T + \log q
 
-    Without a prior q the order is that of the logits before they are divided by T, so that no T
-    hides it; equal ones are in the order of their classes. The values are differentiable in
-    features, kernel, bias, temperature and prior.
+    Without a prior q the order is that of the logits before the division by T, so that no T hides
+    it; ties are in the order of their classes. The values are differentiable in features, kernel,
+    bias, temperature and prior.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0.
-        k: how many, from 1 to K.
+        k: number of classes, from 1 to K.
         bias: b of shape [K].
-        where: boolean mask that broadcasts to [..., K]. Other classes have the score −∞ and come
-            last, where there are fewer than k classes.
-        prior: a reference measure q ≥ 0 that broadcasts to [..., K], 1 where it is None; 0 masks a
-            class.
-        log_prior: log q in the place of q, which may underflow.
-        temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. Where it
-            is 0, values and their order are those of logits alone; NaN where an array holds less.
+        where: boolean mask that broadcasts to [..., K]. Masked classes have the score −∞ and come
+            last, where fewer than k are unmasked.
+        prior: a reference measure q ≥ 0 that broadcasts to [..., K]; None for 1. 0 masks a class.
+        log_prior: log q instead of q, which may underflow.
+        temperature: T ≥ 0, a number or an array of size 1 along the classes, as [..., 1]. At 0
+            values and their order are those of the logits alone; a negative number in an array
+            gives NaN.
         logits_soft_cap: c > 0, a number; None for none.
         class_axis: −1 for a kernel of shape [d, K], 0 for [K, d].
-        axis_name: name of the mesh or `vmap` axis over which the classes are split, each part with
-            at least k of them.
-        block_tokens: how many rows are in memory together; None for the rule of
-            `linear_cross_entropy`.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. Each part needs at least
+            k classes.
+        block_tokens: rows of scores in memory at once; None for the rule of `linear_cross_entropy`.
 
     Returns:
         `values` and `classes`, of shape [..., k]: scores in float32 at least, and int32.
 
     Raises:
         TypeError: if `features` or `kernel` are not real numbers, `where` is not boolean, or `k` is
-            not a whole number.
-        ValueError: if shapes do not fit, or a number known while tracing is out of its range.
+            not an integer.
+        ValueError: if shapes do not fit, or a number known while tracing is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,7 +83,7 @@ def linear_topk(
     )  # fmt: skip
     rows = with_prior(rows, prior, log_prior)
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"jsoftmax.{function}: `k` must be a whole number, got {k!r}.")
+        raise TypeError(f"jsoftmax.{function}: `k` must be an integer, got {k!r}.")
     classes = rows.fixed.numbers.shape[-1]
     if not 1 <= k <= classes:
         raise ValueError(f"jsoftmax.{function}: `k` must be from 1 to {classes}, got {k}.")
@@ -93,11 +92,11 @@ def linear_topk(
     return TopK(rows.shaped(values), rows.shaped(classes).astype(jnp.int32))
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# transpose is compiled once too.
+# Compiled once per shape, even when called outside of `jit`. Not inlined, so that its transpose is
+# compiled once too.
 @partial(jax.jit, static_argnums=(0, 1))
 def _highest(rule: Rule, k: int, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
-    """Scores and numbers of the k highest classes of every token."""
+    """Find scores and numbers of the k highest classes of every token."""
     t, has_prior = moving.temperature, moving.log_prior is not None
 
     def of_block(trees):
@@ -107,7 +106,7 @@ def _highest(rule: Rule, k: int, moving: Moving, fixed: Fixed) -> tuple[Array, A
     again = jax.checkpoint(of_block, prevent_cse=False)
     values, classes = by_tokens(again, rule.block_tokens, (moving, fixed))
     if rule.axis_name is not None:
-        # Parts are in the order of their classes, so equal scores are too.
+        # Parts are in the order of their classes, so ties are too.
         values, classes = (gathered(x, rule.axis_name, axis=1) for x in (values, classes))
         values, places = jax.lax.top_k(values, k)
         classes = jnp.take_along_axis(classes, places, axis=1)
@@ -117,7 +116,7 @@ def _highest(rule: Rule, k: int, moving: Moving, fixed: Fixed) -> tuple[Array, A
 
 
 def _ranked(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
-    """The scores before they are divided by T; with a prior after, log q being added."""
+    """Compute the sort keys: scores before the division by T; with a prior, z/T + log q."""
     t, log_q = moving.temperature, moving.log_prior
     z = scores(moving._replace(temperature=None, log_prior=None), fixed, rule)
     if log_q is None or t is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-DIRECTIONS = {  # whether KL(p‖q) is part of it, and whether KL(q‖p) is
+DIRECTIONS = {  # whether the divergence contains KL(p‖q), and whether KL(q‖p)
     "forward": (True, False),
     "reverse": (False, True),
     "jeffreys": (True, True),
@@ -14,7 +14,7 @@ DIRECTIONS = {  # whether KL(p‖q) is part of it, and whether KL(q‖p) is
 
 
 def log_divergence(direction: str, log_p: Array, log_q: Array, share: Array | None) -> Array:
-    """The divergence of rows whose entries sum to 1, the last axis kept with size 1."""
+    """Compute the divergence of rows that sum to 1; the last axis is kept with size 1."""
     is_forward, is_reverse = DIRECTIONS[direction]
     terms = jnp.zeros_like(log_q)
     if is_forward:
@@ -29,10 +29,10 @@ def log_divergence(direction: str, log_p: Array, log_q: Array, share: Array | No
 
 
 def _terms(log_y: Array, log_x: Array) -> Array:
-    """y log(y/x) − y + x ≥ 0, entry by entry.
+    """Compute y log(y/x) − y + x ≥ 0 for each entry.
 
-    It is y ψ(u) for u = log(x/y) and ψ(u) = eᵘ − 1 − u, a series where u is small. Beyond 1 the
-    factor eᵘ may overflow, and x is what it is multiplied to.
+    It is y ψ(u) for u = log(x/y) and ψ(u) = eᵘ − 1 − u, by a series where u is small. For u > 1 eᵘ
+    may overflow, so x is used for y eᵘ.
     """
     both = (log_y > -jnp.inf) & (log_x > -jnp.inf)
     safe_y, safe_x = jnp.where(both, log_y, 0), jnp.where(both, log_x, 0)
@@ -52,7 +52,7 @@ def _terms(log_y: Array, log_x: Array) -> Array:
 
 
 def _log_sum(x: Array, y: Array) -> Array:
-    """log(eˣ + eʸ)."""
+    """Compute log(eˣ + eʸ)."""
     top = jnp.maximum(x, y)
     finite = jnp.where(top > -jnp.inf, top, 0)
     exists = top > -jnp.inf

@@ -1,14 +1,14 @@
-"""Linear losses on a mesh, computed where the parts of tokens and classes lie.
+"""Linear losses on a mesh: each device computes its own tokens and classes.
 
 The compiler alone would gather the class table, because blocks of classes cut across the parts of a
-split table. So each device goes through blocks of its own classes, as in `shard_map` with an
-`axis_name`, and numbers of a row are all that devices exchange:
+split table. So each device loops over blocks of its own classes, as in `shard_map` with an
+`axis_name`, and devices exchange only a few numbers per row:
 
 - On Explicit axes, the default of `jax.make_mesh`, types say how arrays are split. Tokens stay on
-  their devices, and so do classes over the axes that tokens leave free. A kernel whose features are
-  split (FSDP) is gathered over these once, and its gradient is scattered back.
-- On Auto axes the `axis_name` of the call names the mesh axes of the classes. How tokens are split
-  is left to the compiler, which is told to gather a kernel whose features are split once.
+  their devices, and so do classes over the axes not used by tokens. A kernel that is split along
+  its features (FSDP) is gathered once, and its gradient is scattered back.
+- On Auto axes the `axis_name` of the call names the mesh axes of the classes. The compiler decides
+  how tokens are split; a sharding constraint makes it gather an FSDP kernel once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from jsoftmax.core._mesh_axes import axis_names
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
-_PER_TOKEN = ("targets", "weights")  # of shape [...]; pairs of targets have one axis more,
-_PER_TOKEN_MANY = ("ids", "log_probs")  # and so have these
+_PER_TOKEN = ("targets", "weights")  # of shape [...]; pairs of targets have one more axis
+_PER_TOKEN_MANY = ("ids", "log_probs")  # with one more axis
 _PER_CLASS = ("bias", "bias_p", "bias_q", "class_weights")  # of shape [K]
 _ONE_TABLE = ("",)
 
@@ -38,9 +38,8 @@ _ONE_TABLE = ("",)
 def on_parts(is_sum: bool = False, tables: tuple[str, ...] = _ONE_TABLE) -> Callable:
     """Let a linear loss take arrays that are split over a mesh, outside of `shard_map`.
 
-    The loss has `axis_name` among its arguments, and `features`, `kernel` and `class_axis` of one
-    table, or of several with these ends of the names. It gives one number a token, or if `is_sum`
-    one for all of them.
+    The loss has an argument `axis_name`, and `features`, `kernel` and `class_axis` for each table,
+    with the suffixes `tables`. It returns one number per token, or with `is_sum` one in all.
     """
 
     def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
@@ -66,14 +65,14 @@ def on_parts(is_sum: bool = False, tables: tuple[str, ...] = _ONE_TABLE) -> Call
 
 
 class _Split(NamedTuple):
-    """How tokens and classes are split over a mesh."""
+    """The split of tokens and classes over a mesh."""
 
     mesh: Any
-    manual: frozenset[Hashable]  # the axes over which each device computes its own part
-    lead: tuple[Any, ...]  # axes of the mesh for each axis of the features but the last,
-    classes: tuple[Hashable, ...]  # for the classes,
-    width: tuple[tuple[Hashable, ...], ...]  # and for the features of each kernel
-    tables: tuple[str, ...]  # the ends of the names of tables
+    manual: frozenset[Hashable]  # the manual axes of `shard_map`
+    lead: tuple[Any, ...]  # mesh axes of each axis of the features except the last
+    classes: tuple[Hashable, ...]  # mesh axes of the classes
+    width: tuple[tuple[Hashable, ...], ...]  # mesh axes of the features of each kernel
+    tables: tuple[str, ...]  # the suffixes of the names of tables
 
     @property
     def tokens(self) -> tuple[Hashable, ...]:
@@ -81,7 +80,7 @@ class _Split(NamedTuple):
 
 
 def _split(given: dict[str, Any], tables: tuple[str, ...]) -> _Split | None:
-    """How a call is to be split; None where nothing is, or where the caller did it."""
+    """Return the split of a call; None where nothing is split, or where the caller did it."""
     features, kernels, axes = (
         [given[name + end] for end in tables] for name in ("features", "kernel", "class_axis")
     )
@@ -92,7 +91,7 @@ def _split(given: dict[str, Any], tables: tuple[str, ...]) -> _Split | None:
         or any(jnp.ndim(w) != 2 for w in kernels)
         or not set(axes).issubset((-2, -1, 0, 1))
     ):
-        return None  # an error, and the function says which
+        return None  # an error, which the function raises
     named = () if given["axis_name"] is None else axis_names(given["axis_name"])
     mesh = _mesh(jax.tree.leaves(given))
     if mesh is not None:
@@ -131,7 +130,7 @@ def _split(given: dict[str, Any], tables: tuple[str, ...]) -> _Split | None:
 
 
 def _with_whole_features(kernel: Any, axis: int) -> Any:
-    """A kernel that is not split along its features; how its classes are split stays open."""
+    """Constrain a kernel to be whole along its features; the split of its classes stays open."""
     if not isinstance(kernel, Tracer):
         return kernel
     spec: list[Any] = [None, None]
@@ -140,7 +139,7 @@ def _with_whole_features(kernel: Any, axis: int) -> Any:
 
 
 def _over_parts(function: Callable, is_sum: bool, split: _Split, given: dict[str, Any]) -> Any:
-    """The loss, each device having its tokens and its classes."""
+    """Compute the loss; each device has its own tokens and classes."""
     given = {name: _as_array(x) for name, x in given.items()} | {"axis_name": None}
     leaves, structure = jax.tree.flatten(given)
     names = [path[0].key for path, _ in jax.tree_util.tree_flatten_with_path(given)[0]]
@@ -149,7 +148,7 @@ def _over_parts(function: Callable, is_sum: bool, split: _Split, given: dict[str
     others = tuple(x for x, is_array in zip(leaves, are_arrays, strict=True) if not is_array)
     arrays = [x for x, is_array in zip(leaves, are_arrays, strict=True) if is_array]
     if any(isinstance(x, np.ndarray) for x in arrays):
-        # Values that are known are checked, which in the program they are no longer.
+        # Check known values here, since they are traced inside of the program.
         _outline(function, split.mesh, structure, are_arrays, others, arrays)
     arrays = [jnp.asarray(x) for x in arrays]
     outlines = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays)
@@ -165,7 +164,7 @@ def _program(
     function: Callable, is_sum: bool, split: _Split, structure: Any, are_arrays: tuple[bool, ...],
     others: tuple[Any, ...], outlines: tuple[Any, ...], specs: tuple[PartitionSpec, ...],
 ) -> Callable:  # fmt: skip
-    """The compiled loss of arrays of these shapes, split like this. Mistakes raise here."""
+    """Compile the loss for arrays of these shapes and this split. Errors are raised here."""
     _outline(function, split.mesh, structure, are_arrays, others, outlines)
 
     def part(*arrays):
@@ -190,7 +189,7 @@ def _program(
 
 
 def _outline(function, mesh, structure, are_arrays, others, arrays):
-    """Ask for the shapes of the results, which raises the errors of the function."""
+    """Evaluate the shapes of the results, which raises the errors of the function."""
     mesh = getattr(mesh, "abstract_mesh", mesh)
     whole = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
 
@@ -205,7 +204,7 @@ def _outline(function, mesh, structure, are_arrays, others, arrays):
 
 
 def joined(structure, are_arrays, others, arrays) -> dict[str, Any]:
-    """The arguments of a call, from its arrays and all else."""
+    """Rebuild the arguments of a call from its arrays and the other leaves."""
     arrays, others = iter(arrays), iter(others)
     return jax.tree.unflatten(
         structure, [next(arrays) if is_array else next(others) for is_array in are_arrays]
@@ -213,7 +212,7 @@ def joined(structure, are_arrays, others, arrays) -> dict[str, Any]:
 
 
 def _specs(split, names, outlines, given):
-    """How each array is split: along the axes of tokens and of classes that it has."""
+    """Return the spec of each array: split along its axes of tokens and classes."""
     end = split.tables[0]
     classes = given["kernel" + end].shape[given["class_axis" + end] % 2]
     of_classes = split.classes or None
@@ -246,7 +245,7 @@ def _specs(split, names, outlines, given):
 
 
 def resharded(mesh: Any, x: jax.Array, spec: PartitionSpec) -> jax.Array:
-    """The array split like this, which it may be already."""
+    """Reshard the array if its split differs."""
     known = jax.typeof(x).sharding
     if known.mesh == mesh and known.spec == spec:
         return x
@@ -260,7 +259,7 @@ def _as_array(x: Any) -> Any:
 
 
 def _mesh(arrays: list[Any]) -> Any:
-    """The mesh with Explicit axes on which one of the arrays lies."""
+    """Return the mesh with Explicit axes of one of the arrays."""
     for x in arrays:
         if isinstance(x, jax.Array) and (mesh := jax.typeof(x).sharding.mesh).explicit_axes:
             concrete: Any = x

@@ -8,10 +8,10 @@ from jax import Array
 
 
 class Outcome(NamedTuple):
-    """The results of a token; the statistics are None where the rule leaves them out."""
+    """Results per token; statistics are None where the rule leaves them out."""
 
     loss: Array
     log_partition: Array | None
     entropy: Array | None
-    weight: Array | None = None  # Σ w y, in which nothing moves
-    rank: Array | None = None  # how many classes have a larger score than the label, in floats
+    weight: Array | None = None  # Σ w y, a constant
+    rank: Array | None = None  # the number of classes with a larger score than the label, as float

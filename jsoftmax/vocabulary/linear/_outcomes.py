@@ -1,14 +1,12 @@
-"""The losses of all tokens, of which no row outlives its block, and their one derivative.
+"""Losses of all tokens, with rows of scores only within blocks, and their derivative.
 
-With ∂L/∂z = Σwy·p − wy, which p alone determines,
+With ∂L/∂z = Σwy·p − wy, a function of p alone,
 
     L̇ = Σ (∂L/∂z) ż + (∂Ω(y)/∂θ − ∂Ω(p)/∂θ) θ̇,    ż = ḣ W + h Ẇ + ḃ,
 
-for the parameters θ of the regularizer,
-
-so the tangent is a sum over blocks of classes in which scores and p are computed again from the
-threshold of the row. It is linear in what moves, and its transpose is the reverse mode, block by
-block too: one product more than the three that are needed in any case.
+for the parameters θ of the regularizer. So the tangent is a sum over blocks of classes; each block
+recomputes scores and p from the threshold of the row. The tangent is linear in ż and θ̇, and its
+transpose, also in blocks, is the reverse mode: one product more than the three of dense logits.
 """
 
 from __future__ import annotations
@@ -37,13 +35,13 @@ from jsoftmax.vocabulary.linear._token_targets import label
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def outcomes(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, SolvedRow]:
-    """The losses of all tokens, and their solved rows, which are to be taken as fixed."""
+    """Compute the losses of all tokens, and their solved rows, to be treated as constants."""
     # Split as in `over_classes`, for one copy of the features in blocks instead of two.
     results = by_tokens(
         lambda trees: solved(rule, *trees), rule.block_tokens, (moving, fixed), rule.many_tokens
     )
     tokens = moving.features.shape[0]
-    chex.assert_shape(jax.tree.leaves(results), (tokens, 1))  # numbers of a row, and no row
+    chex.assert_shape(jax.tree.leaves(results), (tokens, 1))  # a few numbers per row, no whole row
     return results
 
 
@@ -68,7 +66,7 @@ def _outcomes_jvp(rule, primals, tangents):
         d_loss = row_sum(sum(terms, jnp.zeros_like(z)))
         if not rule.statistics:
             return d_loss, None, None
-        assert d_z is not None  # a cross-entropy has no other change
+        assert d_z is not None  # a cross-entropy depends on z alone
         # Of H = −Σ p log p it is −Σ p (log p + H) ż, since Σ ṗ = 0.
         log_p = jnp.where(p > 0, z - row.tau, 0)
         d_entropy = -row_sum(p * (log_p + outcome.entropy) * d_z)
@@ -81,7 +79,7 @@ def _outcomes_jvp(rule, primals, tangents):
     return (outcome, row), (tangent, still[1])
 
 
-# Rows are known already: only how they move, of which second derivatives are made, costs.
+# The rows are known already: only their tangents, needed for second derivatives, cost anything.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _following(rule: Rule, moving: Moving, fixed: Fixed, row: SolvedRow) -> SolvedRow:
     return row

@@ -1,4 +1,4 @@
-"""Which program computes the losses of a linear cross-entropy: XLA's, or kernels."""
+"""Choose the program for the losses of a linear cross-entropy: XLA or kernels."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from jsoftmax.vocabulary.linear._linear_by_kernel import check, losses_by_kernel
 from jsoftmax.vocabulary.linear._outcome import Outcome
 from jsoftmax.vocabulary.linear._outcomes import outcomes
 
-Platforms = frozenset[str] | None  # where kernels compute; None for all, as they are named
+Platforms = frozenset[str] | None  # that use kernels; None for all, if named
 
 
 def platforms_of(implementation: str | None, rows: Rows, are_sized: bool) -> Platforms:
-    """The platforms on which kernels compute the losses.
+    """Return the platforms that compute the losses by kernels.
 
     Raises:
         ValueError: for an unknown name.
-        NotImplementedError: for what kernels do not take.
+        NotImplementedError: for options that kernels do not support.
     """
     problem = rows.function, rows.rule, rows.moving, rows.fixed
     if implementation == "pallas":
@@ -53,7 +53,7 @@ def platforms_of(implementation: str | None, rows: Rows, are_sized: bool) -> Pla
 
 
 def outcomes_by(platforms: Platforms, rule: Rule, moving: Moving, fixed: Fixed) -> Outcome:
-    """The losses of all tokens, and statistics where the rule asks for them."""
+    """Compute the losses of all tokens, and statistics where the rule asks for them."""
     if platforms is None:
         return losses_by_kernel(True, rule, moving, fixed)
     if not platforms:

@@ -1,4 +1,4 @@
-"""How solved rows move, from sums over blocks of classes."""
+"""Tangents of solved rows, from sums over blocks of classes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def sums_of_moves(
     rule: Rule, moving: Moving, fixed: Fixed, changes: Changes, row: SolvedRow, z: Array,
     d_z: Array | None, apart: Array | None = None,
 ) -> Moves | None:  # fmt: skip
-    """The part of a block of classes in `moved_row`; None where nothing moves.
+    """Compute the sums of a block of classes for `moved_row`; None where all tangents are zero.
 
-    The rest are all classes but the one kept `apart`, or the one with almost all of the mass.
+    The rest are all classes except the one kept `apart`, or the one with almost all of the mass.
     """
     masses = masses_of(rule, moving, fixed, row)
     p = masses.of(z)
@@ -33,16 +33,16 @@ def sums_of_moves(
 
 
 def moved_row(still: SolvedRow, row: SolvedRow, moves: Moves | None) -> SolvedRow:
-    """The tangent of a row: τ moves, and the mass of the rest, as Σ s (d − τ̇) over them."""
+    """Compute the tangent of a row: τ̇, and for the mass of the rest Σ s (d − τ̇) over them."""
     if moves is None:
         return still
     moved, total, others_moved, others = moves
     d_tau = mean_of(moved, total)
-    # Where no other class has mass, and where the label is out of reach, nothing is left to move.
+    # Where no other class has mass, or the label is far ahead, the tangent is 0.
     d_rest = jnp.where(row.rest == 0, 0, others_moved - d_tau * others)
     return still._replace(tau=d_tau, rest=d_rest)
 
 
 def row_sum(x: Array) -> Array:
-    """The sum over the classes of a block."""
+    """Sum over the classes of a block."""
     return jnp.sum(x, axis=-1, keepdims=True)

@@ -1,9 +1,9 @@
-"""Going through tokens and through classes block by block.
+"""Loops over blocks of tokens and blocks of classes.
 
-Forward, a block of tokens has the whole rows of its scores in memory, so that any solver may go
-through them. Backward, when thresholds are known, a block of classes is taken for many tokens: the
-gradient of its part of the kernel is then written once, instead of a sum being read and written
-for each block of tokens.
+In the forward pass a block of tokens has whole rows of scores in memory, so that any solver can use
+them. In the backward pass, with known thresholds, a block of classes serves many tokens: the
+gradient of its part of the kernel is then written once, instead of read and written for each block
+of tokens.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from jsoftmax.vocabulary.linear._block_sizes import even_size, fits, tokens_back
 from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rule, is_one
 from jsoftmax.vocabulary.linear._linear_scores import scores
 
-# What has tokens along its first axis, and what has classes along its last.
+# Arrays with tokens along the first axis, and arrays with classes along the last.
 _TOKENS = (
     "features", "temperature", "log_prior", "prior", "parameters", "mask", "present", "rows", "ids",
     "shares", "room", "hard", "floor", "tau", "anchor", "level", "rest", "weight", "loss",
     "log_partition", "entropy", "valid", "counted", "tempered", "weights", "mean", "share", "own",
     "words", "settings", "margin", "angular_margin", "token_labels", "positive_share",
 )  # fmt: skip
-_TOGETHER = 16  # blocks that are added one after another
+_TOGETHER = 16  # blocks that are summed one after another
 _CLASSES = (
     "bias", "log_prior", "prior", "mask", "present", "numbers", "class_weights", "per_length",
     "class_labels",
@@ -40,10 +40,10 @@ _CLASSES = (
 def by_tokens(
     function: Callable[[Trees], Any], block: Any, trees: Trees, many: bool = False
 ) -> Any:
-    """function(trees) for blocks of tokens, one after another; results are put side by side.
+    """Apply function(trees) to blocks of tokens, one after another; concatenate the results.
 
-    Of n blocks each has every n-th token: tokens that the compiler has split over devices need not
-    be moved. Transposed, what blocks share is a sum over them; of `many` tokens a precise one.
+    Each of n blocks has every n-th token, so that tokens split over devices by the compiler need
+    not be moved. The transpose sums shared arrays over blocks; with `many`, precisely.
     """
     tokens = trees[0].features.shape[0]
     if fits(tokens, block):
@@ -55,14 +55,14 @@ def by_tokens(
         return by_tokens(function, block, overlaid(part, rest), many)
 
     if size != block:
-        # The transpose forms the blocks of a part again, instead of keeping them.
+        # The transpose recomputes the blocks of a part, instead of keeping them.
         of_part = jax.checkpoint(of_part, prevent_cse=False)
     results = jax.lax.map(of_part, parts)
     return jax.tree.map(lambda x: merged_tokens(x, tokens), results)
 
 
 def block_of_blocks(tokens: int, block: int) -> int:
-    """A number of tokens such that few parts of so many are added one after another.
+    """Return a number of tokens per part such that few parts are summed one after another.
 
     It is `block` if there are few blocks. Otherwise a part is to be split again.
     """
@@ -72,7 +72,7 @@ def block_of_blocks(tokens: int, block: int) -> int:
 
 
 def split_tokens(trees: Trees, block: Any) -> tuple[Trees, Trees]:
-    """What tokens have, in blocks along a new first axis, and the rest."""
+    """Split per-token arrays into blocks along a new first axis; return them and the rest."""
     return (
         by_name(trees, lambda n, x: stacked_tokens(x, block) if _is_per_token(n, x) else None),
         by_name(trees, lambda n, x: None if _is_per_token(n, x) else x),
@@ -89,10 +89,10 @@ def over_classes(
     changes: tuple[Changes, ...],
     known: tuple,
 ) -> Any:
-    """The sums over all classes of sums(tables, known, changes), for groups of tokens.
+    """Sum sums(tables, known, changes) over all classes, for groups of tokens.
 
-    Each rule has a table with the same tokens and classes, and changes of it. `known` are trees of
-    numbers of a row.
+    Each rule has a table with the same tokens and classes, and its tangents in `changes`. `known`
+    are trees of per-row numbers.
     """
     rule, n = rules[0], len(rules)
 
@@ -117,7 +117,7 @@ def sum_by_classes(
     known: tuple,
     changes: tuple[Changes, ...],
 ) -> Any:
-    """The sum of sums(...), of one number a token each, over all classes in blocks."""
+    """Sum sums(...), with one number per token each, over all classes in blocks."""
     rule, classes = rules[0], tables[0][1].numbers.shape[-1]
     size = even_size(classes, rule.block_classes)
     count, left = divmod(classes, size)
@@ -155,7 +155,7 @@ def sum_by_classes(
 
 
 def classes_at(rule: Rule, trees: Trees, start: int | Array, size: Any) -> Trees:
-    """The classes from `start` on."""
+    """Slice the classes from `start` on."""
 
     def cut(name, x):
         axis = _class_axis(rule, name, x)
@@ -165,10 +165,10 @@ def classes_at(rule: Rule, trees: Trees, start: int | Array, size: Any) -> Trees
 
 
 def _cut_changes(rule, changes, count, size):
-    """Tangents of the class table in blocks along a new first axis, the others, and the last ones.
+    """Split tangents: of the class table in blocks along a new first axis, shared, and of the tail.
 
-    The table itself is cut in the loop. Its tangents are not, since the transpose of that would add
-    to all of it at each turn.
+    The table itself is sliced in the loop. Its tangents are not, since the transpose of a slice
+    would add to the whole array in every iteration.
     """
 
     def block(name, x):
@@ -190,7 +190,7 @@ def _cut_changes(rule, changes, count, size):
 
 
 def _first(rule, changes):
-    """Tangents of one class."""
+    """Slice the tangents of one class."""
     return classes_at(rule, (changes,), 0, 1)[0]
 
 

@@ -1,11 +1,13 @@
-"""The product h W. Of many tokens its gradient in W is summed in stretches.
+"""The product h W. With many tokens, its gradient in W is summed in stretches.
 
-A kernel in bfloat16 or float16 enters products as it is, and so do its features, though they are
-held in float32, in which their gradient is summed over blocks of classes; what is added up is in
-float32. Only a slope meets the kernel in float32, as the platform multiplies such a pair.
+A kernel in bfloat16 or float16 enters products without a cast, and features are cast to its dtype.
+Features are held in float32, since their gradient is summed over blocks of classes; all sums are in
+float32. Only slopes enter the product with the kernel in float32, and the platform decides how to
+multiply such a mixed pair.
 
-A matrix product adds some hundred tokens one after another, which in float32 is 5e-6 off for equal
-ones. In a stretch of 32 it is 5e-7 at most, and the sums of stretches are added as a tree.
+A matrix product adds some hundred tokens one after another, with an error of 5e-6 in float32 for
+equal terms. In a stretch of 32 the error is at most 5e-7, and the sums of stretches are added as a
+tree.
 """
 
 from __future__ import annotations
@@ -18,19 +20,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-_MANY = 2**15  # tokens; up to here a product stays whole
+_MANY = 2**15  # tokens; up to so many a product stays whole
 _STRETCH = 32  # tokens that are added one after another
 _WIDEST = 2 * _STRETCH  # features: sums of stretches take twice the memory of the scores at most
-_TERMS = 2**8  # entries of a kernel: up to so many, terms that are added are faster than products
+_TERMS = 2**8  # entries of a kernel: up to so many, sums of terms are faster than products
 
 
 def are_many(tokens: Any) -> bool:
-    """Whether sums over so many tokens are split. Never where a symbol counts them."""
+    """Return whether sums over so many tokens are split; False for a symbolic number."""
     return isinstance(tokens, int) and tokens > _MANY
 
 
 def product(features: Array, kernel: Array, kernel_axis: int, many: bool) -> Array:
-    """h W of shape (token, class), from a kernel with its classes along `kernel_axis`."""
+    """Compute h W of shape (token, class), from a kernel with its classes along `kernel_axis`."""
     if features.dtype != kernel.dtype:
         return _narrow(kernel_axis, features, kernel)
     if is_split(features, many):
@@ -39,7 +41,7 @@ def product(features: Array, kernel: Array, kernel_axis: int, many: bool) -> Arr
 
 
 def slope_in_kernel(features: Array, pulled: Array, kernel_axis: int, many: bool) -> Array:
-    """hᵀ g, the gradient of ⟨g, h W⟩ in W."""
+    """Compute hᵀ g, the gradient of ⟨g, h W⟩ in W."""
     operands = (features, pulled) if kernel_axis else (pulled, features)
 
     def whole(x, y):
@@ -75,7 +77,7 @@ def _product_jvp(kernel_axis, primals, tangents):
 
 def _of_copies(kernel_axis, features, d_kernel):
     # h Ẇ. Each stretch of tokens has a copy of Ẇ, so that the transpose is a product for each, and
-    # the sum of these. The barrier keeps the compiler from making one product of them again.
+    # their sum. The barrier keeps the compiler from merging them into one product.
     body, rest = _stretches(features)
     copies = jnp.broadcast_to(d_kernel, (body.shape[0], *d_kernel.shape))
     copies = jax.lax.optimization_barrier(copies)
@@ -97,7 +99,7 @@ def _whole(kernel_axis, features, kernel, dtype=None):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _narrow(kernel_axis: int, features: Array, kernel: Array) -> Array:
-    """h W of a kernel in fewer bits, in which h has come too."""
+    """Compute h W for a kernel in fewer bits; h is exact in its dtype."""
     return _whole(kernel_axis, features.astype(kernel.dtype), kernel, features.dtype)
 
 
@@ -113,17 +115,17 @@ def _narrow_jvp(kernel_axis, primals, tangents):
 
 
 def _stretches(x):
-    """Whole stretches of tokens along a new first axis, and the tokens that are left."""
+    """Split tokens into whole stretches along a new first axis, and the remainder."""
     tokens, width = x.shape
     count = tokens // _STRETCH
     return x[: count * _STRETCH].reshape(count, _STRETCH, width), x[count * _STRETCH :]
 
 
 def is_split(features: Array, many: bool) -> bool:
-    """Whether the gradient in the kernel is summed in stretches."""
+    """Return whether the gradient in the kernel is summed in stretches."""
     tokens, width = features.shape
     if jax.typeof(features).sharding.spec[0] is not None:
-        return False  # tokens that are split over devices are not to be moved
+        return False  # tokens that are split over devices must not be moved
     return many and isinstance(width, int) and width <= _WIDEST and tokens >= 2 * _STRETCH
 
 

@@ -1,4 +1,4 @@
-"""Whole rows of scores for a block of tokens: their losses, and what derivatives need of them."""
+"""Losses of a block of tokens from whole rows of scores, and their slopes."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from jsoftmax.vocabulary.linear._token_targets import label, target_block
 
 
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Outcome, SolvedRow]:
-    """The losses of a block of tokens, each with all its classes."""
+    """Compute the losses of a block of tokens from whole rows."""
     return solved_row(rule, moving, fixed, scores(moving, fixed, rule))
 
 
 def solved_row(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
-    """The losses of rows of scores, and the solved rows."""
+    """Compute the losses of rows of scores, and the solved rows."""
     if rule.is_divergence:
         return _divergences(rule, moving, fixed, z)
     return log_losses(rule, fixed, z)
 
 
 class Prediction(NamedTuple):
-    """A regularized arg max of whole rows, with all that their losses ask for."""
+    """The regularized arg max of whole rows, with the quantities that losses need."""
 
     z: Array  # the scores; where the map is arg max, 0 for the largest and −∞ for the others
     p: Array
     log_p: Array
-    rest: Array  # the mass of all classes but one that has almost all
+    rest: Array  # the mass of all classes except one that has almost all
     t: Array | None  # ω′(p/q) of a link with a bound
     row: SolvedRow
 
@@ -64,7 +64,7 @@ def predicted(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> Prediction:
 
 
 def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Outcome, SolvedRow]:
-    """Fenchel–Young losses."""
+    """Compute Fenchel–Young losses of whole rows."""
     classes, regularizer = rule.classes, rule.regularizer(moving.parameters)
     hard = rule.hard_rows(fixed.hard)
     y, top = target_block(rule, fixed, z), classes.max(z)
@@ -81,7 +81,7 @@ def _divergences(rule: Rule, moving: Moving, fixed: Fixed, z: Array) -> tuple[Ou
 
 
 def masses_of(rule: Rule, moving: Moving, fixed: Fixed, row: SolvedRow) -> Masses:
-    """p of any block of scores, from the solved rows."""
+    """Return p of any block of scores as a function, from the solved rows."""
     regularizer = rule.regularizer(moving.parameters)
     return Masses(regularizer, row, rule.hard_rows(fixed.hard), moving.prior)
 
@@ -89,7 +89,7 @@ def masses_of(rule: Rule, moving: Moving, fixed: Fixed, row: SolvedRow) -> Masse
 def pull(
     rule: Rule, moving: Moving, fixed: Fixed, z: Array, row: SolvedRow, outcome: Outcome
 ) -> Array:
-    """∂L/∂z, of a divergence but for the weight of its row."""
+    """Compute ∂L/∂z; for a divergence, without the weight of its row."""
     y = target_block(rule, fixed, z)
     if not rule.is_divergence and fixed.class_weights is not None:
         y = y * fixed.class_weights
@@ -109,9 +109,9 @@ def pull(
 def along_regularizer(
     rule: Rule, moving: Moving, fixed: Fixed, changes: Changes, z: Array, p: Array, row: SolvedRow
 ) -> Array | None:
-    """What moves of L with parameters and prior while z stays, an entry a class; None for nothing.
+    """Compute the tangent of L at fixed z, one entry per class; None where it is zero.
 
-    It is (∂ω/∂θ(y) − ∂ω/∂θ(p)) θ̇, and with a prior q what `height` says of q̇.
+    It is (∂ω/∂θ(y) − ∂ω/∂θ(p)) θ̇, plus the slope by `height` times q̇ for a prior q.
     """
     if not rule.is_divergence or rule.is_hard:
         return None
@@ -133,7 +133,7 @@ def along_regularizer(
 
 
 def _anchored(classes, regularizer, z, p, log_r):
-    """The score from which the curve measures others, and its log-mass."""
+    """Return the anchor of the curve, the origin of other scores, and its log-mass."""
     at_edge = regularizer.anchors_at_edge()
     anchor, level = classes.max(z), below_bound(classes.max(log_r), regularizer)
     if at_edge is not False:

@@ -1,4 +1,4 @@
-"""Targets of a linear loss: a class a token, or a few classes with shares, never a row."""
+"""Targets of a linear loss: one class per token, or a few with weights, never a whole row."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from jsoftmax.vocabulary.linear._linear_arguments import Fixed, Moving, Rows, Ru
 
 
 class Fate(NamedTuple):
-    """What becomes of the losses of tokens: (token, 1) arrays; None stands for True everywhere."""
+    """Masks for the losses of tokens: (token, 1) arrays; None for True everywhere."""
 
-    valid: Array  # False: NaN, since a label is no class, or T no temperature
+    valid: Array  # False: NaN, since a label or T is out of range
     counted: Array | None  # False: 0, since the token is ignored or has no target mass
-    tempered: Array | None  # False: NaN of all that is asked of the scores
+    tempered: Array | None  # False: NaN for all statistics, since T is out of range
 
     def settle(self, loss: Array) -> Array:
-        """The losses with ignored tokens 0 and invalid ones NaN."""
+        """Set the losses of ignored tokens to 0 and those of invalid tokens to NaN."""
         loss = jnp.where(self.valid, loss, jnp.nan)
         return loss if self.counted is None else jnp.where(self.counted, loss, 0)
 
     def settle_statistic(self, x: Array) -> Array:
-        """What is asked of scores, NaN where there is no temperature for them."""
+        """Set statistics of the scores to NaN where T is out of range."""
         return x if self.tempered is None else jnp.where(self.tempered, x, jnp.nan)
 
 
 def with_targets(
     rows: Rows, targets: Any, ignore_index: Any, label_smoothing: Any
 ) -> tuple[Rows, Fate]:
-    """Rows with their targets, and what becomes of each loss. Ignored tokens have scores of 0.
+    """Add targets to rows, and return masks for the losses. Ignored tokens have scores of 0.
 
-    Where there is no loss, T is 1: neither the loss nor a gradient of the others is spoiled.
+    Where there is no loss, T is 1, so that no NaN reaches the losses or gradients of other tokens.
     """
     function, lead = rows.function, rows.lead
     smoothing = checks.static_number(label_smoothing)
@@ -71,7 +71,7 @@ def with_targets(
             tempered = tempered | ~counted
         valid = valid & tempered
     if smoothing != 0:
-        # A token that takes no part at all has no use for its room.
+        # A fully masked token does not need its room.
         whole = fixed.mask is not None and fixed.mask.shape[-1] == 1
         part = fixed.present if whole else fixed.partakers
         if part is None or part.shape[-1] == 1:
@@ -86,7 +86,7 @@ def with_targets(
 
 
 def with_temperatures(moving: Moving, fixed: Fixed) -> tuple[Moving, Array | None]:
-    """T of 1 where a row has none that it may have, and which rows have one; None for all."""
+    """Replace T by 1 where it is out of range; return a mask of valid rows too, None for all."""
     t = moving.temperature
     if t is None:
         return moving, None
@@ -98,7 +98,7 @@ def with_temperatures(moving: Moving, fixed: Fixed) -> tuple[Moving, Array | Non
 
 
 def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]:
-    """The classes with target mass, one a token after another, and how much each has."""
+    """Iterate over the classes with target mass, one per token at a time, and their masses."""
     assert fixed.ids is not None
     for j in range(fixed.ids.shape[-1]):
         share = jnp.ones((1, 1), dtype) if fixed.shares is None else fixed.shares[:, j : j + 1]
@@ -108,9 +108,9 @@ def each_target(fixed: Fixed, dtype: DTypeLike) -> Iterator[tuple[Array, Array]]
 
 
 def label(rule: Rule, fixed: Fixed) -> Array | None:
-    """Where the one label of each token lies; None where there are pairs.
+    """Return a mask of the one label of each token; None where there are pairs.
 
-    It is None too where statistics are wanted, whose sums want the top of the row kept apart.
+    It is also None for statistics, since their sums keep the top of the row apart instead.
     """
     if rule.is_divergence or rule.statistics or fixed.ids is None or fixed.shares is not None:
         return None
@@ -118,7 +118,7 @@ def label(rule: Rule, fixed: Fixed) -> Array | None:
 
 
 def spread(fixed: Fixed) -> Array:
-    """What smoothing gives to each class."""
+    """Return the target mass of each class from smoothing."""
     assert fixed.smoothing is not None and fixed.room is not None
     evenly = fixed.smoothing / fixed.room
     part = fixed.partakers
@@ -126,7 +126,7 @@ def spread(fixed: Fixed) -> Array:
 
 
 def target_block(rule: Rule, fixed: Fixed, z: Array) -> Array:
-    """y of the tokens and classes of a block of scores."""
+    """Return y for the tokens and classes of a block of scores."""
     if fixed.positive_share is not None:
         return positive_shares(rule, fixed)
     y = jnp.zeros_like(z)
@@ -136,7 +136,7 @@ def target_block(rule: Rule, fixed: Fixed, z: Array) -> Array:
 
 
 def _read(function, targets, lead, ignore_index, dtype):
-    """Classes of shape (token, m), and their shares if they have any."""
+    """Read classes of shape (token, m), and their weights if they have any."""
     shares = None
     if isinstance(targets, tuple):
         if len(targets) != 2:
@@ -146,14 +146,14 @@ def _read(function, targets, lead, ignore_index, dtype):
             )
         if ignore_index is not None:
             raise ValueError(
-                f"jsoftmax.{function}: `ignore_index` needs one class a token; here the `targets` "
-                "are pairs. Leave tokens out by `where` of shape [..., 1]."
+                f"jsoftmax.{function}: `ignore_index` needs one class per token; here the "
+                "`targets` are pairs. Leave tokens out by `where` of shape [..., 1]."
             )
         ids, shares = (checks.as_array(function, "targets", x) for x in targets)
         if ids.shape != shares.shape or ids.shape[:-1] != lead or ids.ndim == 0:
             raise ValueError(
                 f"jsoftmax.{function}: `targets` are pairs of shapes {ids.shape} and "
-                f"{shares.shape}; both need the shape {(*lead, 'm')}: m classes for each token."
+                f"{shares.shape}; both need the shape {(*lead, 'm')}, m classes for each token."
             )
         shares = jax.lax.stop_gradient(shares.astype(dtype))
         ids = ids.reshape(math.prod(lead), ids.shape[-1])
@@ -164,8 +164,8 @@ def _read(function, targets, lead, ignore_index, dtype):
             raise ValueError(
                 f"jsoftmax.{function}: `targets` have shape {ids.shape}; give one class for each "
                 f"token, integers of shape {lead}, or pairs (ids, weights) of shape "
-                f"{(*lead, 'm')}. A distribution over all the classes would be as large as what "
-                "this function avoids."
+                f"{(*lead, 'm')}. A distribution over all the classes would be as large as the "
+                "logits that this function avoids."
             )
         ids = ids.reshape(-1, 1)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
@@ -173,12 +173,12 @@ def _read(function, targets, lead, ignore_index, dtype):
             f"jsoftmax.{function}: `targets` have dtype {ids.dtype}; give integers for classes, or "
             "pairs (ids, weights)."
         )
-    # Compared in int32, labels of a narrow dtype cannot wrap.
+    # Labels are compared in int32, so that a narrow dtype cannot wrap.
     return ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32), shares
 
 
 def _check_known(function, targets, are_pairs, classes, ignore_index):
-    """Labels given as Python or numpy values are checked while tracing."""
+    """Check labels given as Python or numpy values, while tracing."""
     ids = checks.known_values(targets[0] if are_pairs else targets)
     if ids is None or isinstance(ignore_index, Array):
         return
@@ -192,8 +192,8 @@ def _check_known(function, targets, are_pairs, classes, ignore_index):
         bad &= ids != ignore_index
     if np.any(bad):
         raise ValueError(
-            f"jsoftmax.{function}: label {ids[bad].flat[0]} is no class: there are {classes}, "
-            f"from 0 to {classes - 1}. To leave tokens out, name their label as `ignore_index`."
+            f"jsoftmax.{function}: label {ids[bad].flat[0]} is out of range [0, {classes}). To "
+            "leave tokens out, give their label as `ignore_index`."
         )
 
 
@@ -203,5 +203,5 @@ def _check_number(function, ignore_index):
     number = checks.as_array(function, "ignore_index", ignore_index)
     if number.ndim or not jnp.issubdtype(number.dtype, jnp.integer):
         raise TypeError(
-            f"jsoftmax.{function}: `ignore_index` must be a whole number, got {ignore_index!r}."
+            f"jsoftmax.{function}: `ignore_index` must be an integer, got {ignore_index!r}."
         )

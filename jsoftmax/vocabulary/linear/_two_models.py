@@ -1,4 +1,4 @@
-"""Divergences between the predictions of two linear models, of which no row outlives its block.
+"""Divergences between the predictions of two linear models, in blocks of tokens and classes.
 
 With heights h and direct slopes g of the models,
 
@@ -12,9 +12,9 @@ D(q, p)                                                                 likewise
 Jensen–Shannon  w (ω′(p) − ω′(m)), m = w p + w̄ q    –                   likewise
 ==============  ==================================  ==================  ==========
 
-for D(p, q) = Ω*(z_q) + Ω(p) − ⟨p, z_q⟩, which is KL(p‖q) at α = 1: nothing is gained by moving q,
-since the maximum is there. So D is a sum over blocks of classes again when it moves, in which both
-scores are computed once more from the thresholds and the means h̄ of their rows.
+for D(p, q) = Ω*(z_q) + Ω(p) − ⟨p, z_q⟩, which is KL(p‖q) at α = 1. Ω*(z_q) is a maximum, attained
+at q, so q̇ does not enter. So Ḋ is again a sum over blocks of classes; each block recomputes both
+scores from the thresholds and the means h̄ of their rows.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ Both = tuple[Any, Any]  # of the first model p, and of the second one q
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """What is known while tracing: the rules of both models, and which divergence it is."""
+    """Static options: the rules of both models, and the kind of divergence."""
 
     rules: tuple[Rule, Rule]
-    is_forward: bool  # D(p, q) is part of it,
-    is_reverse: bool  # D(q, p) is; if neither is, it is that of Jensen and Shannon
+    is_forward: bool  # the divergence contains D(p, q)
+    is_reverse: bool  # it contains D(q, p); if neither, it is Jensen–Shannon
 
 
 class Mixed(NamedTuple):
-    """How much of a mixture is the first model's, (token | 1, 1); None where there is none."""
+    """The weight of the first model in the mixture, (token | 1, 1); None without a mixture."""
 
     share: Array | None
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def divergences(pair: Pair, moving: Both, fixed: Both, mixed: Mixed) -> tuple[Array, Both]:
-    """The divergences of all tokens, and their solved rows, which are to be taken as fixed."""
+    """Compute the divergences of all tokens, and their solved rows, to be treated as constants."""
 
     def solved(trees):
         return _solved(pair, trees[:2], trees[2:4], trees[4])
@@ -105,7 +105,7 @@ def _divergences_jvp(pair, primals, tangents):
     return (loss, rows), (d_loss, still[1])
 
 
-# Rows are known already: only how they move, of which second derivatives are made, costs.
+# The rows are known already: only their tangents, needed for second derivatives, cost anything.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _following(pair: Pair, moving: Both, fixed: Both, mixed: Mixed, rows: Both) -> Both:
     return rows
@@ -170,14 +170,14 @@ class _View(NamedTuple):
         return _times(self.s, self.height)
 
     def exceeding(self, other: _View) -> Array:
-        """p less that of the other model, by what is left where both are near 1."""
+        """Compute the difference of p and the other model's p, from 1 − p where both are near 1."""
         assert self.row.rest is not None and other.row.rest is not None
         both = (self.p > ALONE) & (other.p > ALONE)
         return jnp.where(both, other.row.rest - self.row.rest, self.p - other.p)
 
 
 def _views(pair: Pair, tables: Any, z: Any, rows: Any, mixed: Mixed) -> tuple[_View, _View]:
-    """Both models in a block of classes, from their scores and solved rows."""
+    """Evaluate both models in a block of classes, from their scores and solved rows."""
     masses = [
         masses_of(rule, moving, fixed, row)
         for rule, (moving, fixed), row in zip(pair.rules, tables, rows, strict=True)
@@ -210,7 +210,7 @@ def _mixture_heights(masses: list[Masses], p: Array, q: Array, share: Array) -> 
 
 
 def _mixture(p: Array, q: Array, share: Array) -> Array:
-    """w p + (1 − w) q, which is p where both are one number."""
+    """Compute w p + (1 − w) q, exactly p where both are equal."""
     return q + share * (p - q)
 
 
@@ -222,12 +222,12 @@ def _moved(pair: Pair, tables: Any, changes: Any) -> list[tuple[Array, Array | N
 
 
 def _times(s: Array, x: Array) -> Array:
-    """s x, 0 where s is, whatever x is."""
+    """Compute s x, 0 where s is 0 for any x."""
     return jnp.where(s > 0, s * jnp.where(s > 0, x, 0), 0)
 
 
 def _solved(pair: Pair, moving: Both, fixed: Both, mixed: Mixed) -> tuple[Array, Both]:
-    """The divergences of a block of tokens, each with all its classes."""
+    """Compute the divergences of a block of tokens from whole rows."""
     tables = tuple(zip(moving, fixed, strict=True))
     p, q = (
         predicted(rule, moving, fixed, scores(moving, fixed, rule))
@@ -248,7 +248,7 @@ def _solved(pair: Pair, moving: Both, fixed: Both, mixed: Mixed) -> tuple[Array,
             term = jnp.where(y == m, 0, regularizer.divergence(y, m, log_m))
             terms = terms + share * term
     loss = classes.sum(terms)
-    # A row without any class has lost nothing, and none of its NaN.
+    # A fully masked row has divergence 0, except that NaN stays.
     is_empty = (p.row.anchor == -jnp.inf) | (q.row.anchor == -jnp.inf)
     loss = jnp.where(is_empty & (loss == loss), 0, loss)
     rows = []
@@ -262,7 +262,7 @@ def _solved(pair: Pair, moving: Both, fixed: Both, mixed: Mixed) -> tuple[Array,
 
 
 def _terms(y: Array, of: Prediction, regularizer: Any, classes: Any) -> Array:
-    """The terms of D(y, p), none of which is negative, and 0 where y and p are one number."""
+    """Compute the terms of D(y, p), nonnegative, and 0 where y and p are equal."""
     z, p, log_p, rest, t, _ = of
     terms = terms_of(p, log_p, rest, t, z, y, None, regularizer, classes)
     return jnp.where(y == p, 0, terms)

@@ -1,18 +1,18 @@
-"""Rows that are named many times: each of them once, and the sums of their gradients."""
+"""Remove duplicates among row ids, and sum the gradients of equal rows."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array
 
-_RUN = 8  # summands that become one
+_RUN = 8  # summands of one partial sum
 
 
 def each_once(ids: Array, size: int) -> tuple[Array, Array, Array]:
-    """Ids in rising order, none twice; where among them each id is; how many there are.
+    """Return the distinct ids, rising, the position of each id among them, and their number.
 
-    What is left over holds distinct numbers of `size` and more, so that whoever reads or writes
-    the rows may rely on order and distinctness. Padding, `size`, has its place behind all.
+    Unused places hold distinct numbers ≥ `size`, so that gathers and scatters may assume rising and
+    distinct ids. The position of padding, `size`, is past the end.
     """
     n = ids.shape[0]
     rising = jnp.sort(ids)
@@ -25,16 +25,15 @@ def each_once(ids: Array, size: int) -> tuple[Array, Array, Array]:
 
 
 def all_distinct(ids: Array, size: int) -> Array:
-    """Rising ids, of which those that are padding, `size` at the end, become distinct too."""
+    """Make rising ids distinct where they are padding, `size`, at the end."""
     return jnp.where(ids < size, ids, size + jnp.arange(ids.shape[0], dtype=jnp.int32))
 
 
 def in_order(place: Array) -> tuple[Array, Array]:
-    """Places from 0 to n in rising order, and where each has been.
+    """Sort places from 0 to n; return them with the permutation.
 
-    One number is sorted many times faster than a pair is. So a few digits of a place and where it
-    stands are one number, and higher digits follow in a turn of their own, which keeps the order of
-    those that are equal.
+    Single numbers sort many times faster than pairs. So a few digits of a place and its index form
+    one number. Higher digits are sorted in further rounds, each of them stable.
     """
     n = place.shape[0]
     standing = max((n - 1).bit_length(), 1)
@@ -50,17 +49,17 @@ def in_order(place: Array) -> tuple[Array, Array]:
 
 
 def summed_in_runs(place: Array, g: Array) -> tuple[Array, Array]:
-    """Fewer summands for each place, of the same sum: of equal places in a row eight become one.
+    """Replace runs of eight summands with one place by their sum.
 
-    Whoever adds up the result adds at most 14 numbers of each size, where one after another a
-    hundred thousand would lose a thousandth.
+    The final sum then adds at most 14 partial sums of each size. Added one after another, a hundred
+    thousand numbers would lose a thousandth.
     """
     n = place.shape[0]
     places, gs = [], []
     while place.shape[0] > _RUN:
         whole = place.shape[0] // _RUN * _RUN
         runs = place[:whole].reshape(-1, _RUN)
-        # Places rise, so that a run is of one place where its ends are.
+        # Places rise, so a run has one place if its ends are equal.
         is_one = runs[:, 0] == runs[:, -1]
         sums = jnp.sum(g[:whole].reshape(-1, _RUN, *g.shape[1:]), axis=1)
         left = jnp.where(is_one[:, None], n, runs).reshape(-1)

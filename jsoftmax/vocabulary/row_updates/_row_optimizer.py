@@ -1,4 +1,4 @@
-"""The machinery of optimizers that touch a few rows of a large table, and those alone."""
+"""The common part of optimizers that update only a few rows of a large table."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from jsoftmax.vocabulary.row_updates._stochastic_rounding import rounded
 
 Schedule = Callable[[Array], ArrayLike]
 
-_BLOCK = 4096  # fewer rows than these are moved in one go
+_BLOCK = 4096  # up to so many rows are updated at once
 _RISING: dict[str, Any] = {"indices_are_sorted": True, "unique_indices": True}
 
 
 class RowOptimizer(NamedTuple):
-    """A rule by which rows of a table are updated.
+    """An optimizer for rows of a table: `init` and `update`.
 
     Args:
         init: table of shape [K, ...] → `RowState`.
         update: (table, state, rows, gradients) → (table, state). `rows` are integers of any shape,
             `gradients` of that shape and then that of one row: [..., d] for a table [K, d], [...]
             for a table [K]. The gradients of equal rows are summed before the step, as a dense
-            gradient would have it. A row below 0, or of K and more, is padding: it changes nothing.
-            A table of few digits is rounded once a step, to the nearest: steps of less than half of
-            its last digit are lost, again and again. With `key=`, a new key of `jax.random` each
-            step, a bfloat16 table is rounded by chance instead, so that rows are right in the mean.
-            `distinct=True` says that rows rise, that none is there twice, and that padding comes
-            last, which spares sorting and summing. Of a `jax.Array` that is taken on trust: what
-            becomes of others is not defined.
+            gradient would have it. A row out of range [0, K) is padding: it changes nothing. A
+            table of low precision is rounded to nearest once per step: steps of less than half of
+            its last digit are always lost. With `key=`, a new key of `jax.random` each step, a
+            bfloat16 table is rounded stochastically instead, so that rows are right in the mean.
+            `distinct=True` says that rows rise, without duplicates, and that padding comes last;
+            then nothing is sorted or summed. The values of a `jax.Array` are not checked: if they
+            violate this, the result is undefined.
 
     Under `jit` with table and state donated they are changed in place, and n rows of width d cost
-    O(n (d + log n)), whatever K is. Derivatives of the update itself, as meta-learning asks for,
-    exist forward; in reverse mode too where n is at most 4096.
+    O(n (d + log n)), for any K. The update itself is differentiable, as meta-learning needs, in
+    forward mode; in reverse mode too where n is at most 4096.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -70,11 +70,11 @@ class RowOptimizer(NamedTuple):
 
 
 class RowState(NamedTuple):
-    """What a `RowOptimizer` remembers.
+    """The state of a `RowOptimizer`.
 
     Args:
-        step: how many were taken; a schedule is asked at this number.
-        memory: a dictionary of arrays whose first axis is that of the table.
+        step: the number of steps taken, the argument of a schedule.
+        memory: a dictionary of arrays; their first axis is that of the table.
 
     Example:
         >>> import jax.numpy as jnp
@@ -89,19 +89,19 @@ class RowState(NamedTuple):
 
 @runtime_checkable
 class Descent(Protocol):
-    """In which direction rows go, from their gradients and memory; equal if it is the same rule."""
+    """The update rule of rows, from gradients and memory; equal rules compare equal."""
 
     def start(self, table: Array) -> dict[str, Array]:
-        """The memory before the first step."""
+        """Return the memory before the first step."""
         ...
 
     def direction(self, g: Array, memory: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        """Of some rows, each of them there once, and their memory after it."""
+        """Return the direction of distinct rows, and their memory after the step."""
         ...
 
 
 def row_optimizer(function: str, learning_rate: Any, descent: Descent) -> RowOptimizer:
-    """An optimizer that moves rows against the direction of `descent`, each of them once."""
+    """Make an optimizer that moves rows against the direction of `descent`, each of them once."""
     _check_rate(function, learning_rate)
     rule = _Rule(function, learning_rate, descent)
     return RowOptimizer(rule.init, rule.update)
@@ -144,10 +144,10 @@ class _Rule:
         return table, RowState(state.step + 1, memory)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _moved(descent, distinct, table, memory, ids, g, rate, key):
-    """The table and the memory after a step."""
+    """Return the table and the memory after a step."""
 
     def move(turn, tables, ids, g):
         table, memory = tables
@@ -168,11 +168,10 @@ def _moved(descent, distinct, table, memory, ids, g, rate, key):
 
 
 def _for_each(move: Callable, tables: Any, ids: Array, g: Array) -> Any:
-    """move(i, tables, ids, g) for blocks i of ids that rise, none twice, with sums of gradients.
+    """Apply move(i, tables, ids, g) to blocks i of rising, distinct ids with summed gradients.
 
-    A batch names most rows many times, the upper nodes of a tree for instance, so that the
-    distinct ones often fit into the first of the blocks, and the others are not gone through.
-    Rows without memory cost less than a loop.
+    Most ids of a batch are repeated, such as the upper nodes of a tree. So the distinct ones often
+    fit the first block, and the others are skipped. Rows without memory cost less than a loop.
     """
     n, size = ids.shape[0], tables[0].shape[0]
     if n == 0:
@@ -221,7 +220,7 @@ def _read_table(function: str, table: Any) -> Array:
 
 
 def _read_rows(function: str, table: Array, rows: Any, gradients: Any) -> tuple[Array, Array]:
-    """Ids of shape (n,), padding numbered K, and gradients of shape (n, …)."""
+    """Read ids of shape (n,), with K for padding, and gradients of shape (n, …)."""
     ids = checks.as_array(function, "rows", rows)
     g = checks.as_array(function, "gradients", gradients)
     if ids.size == 0 and isinstance(rows, list | tuple):
@@ -240,7 +239,7 @@ def _read_rows(function: str, table: Array, rows: Any, gradients: Any) -> tuple[
 
 
 def _read_key(function: str, key: Any, table: Array) -> Array | None:
-    """The key by which a bfloat16 table is rounded; None for a table that is not rounded."""
+    """Return the key that rounds a bfloat16 table; None for round-to-nearest."""
     if key is None:
         return None
     key = one_key(function, key)
@@ -249,13 +248,13 @@ def _read_key(function: str, key: Any, table: Array) -> Array | None:
     if table.dtype == checks.compute_dtype(table):
         return None
     raise TypeError(
-        f"jsoftmax.{function}: `key` rounds tables of bfloat16, and this one has dtype "
+        f"jsoftmax.{function}: `key` rounds tables of bfloat16, but `table` has dtype "
         f"{table.dtype}; convert it, or leave `key` out."
     )
 
 
 def _check_distinct(function: str, rows: Any, size: int) -> None:
-    """Rows given by Python or numpy are checked while tracing."""
+    """Check rows given as Python or numpy values, while tracing."""
     known = checks.known_values(rows)
     if known is None:
         return
@@ -263,22 +262,22 @@ def _check_distinct(function: str, rows: Any, size: int) -> None:
     known = np.where((known >= 0) & (known < size), known, size)
     if np.any((known[1:] <= known[:-1]) & (known[1:] < size)):
         raise ValueError(
-            f"jsoftmax.{function}: `rows` do not rise, or one of them is there twice; leave "
-            "`distinct` out, and they are sorted and summed."
+            f"jsoftmax.{function}: `rows` do not rise, or have duplicates; leave `distinct` out, "
+            "and they are sorted and summed."
         )
 
 
 def _check_state(function: str, state: Any, memory: dict[str, Any]) -> None:
     if not isinstance(state, RowState):
         raise TypeError(
-            f"jsoftmax.{function}: `state` is of type {type(state).__name__}; give it what "
-            "init(table) returns."
+            f"jsoftmax.{function}: `state` is of type {type(state).__name__}; give it the result "
+            "of init(table)."
         )
     found, needed = (jax.tree.map(jnp.shape, x) for x in (state.memory, memory))
     if found != needed:
         raise ValueError(
-            f"jsoftmax.{function}: `state` is that of another table or optimizer: it remembers "
-            f"{found}, and here {needed} is needed. Make it by init(table)."
+            f"jsoftmax.{function}: `state` belongs to another table or optimizer: its memory is "
+            f"{found}, but {needed} is needed. Make it by init(table)."
         )
 
 

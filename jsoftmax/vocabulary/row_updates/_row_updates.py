@@ -1,8 +1,8 @@
-"""Optimizers for a few rows of a large table: a step costs what the rows cost, not what the table.
+"""Optimizers for a few rows of a large table; the cost of a step does not depend on the table.
 
-A dense gradient of a table of K rows is as large as the table, whatever the loss has read of it.
+A dense gradient of a table of K rows is as large as the table, however few rows the loss reads.
 Where a loss reads a few rows, differentiate with respect to those rows, and update those alone.
-A table in bfloat16 takes a `key` at each update, by which it is rounded by chance.
+For a table in bfloat16 pass a `key` to each update, for stochastic rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def row_sgd(learning_rate: ArrayLike | Schedule) -> RowOptimizer:
 
     .. math:: w_r ← w_r - η g_r
 
-    With g_r the sum of the gradients given for row r. Equal to `optax.sgd` on the dense gradient.
+    with g_r the sum of the gradients given for row r. Equal to `optax.sgd` on the dense gradient.
 
     Args:
         learning_rate: η ≥ 0, a number or a schedule: a function of the number of steps taken.
@@ -53,13 +53,13 @@ def row_adagrad(
     initial_accumulator_value: float = 0.1,
     eps: float = 1e-7,
 ) -> RowOptimizer:
-    r"""Adagrad with one accumulator a row.
+    r"""Adagrad with one accumulator per row.
 
     .. math:: a_r ← a_r + \frac{‖g_r‖²}{d}, \qquad w_r ← w_r - η \frac{g_r}{\sqrt{a_r + ε}}
 
-    The accumulator is d times smaller than Adagrad's own, one number for each entry, and all
-    entries of a row have the same step size. On a table [K], where d = 1, equal to `optax.adagrad`
-    on the dense gradient.
+    Adagrad itself has one accumulator per entry. This one is d times smaller, and all entries of a
+    row share the step size. On a table [K], where d = 1, equal to `optax.adagrad` on the dense
+    gradient.
 
     Args:
         learning_rate: η ≥ 0, a number or a schedule: a function of the number of steps taken.
@@ -71,7 +71,7 @@ def row_adagrad(
 
     Raises:
         TypeError: if `learning_rate` is neither a number nor a function.
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -100,20 +100,20 @@ def row_adam(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> RowOptimizer:
-    r"""Lazy Adam with one second moment a row.
+    r"""Lazy Adam with one second moment per row.
 
     .. math:: m_r ← β_1 m_r + (1-β_1) g_r, \qquad v_r ← β_2 v_r + (1-β_2) \frac{‖g_r‖²}{d}, \qquad
               w_r ← w_r - η \frac{m_r/(1-β_1^{t_r})}{\sqrt{v_r/(1-β_2^{t_r})} + ε}
 
-    Lazy: a row without a gradient is left as it is, its moments do not decay, and its step does not
-    go on. The bias is therefore corrected by t_r, the number of steps that row r itself has taken,
-    so that the first step of a rare row is no larger than that of a frequent one. First moments
-    are one for each entry, second moments one for each row. On a table [K] of which every row has
+    Lazy: a row without a gradient is left unchanged, its moments do not decay, and its step count
+    does not grow. The bias is therefore corrected by t_r, the number of steps that row r itself has
+    taken, so that the first step of a rare row is no larger than that of a frequent one. There is
+    one first moment per entry, and one second moment per row. On a table [K], and if every row has
     a gradient at every step, equal to `optax.adam`.
 
     Args:
         learning_rate: η ≥ 0, a number or a schedule: a function of the number of steps taken, by
-            whatever rows.
+            any rows.
         b1: β₁, from 0 to 1, 1 excluded.
         b2: β₂, from 0 to 1, 1 excluded.
         eps: ε > 0.
@@ -124,7 +124,7 @@ def row_adam(
 
     Raises:
         TypeError: if `learning_rate` is neither a number nor a function.
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -193,7 +193,7 @@ class _Adam:
 
 
 def _mean_square(g: Array) -> Array:
-    """‖g_r‖²/d of every row."""
+    """Compute ‖g_r‖²/d of every row."""
     return jnp.mean(g * g, axis=tuple(range(1, g.ndim)))
 
 

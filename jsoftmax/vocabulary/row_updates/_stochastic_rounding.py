@@ -1,4 +1,4 @@
-"""Rounding to bfloat16 by chance, up or down, so that the mean is the number that is rounded."""
+"""Stochastic rounding to bfloat16: up or down at random, unbiased."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jax import Array
 
 
 def rounded(key: Array, x: Array) -> Array:
-    """x of float32 in bfloat16: the one neighbour or the other, nearer ones more often.
+    """Round x from float32 to one of its neighbours in bfloat16, more often to the nearer one.
 
-    The mean over keys is x. What bfloat16 holds, and what is infinite or NaN, stays.
+    The mean over keys is x. Numbers of bfloat16, infinities and NaN are unchanged.
     """
     return _rounded(x, jax.random.bits(key, x.shape, jnp.uint32))
 

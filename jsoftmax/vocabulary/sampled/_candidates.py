@@ -1,4 +1,4 @@
-"""Candidates: the classes that a sampled loss looks at, and how many classes each stands for."""
+"""Candidates of sampled losses: class ids and their expected counts."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from jsoftmax.core import _checks as checks
 
 
 class Candidates(NamedTuple):
-    r"""Classes drawn to stand for all of them, as `ClassSampler.sample` returns them.
+    r"""Classes drawn to represent all classes, as `ClassSampler.sample` returns them.
 
-    Whatever the sampler, one number says all that a loss must know of it: n_c, how often class c is
-    expected among the candidates. A candidate divided by it stands for its share of all classes,
+    A loss needs only one number about a sampler: n_c, the expected count of class c among the
+    candidates. Divided by n_c, a term of a candidate is an unbiased estimate,
 
     .. math:: E\Big[\sum_{c \in S} \frac{f(c)}{n_c}\Big] = \sum_i f(i),
               \qquad \frac{e^{z_c}}{n_c} = e^{z_c - \log n_c},
 
-    and so a score enters as z_c − log n_c: the logQ correction.
+    so a score enters as z_c − log n_c: the logQ correction.
 
     Args:
-        ids: class numbers, of shape [draws] if all tokens share them, else [..., draws]. A negative
-            number is no class and weighs nothing.
+        ids: class ids, of shape [draws] if all tokens share them, else [..., draws]. A negative id
+            is ignored.
         log_expected_count: log n_c, of the shape of `ids` or one that broadcasts to it.
-        target_log_expected_count: log n_y of the labels, of their shape; None where it was not
-            asked for. `nce_loss` needs it.
+        target_log_expected_count: log n_y of the labels, of their shape; None where the sampler was
+            not given labels. `nce_loss` needs it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,19 +41,19 @@ class Candidates(NamedTuple):
 
 
 def in_batch_candidates(labels: ArrayLike, log_probabilities: ArrayLike) -> Candidates:
-    r"""The labels of a batch as candidates for one another: no draws, and no rows but theirs.
+    r"""Use the labels of a batch as candidates for one another: no draws, no other rows.
 
     .. math:: \log n_c = \log(n - 1) + \log q_c
 
-    Beside its own target each of n tokens sees n − 1 others, which are draws from the distribution
-    q of the data. Losses must leave out accidental hits, as `sampled_softmax_loss` does, since
-    every target is among the candidates of its own token. n_c is exact where labels are
-    independent and q is theirs; with an estimate of q it is an estimate.
+    Besides its own target, each of n tokens has the n − 1 other labels as candidates, draws from
+    the distribution q of the data. Losses must leave out accidental hits, as `sampled_softmax_loss`
+    does, since every target is among the candidates of its own token. n_c is exact where labels are
+    independent and q is their distribution; with an estimate of q it is an estimate.
 
     Args:
-        labels: classes, integers of shape [...]. Negative ones are no class, and take no part.
-        log_probabilities: log q of the labels, of their shape, or one number a class would be
-            `log_q[labels]`: from counts, or from an estimate kept while training, such as −log of
+        labels: classes, integers of shape [...]. Negative ones are ignored.
+        log_probabilities: log q of the labels, of their shape: `log_q[labels]` from one number per
+            class. q comes from counts, or from an estimate updated while training, such as −log of
             the mean number of steps between two occurrences.
 
     Returns:
@@ -93,11 +93,11 @@ def in_batch_candidates(labels: ArrayLike, log_probabilities: ArrayLike) -> Cand
 
 
 def read_ids(function: str, candidates: Any) -> Array:
-    """The classes of candidates, at least one."""
+    """Validate the ids of candidates, at least one."""
     if not isinstance(candidates, Candidates):
         raise TypeError(
-            f"jsoftmax.{function}: `candidates` are of type {type(candidates).__name__}; give what "
-            "a sampler's `sample` returns, or Candidates(ids, log_expected_count)."
+            f"jsoftmax.{function}: `candidates` are of type {type(candidates).__name__}; give the "
+            "result of a sampler's `sample`, or Candidates(ids, log_expected_count)."
         )
     ids = checks.as_array(function, "candidates.ids", candidates.ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
@@ -107,7 +107,7 @@ def read_ids(function: str, candidates: Any) -> Array:
         )
     if ids.ndim == 0 or ids.shape[-1] == 0:
         raise ValueError(
-            f"jsoftmax.{function}: the ids of `candidates` have shape {ids.shape}; they need at "
-            "least one class along the last axis."
+            f"jsoftmax.{function}: the ids of `candidates` have shape {ids.shape}; give at least "
+            "one class along the last axis."
         )
     return ids

@@ -1,4 +1,4 @@
-"""What every sampler of classes is: draws, and how often each class is expected among them."""
+"""Class samplers: their interface, draws with expected counts, and the uniform sampler."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from jsoftmax.vocabulary.sampled._points import independent_points, spaced_point
 
 
 class ClassSampler(abc.ABC):
-    """A fixed distribution over K classes, from which candidates for sampled losses are drawn.
+    """A fixed distribution over K classes that draws candidates for sampled losses.
 
-    `uniform_sampler`, `log_uniform_sampler` and `unigram_sampler` make them; the labels of a batch
-    serve without one, by `in_batch_candidates`. An immutable pytree, made once, whose draws take a
-    time that does not depend on K. Give it to a compiled function as an argument, since as a
-    constant its arrays would be compiled in.
+    `uniform_sampler`, `log_uniform_sampler` and `unigram_sampler` make one; `in_batch_candidates`
+    needs none. A sampler is an immutable pytree, made once, and the time of a draw does not depend
+    on K. Pass it to a compiled function as an argument, since as a constant its arrays would be
+    compiled in.
 
     Expected counts are exact: with replacement draws · q_c for the probability q_c of class c, and
     without replacement the probability that c is included at all.
@@ -52,21 +52,22 @@ class ClassSampler(abc.ABC):
     def sample(
         self, key: Array, shape: tuple[int, ...], labels: ArrayLike | None = None
     ) -> Candidates:
-        """Candidates of the given shape, and how often each was to be expected.
+        """Draw candidates of the given shape, with their expected counts.
 
         Args:
             key: a key of `jax.random`.
             shape: the shape of the ids, (draws,) for candidates that all tokens share, which is
                 much cheaper, or (..., draws) for some of their own. Without replacement classes
                 differ along the last axis.
-            labels: classes whose expected counts are wanted too, integers of any shape. They have
-                no influence on the draws.
+            labels: classes to compute expected counts for too, integers of any shape. They do not
+                affect the draws.
 
         Returns:
             `Candidates`.
 
         Raises:
-            TypeError: if `key` is no key, `shape` no tuple of sizes, or `labels` no integers.
+            TypeError: if `key` is not a key, `shape` is not a tuple of sizes, or `labels` are not
+                integers.
             ValueError: if `key` holds several keys, or more classes are to be drawn without
                 replacement than there are.
         """
@@ -88,20 +89,20 @@ class ClassSampler(abc.ABC):
 
     @on_explicit_axes(like="ids", axis=())
     def log_expected_count(self, ids: ArrayLike, draws: int) -> Float[Array, "..."]:
-        """How often classes are expected among so many draws, as logarithms.
+        """Compute the logarithm of the expected count of classes among a number of draws.
 
         Args:
-            ids: class numbers, integers of any shape.
-            draws: the number of draws, a whole number of at least 1.
+            ids: class ids, integers of any shape.
+            draws: the number of draws, an integer ≥ 1.
 
         Returns:
             Numbers of the shape of `ids` in the default float dtype. −∞ for a class that is never
-            drawn. NaN for a number that is no class in a `jax.Array`.
+            drawn. NaN for an id out of range in a `jax.Array`.
 
         Raises:
-            TypeError: if `ids` are not integers or `draws` is no whole number.
-            ValueError: if `draws` is less than 1, or more than can be drawn; if a number given by
-                Python or numpy is no class.
+            TypeError: if `ids` are not integers or `draws` is not an integer.
+            ValueError: if `draws` is less than 1, or more than can be drawn; if an id given as a
+                Python or numpy value is out of range.
         """
         name = "ClassSampler.log_expected_count"
         draws = checks.whole_number(name, "draws", draws)
@@ -111,15 +112,15 @@ class ClassSampler(abc.ABC):
     @property
     @abc.abstractmethod
     def _most_draws(self) -> int | None:
-        """How many classes can be drawn, None if there is no end to it."""
+        """Return the largest possible number of draws, None if there is no limit."""
 
     @abc.abstractmethod
     def _drawn(self, key: Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
-        """Class numbers."""
+        """Draw class ids."""
 
     @abc.abstractmethod
     def _log_count(self, ids: Array, draws: int) -> Float[Array, "..."]:
-        """log n_c of classes that are some, of a shape that broadcasts to that of `ids`."""
+        """Compute log n_c of classes in range, of a shape that broadcasts to that of `ids`."""
 
     def _check_draws(self, function: str, draws: int) -> None:
         if self._most_draws is not None and draws > self._most_draws:
@@ -138,8 +139,7 @@ class ClassSampler(abc.ABC):
             )
         if known is not None and ((known < 0) | (known >= self.classes)).any():
             raise ValueError(
-                f"jsoftmax.{function}: a number in `{name}` is no class: there are {self.classes}, "
-                f"from 0 to {self.classes - 1}."
+                f"jsoftmax.{function}: an id in `{name}` is out of range [0, {self.classes})."
             )
         wide = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
         is_class = (wide >= 0) & (wide < self.classes)
@@ -150,7 +150,7 @@ class ClassSampler(abc.ABC):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class UniformSampler(ClassSampler):
-    """All classes alike: nothing needs to be remembered but how many they are."""
+    """The uniform distribution; its only parameter is the number of classes."""
 
     classes: int = dataclasses.field(metadata={"static": True})
     replacement: bool = dataclasses.field(metadata={"static": True})
@@ -171,23 +171,24 @@ class UniformSampler(ClassSampler):
 
 
 def uniform_sampler(classes: int, *, replacement: bool = True) -> ClassSampler:
-    r"""Candidates among K classes, all alike. A draw takes O(1), and so does making it.
+    r"""Make a sampler that draws K classes uniformly, in O(1) per draw and O(1) to make.
 
     .. math:: n_c = \text{draws}/K
 
-    exactly, with replacement and without. Without, every draw has a piece of the K classes to
-    itself, and the pieces are turned by a random number: no two draws are the same class, they
-    spread more evenly than independent ones, and nothing is sorted or tried again.
+    exactly, with replacement and without. Without replacement, each draw comes from a stretch of
+    the K classes of its own, and all stretches are rotated by one random number. So no two draws
+    are the same class, they spread more evenly than independent draws, and there is no sorting and
+    no rejection.
 
     Args:
-        classes: K ≥ 1, a whole number below 2³¹.
+        classes: K ≥ 1, an integer below 2³¹.
         replacement: whether a class may be drawn more than once.
 
     Returns:
         A `ClassSampler`.
 
     Raises:
-        TypeError: if `classes` is no whole number.
+        TypeError: if `classes` is not an integer.
         ValueError: if `classes` is less than 1 or too many.
 
     Example:
@@ -200,9 +201,9 @@ def uniform_sampler(classes: int, *, replacement: bool = True) -> ClassSampler:
 
 
 def number_of_classes(function: str, classes: Any) -> int:
-    """K, checked."""
+    """Validate K and return it."""
     if isinstance(classes, bool) or not isinstance(classes, int | np.integer):
-        raise TypeError(f"jsoftmax.{function}: `classes` must be a whole number, got {classes!r}.")
+        raise TypeError(f"jsoftmax.{function}: `classes` must be an integer, got {classes!r}.")
     if not 1 <= classes < 2**31:
         raise ValueError(
             f"jsoftmax.{function}: `classes` must be from 1 to 2³¹ − 1, got {classes}."

@@ -1,4 +1,4 @@
-"""The few classes that a sampled loss looks at, numbered anew, so that their rows are a table."""
+"""Renumber the few classes of a sampled loss, so that their rows are a small class table."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jsoftmax.vocabulary.sampled._class_sampler import number_of_classes
 
 
 class GatheredClasses(NamedTuple):
-    """What `gathered_classes` returns: `table[ids]` is the table for its labels and candidates.
+    """The result of `gathered_classes`: `table[ids]` is the table for its labels and candidates.
 
     Args:
-        ids: the classes in question, each once, in order, and then the first again until there are
-            as many as labels and candidates together: of shape [m].
-        labels: the labels as places in `ids`, of their shape.
-        candidates: the candidates as places in `ids`, with their counts as they were.
+        ids: the distinct classes in rising order, padded by the first one to the number m of labels
+            and candidates together: of shape [m].
+        labels: the labels as positions in `ids`, of their shape.
+        candidates: the candidates as positions in `ids`, with their counts unchanged.
 
     Example:
         >>> import jax.numpy as jnp
@@ -36,25 +36,25 @@ class GatheredClasses(NamedTuple):
 
 @on_explicit_axes(like="labels", axis=())
 def gathered_classes(labels: ArrayLike, candidates: Candidates, classes: int) -> GatheredClasses:
-    r"""Number labels and candidates anew, for a training step that touches no other rows.
+    r"""Renumber labels and candidates, for a training step that touches no other rows.
 
-    A gradient in the whole class table has its K · d numbers, nearly all of them zero, and an
-    optimiser goes through all of them. The same loss of the rows alone has none of that: take
-    `table[few.ids]`, differentiate the loss of `few.labels` and `few.candidates` with respect to
-    it, and update the rows `few.ids`. That is one gather, one sort of the numbers, and nothing of
-    size K. Losses stay what they are, since they ask which classes are the same, not which.
+    A gradient with respect to the whole class table has K · d numbers, nearly all of them zero, and
+    an optimiser reads all of them. To avoid that, take `table[few.ids]`, differentiate the loss of
+    `few.labels` and `few.candidates` with respect to it, and update the rows `few.ids`. That is one
+    gather, one sort of the ids, and nothing of size K. The loss does not change, since it depends
+    only on the equality of ids.
 
     Args:
         labels: classes, integers of any shape.
         candidates: as a sampler draws them.
-        classes: K, how many classes there are.
+        classes: K, the number of classes.
 
     Returns:
-        `GatheredClasses`. A target that is no class stays none: a negative one, such as an
-        `ignore_index`, stays as it is, others become −1.
+        `GatheredClasses`. A label out of range stays out of range: a negative one, such as an
+        `ignore_index`, is unchanged, others become −1.
 
     Raises:
-        TypeError: if `labels` or candidates are not integers, or `classes` is no whole number.
+        TypeError: if `labels`, candidates or `classes` are not integers.
         ValueError: if there are no candidates, or `classes` is less than 1.
 
     Example:
@@ -81,7 +81,7 @@ def gathered_classes(labels: ArrayLike, candidates: Candidates, classes: int) ->
     drawn = read_ids(name, candidates)
     numbers = jnp.concatenate([_wide(y).reshape(-1), _wide(drawn).reshape(-1)])
     is_class = (numbers >= 0) & (numbers < classes)
-    # What is no class must not make a row of its own: it stands beside one that is there.
+    # An id out of range must not add a row: it is replaced by a class that is there.
     some = jnp.max(numbers, initial=0, where=is_class)
     ids, places = jnp.unique(
         jnp.where(is_class, numbers, some), size=numbers.size, return_inverse=True

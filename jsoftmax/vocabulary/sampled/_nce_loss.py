@@ -1,4 +1,4 @@
-"""Losses that tell the target from candidates one by one, with no sum over classes to estimate."""
+"""Noise-contrastive estimation and negative sampling: a binary loss for each candidate."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def nce_loss(
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Noise-contrastive estimation: is this class from the data, or one of the draws?
+    r"""Compute the noise-contrastive loss: is a class from the data, or from the noise?
 
     .. math:: L = -\log σ(z_y - c - \log n_y) - \sum_{i \in S} \log σ(-(z_i - c - \log n_i))
 
-    With k draws from a noise distribution q, n = k q. The scores learn to be log-probabilities:
-    with c the log-partition, log p is where the expected gradient is zero, whatever the noise and
-    the number of draws. c may be a parameter, of the model or of each token; commonly it is 0, and
-    the scores learn to normalise themselves. `negative_sampling_loss` leaves out n, and learns
-    something else; `sampled_softmax_loss` with corrected labels does not depend on c.
+    With k draws from a noise distribution q, n = k q. The scores learn log-probabilities: with c
+    the log-partition, the expected gradient is zero at log p, for any noise and any number of
+    draws. c may be a parameter, of the model or of each token; commonly it is 0, and the scores
+    learn to normalise themselves. `negative_sampling_loss` leaves out n, and so does not learn
+    log-probabilities; `sampled_softmax_loss` with corrected labels does not depend on c.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -47,15 +47,15 @@ def nce_loss(
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
         log_partition: c, a number or an array [..., 1]. Differentiable.
-        remove_hits: whether draws that are the target are left out. The theory leaves them in,
-            but labels of a batch that are candidates for one another should be left out.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
-        class_axis: where the classes of `kernel` are.
+        remove_hits: whether to leave out draws that equal the target. The theory leaves them in;
+            leave them out where the labels of a batch are candidates for one another.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
+        class_axis: the axis of the classes in `kernel`.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
+        One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
         of range in a `jax.Array`.
 
     Raises:
@@ -100,32 +100,32 @@ def negative_sampling_loss(
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""word2vec's loss: `nce_loss` without the counts.
+    r"""Compute word2vec's loss: `nce_loss` without the counts.
 
     .. math:: L = -\log σ(z_y) - \sum_{i \in S,\, i \ne y} \log σ(-z_i)
 
-    It is for learning vectors and does not learn probabilities: its scores tend to log p − log n,
-    by how much more often a class is seen than drawn. So the sampler is part of the model;
-    word2vec draws about 5 or 15 for each token by `unigram_sampler` at the power 3/4, and skips
-    those that are the target.
+    It learns vectors, not probabilities: its scores tend to log p − log n, the log ratio of the
+    frequencies in the data and among the draws. So the sampler is part of the model; word2vec draws
+    about 5 or 15 candidates per token by `unigram_sampler` at the power 3/4, and skips those that
+    equal the target.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of labels
             and candidates are read.
         labels: classes, integers of shape [...].
-        candidates: `Candidates`, of which only the ids are asked for.
+        candidates: `Candidates`; only the ids are used.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        remove_hits: whether draws that are the target are left out.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
-        class_axis: where the classes of `kernel` are.
+        remove_hits: whether to leave out draws that equal the target.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
+        class_axis: the axis of the classes in `kernel`.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
+        One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
         of range in a `jax.Array`.
 
     Raises:
@@ -153,7 +153,7 @@ def negative_sampling_loss(
 
 
 def _told_apart(target: Array, others: Array) -> Array:
-    """−log σ(target) − Σ log σ(−others); what is −∞ adds nothing."""
+    """Compute −log σ(target) − Σ log σ(−others); scores of −∞ add nothing."""
     nothing = others == -jnp.inf
     each = jax.nn.softplus(jnp.where(nothing, 0, others))
     each = jnp.where(nothing, 0, each)

@@ -1,9 +1,9 @@
-"""Points on a circle of a whole number of units, each of them equally likely to be any unit.
+"""Random points on a circle of integer length, each uniform by itself.
 
-Classes are arcs, as long as they are probable, and a point draws the class on whose arc it falls.
-Independent points draw with replacement. Points that are further apart than the longest arc draw
-without: all are turned by one random angle, and so each of them, taken by itself, is uniform. The
-expected count of a class is therefore its length times the number of points either way, exactly.
+Classes are arcs, with lengths in proportion to their probabilities, and a point draws the class of
+its arc. Independent points draw with replacement. Points that are further apart than the longest
+arc draw without replacement: all are rotated by one random angle, so each of them is uniform by
+itself. Either way the expected count of a class is exactly its length times the number of points.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jsoftmax.sampling._wide_integers import Words, product_high
 
 
 def independent_points(key: Array, shape: tuple[int, ...], units: int | Array) -> Array:
-    """Whole numbers from 0 to units − 1, of 64 bits of noise each: uniform but for 2⁻³²."""
+    """Draw integers from 0 to units − 1, from 64 bits of noise each: uniform up to 2⁻³²."""
     zero = jnp.uint32(0)
     high, low = jax.random.bits(key, (2, *shape), jnp.uint32)
     return product_high(Words(high, low), Words(zero, jnp.asarray(units, jnp.uint32))).low
@@ -25,10 +25,10 @@ def independent_points(key: Array, shape: tuple[int, ...], units: int | Array) -
 def spaced_points(
     key: Array, shape: tuple[int, ...], units: int | Array, steps: int | Array, longest: int | Array
 ) -> Array:
-    """As many as the last axis has, two of which never fall on one arc of at most `longest` units.
+    """Draw points along the last axis, no two on one arc of at most `longest` units.
 
-    The circle is cut into `steps` pieces of equal length, of which each of the points has one. In
-    it a point may move as far as its neighbour, wherever that moves, stays beyond an arc.
+    The circle is cut into `steps` pieces of equal length, one for each point. A point moves within
+    its piece only so far that its neighbour, wherever that moves, stays more than an arc away.
     """
     units = jnp.asarray(units, jnp.uint32)
     piece = units // jnp.asarray(steps, jnp.uint32)
@@ -39,6 +39,6 @@ def spaced_points(
 
 
 def turned(turn: Array, place: Array, units: Array) -> Array:
-    """turn + place modulo `units`, both smaller than that, where their sum may not fit."""
+    """Compute turn + place modulo `units` for numbers below `units`, without overflow."""
     room = units - place
     return jnp.where(turn < room, turn + place, turn - room)

@@ -1,4 +1,4 @@
-"""Scores of labels and of candidates, all that a sampled loss asks of a class table."""
+"""Compute the scores of labels and candidates from the rows of their classes."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from jsoftmax.vocabulary.sampled._candidates import Candidates, read_ids
 
 @dataclasses.dataclass(frozen=True)
 class SampledScores:
-    """z_y and z_c with what is known of them; arrays have the axes (token, candidate)."""
+    """z_y and z_c with their counts and masks; arrays have the axes (token, candidate)."""
 
     target: Array  # z_y, of size 1 along the candidates
     others: Array  # z_c
     log_count: Array  # log n_c
-    target_log_count: Array | None  # log n_y, if it was asked for
-    hits: Array  # where a candidate is the target itself
-    empty: Array  # where there is none
+    target_log_count: Array | None  # log n_y, if the sampler was given labels
+    hits: Array  # where a candidate equals the target
+    empty: Array  # where the id is negative: no candidate
     rows: Rows
     fate: Fate
 
     def corrected(self, remove_hits: bool) -> Array:
-        """z_c − log n_c, and −∞ for what weighs nothing: Σ exp of it estimates Σ exp z."""
+        """Compute z_c − log n_c, −∞ for ignored ids: Σ exp of it estimates Σ exp z."""
         nothing = self._nothing(remove_hits)
         return jnp.where(nothing, -jnp.inf, self.others - jnp.where(nothing, 0, self.log_count))
 
     def uncorrected(self, remove_hits: bool) -> Array:
-        """z_c, and −∞ for what weighs nothing."""
+        """Compute z_c, −∞ for ignored ids."""
         return jnp.where(self._nothing(remove_hits), -jnp.inf, self.others)
 
     def counted_targets(self, function: str) -> Array:
-        """log n_y, which the candidates must have."""
+        """Return log n_y; raise if the candidates lack it."""
         if self.target_log_count is None:
             raise ValueError(
-                f"jsoftmax.{function}: the candidates do not say how often labels are expected. "
-                "Draw them with `sampler.sample(key, shape, labels)`."
+                f"jsoftmax.{function}: the candidates lack the expected counts of the labels. Draw "
+                "them with `sampler.sample(key, shape, labels)`."
             )
         return self.target_log_count
 
@@ -54,7 +54,7 @@ class SampledScores:
         return nothing | self.hits if remove_hits else nothing
 
     def settle(self, loss: Array) -> Array:
-        """Losses of shape (token, 1) in the shape of the labels."""
+        """Apply the masks to losses (token, 1), and reshape them to the labels."""
         return self.rows.shaped(self.fate.settle(loss))[..., 0]
 
 
@@ -72,7 +72,7 @@ def read_sampled(
     logits_soft_cap: float | None,
     class_axis: int,
 ) -> SampledScores:
-    """Check the arguments of `function`, gather the rows they name, and multiply."""
+    """Validate the arguments of `function`, gather the rows of their classes, and multiply."""
     rows = read_rows(
         function, features, kernel, bias=bias, where=where, class_axis=class_axis,
         temperature=temperature, logits_soft_cap=logits_soft_cap, axis_name=None,
@@ -80,9 +80,9 @@ def read_sampled(
     mask = rows.fixed.mask
     if mask is not None and mask.shape[-1] > 1:
         raise ValueError(
-            f"jsoftmax.{function}: `where` of shape {jnp.shape(where)} is a mask of classes, and "
-            f"there are only candidates. Mask tokens, by shape {(*rows.lead, 1)}; a class that is "
-            "never to be drawn has weight 0 in its sampler."
+            f"jsoftmax.{function}: `where` of shape {jnp.shape(where)} masks classes; a sampled "
+            f"loss can mask only tokens, by the shape {(*rows.lead, 1)}. To exclude a class, give "
+            "it weight 0 in the sampler."
         )
     if isinstance(labels, tuple):
         raise ValueError(
@@ -123,7 +123,7 @@ def read_sampled(
 
 
 def _scores(moving: Moving, rule: Rule, ids: Array) -> Array:
-    """Scores of some classes, of shape (1, n) for all tokens or (token, n) for each its own."""
+    """Compute scores of classes of shape (1, n), shared by all tokens, or (token, n)."""
     axis, h = rule.kernel_axis, moving.features
     if ids.shape[0] == 1:
         rows = jnp.take(moving.kernel, ids[0], axis=axis, mode="clip")
@@ -139,18 +139,17 @@ def _scores(moving: Moving, rule: Rule, ids: Array) -> Array:
 def _read(
     function: str, candidates: Candidates, rows: Rows, classes: int
 ) -> tuple[Array, Array, Array | None]:
-    """Numbers and counts of candidates, flat over tokens, and counts of the labels."""
+    """Read ids and counts of candidates, flat over tokens, and counts of the labels."""
     ids, lead, dtype = read_ids(function, candidates), rows.lead, rows.moving.features.dtype
     if ids.ndim > 1 and ids.shape[:-1] != lead:
         raise ValueError(
             f"jsoftmax.{function}: the ids of `candidates` have shape {ids.shape}; give shape [n] "
-            f"for candidates that all tokens share, or {(*lead, 'n')} for each token its own."
+            f"for candidates that all tokens share, or {(*lead, 'n')} for each token separately."
         )
     known = checks.known_values(candidates.ids)
     if known is not None and (known >= classes).any():
         raise ValueError(
-            f"jsoftmax.{function}: candidate {known.max()} is no class: there are {classes}, from "
-            f"0 to {classes - 1}."
+            f"jsoftmax.{function}: candidate {known.max()} is out of range [0, {classes})."
         )
     ids = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
     counts = [("log_expected_count", candidates.log_expected_count, ids.shape)]

@@ -1,4 +1,4 @@
-"""Cross-entropy whose partition function is estimated from a few candidates."""
+"""Cross-entropy with a partition function estimated from a few candidates."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ def sampled_softmax_loss(
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""`linear_cross_entropy` with the sum over all classes estimated: O(draws) instead of O(K).
+    r"""Estimate `linear_cross_entropy` from a sample of the classes: O(draws) instead of O(K).
 
     .. math:: L = -z_y + \log\Big(e^{z_y} + \sum_{c \in S,\, c \ne y} e^{z_c - \log n_c}\Big)
 
-    with z = h W + b and n_c the number of times that class c is expected among the candidates S.
-    The sum estimates that over the classes other than y without bias, so L and its gradient tend to
-    those of the full softmax as draws grow, and are exactly those where every class is there once
-    with n = 1. At a finite number L is too small on average, since the logarithm is concave.
-    Candidates that are the target by accident are left out: the target is there already, once.
+    with z = h W + b and n_c the expected count of class c among the candidates S. The sum is an
+    unbiased estimate of that over the classes other than y. So L and its gradient tend to those of
+    the full softmax as the number of draws grows, and equal them where every class is a candidate
+    once with n = 1. For finitely many draws L is too small on average, since the logarithm is
+    concave. Candidates that equal the target (accidental hits) are left out, since the target has a
+    term of its own.
 
-    Correct the labels too, as TensorFlow does and much of what trains recommenders, and z_y stands
-    for e^{z_y}/n_y. This is the ranking form of noise-contrastive estimation: the loss is no
-    estimate of the cross-entropy, also not in the limit of many draws with replacement, where n_y
-    grows, but tells the target from draws of the sampler. With replacement and hits left in, log p
-    plus a constant is where its expected gradient is zero, at any number of draws.
+    With `correct_targets`, as in TensorFlow and in many recommender systems, the target enters as
+    e^{z_y}/n_y. This is the ranking form of noise-contrastive estimation: the loss separates the
+    target from draws of the sampler. It does not estimate the cross-entropy, not even in the limit
+    of many draws with replacement, where n_y grows. With replacement and hits left in, its expected
+    gradient is zero at log p plus a constant, for any number of draws.
 
-    `importance_sampling_loss` has the target in its sum only if it is drawn; `nce_loss` has no sum.
+    `importance_sampling_loss` has a term of the target only if it is drawn; `nce_loss` has binary
+    terms instead of a sum over classes.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -55,24 +57,24 @@ def sampled_softmax_loss(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        remove_hits: whether candidates that are the target are left out.
-        correct_targets: whether z_y is corrected by log n_y, for which the candidates must have
-            been drawn with `labels`.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
-        class_axis: where the classes of `kernel` are. 0, the layout of an embedding table, is the
-            faster one here, since a class is then a row.
+        remove_hits: whether to leave out candidates that equal the target.
+        correct_targets: whether to subtract log n_y from z_y. The candidates must then have been
+            drawn with `labels`.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
+        class_axis: the axis of the classes in `kernel`. 0, the layout of an embedding table, is
+            faster here, since a class is then a row.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
-        of range in a `jax.Array`, whose values are not checked, and for a candidate beyond K.
+        One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
+        of range in a `jax.Array`, since its values are not checked, and for a candidate beyond K.
 
     Raises:
-        TypeError: if `features` or `kernel` are not real numbers, `candidates` are no `Candidates`,
-            or `where` or `labels` have a wrong dtype.
+        TypeError: if `features` or `kernel` are not real numbers, `candidates` are not
+            `Candidates`, or `where` or `labels` have a wrong dtype.
         ValueError: if shapes do not fit, there are no candidates, counts are missing, or a number
-            known while tracing is out of its range.
+            known while tracing is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -121,17 +123,16 @@ def importance_sampling_loss(
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Cross-entropy with its partition function, target included, estimated by the candidates.
+    r"""Compute the cross-entropy with the whole partition function estimated from candidates.
 
     .. math:: L = -z_y + \log \sum_{c \in S} e^{z_c - \log n_c}, \qquad
               \dot L = -\dot z_y + \sum_{c \in S} ω_c \dot z_c, \quad
               ω_c = \frac{e^{z_c}/n_c}{\sum_{c' \in S} e^{z_{c'}}/n_{c'}}
 
-    Its gradient is self-normalised importance sampling of that of log Σ exp z. It is biased at a
-    finite number of draws and tends to the gradient of the full softmax. Unlike
-    `sampled_softmax_loss` it may be negative and without a lower bound where the target is not
-    among the candidates: nothing then keeps z_y from growing. So it wants many draws, and a sampler
-    close to p.
+    Its gradient is self-normalised importance sampling of that of log Σ exp z. It is biased for
+    finitely many draws and tends to the gradient of the full softmax. Unlike `sampled_softmax_loss`
+    the loss may be negative, and is unbounded below where the target is not among the candidates:
+    nothing then keeps z_y from growing. So it needs many draws, and a sampler close to p.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -142,13 +143,13 @@ def importance_sampling_loss(
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
-        class_axis: where the classes of `kernel` are.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
+        class_axis: the axis of the classes in `kernel`.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
+        One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
         `jax.Array`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Target sampling: the corpus is cut into partitions, each with a small vocabulary of its own."""
+"""Target sampling: split the corpus into partitions, each with a small vocabulary."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jsoftmax.vocabulary.sampled._sampled_softmax_loss import sampled_softmax_lo
 
 
 class TargetPartitions(NamedTuple):
-    """What `target_partitions` returns, in numpy, for the data pipeline.
+    """The result of `target_partitions`: numpy arrays for the data pipeline.
 
     Args:
-        ends: where each partition of the examples ends: partition i is [ends[i−1], ends[i]).
-        classes: the vocabularies, of shape [partitions, size], each of different classes, with −1
-            in places that stay free.
+        ends: the end of each partition of the examples: partition i is [ends[i−1], ends[i]).
+        classes: the vocabularies, of shape [partitions, size], each of distinct classes, padded by
+            −1.
 
     Example:
         >>> target_partitions([0, 1, 0, 2, 3, 3], 2).ends
@@ -31,22 +31,22 @@ class TargetPartitions(NamedTuple):
 
 
 def target_partitions(labels: ArrayLike, size: int) -> TargetPartitions:
-    r"""Cut examples, in their order, into partitions with at most `size` different labels each.
+    r"""Split examples, in their order, into partitions with at most `size` distinct labels each.
 
-    A partition ends where the next example would bring a class too many. Its vocabulary is the
-    classes of its labels; every batch is then taken from within one partition, and trained by
-    `target_sampling_loss` on the vocabulary of that.
+    A partition ends where the next example would exceed `size`. Its vocabulary is the set of its
+    labels. Take each training batch from one partition, and compute `target_sampling_loss` over the
+    vocabulary of that partition.
 
     Args:
         labels: classes, integers of shape [examples], or [examples, m] for examples of several
-            labels, such as sentences, which are not cut. Negative ones are no class.
-        size: how many classes a partition has at most; what one example has must fit.
+            labels, such as sentences, which are not split. Negative labels are ignored.
+        size: the largest number of classes of a partition; the classes of each example must fit.
 
     Returns:
         `TargetPartitions`, in numpy, in one pass over the labels.
 
     Raises:
-        TypeError: if `labels` are not integers or `size` is no whole number.
+        TypeError: if `labels` or `size` are not integers.
         ValueError: if `labels` have more than two axes, `size` is less than 1, or an example has
             more classes than that.
 
@@ -82,8 +82,8 @@ def target_partitions(labels: ArrayLike, size: int) -> TargetPartitions:
         new = {c for c in example if c >= 0}
         if len(new) > size:
             raise ValueError(
-                f"jsoftmax.{name}: example {place} has {len(new)} classes; with `size` {size} it "
-                "fits no partition."
+                f"jsoftmax.{name}: example {place} has {len(new)} classes, more than fit a "
+                f"partition of `size` {size}."
             )
         if len(here | new) > size:
             ends.append(place)
@@ -113,39 +113,39 @@ def target_sampling_loss(
     logits_soft_cap: float | None = None,
     class_axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Cross-entropy over the vocabulary V of a partition of the corpus, as if there were no other.
+    r"""Compute the cross-entropy over the vocabulary V of a partition of the corpus alone.
 
     .. math:: L = -z_y + \log \sum_{c \in V \cup \{y\}} e^{z_c}
 
-    As importance sampling with a proposal that is even over V it needs no correction: counts cancel
-    in the normalised weights. Nothing is drawn, and no class outside of V is touched, so all the
-    rows of a partition fit where the whole table does not. The gradient is biased, by what the
-    classes outside of V would have. It is `sampled_softmax_loss` with every count 1.
+    It is importance sampling with a uniform proposal over V and needs no correction: counts cancel
+    in the normalised weights. Nothing is drawn, and no class outside of V is read, so the rows of a
+    partition may fit in memory where the whole table does not. The gradient is biased, since the
+    classes outside of V contribute nothing. It is `sampled_softmax_loss` with every count 1.
 
     Args:
         features: h of shape [..., d], any real dtype.
         kernel: W of shape [d, K], or [K, d] where `class_axis` is 0; of it only the rows of labels
             and of the partition are read.
-        labels: classes, integers of shape [...], of which V should have all. One that it has not
+        labels: classes, integers of shape [...]. V should contain all of them; a label outside of V
             is added for its own token.
-        partition: V, different classes, integers of shape [n] for all tokens, or [..., n]. Negative
-            numbers are free places. `target_partitions` finds it.
+        partition: V, distinct classes, integers of shape [n] for all tokens, or [..., n]. Negative
+            numbers are padding. `target_partitions` finds it.
         bias: b of shape [K].
         where: boolean mask that broadcasts to [..., 1]: other tokens have loss 0 and gradient 0.
         ignore_index: tokens with this label have loss 0 and gradient 0.
-        temperature: T > 0 by which scores are divided, a number or an array [..., 1]. In an array
-            another number makes the loss of its token NaN, and its gradient 0.
-        logits_soft_cap: c > 0: scores are c tanh(z/c) before that; None for none.
-        class_axis: where the classes of `kernel` are.
+        temperature: T > 0, a number or an array [..., 1]; scores are divided by it. In an array any
+            other number makes the loss of its token NaN, and its gradient 0.
+        logits_soft_cap: c > 0: scores become c tanh(z/c) before the division by T; None for none.
+        class_axis: the axis of the classes in `kernel`.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least, never negative. NaN for a label out
+        One loss per token, of shape [...], in float32 at least, never negative. NaN for a label out
         of range in a `jax.Array`.
 
     Raises:
-        TypeError: as `sampled_softmax_loss`, and if `partition` are no integers.
-        ValueError: as `sampled_softmax_loss`, and if numpy's or Python's `partition` has a class
-            twice.
+        TypeError: as `sampled_softmax_loss`, and if `partition` are not integers.
+        ValueError: as `sampled_softmax_loss`, and if a `partition` given as a Python or numpy value
+            repeats a class.
 
     Example:
         >>> import jax.numpy as jnp
@@ -167,8 +167,8 @@ def target_sampling_loss(
         twice = (ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)
         if twice.any():
             raise ValueError(
-                f"jsoftmax.target_sampling_loss: class {ordered[..., 1:][twice][0]} stands in "
-                "`partition` twice. Give the classes of a vocabulary once each."
+                f"jsoftmax.target_sampling_loss: `partition` has class {ordered[..., 1:][twice][0]}"
+                " twice. Give each class of a vocabulary once."
             )
     ids = partition if known is None else known
     return sampled_softmax_loss(

@@ -1,4 +1,4 @@
-"""Samplers of classes that differ in weight: by rank, by counts, with replacement and without."""
+"""Weighted samplers of classes: by rank or by counts, with or without replacement."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from jsoftmax.vocabulary.sampled._points import spaced_points
 
 
 def log_uniform_sampler(classes: int, *, replacement: bool = True) -> ClassSampler:
-    r"""Candidates for classes in the order of their frequency, by Zipf's law: no counts are needed.
+    r"""Make a sampler for classes in the order of their frequency, by Zipf's law, without counts.
 
     .. math:: q_c = \log\frac{c + 2}{c + 1} \Big/ \log(K + 1)
 
-    which is the distribution of TensorFlow's `log_uniform_candidate_sampler`; there expected counts
-    without replacement are approximate, here they are exact.
+    which is the distribution of TensorFlow's `log_uniform_candidate_sampler`. Expected counts
+    without replacement are approximate there and exact here.
 
     Args:
-        classes: K ≥ 1, a whole number. Class 0 is the most frequent.
+        classes: K ≥ 1, an integer. Class 0 is the most frequent.
         replacement: whether a class may be drawn more than once. See `unigram_sampler`.
 
     Returns:
         A `ClassSampler`, made in O(K log K) by numpy.
 
     Raises:
-        TypeError: if `classes` is no whole number.
+        TypeError: if `classes` is not an integer.
         ValueError: if `classes` is less than 1 or too many.
 
     Example:
@@ -50,33 +50,32 @@ def log_uniform_sampler(classes: int, *, replacement: bool = True) -> ClassSampl
 def unigram_sampler(
     counts: ArrayLike | Sequence[float], *, power: float = 0.75, replacement: bool = True
 ) -> ClassSampler:
-    r"""Candidates by how often they occur, to a power: 3/4 is word2vec's.
+    r"""Make a sampler from counts raised to a power: 3/4 in word2vec.
 
     .. math:: q_c = \text{count}_c^{\,\text{power}} \Big/ \sum_i \text{count}_i^{\,\text{power}}
 
-    With replacement it draws from an alias table, in O(1) a draw, and n_c = draws · q_c. Without,
-    classes lie on a circle in the order of their weight, and draws are points on it, each uniform
-    and no two on one class (systematic sampling): O(log K) a draw. There
+    With replacement it draws from an alias table, in O(1) per draw, and n_c = draws · q_c. Without
+    replacement, classes are arcs of a circle in the order of their weight, and draws are points on
+    it, each uniform and no two on one class (systematic sampling): O(log K) per draw. There
 
     .. math:: n_c = \min(1, λ q_c), \qquad \sum_c n_c = \text{draws}
 
-    is the probability that class c is included, exactly: what is expected more than once is always
-    there.
+    is exactly the probability that class c is included: a class with λ q_c ≥ 1 always is.
 
     Args:
         counts: of shape [K], real numbers, not negative, finite, not all zero. A class of count 0
             is never drawn, and adds nothing to the estimates: smooth the counts if it should.
-        power: a number. 1 for the distribution of the data, 0 for an even one over the classes of
-            positive count.
+        power: a number: 1 for the distribution of the data, 0 for the uniform one over the classes
+            of positive count.
         replacement: whether a class may be drawn more than once.
 
     Returns:
         A `ClassSampler`, made in O(K log K) by numpy. q is rounded to multiples of 2⁻³²/K with
-        replacement, to multiples of 2⁻³² and at least one without, and expected counts are those
-        of the rounded q, so that rounding makes no bias.
+        replacement, to multiples of 2⁻³² and at least one without, and expected counts are those of
+        the rounded q, so that rounding causes no bias.
 
     Raises:
-        TypeError: if `counts` are traced or not real numbers, or `power` is no number.
+        TypeError: if `counts` are traced or not real numbers, or `power` is not a number.
         ValueError: if `counts` are empty, not a vector, negative, not finite or all zero, or
             `power` is not finite.
 
@@ -114,10 +113,10 @@ def _sampler(function: str, weights: np.ndarray, replacement: bool) -> ClassSamp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightedSampler(ClassSampler):
-    """With replacement: an alias table, and the logarithms of what it draws from."""
+    """With replacement: an alias table, and the logarithms of its probabilities."""
 
     table: AliasTable
-    log_probabilities: Any  # an array, or what stands for one in a tree
+    log_probabilities: Any  # an array, or a placeholder for one in a tree
     classes: int = dataclasses.field(metadata={"static": True})
 
     @classmethod
@@ -140,21 +139,21 @@ class WeightedSampler(ClassSampler):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DistinctSampler(ClassSampler):
-    """Without replacement: a circle of arcs, the longest first.
+    """Without replacement: a circle of arcs, in falling order of length.
 
-    An arc that is longer than its share of the circle, the length that there is for each draw, is
-    cut out and its class taken, until none is: at most `draws` of them, which lie at the start.
+    While the longest arc exceeds the remaining length per remaining draw, it is removed and its
+    class always drawn: at most `draws` arcs, all at the start.
     """
 
-    order: Any  # classes by falling weight,
-    places: Any  # the place of each class in that order,
-    ends: Any  # and where the arc in each place ends, in whole numbers of 32 bits
+    order: Any  # classes by falling weight
+    places: Any  # the place of each class in that order
+    ends: Any  # the end of the arc in each place, an integer of 32 bits
     classes: int = dataclasses.field(metadata={"static": True})
     drawable: int = dataclasses.field(metadata={"static": True})
 
     @classmethod
     def of(cls, weights: np.ndarray) -> DistinctSampler:
-        # At most 2³² − 1 units, also if every weight is rounded up to one.
+        # At most 2³² − 1 units, even if every weight is rounded up to one.
         scale = (2**32 - 1 - weights.size) / weights.sum()
         lengths = np.maximum(np.rint(weights * scale), weights > 0)
         return cls.of_lengths(lengths.astype(np.int64))
@@ -184,7 +183,7 @@ class DistinctSampler(ClassSampler):
         points = start + spaced_points(
             key, shape, self.ends[-1] - start, jnp.uint32(draws) - always, longest
         )
-        # The last points are not used: in their stead stand the classes that are always there.
+        # The last points are not used: the classes that are always drawn take their places.
         j = jnp.arange(draws, dtype=jnp.uint32)
         turn = j + always - jnp.uint32(draws)  # wraps around where it is negative
         place = jnp.searchsorted(self.ends, points, side="right").astype(jnp.uint32)
@@ -203,7 +202,7 @@ class DistinctSampler(ClassSampler):
         return jnp.where(place.astype(jnp.uint32) < always, 0, jnp.log(drawn * share))
 
     def _cut(self, draws: int) -> tuple[Array, Array, Array]:
-        """How many classes are always drawn, where their arcs end, and the longest arc after."""
+        """Return the number of classes always drawn, the end of their arcs, and the next arc."""
         place = jnp.arange(draws, dtype=jnp.int32)
         length = self._length(place)
         start = self.ends[place] - length

@@ -1,4 +1,4 @@
-"""A tree whose leaves are the classes, as arrays."""
+"""Class trees as arrays: paths from the root to the leaves, and children of inner nodes."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from jsoftmax.core._explicit_axes import on_explicit_axes
 
 
 class Branch(NamedTuple):
-    """A choice on the way to a class: at which inner node, and which of its children."""
+    """A choice on the path to a class: an inner node, and one of its children."""
 
     node: int
     child: int
 
 
 class Way(NamedTuple):
-    """The choices that lead to classes, padded to the depth of the tree."""
+    """The choices on the paths to classes, padded to the depth of the tree."""
 
     nodes: Array  # [..., depth], −1 beyond the class
     codes: Array  # [..., depth]
-    valid: Array  # [...], False for what is no class: it has no nodes
+    valid: Array  # [...], False for a label out of range: it has no nodes
 
 
 class ClassTree(NamedTuple):
-    r"""A tree whose leaves are the K classes: a distribution as a product of small choices.
+    r"""A tree with the K classes as leaves: a distribution as a product of small choices.
 
     .. math:: P(y) = \prod_{n \text{ above } y} p_n(\text{the child of } n \text{ above } y)
 
     Made once, by numpy, from counts or a given hierarchy: `huffman_tree`, `balanced_tree`,
     `kary_tree`, `two_level_tree`, `class_tree`. Inner nodes are numbered from the root, 0, level by
-    level. What they choose with are rows of a table of parameters, `table_rows` many:
+    level. Their parameters are the rows of a table, `table_rows` in all:
 
     - In a binary tree every node has one row w, and :math:`p_n = σ(±⟨h, w⟩)`, + for child 0.
     - In any other tree every child has a row, and p_n is the softmax over the children of n. Work
       and memory for a node are those of the widest one, since shapes are fixed.
 
-    It is a tuple of arrays and nothing else: it passes through `jit` and `vmap`, is saved by
-    `numpy.savez(file, **tree._asdict())` or as any pytree, and restored by
+    It is a tuple of arrays: pass it through `jit` and `vmap`, save it by
+    `numpy.savez(file, **tree._asdict())` or as any pytree, and restore it by
     `ClassTree(**numpy.load(file))`.
 
     Args:
         paths: of shape [K, depth]: the inner nodes from the root to each class, then −1.
-        codes: of shape [K, depth]: which child is taken at each.
-        lengths: of shape [K]: how many there are.
+        codes: of shape [K, depth]: the index of the child taken at each.
+        lengths: of shape [K]: the number of choices.
         children: of shape [nodes, width]: the children of each inner node; n > 0 is inner node n,
-            −1 − y is class y, and 0, since the root is nobody's child, is no child.
-        origins: of shape [nodes]: where in `children`, read row by row, each inner node stands.
+            −1 − y is class y, and 0 is no child, since no node has the root as child.
+        origins: of shape [nodes]: the position of each inner node in `children`, read row by row.
         firsts: of shape [nodes]: the first row of each in the table.
 
     Example:
@@ -80,40 +80,40 @@ class ClassTree(NamedTuple):
 
     @property
     def classes(self) -> int:
-        """The number of classes, K."""
+        """Return the number of classes, K."""
         return self.paths.shape[-2]
 
     @property
     def nodes(self) -> int:
-        """The number of inner nodes."""
+        """Return the number of inner nodes."""
         return self.children.shape[-2]
 
     @property
     def depth(self) -> int:
-        """The most choices that lead to a class."""
+        """Return the largest number of choices on the path to a class."""
         return self.paths.shape[-1]
 
     @property
     def width(self) -> int:
-        """The most children of a node; 2 for a binary tree."""
+        """Return the largest number of children of a node; 2 for a binary tree."""
         return self.children.shape[-1]
 
     @property
     def table_rows(self) -> int:
-        """How many rows the table of parameters has."""
+        """Return the number of rows of the table of parameters."""
         return self.nodes if self.width == 2 else self.nodes - 1 + self.classes
 
     @property
     def path_rows(self) -> int:
-        """How many of them the probability of a class depends on, at most."""
+        """Return the largest number of rows that determine the probability of a class."""
         return self.depth * (1 if self.width == 2 else self.width)
 
     def path(self, target: Any) -> tuple[Branch, ...]:
-        """The choices that lead to a class, from the root; for reading, outside of `jit`."""
+        """Return the choices on the path to a class; for display, outside of `jit`."""
         known = checks.known_values(target)
         if known is None or known.ndim or not 0 <= known < self.classes:
             raise ValueError(
-                f"jsoftmax.ClassTree.path: {target!r} is no class: give a number from 0 to "
+                f"jsoftmax.ClassTree.path: {target!r} is not a class; give an integer from 0 to "
                 f"{self.classes - 1}."
             )
         paths, codes, lengths = (
@@ -123,7 +123,7 @@ class ClassTree(NamedTuple):
         return tuple(map(Branch, *steps))
 
     def expected_length(self, counts: Any) -> float:
-        """The mean number of choices of classes that are as frequent as `counts`, of shape [K]."""
+        """Compute the mean number of choices for classes of frequencies `counts`, of shape [K]."""
         counts = np.asarray(counts, np.float64)
         if counts.shape != (self.classes,):
             raise ValueError(
@@ -134,31 +134,31 @@ class ClassTree(NamedTuple):
 
     @on_explicit_axes(like="labels", axis=())
     def rows(self, labels: Any) -> Int[Array, "... n"]:
-        """The rows of the table that the probabilities of classes depend on.
+        """Return the ids of the rows that determine the probabilities of classes.
 
         Args:
             labels: classes, integers of shape [...].
 
         Returns:
             Integers of shape [..., path_rows], which is the depth of a binary tree and depth ·
-            width of another: −1 where there are fewer, and everywhere for what is no class.
+            width of another: −1 for padding, and everywhere for a label out of range.
 
         Raises:
-            TypeError: if `labels` are no integers.
+            TypeError: if `labels` are not integers.
         """
         way = self.way(checked_labels("ClassTree.rows", labels))
         ids = self.node_rows(way.nodes)
         return ids.reshape(*way.valid.shape, self.path_rows)
 
     def way(self, labels: Array) -> Way:
-        """The choices that lead to classes."""
+        """Return the choices on the paths to classes."""
         valid = (labels >= 0) & (labels < self.classes)
         y = jnp.where(valid, labels, 0).astype(jnp.int32)
         nodes = jnp.where(valid[..., None], jnp.asarray(self.paths)[y], -1)
         return Way(nodes, jnp.asarray(self.codes)[y].astype(jnp.int32), valid)
 
     def node_rows(self, nodes: Array) -> Array:
-        """The rows of inner nodes, in a new last axis, of size 1 for a binary tree; or −1."""
+        """Return row ids of inner nodes along a new axis, of size 1 for a binary tree; or −1."""
         if self.width == 2:
             return nodes[..., None]
         n = jnp.maximum(nodes, 0)
@@ -170,12 +170,12 @@ class ClassTree(NamedTuple):
     def __repr__(self) -> str:
         sizes = {"classes": "paths", "nodes": "children", "depth": "paths", "width": "children"}
         if any(getattr(getattr(self, array), "ndim", 0) < 2 for array in sizes.values()):
-            return f"ClassTree{tuple(self)}"  # JAX puts other things than arrays into trees
+            return f"ClassTree{tuple(self)}"  # JAX also puts objects other than arrays into pytrees
         return f"ClassTree({', '.join(f'{name}={getattr(self, name)}' for name in sizes)})"
 
 
 def checked_labels(function: str, labels: Any) -> Array:
-    """Classes as an array in which labels of a narrow dtype cannot wrap."""
+    """Convert labels to an array; a narrow dtype is widened, so that arithmetic cannot wrap."""
     labels = checks.as_array(function, "labels", labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
@@ -185,7 +185,7 @@ def checked_labels(function: str, labels: Any) -> Array:
 
 
 def read_tree(function: str, tree: Any) -> ClassTree:
-    """The tree with arrays of JAX, also if it comes from a file."""
+    """Return the tree with arrays of JAX, whether or not it comes from a file."""
     if not isinstance(tree, ClassTree):
         raise TypeError(
             f"jsoftmax.{function}: `tree` is of type {type(tree).__name__}; give it a ClassTree, "

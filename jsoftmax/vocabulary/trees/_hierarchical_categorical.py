@@ -1,4 +1,4 @@
-"""Draws from the classes at the leaves of a tree, by going down it."""
+"""Draw classes at the leaves of a tree by descending it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def hierarchical_categorical(
     *,
     bias: ArrayLike | None = None,
 ) -> Int[Array, "..."]:
-    r"""One exact draw a token from the distribution over the leaves of a tree, in O(depth) rows.
+    r"""Draw one class per token, exactly, from the distribution of a tree, in O(depth) rows.
 
     .. math:: c_n ∼ p_n \qquad \text{from the root down to a class}
 
@@ -36,12 +36,12 @@ def hierarchical_categorical(
         bias: b of shape [tree.table_rows].
 
     Returns:
-        Class numbers from 0 to K − 1 of shape [...], in the default integer dtype. −1 where there
-        is nothing to draw, with NaN in the scores on the way.
+        Classes from 0 to K − 1 of shape [...], in the default integer dtype. −1 where the scores on
+        the path have NaN.
 
     Raises:
-        TypeError: if `key` is no key, `features` or `table` are not real numbers, or `tree` is no
-            `ClassTree`.
+        TypeError: if `key` is not a key, `features` or `table` are not real numbers, or `tree` is
+            not a `ClassTree`.
         ValueError: if `key` holds several keys or shapes do not fit.
 
     Example:
@@ -57,11 +57,11 @@ def hierarchical_categorical(
     return _drawn(key, read_choices(function, features, table, tree, bias))
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, inline=True)
 def _drawn(key: Array, choices: Choices) -> Array:
     tree = choices.tree
-    nothing = -2 - tree.classes  # stands for the class that is no class, K + 1
+    nothing = -2 - tree.classes  # no draw: in place of class K + 1
 
     def go_down(state):
         depth, place = state
@@ -71,7 +71,7 @@ def _drawn(key: Array, choices: Choices) -> Array:
         chosen = jnp.where(child < 0, nothing, chosen)
         return depth + 1, jnp.where(place >= 0, chosen, place)
 
-    # Places are as in tree.children: n ≥ 0 is an inner node, −1 − y is class y.
+    # Places have the values of tree.children: n ≥ 0 is an inner node, −1 − y is class y.
     start = jnp.zeros_like(choices.features[:, 0], dtype=tree.children.dtype)
     _, place = jax.lax.while_loop(lambda s: (s[1] >= 0).any(), go_down, (0, start))
     drawn = jnp.where(place == nothing, -1, -1 - place)

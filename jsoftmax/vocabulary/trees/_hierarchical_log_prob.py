@@ -1,4 +1,4 @@
-"""Log-probabilities and losses of classes in a tree, from the rows above them alone."""
+"""Log-probabilities and losses of classes in a tree, from the rows of their ancestors alone."""
 
 from __future__ import annotations
 
@@ -38,32 +38,33 @@ def hierarchical_log_prob(
     *,
     bias: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""The log-probability of a class at a leaf of a tree, in O(depth) rows of the table.
+    r"""Compute the log-probability of a class of a tree from O(depth) rows of the table.
 
     .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
 
     In a binary tree :math:`p_n = σ(±(⟨h, w_n⟩ + b_n))`, + for child 0; in any other p_n is the
     softmax of ⟨h, w_c⟩ + b_c over the children c of n. The probabilities of all classes sum to 1
-    as they are, without a sum over classes: `hierarchical_log_softmax` gives all of them.
+    without normalisation; `hierarchical_log_softmax` computes all of them.
 
-    Its gradient in `table` is a whole table, mostly zeros, which costs O(K d). A step that does not
-    is made with `hierarchical_log_prob_of_rows`.
+    Its gradient with respect to `table` is a whole table, mostly zeros, at a cost of O(K d).
+    `hierarchical_log_prob_of_rows` avoids that.
 
     Args:
         features: h of shape [..., d], any real dtype.
         table: the rows w of shape [tree.table_rows, d].
-        tree: a `ClassTree`, as `huffman_tree` makes it.
+        tree: a `ClassTree`, such as `huffman_tree(counts)`.
         labels: classes, integers of shape [...].
         bias: b of shape [tree.table_rows].
 
     Returns:
-        Of shape [...], in float32 at least. NaN for a label out of range in a `jax.Array`, whose
-        values are not checked.
+        Log-probabilities of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
-        TypeError: if `features` or `table` are not real numbers, `tree` is no `ClassTree`, or
-            `labels` are no integers.
-        ValueError: if shapes do not fit, or a label given by Python or numpy is out of range.
+        TypeError: if `features` or `table` are not real numbers, `tree` is not a `ClassTree`, or
+            `labels` are not integers.
+        ValueError: if shapes do not fit, or a label given as a Python or numpy value is out of
+            range.
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax as js
@@ -92,11 +93,11 @@ def hierarchical_cross_entropy(
     where: ArrayLike | None = None,
     ignore_index: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""Hierarchical softmax: the negative log-probability of classes at the leaves of a tree.
+    r"""Compute the loss of hierarchical softmax: −log P of classes at the leaves of a tree.
 
     .. math:: L = -\log P(y|h) = \sum_{n \text{ above } y} -\log p_n(c_n)
 
-    That is `hierarchical_log_prob`, negative, with tokens that do not count.
+    It is −`hierarchical_log_prob`, with a mask for tokens.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -105,11 +106,11 @@ def hierarchical_cross_entropy(
         labels: classes, integers of shape [...].
         bias: b of shape [tree.table_rows].
         where: boolean mask that broadcasts to [...]: other tokens have loss 0 and gradient 0.
-        ignore_index: so have tokens with this label.
+        ignore_index: tokens with this label have loss 0 and gradient 0.
 
     Returns:
-        One loss a token, of shape [...], in float32 at least. NaN for a label out of range in a
-        `jax.Array`, whose values are not checked.
+        One loss per token, of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`: its values are not checked.
 
     Raises:
         TypeError: as `hierarchical_log_prob`, and if `where` is not boolean.
@@ -134,7 +135,7 @@ def hierarchical_cross_entropy(
     y, h = y.reshape(-1), choices.features
     if counted is not None:
         counted = counted.reshape(-1)
-        # Class 0 stands in, with features of 0, so that no NaN reaches a gradient.
+        # Replace the class by 0 and the features by 0, so that no NaN reaches a gradient.
         y, h = jnp.where(counted, y, 0), jnp.where(counted[:, None], h, 0)
     loss = -log_prob_of(dataclasses.replace(choices, features=h), y)
     return choices.shaped(loss if counted is None else jnp.where(counted, loss, 0))
@@ -149,14 +150,14 @@ def hierarchical_log_prob_of_rows(
     *,
     bias: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""`hierarchical_log_prob` from the gathered rows: what a step in O(log K) differentiates.
+    r"""Compute `hierarchical_log_prob` from gathered rows, for a training step in O(log K).
 
     .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
 
-    `ids = tree.rows(labels)` names the rows, `rows = table[ids]` are they. With respect to them,
-    not to the table, is the loss differentiated, and these rows of the table are moved: by
-    `row_sgd`, `row_adagrad`, `row_adam`. So nothing of the size of the table is made; let `jit`
-    have the table (`donate_argnums`), or it is copied.
+    Gather `rows = table[ids]` for `ids = tree.rows(labels)`, differentiate the loss with respect to
+    them instead of the table, and update these rows by `row_sgd`, `row_adagrad` or `row_adam`. So
+    no array of the size of the table is made. Donate the table to `jit` (`donate_argnums`), or it
+    is copied.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -166,8 +167,8 @@ def hierarchical_log_prob_of_rows(
         bias: b[tree.rows(labels)], of shape [..., n].
 
     Returns:
-        Of shape [...], in float32 at least. NaN for a label out of range in a `jax.Array`. What
-        stands in rows whose id is −1 does not matter, and their gradient is 0.
+        Log-probabilities of shape [...], in float32 at least. NaN for a label out of range in a
+        `jax.Array`. Rows with id −1 are ignored, and their gradient is 0.
 
     Raises:
         TypeError: as `hierarchical_log_prob`.
@@ -212,7 +213,7 @@ def hierarchical_log_prob_of_rows(
 
 
 def log_prob_of(choices: Choices, y: Array) -> Array:
-    """The log-probabilities of classes (token, …)."""
+    """Compute the log-probabilities of classes (token, …)."""
     tokens, size = y.shape[0], _tokens_together(choices, y)
     if not isinstance(tokens, int) or tokens <= size:
         return _log_prob_at_once(choices, y)
@@ -221,14 +222,14 @@ def log_prob_of(choices: Choices, y: Array) -> Array:
         features, y = block
         return _log_prob_at_once(dataclasses.replace(choices, features=features), y)
 
-    # On the way back a block gathers its rows again, instead of all being kept.
+    # In the backward pass a block gathers its rows again, so that they need not be kept.
     again = jax.checkpoint(of_block, prevent_cse=False)
     parts = (stacked_tokens(choices.features, size), stacked_tokens(y, size))
     return merged_tokens(jax.lax.map(again, parts), tokens)
 
 
 def _tokens_together(choices: Choices, y: Array) -> int:
-    """How many tokens gather `_GATHERED` numbers from the table: wide nodes need many for each."""
+    """Return the number of tokens that gather `_GATHERED` numbers: wide nodes need many each."""
     each = choices.tree.path_rows * choices.features.shape[-1] * math.prod(y.shape[1:])
     return max(1, _GATHERED // each) if isinstance(each, int) else 1
 
@@ -242,7 +243,7 @@ def _log_prob_at_once(choices: Choices, y: Array) -> Array:
 
 
 def _of_rows(tree: ClassTree, way: Way, h: Array, rows: Array, bias: Array | None) -> Array:
-    """From rows (token, …, depth, rows of a node, d)."""
+    """Compute log-probabilities from rows (token, …, depth, rows of a node, d)."""
     present = tree.node_rows(way.nodes) >= 0
     z = products(h, rows, bias, present)
     if tree.width == 2:
@@ -261,7 +262,7 @@ def _read_labels(
     lead: tuple[int, ...],
     ignore_index: int | None = None,
 ) -> Array:
-    """One class a token; those given by Python or numpy are checked while tracing."""
+    """Read one class per token; check Python and numpy values while tracing."""
     y = checked_labels(function, labels)
     if y.shape != lead:
         raise ValueError(
@@ -275,7 +276,7 @@ def _read_labels(
             bad &= known != ignore_index
         if np.any(bad):
             raise ValueError(
-                f"jsoftmax.{function}: label {known[bad].flat[0]} is no class: the tree has "
-                f"{tree.classes}, from 0 to {tree.classes - 1}."
+                f"jsoftmax.{function}: label {known[bad].flat[0]} is out of range "
+                f"[0, {tree.classes}), the classes of the tree."
             )
     return y

@@ -1,4 +1,4 @@
-"""All the classes of a tree at once: their log-probabilities, and their entropy."""
+"""Log-probabilities of all classes of a tree, and their entropy."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def hierarchical_log_softmax(
     *,
     bias: ArrayLike | None = None,
 ) -> Float[Array, "... classes"]:
-    r"""The log-probabilities of all classes at the leaves of a tree.
+    r"""Compute the log-probabilities of all classes at the leaves of a tree.
 
     .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n), \qquad y = 0, \dots, K - 1
 
-    Each node is computed once, and the sums from the root down to it in ⌈log₂ depth⌉ rounds: no
-    array is larger than the children of all nodes for all tokens. For the likeliest classes alone
-    `hierarchical_topk` computes less, for given classes `hierarchical_log_prob` far less.
+    Each node is computed once, and the sums from the root to the nodes in ⌈log₂ depth⌉ rounds: no
+    array is larger than the children of all nodes for all tokens. `hierarchical_topk` computes
+    less, for the likeliest classes alone, and `hierarchical_log_prob` far less, for given classes.
 
     Args:
         features: h of shape [..., d], any real dtype.
@@ -35,10 +35,10 @@ def hierarchical_log_softmax(
         bias: b of shape [tree.table_rows].
 
     Returns:
-        Of shape [..., K], in float32 at least.
+        Log-probabilities of shape [..., K], in float32 at least.
 
     Raises:
-        TypeError: if `features` or `table` are not real numbers, or `tree` is no `ClassTree`.
+        TypeError: if `features` or `table` are not real numbers, or `tree` is not a `ClassTree`.
         ValueError: if shapes do not fit.
 
     Example:
@@ -60,7 +60,7 @@ def hierarchical_entropy(
     *,
     bias: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""The entropy of the distribution over the leaves of a tree, exactly.
+    r"""Compute the entropy of the distribution over the leaves of a tree, exactly.
 
     .. math:: H = -\sum_y P(y) \log P(y) = \sum_n P(n) \, H(p_n)
 
@@ -71,7 +71,7 @@ def hierarchical_entropy(
         bias: b of shape [tree.table_rows].
 
     Returns:
-        In nats, of shape [...], in float32 at least.
+        Entropies in nats, of shape [...], in float32 at least.
 
     Raises:
         TypeError: as `hierarchical_log_softmax`.
@@ -91,7 +91,7 @@ def hierarchical_entropy(
 
 
 def log_probabilities(choices: Choices) -> Array:
-    """(token, class)."""
+    """Compute log-probabilities (token, class)."""
     tree = choices.tree
     log_p, _ = _children(choices)
     last = tree.lengths[:, None] - 1
@@ -100,9 +100,9 @@ def log_probabilities(choices: Choices) -> Array:
 
 
 def _children(choices: Choices) -> tuple[Array, Array]:
-    """log P of every child of every node, and its logarithm given the node: (node, width, token).
+    """Compute log P of every child, absolute and given its parent: (node, width, token).
 
-    Tokens are last, so that whatever is gathered are rows that lie in memory together.
+    Tokens are last, so that gathered rows are contiguous in memory.
     """
     tree = choices.tree
     z = choices.table.astype(choices.features.dtype) @ choices.features.T
@@ -113,8 +113,8 @@ def _children(choices: Choices) -> tuple[Array, Array]:
     else:
         ids = tree.node_rows(jnp.arange(tree.nodes, dtype=tree.firsts.dtype))
         step = log_softmax(z[ids], axis=1, where=(ids >= 0)[..., None])
-    # log P of a node is the sum of the steps above it. After r rounds it is that of the last 2ʳ:
-    # those down from its ancestor `above`, and the sum up to there is added.
+    # log P of a node is the sum of the steps above it. After r rounds it is the sum of the last 2ʳ
+    # steps, down from its ancestor `above`; each round adds the sum of that ancestor.
     above, code = jnp.divmod(tree.origins, jnp.asarray(tree.width, tree.origins.dtype))
     is_root = jnp.arange(tree.nodes) == 0
     log_p = jnp.where(is_root[:, None], 0, step[above, code])

@@ -1,4 +1,4 @@
-"""The likeliest classes of a tree, found without computing all of them."""
+"""Exact top-k of a tree by beam search, without computing all classes."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ def hierarchical_topk(
     bias: ArrayLike | None = None,
     beam: int | None = None,
 ) -> TopK:
-    r"""The k likeliest classes at the leaves of a tree, exactly.
+    r"""Find the k likeliest classes at the leaves of a tree, exactly.
 
     .. math:: P(y|h) ≤ P(n|h) \qquad \text{for every node } n \text{ above } y
 
-    Going down the tree, at each level the `beam` likeliest nodes are kept. What that leaves out is
-    remembered: where its likeliest node is not likelier than the k-th class found, neither is any
-    class below it, and the search was exact. (Only that is a proof: the likeliest class need not be
-    below likely nodes.) For the tokens where it is likelier all classes are computed, some tokens
-    at a time. So the result does not depend on `beam`, but time does: of the nodes of a level at
-    most 1/p are likelier than p, so that a beam of 1/p is enough where the k-th class has
-    probability p, and far fewer mostly are.
+    A beam search keeps the `beam` likeliest nodes of each level, and the probability of the
+    likeliest node that it drops. Where that node is no likelier than the k-th class found, neither
+    is any class below it, and the search was exact. (This check is needed: the likeliest class need
+    not be below likely nodes.) For the other tokens all classes are computed, a few tokens at a
+    time. So time depends on `beam`, but the result does not. At most 1/p nodes of a level are
+    likelier than p, so a beam of 1/p is enough where the k-th class has probability p; mostly far
+    fewer are enough.
 
     Args:
         features: h of shape [..., d], any real dtype.
         table: the rows w of shape [tree.table_rows, d].
         tree: a `ClassTree`.
-        k: how many, from 1 to K.
+        k: number of classes, from 1 to K.
         bias: b of shape [tree.table_rows].
-        beam: how many nodes of a level are kept; None for 4k, but at least 64.
+        beam: number of nodes kept per level; None for 4k, at least 64.
 
     Returns:
-        `values` and `classes`, of shape [..., k]: in float32 at least, and int32. Of classes
-        that are equally likely, to rounding, any may come first. The log-probabilities are
+        `values` and `classes`, of shape [..., k]: in float32 at least, and int32. The order of
+        classes that are equally likely, up to rounding, is arbitrary. The log-probabilities are
         differentiable.
 
     Raises:
-        TypeError: if `features` or `table` are not real numbers, `tree` is no `ClassTree`, or `k`
-            or `beam` is no whole number.
-        ValueError: if shapes do not fit, or a number is out of its range.
+        TypeError: if `features` or `table` are not real numbers, `tree` is not a `ClassTree`, or
+            `k` or `beam` is not an integer.
+        ValueError: if shapes do not fit, or a number is out of range.
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax as js
@@ -77,12 +77,12 @@ def hierarchical_topk(
     return _likeliest(choices, int(k), min(beam, tree.nodes))
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once per shape, even when called outside of `jit`; inlined inside it.
 @partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _likeliest(choices: Choices, k: int, beam: int) -> TopK:
     classes, is_exact = _searched(choices.still(), k, beam)
     classes = _computed_where(~is_exact, choices.still(), k, classes)
-    # Computed once more, which is differentiable whatever the search was.
+    # Recomputed from the classes found, so that the result is differentiable.
     log_p = log_prob_of(choices, classes)
     log_p, places = jax.lax.top_k(log_p, k)
     classes = jnp.take_along_axis(classes, places, axis=-1)
@@ -90,17 +90,17 @@ def _likeliest(choices: Choices, k: int, beam: int) -> TopK:
 
 
 class _Search(NamedTuple):
-    """A search that has come down to some level."""
+    """The state of a beam search at some level."""
 
     nodes: Array  # (token, beam) of that level, −1 for none
-    log_p: Array  # of them
+    log_p: Array  # (token, beam) of the nodes
     classes: Array  # (token, k), the likeliest found so far
-    class_log_p: Array  # of them, falling
-    left_out: Array  # (token, 1), the largest log P of a node not kept
+    class_log_p: Array  # (token, k) of the classes, falling
+    left_out: Array  # (token, 1), the largest log P of a dropped node
 
 
 def _searched(choices: Choices, k: int, beam: int) -> tuple[Array, Array]:
-    """Classes (token, k), and whether they are proven to be the likeliest (token,)."""
+    """Search classes (token, k); return also whether they are proven likeliest, (token,)."""
     tree, h = choices.tree, choices.features
 
     def filled(value, count):
@@ -111,7 +111,7 @@ def _searched(choices: Choices, k: int, beam: int) -> tuple[Array, Array]:
         return log_p, jnp.take_along_axis(things, places, axis=-1)
 
     def is_open(search):
-        # A beam without a node likelier than the k-th class is done.
+        # A beam is done when none of its nodes is likelier than the k-th class.
         return jnp.max(search.log_p, axis=-1) > search.class_log_p[:, -1]
 
     def go_down(search):
@@ -145,7 +145,7 @@ def _searched(choices: Choices, k: int, beam: int) -> tuple[Array, Array]:
 
 
 def _computed_where(wanted: Array, choices: Choices, k: int, classes: Array) -> Array:
-    """The classes, for wanted tokens found among all: as many tokens at once as hold 2²² scores."""
+    """Recompute wanted tokens over all classes, as many tokens at once as hold 2²² scores."""
     tokens = wanted.shape[0]
     together = jax.core.min_dim(tokens, max(1, 2**22 // choices.tree.classes))
 
@@ -156,6 +156,6 @@ def _computed_where(wanted: Array, choices: Choices, k: int, classes: Array) -> 
         _, found = jax.lax.top_k(log_probabilities(part), k)
         return wanted.at[rows].set(False), classes.at[rows].set(found.astype(classes.dtype))
 
-    # A loop and no `cond`, of which `vmap` would compute both sides.
+    # A loop instead of `cond`: under `vmap`, `cond` computes both branches.
     _, classes = jax.lax.while_loop(lambda state: state[0].any(), some, (wanted, classes))
     return classes

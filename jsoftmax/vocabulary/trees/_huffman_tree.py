@@ -1,4 +1,4 @@
-"""The binary tree in which the mean number of choices is least."""
+"""Huffman trees: binary trees with the least mean number of choices."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from jsoftmax.vocabulary.trees._tree_counts import by_frequency, read_counts
 
 
 def huffman_tree(counts: ArrayLike | Sequence[Any]) -> ClassTree:
-    r"""Huffman's binary tree: of all, the one with the least mean number of choices.
+    r"""Build Huffman's tree, the binary tree with the least mean number of choices.
 
     .. math:: \min \sum_y c_y \ell_y, \qquad H(c) ≤ \sum_y \frac{c_y}{\sum c} \ell_y < H(c) + 1
 
     with the entropy H in bits: frequent classes are near the root. Counts of 0 are allowed. Among
-    optimal trees it is one of least depth, and equal counts are taken in the order of their
-    classes, so that the tree depends on nothing but the counts. Made by numpy in O(K log K), about
-    two seconds for a million classes.
+    optimal trees it is one of least depth, and ties are in the order of the classes, so that the
+    tree depends on the counts alone. Built by numpy in O(K log K), in about two seconds for a
+    million classes.
 
     Args:
-        counts: how frequent each class is, of shape [K], K ≥ 2.
+        counts: the frequency of each class, of shape [K], K ≥ 2.
 
     Returns:
         A `ClassTree` with K − 1 nodes.
 
     Raises:
         TypeError: if `counts` are traced, or not real numbers.
-        ValueError: if `counts` are empty, no vector, of a single class, negative or not finite.
+        ValueError: if `counts` are empty, not a vector, of a single class, negative or not finite.
 
     Example:
         >>> tree = huffman_tree([8, 4, 2, 1, 1])
@@ -47,25 +47,25 @@ def huffman_tree(counts: ArrayLike | Sequence[Any]) -> ClassTree:
     weights = read_counts("huffman_tree", counts)
     ranked = by_frequency(weights)
     merged = _merged(weights[ranked[::-1]].tolist())
-    # Positions in the order of counts become classes; inner nodes come after them.
+    # Replace positions in the order of counts by classes; inner nodes come after them.
     inner = np.arange(ranked.size, merged.size)
     parents = np.empty_like(merged)
     parents[np.concatenate([ranked[::-1], inner])] = merged
-    # Child 0 is a class rather than an inner node, and of two classes the more frequent.
+    # Child 0 is a class rather than an inner node, and the more frequent of two classes.
     return tree_of("huffman_tree", ranked.size, parents, np.concatenate([ranked, inner[::-1]]))
 
 
 def _merged(weights: list) -> np.ndarray:
-    """The parent of each of the leaves, whose weights rise, and of the nodes they are merged into.
+    """Merge leaves of rising weights; return the parents of leaves and merged nodes.
 
     Merged weights rise too, so that the two smallest are at the heads of two queues: of leaves and
-    of merged nodes. Of equal weights the leaf is taken, which keeps the tree shallow.
+    of merged nodes. In a tie the leaf comes first, which keeps the tree shallow.
     """
     classes = len(weights)
     parents = np.full(2 * classes - 1, -1)
     firsts, seconds = [0] * (classes - 1), [0] * (classes - 1)
     weights.append(float("inf"))
-    sums = [float("inf")] * classes  # of merged nodes; those to come are never the smallest
+    sums = [float("inf")] * classes  # of merged nodes; future ones are never the smallest
     leaf = node = 0
     for made in range(classes - 1):
         if weights[leaf] <= sums[node]:

@@ -1,4 +1,4 @@
-"""What inner nodes choose with: features, rows of the table, and the scores of children."""
+"""Scores of the children of inner nodes, from features and rows of the table."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from jsoftmax.vocabulary.trees._class_tree import ClassTree, read_tree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """Features and a node table, ready for any node of the tree."""
+    """Validated features and node table, for the scores of any node of the tree."""
 
     features: Array  # (token, d), in the dtype of computations
-    table: Array  # as given, since casting all of it would cost more than a step
+    table: Array  # not cast, since casting all of it would cost more than a step
     bias: Array | None
     tree: ClassTree
-    # Of the features, before their width.
+    # The shape of the features without their width.
     lead: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     def scores(self, nodes: Array) -> tuple[Array, Array]:
-        """Scores of the children of nodes (token, m), and which are children, (token, m, width)."""
+        """Compute scores of the children of nodes (token, m), and their mask, (token, m, width)."""
         ids = self.tree.node_rows(nodes)
         bias = None if self.bias is None else self.bias[ids]
         z = products(self.features, self.table[ids], bias, ids >= 0)
@@ -39,7 +39,7 @@ class Choices:
         return z, jnp.broadcast_to(ids >= 0, z.shape)
 
     def still(self) -> Choices:
-        """The same, constant to differentiation."""
+        """Stop gradients through features, table and bias."""
         still = jax.lax.stop_gradient((self.features, self.table, self.bias))
         return Choices(*still, self.tree, self.lead)
 
@@ -49,8 +49,8 @@ class Choices:
 
 
 def products(features: Array, rows: Array, bias: Array | None, present: Array) -> Array:
-    """⟨h, w⟩ + b for features (token, d) and rows (token, …, d), 0 where a row is not there."""
-    # What is gathered for a row that is not there, NaN perhaps, must not reach a gradient either.
+    """Compute ⟨h, w⟩ + b for features (token, d) and rows (token, …, d), 0 for absent rows."""
+    # Numbers gathered for an absent row, perhaps NaN, must not reach a gradient either.
     rows = jnp.where(present[..., None], rows, 0).astype(features.dtype)
     z = jnp.einsum("t...d,td->t...", rows, features)
     if bias is None:
@@ -59,10 +59,10 @@ def products(features: Array, rows: Array, bias: Array | None, present: Array) -
 
 
 def read_choices(function: str, features: Any, table: Any, tree: Any, bias: Any) -> Choices:
-    """Check features, table and tree, and bring them into one form.
+    """Validate and canonicalise features, table and tree.
 
     Raises:
-        TypeError: for arrays that are not real numbers, and what is no tree.
+        TypeError: for arrays that are not real numbers, and for a tree that is not a `ClassTree`.
         ValueError: for shapes that do not fit.
     """
     tree = read_tree(function, tree)
@@ -81,7 +81,7 @@ def read_choices(function: str, features: Any, table: Any, tree: Any, bias: Any)
 
 
 def read_bias(function: str, bias: Any, shape: tuple[int, ...], words: str) -> Array | None:
-    """A bias of exactly this shape."""
+    """Validate a bias of exactly this shape."""
     if bias is None:
         return None
     bias = checks.as_array(function, "bias", bias)

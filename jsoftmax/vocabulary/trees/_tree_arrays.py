@@ -1,4 +1,4 @@
-"""From the parent of every node to the arrays of a tree, by numpy, level by level."""
+"""Build the arrays of a tree from the parent of every node, by numpy, level by level."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jsoftmax.vocabulary.trees._class_tree import ClassTree
 
 
 def tree_of(function: str, classes: int, parents: np.ndarray, order: np.ndarray) -> ClassTree:
-    """The tree of nodes of which the first are the classes; the parent of the root is −1.
+    """Build the tree from parents. The first nodes are the classes; the parent of the root is −1.
 
     Args:
-        function: who asks, for errors.
-        classes: how many classes there are.
+        function: the name of the caller, for errors.
+        classes: the number of classes.
         parents: the parent of every node.
-        order: all nodes, those of one parent in the order in which they are its children.
+        order: all nodes; those of one parent are in the order of its children.
 
     Raises:
         ValueError: for a single class.
@@ -26,7 +26,8 @@ def tree_of(function: str, classes: int, parents: np.ndarray, order: np.ndarray)
     starts = np.cumsum(counts) - counts
     width = int(counts.max(initial=0))
 
-    # Of a level: its inner nodes, by the numbers given, and the choices that lead to each.
+    # The state of a level: its inner nodes, by the numbers given, and the choices on the path to
+    # each.
     level = np.array([root])
     paths = codes = np.empty((1, 0), np.int32)
     children, origins, leaves = [], [np.zeros(1, np.int64)], []
@@ -71,11 +72,11 @@ def tree_of(function: str, classes: int, parents: np.ndarray, order: np.ndarray)
 
 
 def _without_single_children(function, classes, parents, order):
-    """A node with one child chooses nothing: the child takes its place."""
+    """Replace every node with a single child by the child, since it makes no choice."""
     counts = np.bincount(parents[parents >= 0], minlength=parents.size)
     single = counts == 1
-    # From such a node down to the first that has none or several children: by doubling, so that
-    # long chains take few rounds.
+    # Go from such a node down to the first with none or several children: by doubling, so that long
+    # chains take few rounds.
     below = np.arange(parents.size)
     only = np.flatnonzero((parents >= 0) & single[parents])
     below[parents[only]] = only
@@ -84,9 +85,9 @@ def _without_single_children(function, classes, parents, order):
     roots = np.flatnonzero(parents < 0)
     root = int(below[roots[0]])
     if root < classes:
-        raise ValueError(f"jsoftmax.{function}: a single class. A tree needs two.")
+        raise ValueError(f"jsoftmax.{function}: a single class; a tree needs at least two.")
     kept = order[(parents[order] >= 0) & ~single[parents[order]]]
-    # What is kept stands for what is below it.
+    # A kept node is replaced by the end of the chain below it.
     lifted = np.full(parents.size, -1)
     lifted[below[kept]] = parents[kept]
     return lifted, below[kept], root

@@ -1,4 +1,4 @@
-"""What trees are made of, checked: counts, and numbers of classes."""
+"""Validate counts and numbers of classes for trees."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 
 def read_counts(function: str, counts: Any) -> np.ndarray:
-    """Counts as they are, integers or float64, of at least two classes.
+    """Read counts, integers or float64, of at least two classes.
 
     Raises:
         TypeError: if they are traced or not real numbers.
-        ValueError: if they are no vector, empty, of a single class, negative, NaN or infinite.
+        ValueError: if they are not a vector, empty, of a single class, negative, NaN or infinite.
     """
     if isinstance(counts, jax.core.Tracer):
         raise TypeError(
@@ -32,7 +32,7 @@ def read_counts(function: str, counts: Any) -> np.ndarray:
     if given.ndim != 1 or given.size < 2:
         raise ValueError(
             f"jsoftmax.{function}: `counts` have shape {given.shape}; give a vector with one "
-            "count a class. A tree needs at least two classes."
+            "count per class. A tree needs at least two classes."
         )
     if not np.issubdtype(given.dtype, np.integer):
         given = given.astype(np.float64)
@@ -44,11 +44,11 @@ def read_counts(function: str, counts: Any) -> np.ndarray:
                 "finite and at least 0."
             )
     if given.dtype.kind == "f":
-        # Scaled by a power of two, which changes no digit, so that no sum is infinite.
+        # Scale by a power of two, which changes no digit, so that no sum is infinite.
         given = np.ldexp(given, -np.frexp(given.max())[1])
     return given
 
 
 def by_frequency(counts: np.ndarray) -> np.ndarray:
-    """The classes, the most frequent first, and equal counts in the order of their classes."""
+    """Sort classes by falling frequency; ties are in the order of the classes."""
     return counts.size - 1 - np.argsort(counts[::-1], kind="stable")[::-1]

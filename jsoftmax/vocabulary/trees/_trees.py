@@ -1,4 +1,4 @@
-"""Trees over classes: from a hierarchy that is given, and of regular shape."""
+"""Trees over classes: from a given hierarchy, and of regular shape."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from jsoftmax.vocabulary.trees._tree_counts import by_frequency, read_counts
 
 
 def class_tree(hierarchy: ArrayLike | Sequence[Any] | Mapping[Any, Any]) -> ClassTree:
-    """The tree of a given hierarchy, such as a taxonomy.
+    """Build the tree of a given hierarchy, such as a taxonomy.
 
-    A node with a single child chooses nothing and is left out.
+    A node with a single child makes no choice and is left out.
 
     Args:
-        hierarchy: nested lists, tuples or dicts (whose keys are names and are not kept), in which
-            every class, a number from 0 to K − 1, stands once; or an array of shape [nodes] with
-            the parent of every node, −1 for the root. The classes are then the nodes that are
-            nobody's parent, in their order.
+        hierarchy: nested lists, tuples or dicts (the keys are names and are not kept) that contain
+            every class, an integer from 0 to K − 1, once; or an array of shape [nodes] with the
+            parent of every node, −1 for the root. The classes are then the nodes without children,
+            in their order.
 
     Returns:
         A `ClassTree`. Children are in the order given.
 
     Raises:
-        TypeError: if something in the hierarchy is neither a class nor a part of the hierarchy, or
-            the parents are no integers or are traced.
-        ValueError: if classes are missing or stand twice, there are fewer than two, or the parents
-            form no tree.
+        TypeError: if a part of the hierarchy is neither a class nor a collection, or the parents
+            are not integers or are traced.
+        ValueError: if classes are missing or repeated, there are fewer than two, or the parents do
+            not form a tree.
 
     Example:
         >>> animals = {"cats": [0, 1, 2], "dogs": [3, 4], "a fish": 5}
@@ -58,10 +58,10 @@ def class_tree(hierarchy: ArrayLike | Sequence[Any] | Mapping[Any, Any]) -> Clas
 
 
 def balanced_tree(classes: int) -> ClassTree:
-    """The binary tree of least depth, ⌈log₂ K⌉, over classes in their order.
+    """Build the binary tree of least depth, ⌈log₂ K⌉, over classes in their order.
 
-    Numbers near each other share most of their path, so it suits classes whose order means
-    something. Where counts are known, `huffman_tree` makes fewer choices on average.
+    Classes with close numbers share most of their path, so it suits classes in a meaningful order.
+    Where counts are known, `huffman_tree` makes fewer choices on average.
 
     Args:
         classes: K ≥ 2.
@@ -70,7 +70,7 @@ def balanced_tree(classes: int) -> ClassTree:
         A `ClassTree` with K − 1 nodes.
 
     Raises:
-        TypeError: if `classes` is no whole number.
+        TypeError: if `classes` is not an integer.
         ValueError: if there are fewer than two.
 
     Example:
@@ -81,19 +81,19 @@ def balanced_tree(classes: int) -> ClassTree:
 
 
 def kary_tree(classes: int, arity: int) -> ClassTree:
-    """The tree of least depth in which nodes have `arity` children, over classes in their order.
+    """Build the tree of least depth with `arity` children per node, over classes in their order.
 
     Args:
         classes: K ≥ 2.
-        arity: how many children a node has, at least 2; one of them may have fewer. 2 is
-            `balanced_tree`, K is the softmax over all classes.
+        arity: number of children per node, at least 2; one node may have fewer. 2 gives
+            `balanced_tree`, K the softmax over all classes.
 
     Returns:
         A `ClassTree` with ⌈(K − 1)/(arity − 1)⌉ nodes.
 
     Raises:
-        TypeError: if a number is no whole number.
-        ValueError: if it is less than 2.
+        TypeError: if `classes` or `arity` is not an integer.
+        ValueError: if `classes` or `arity` is less than 2.
 
     Example:
         >>> kary_tree(1_000, 10)
@@ -104,21 +104,22 @@ def kary_tree(classes: int, arity: int) -> ClassTree:
 
 
 def two_level_tree(counts: ArrayLike | Sequence[Any], groups: int | None = None) -> ClassTree:
-    """Groups of classes of equal size, to within one: a softmax over groups, then one in the group.
+    """Build a tree of two levels: a softmax over groups of classes, then one within the group.
 
-    Every choice costs what the largest costs, so that sizes are equal also where counts are not;
-    counts decide who goes with whom: the most frequent classes together, and so on.
+    Group sizes differ by one at most, even where counts are uneven, since every choice costs as
+    much as the largest. Counts decide the assignment: the most frequent classes share a group, and
+    so on.
 
     Args:
-        counts: how frequent each class is, of shape [K]; or K alone, for groups of classes in
+        counts: the frequency of each class, of shape [K]; or K alone, for groups of classes in
             their order.
-        groups: how many groups, from 1 to K; None for √K, rounded, which is cheapest.
+        groups: number of groups, from 1 to K; None for √K, rounded, which is cheapest.
 
     Returns:
         A `ClassTree` of depth 2, or 1 where there is one group or as many as classes.
 
     Raises:
-        TypeError: if numbers are not whole, or counts not real.
+        TypeError: if sizes are not integers, or counts are not real.
         ValueError: if counts are empty, negative or not finite, there are fewer than two classes,
             or `groups` is out of range.
 
@@ -143,7 +144,8 @@ def two_level_tree(counts: ArrayLike | Sequence[Any], groups: int | None = None)
     )
     if groups > classes:
         raise ValueError(
-            f"jsoftmax.{function}: {groups} `groups` for {classes} classes: some would be empty."
+            f"jsoftmax.{function}: `groups` is {groups}, more than the {classes} classes, so that "
+            "some would be empty."
         )
     root = classes + groups
     parents = np.full(root + 1, root)
@@ -153,7 +155,7 @@ def two_level_tree(counts: ArrayLike | Sequence[Any], groups: int | None = None)
 
 
 def _heap(classes: int, arity: int) -> ClassTree:
-    """The children of node i are arity·i + 1, …, arity·i + arity; leaves are the last nodes."""
+    """Build a heap: node i has the children arity·i + 1, …, arity·i + arity; leaves are last."""
     inner = -(-(classes - 1) // (arity - 1))
     start = 0  # of the last level: its leaves are the first from the left
     while arity * start + 1 < inner + classes:
@@ -185,8 +187,8 @@ def _from_parents(parents: np.ndarray) -> ClassTree:
     parents = parents.astype(np.int64)
     if ((parents < -1) | (parents >= parents.size)).any() or np.count_nonzero(parents == -1) != 1:
         raise ValueError(
-            f"jsoftmax.{function}: parents must be nodes, from 0 to {parents.size - 1}, and −1 for "
-            f"one node, the root; {np.count_nonzero(parents == -1)} have −1."
+            f"jsoftmax.{function}: the parents must be nodes from 0 to {parents.size - 1}, and −1 "
+            f"for one node, the root; {np.count_nonzero(parents == -1)} have −1."
         )
     above = np.where(parents >= 0, parents, np.arange(parents.size))
     for _ in range(parents.size.bit_length()):
@@ -225,15 +227,16 @@ def _from_nested(hierarchy: Any) -> ClassTree:
         else:
             raise TypeError(
                 f"jsoftmax.{function}: {part!r} of type {type(part).__name__} is neither a class, "
-                "a whole number, nor a list, tuple or dict of parts. For parents give an array."
+                "an integer, nor a list, tuple or dict of parts. For parents give an array."
             )
     classes = len(found)
     numbers = np.array([y for y, _ in found])
     if not np.array_equal(np.sort(numbers), np.arange(classes)):
         raise ValueError(
-            f"jsoftmax.{function}: of {classes} classes each number from 0 to {classes - 1} must "
-            f"stand once; found {np.array2string(np.sort(numbers), threshold=10)}. For the parent "
-            "of every node give an array."
+            f"jsoftmax.{function}: the hierarchy has {classes} classes, so each number from 0 to "
+            f"{classes - 1} must occur once; found "
+            f"{np.array2string(np.sort(numbers), threshold=10)}. To give the parent of every node, "
+            "use an array."
         )
     parents = np.full(classes + len(inner), -1)
     for y, parent in found:

@@ -1,4 +1,4 @@
-"""Adaptive and differentiated softmax: their distributions, however the work is cut."""
+"""Adaptive and differentiated softmax: their distributions, for every size of blocks."""
 
 import itertools
 from inspect import unwrap
@@ -264,7 +264,7 @@ def test_any_shape_any_dtype(name):
 
 @pytest.mark.slow
 def test_batches_of_tables_and_tokens_are_mapped():
-    """vmap goes through the loops, whose numbers of turns differ."""
+    """vmap maps over loops with different numbers of iterations."""
     tables = jax.tree.map(lambda x: jnp.stack([x, -x]), PLAIN)
     labels = jnp.stack([LABELS["one tail"], LABELS["mixed"]])
 
@@ -389,7 +389,7 @@ MISTAKES = {
     "bands of other widths": (
         lambda: differentiated_log_softmax(H, [Band(np.ones((2, 4))), Band(np.ones((2, 3)))]),
         ValueError,
-        "widths sum to",
+        "widths that sum to",
     ),
     "table": (lambda: differentiated_topk(H, [Band(H[0])], 1), ValueError, "the table of band 0"),
     "projection": (
@@ -421,7 +421,7 @@ MISTAKES = {
         TypeError,
         "adaptive_cross_entropy: `labels` is 'cat'",
     ),
-    "no class": (lambda: adaptive_cross_entropy(H, TABLES, Y + 1), ValueError, "label 10 is no"),
+    "no class": (lambda: adaptive_cross_entropy(H, TABLES, Y + 1), ValueError, "label 10 is ou"),
     "mask": (lambda: adaptive_cross_entropy(H, TABLES, Y, where=Y), TypeError, "`where`"),
     "mask of classes": (
         lambda: adaptive_cross_entropy(H, TABLES, Y, where=np.ones(10, bool)),
@@ -440,7 +440,7 @@ MISTAKES = {
         ValueError,
         "sum to the width",
     ),
-    "id": (lambda: band_embedding(np.array([10]), BANDS), ValueError, "id 10 is no class"),
+    "id": (lambda: band_embedding(np.array([10]), BANDS), ValueError, "id 10 is out of r"),
     "float id": (lambda: band_embedding(np.ones(2), BANDS), TypeError, "`ids`"),
     "text for an id": (
         lambda: unwrap(band_embedding)("cat", BANDS),

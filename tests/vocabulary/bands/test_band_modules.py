@@ -71,7 +71,7 @@ def test_modules_are_twins_and_call_the_functions(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["AdaptiveSoftmax", "DifferentiatedSoftmax"])
 def test_tied_layers_learn_with_optax(kind):
-    """To say which class comes in, through the tables by which it is read out."""
+    """Input embeddings, from the tables of the output."""
     layer = getattr(jsoftmax.nnx, kind)(*SIZES, div_value=1.0, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(layer, optax.adam(0.1), wrt=nnx.Param)
 

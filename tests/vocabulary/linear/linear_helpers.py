@@ -1,4 +1,4 @@
-"""Features, class tables and targets that the tests of linear losses share, and the dense way."""
+"""Features, class tables and targets shared by the tests of linear losses; dense losses."""
 
 import chex
 import jax
@@ -43,7 +43,7 @@ def dense(alpha, **options):
 
 
 def total(losses):
-    """A number of which every token's loss can be told."""
+    """Sum losses with distinct weights, so that each token shows."""
     return lambda *x: (COUNTS * losses(*x)).sum()
 
 

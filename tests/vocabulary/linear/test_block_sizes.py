@@ -1,4 +1,4 @@
-"""The rule for blocks: few scores in memory beside the dense way, and blocks that pay."""
+"""The rule for blocks: few scores in memory compared with dense logits, and efficient blocks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Excluded is excluded: exactly no mass and no gradient, by whatever way and under every option."""
+"""Excluded classes: mass and gradient exactly 0, by every kind of mask and with every option."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Top-k and draws from features and a class table: what they are of the logits."""
+"""Top-k and draws from features and a class table equal those of the logits."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_equal_scores_are_in_the_order_of_their_classes_and_masked_ones_last():
     assert found.values[0, -1] == -jnp.inf
 
 
-WIDE = 300  # of which noise is made in three blocks
+WIDE = 300  # classes: three blocks of noise
 TABLE = jnp.asarray(np.random.default_rng(1).normal(size=(3, WIDE)))
 
 

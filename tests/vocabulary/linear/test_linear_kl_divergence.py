@@ -105,7 +105,7 @@ REGULARIZERS = {
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_every_regularizer_has_its_fenchel_young_loss(name):
-    """With p as the target that of `fenchel_young_loss`, whose derivative in p is written too."""
+    """Equal to `fenchel_young_loss` with p as the target, and its derivative in p."""
     regularizer = REGULARIZERS[name]
 
     def ours(hp, wp, hq, wq):
@@ -189,7 +189,7 @@ def test_ten_thousand_rows_are_those_of_float64(direction, spread, apart):
 
 
 def test_the_slope_of_a_confident_student_keeps_its_digits():
-    """q − p of a class near 1 in both is the difference of what is left beside it."""
+    """q − p of a class near 1 in both is the difference of the remaining masses."""
     zp, zq = np.array([[0, 20.0, 1]], np.float32), np.array([[0, 21.0, 1]], np.float32)
     eye = jnp.eye(3, dtype=jnp.float32)
     slope = jax.grad(lambda z: js.linear_kl_divergence(zp, eye, z, eye)[0])(zq)

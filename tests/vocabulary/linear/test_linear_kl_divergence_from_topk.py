@@ -89,7 +89,7 @@ def test_ten_thousand_rows_are_those_of_float64(direction):
     found = js.linear_kl_divergence_from_topk(z, eye, ids, log_p, direction=direction)
     expected = whole(np.float64(z), ids, np.exp(np.float64(log_p)), direction, "class")
     eps = float(np.finfo(np.float32).eps)
-    # What is left of a teacher in float32 is off by ε/P, where log P is.
+    # The rest P of a teacher in float32 is off by ε, and log P by ε/P.
     left = 1 - np.exp(np.float64(log_p)).sum(-1)
     scale = 1 + np.maximum(z.max(-1) - z.min(-1), -log_p.min(-1)) + 1 / left
     assert (found >= 0).all()
@@ -157,7 +157,7 @@ MISTAKES = {
     "is \\+∞ with rest='renormalised'": {"rest": "renormalised", "direction": "reverse"},
     "both need the shape": {"log_probs": LOG_P[..., :2]},
     "direction.*'backward'": {"direction": "backward"},
-    "is no class": {"ids": IDS + CLASSES},
+    "is out of range": {"ids": IDS + CLASSES},
 }
 
 

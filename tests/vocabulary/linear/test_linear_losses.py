@@ -1,4 +1,4 @@
-"""Losses from features and a class table: what they are of the logits, in value and derivative."""
+"""Losses from features and a class table equal those of the logits, in value and derivative."""
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +171,7 @@ def test_derivatives_of_the_gradient_of_the_scalar_form_are_right(block_tokens, 
     at, every = (*ALL[:2], BIAS, jnp.array(1.3), COUNTS), (0, 1, 2, 3, 4)
 
     def probe(f):
-        """The slope of the gradient along one direction, of which all second derivatives are."""
+        """Take the slope of the gradient along a direction, a mixture of second derivatives."""
         gradient = jax.grad(f, every)
         return lambda t: gradient(
             *(x + t * jnp.cos(jnp.arange(x.size).reshape(x.shape)) for x in at)
@@ -234,7 +234,7 @@ def test_pairs_of_classes_and_weights_are_a_distribution():
 
 
 def test_an_embedding_table_serves_as_it_is():
-    """A kernel of shape [K, d], whose gradient has that shape too."""
+    """A kernel of shape [K, d], with a gradient of that shape."""
 
     def ours(table):
         return linear_cross_entropy(

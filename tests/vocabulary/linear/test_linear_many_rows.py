@@ -27,7 +27,7 @@ FORMS = {
 
 
 def rows(spread, seed=0):
-    """Scores of which a third has equal tops, a third a label that is almost certain."""
+    """Make scores: a third of the rows with tied tops, a third with an almost certain label."""
     rng = np.random.default_rng(seed)
     z = (spread * rng.standard_normal((ROWS, CLASSES))).astype(np.float32)
     y = rng.integers(0, CLASSES, ROWS)
@@ -39,7 +39,7 @@ def rows(spread, seed=0):
 
 
 def oracle(z, y):
-    """−log p and p − y, with no difference of what is almost equal."""
+    """Compute −log p and p − y, without differences of nearly equal numbers."""
     z = z.astype(np.float64)
     behind = z - np.take_along_axis(z, y[:, None], 1)
     others = np.arange(CLASSES)[None] != y[:, None]
@@ -67,7 +67,7 @@ def test_losses_and_slopes_are_right_to_a_few_eps(form, spread):
         function = jax.jit(jax.value_and_grad(lambda z, b=blocks: total(z, b), has_aux=True))
         (_, losses), slopes = function(z)
         for found, right in ((losses, loss), (slopes, slope)):
-            # What is small is exp x of an x that is rounded to eps x.
+            # Small numbers are exp x of an x rounded to eps x.
             allowed = (8 + np.abs(np.log(np.abs(right)))) * EPS * np.abs(right)
             assert (np.abs(found - right) <= np.maximum(allowed, 1e-37)).all()
 

@@ -1,4 +1,4 @@
-"""Gradients that are sums over many tokens, in float32, against float64: right to 1e-6."""
+"""Gradients summed over many tokens, in float32, against float64: right to 1e-6."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOSSES = {
 
 
 def problem(tokens, equal):
-    """Features, a kernel and a bias for which every class has mass; labels of the first half."""
+    """Features, a kernel and a bias with mass on every class; labels of the first half."""
     rng = np.random.default_rng(0)
     kinds = 1 if equal else tokens
     h = rng.uniform(0.5, 1.5, (kinds, WIDTH)).astype(np.float32)

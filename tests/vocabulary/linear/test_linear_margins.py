@@ -233,7 +233,7 @@ def test_no_normalised_table_is_held():
     table = 4 * width * classes
     given = {"normalize": True, "angular_margin": 0.5, "temperature": 1 / 64}
     assert temporaries(lambda f: f, **given) < table / 2
-    # The gradient of lengths is added to the table's, for which one array may be held.
+    # The gradient of lengths is added to the table's; one array for it is allowed.
     assert temporaries(slopes, **given) < temporaries(slopes) + 1.1 * table
 
 
@@ -250,7 +250,7 @@ def test_mistakes(unchecked):
         linear_cross_entropy(H, W, Y, angular_margin=0.5)
     with pytest.raises(ValueError, match="neither `bias` nor `logits_soft_cap`"):
         linear_cross_entropy(H, W, Y, angular_margin=0.5, normalize=True, bias=W[0])
-    with pytest.raises(ValueError, match="need one class a token"):
+    with pytest.raises(ValueError, match="need one class per token"):
         pairs = np.stack([Y, Y], -1), np.full((N, 2), 0.5)
         linear_cross_entropy(H, W, pairs, margin=0.5)
     with pytest.raises(TypeError, match="`normalize` must be a bool"):

@@ -99,7 +99,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "table", "tokens"), CASES)
 def test_explicit_axes_give_the_losses_and_gradients_of_one_device(name, table, tokens):
-    """Gradients lie as what they are of."""
+    """Gradients have the sharding of their arguments."""
     loss = LOSSES[name]
     expected = value_and_gradients(loss)(H, W, B, PRIOR)
     there = mesh(AxisType.Explicit)
@@ -164,7 +164,7 @@ def test_mistakes_are_found_as_on_one_device(axis_type):
     with jax.set_mesh(there):
         w = jax.device_put(W, NamedSharding(there, P(None, "model")))
         for function in (jsoftmax.linear_cross_entropy, jsoftmax.linear_cross_entropy_sum):
-            with pytest.raises(ValueError, match="label 64 is no class"):
+            with pytest.raises(ValueError, match="label 64 is out of range"):
                 function(H[0, 0], w, np.array(64), axis_name="model")
             with pytest.raises(ValueError, match="do not fit"):
                 function(H[..., 1:], w, LABELS, axis_name="model")

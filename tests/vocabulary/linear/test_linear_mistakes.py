@@ -1,4 +1,4 @@
-"""Linear losses: a person's mistakes are answered with function, argument and remedy."""
+"""Error messages of linear losses name function, argument and remedy."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ MISTAKES = {
         ValueError,
         "`ignore_index`",
     ),
-    "no class": (lambda: LOSS(FEATURES, KERNEL, LABELS + 9), ValueError, "is no class"),
+    "no class": (lambda: LOSS(FEATURES, KERNEL, LABELS + 9), ValueError, "out of range"),
     "bias": (lambda: LOSS(FEATURES, KERNEL, LABELS, bias=np.ones(1)), ValueError, "`bias`"),
     "weights of classes": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, class_weights=np.ones(1)),

@@ -1,4 +1,4 @@
-"""LinearSoftmax: the functions with their table, and its twins alike."""
+"""LinearSoftmax: the functions with their table, equal in both twins."""
 
 import chex
 import jax
@@ -43,7 +43,7 @@ def test_the_losses_of_the_twins_are_cross_entropy_of_their_logits():
     chex.assert_trees_all_equal(head.embed(Y), head.kernel[...][Y])
     chex.assert_trees_all_equal(twin.apply(variables, Y, method="embed"), head.embed(Y))
     assert jnp.isnan(head.embed(jnp.array([-1, 10**6]))).all()
-    with pytest.raises(ValueError, match="id -1 is no class"):
+    with pytest.raises(ValueError, match="id -1 is out of range"):
         twin.apply(variables, np.array([-1]), method="embed")
 
 

@@ -37,7 +37,7 @@ REGULARIZERS = {
     "Blend traced": Blend(jnp.asarray(0.7)),
 }
 slow = pytest.mark.slow
-# What compiles long is run for one of them when the slow ones are left out.
+# Tests that compile long run for one of them where slow tests are left out.
 EACH = pytest.mark.parametrize("name", some(REGULARIZERS, ["Blend traced"]))
 ALL = (FEATURES, KERNEL, BIAS, TEMPERATURES, PRIOR)
 
@@ -101,7 +101,7 @@ def test_second_derivatives_are_those_of_the_logits(name):
 
 
 def cross_entropies(prior, **options):
-    """(features, kernel, prior) → what the three forms return, and the same of the logits."""
+    """Return (features, kernel, prior) → results of the three forms, and those of the logits."""
 
     def linear(features, kernel, q):
         options_here = {prior: q, "bias": BIAS, "temperature": TEMPERATURES} | options | BLOCKS

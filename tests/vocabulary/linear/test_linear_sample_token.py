@@ -1,4 +1,4 @@
-"""Truncated draws from features: those of the logits, however tokens and classes are cut."""
+"""Truncated draws from features equal those of the logits, for any split of tokens and classes."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Sizes that are not known while tracing, as an exported program has them."""
+"""Sizes that are unknown while tracing, as in an exported program."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Temperatures in arrays, a number a token: 0 for some and not for their neighbours."""
+"""Temperatures in arrays, one per token: 0 for some and not for their neighbours."""
 
 import jax
 import jax.numpy as jnp

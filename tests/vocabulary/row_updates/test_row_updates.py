@@ -1,4 +1,4 @@
-"""Updates of a few rows: the dense step on those, nothing to the others, at no cost in K."""
+"""Updates of a few rows: equal to the dense step, other rows unchanged, at a cost without K."""
 
 import chex
 import jax
@@ -139,7 +139,7 @@ def test_distinct_rows_are_neither_sorted_nor_summed():
 @pytest.mark.parametrize("distinct", [30, 5_000, 20_000])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_batches_of_many_rows_are_moved_in_blocks(distinct, mapped):
-    """10,001 rows with padding among them, of which the distinct ones fill one block, two or three.
+    """10,001 rows, some of them padding; the distinct ones fill one block, two or three.
 
     Mapped over, the blocks of another table are fewer.
     """
@@ -221,7 +221,7 @@ def test_a_batch_of_tables_is_updated_table_by_table():
 @pytest.mark.parametrize("batch", [64, 20_000])
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
 def test_a_donated_table_is_changed_in_place(name, batch):
-    """What the compiler allocates, and what it computes, are the same for 100 times the rows."""
+    """Allocated memory and computation are the same for 100 times the rows."""
     optimizer, costs = OPTIMIZERS[name], []
     for size in (10_000, 1_000_000):
         table = jax.ShapeDtypeStruct((size, 8), jnp.float32)
@@ -258,7 +258,7 @@ MISTAKES = {
     "another table's state": (
         lambda: row_adagrad(0.1).update(TABLE, row_adagrad(0.1).init(TABLE[:2]), [1], TABLE[:1]),
         ValueError,
-        r"another table or optimizer: it remembers \{'sum_of_squares': \(2,\)\}",
+        r"another table or optimizer: its memory is \{'sum_of_squares': \(2,\)\}",
     ),
     "another optimizer's state": (
         lambda: row_adagrad(0.1).update(TABLE, row_sgd(0.1).init(TABLE), [1], TABLE[:1]),
@@ -301,7 +301,7 @@ def test_a_mistake_is_named(name):
 
 @pytest.mark.parametrize("n", [65_535, 65_536, 200_000])
 def test_more_rows_than_a_digit_counts_are_summed_too(n):
-    """Places are sorted digit by digit, of which there is more than one beyond 2¹⁶ rows."""
+    """Places are sorted digit by digit, and beyond 2¹⁶ rows have several digits."""
     rng = np.random.default_rng(0)
     ids, g = rng.integers(0, n, n), rng.standard_normal(n)
     ids[: n // 3] %= 7

@@ -1,4 +1,4 @@
-"""Rounding by chance: right in the mean, where rounding to the nearest loses small steps."""
+"""Stochastic rounding: right in the mean, where rounding to nearest loses small steps."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_what_bfloat16_holds_stays_and_so_does_what_is_not_finite():
 
 
 def test_the_mean_of_many_small_steps_is_unbiased_where_the_nearest_loses_them():
-    """200 steps of 2⁻¹² from 1, whose last digit in bfloat16 is 2⁻⁷."""
+    """200 steps of 2⁻¹² from 1; the last digit of 1 in bfloat16 is 2⁻⁷."""
     rows, steps, size = 1000, 200, 2.0**-12
     optimizer = row_sgd(size)
     ids = jnp.arange(rows)

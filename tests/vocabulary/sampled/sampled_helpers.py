@@ -1,4 +1,4 @@
-"""What the tests of sampled losses share, and the losses by their formulas: numpy, one token."""
+"""Shared by the tests of sampled losses: candidates, and the formulas in numpy for one token."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Sampled losses: their formulas, their limits, what they estimate without bias, and edges."""
+"""Sampled losses: their formulas, their limits, unbiased estimates, and edges."""
 
 import functools
 import itertools
@@ -34,7 +34,7 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12)
 
 
 def total(loss, candidates=SHARED, labels=LABELS, **options):
-    """(features, kernel, bias) → a number of which every token's loss can be told."""
+    """Return (features, kernel, bias) → a weighted sum that shows every token's loss."""
 
     def weighted(features, kernel, bias):
         return WEIGHTS @ loss(features, kernel, labels, candidates, bias=bias, **options)
@@ -144,7 +144,7 @@ NOISE = np.array([0.1, 0.2, 0.3, 0.4])
 def expected_gradient(loss, draws):
     """Scores z → Σ over targets from p and all draws of the gradient, and the mean of all losses.
 
-    One token with the feature 1, whose class table is a row of scores.
+    One token with the feature 1; the class table is a row of scores.
     """
     sets = jnp.asarray(every_draw(draws, FEW))
     chances = jnp.prod(jnp.asarray(NOISE)[sets], axis=-1)
@@ -283,7 +283,7 @@ def test_a_label_out_of_range_is_never_another_class(name):
         labels = jnp.asarray(LABELS).at[2].set(label)
         each = jax.jit(lambda y: loss(FEATURES, KERNEL, y, SHARED))(labels)
         np.testing.assert_array_equal(np.isnan(each), np.arange(TOKENS) == 2)
-        with pytest.raises(ValueError, match=rf"{label} is no class"):
+        with pytest.raises(ValueError, match=rf"{label} is out of range"):
             loss(FEATURES, KERNEL, np.asarray(labels), SHARED)
 
 
@@ -379,12 +379,12 @@ MISTAKES = {
     "beyond": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, SHARED._replace(ids=np.array([CLASSES]))),
         ValueError,
-        "candidate 7 is no class",
+        "candidate 7 is out of range",
     ),
     "some of their own": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, SHARED._replace(ids=OWN.ids[:2])),
         ValueError,
-        r"\(5, 'n'\) for each token its own",
+        r"\(5, 'n'\) for each token separately",
     ),
     "counts": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, SHARED._replace(log_expected_count=np.ones(2))),
@@ -399,12 +399,12 @@ MISTAKES = {
     "uncounted targets": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, UNCOUNTED, correct_targets=True),
         ValueError,
-        "sampled_softmax_loss: the candidates do not say",
+        "sampled_softmax_loss: the candidates lack",
     ),
     "classes masked": (
         lambda: LOSS(FEATURES, KERNEL, LABELS, SHARED, where=np.ones(CLASSES, bool)),
         ValueError,
-        "a mask of classes",
+        "masks classes",
     ),
     "pairs": (
         lambda: LOSS(FEATURES, KERNEL, (LABELS, LABELS), SHARED),
@@ -425,7 +425,7 @@ MISTAKES = {
     "a class twice": (
         lambda: js.vocabulary.target_sampling_loss(FEATURES, KERNEL, LABELS, np.array([1, 2, 1])),
         ValueError,
-        "class 1 stands in `partition` twice",
+        "`partition` has class 1 twice",
     ),
     "log-partition": (
         lambda: js.nce_loss(FEATURES, KERNEL, LABELS, SHARED, log_partition=np.ones(TOKENS)),

@@ -1,4 +1,4 @@
-"""Trees, features and tables that the tests of hierarchical softmax share, and the explicit way."""
+"""Trees, features and tables shared by the tests of hierarchical softmax; explicit products."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Hierarchical softmax: what it is of explicit products along paths, in value and derivatives."""
+"""Hierarchical softmax equals explicit products along paths, in value and derivatives."""
 
 import functools
 import inspect
@@ -69,7 +69,7 @@ def test_the_likeliest_class_need_not_be_below_the_likeliest_nodes():
     found = js.hierarchical_topk(np.ones(1), table, tree, 1, beam=1)
     assert found.classes == 4
     near(found.values, np.log([0.4]))
-    # And one that left out what is better has to compute all.
+    # And a beam that dropped a better node has to compute all classes.
     deep = js.vocabulary.class_tree([[0, 1, 2, 3], [4, [5, 6]]])
     table = np.log([[0.6], [0.4], *[[1.0]] * 4, [0.1], [0.9], [0.9], [0.1]])
     assert js.hierarchical_topk(np.ones(1), table, deep, 1, beam=1).classes == 5
@@ -92,7 +92,7 @@ def test_derivatives(name):
 
 @pytest.mark.parametrize("name", ["Huffman", "given"])
 def test_the_route_of_rows_has_the_dense_gradient(name):
-    """Labels stand twice, and one is no class: its rows are none, and its loss is NaN."""
+    """Labels are repeated, and one is out of range: it has no rows, and its loss is NaN."""
     tree = TREES[name]
     table, bias = (jnp.asarray(x) for x in table_of(tree))
     y, weights = jnp.array([6, 5, 6, 99]), jnp.arange(4.0)
@@ -307,8 +307,8 @@ MISTAKES = {
     "complex": (lambda: LOSS(H * 1j, TABLE, TREE, Y), TypeError, "`features`"),
     "targets": (lambda: LOSS(H, TABLE, TREE, Y[:2]), ValueError, r"integers of shape \(4,\)"),
     "float targets": (lambda: LOSS(H, TABLE, TREE, Y * 1.0), TypeError, "integers"),
-    "no class": (lambda: LOSS(H, TABLE, TREE, Y + 9), ValueError, "label 11 is no class"),
-    "negative": (lambda: LOSS(H[0], TABLE, TREE, -1), ValueError, "label -1 is no class"),
+    "no class": (lambda: LOSS(H, TABLE, TREE, Y + 9), ValueError, "label 11 is out of "),
+    "negative": (lambda: LOSS(H[0], TABLE, TREE, -1), ValueError, "label -1 is out of "),
     "text": (
         lambda: inspect.unwrap(LOSS)(H, TABLE, TREE, "cat"),
         TypeError,

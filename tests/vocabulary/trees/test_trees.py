@@ -1,4 +1,4 @@
-"""Trees over classes: optimal, of the shape asked for, readable, saved and restored."""
+"""Trees over classes: optimality, shape, display, saving and restoring."""
 
 import heapq
 
@@ -188,8 +188,8 @@ MISTAKES = {
         ValueError,
         "`groups` must be at least 1",
     ),
-    "twice": (lambda: js.vocabulary.class_tree([[0, 1], 1]), ValueError, "must stand once"),
-    "missing": (lambda: js.vocabulary.class_tree([0, 2]), ValueError, "must stand once"),
+    "twice": (lambda: js.vocabulary.class_tree([[0, 1], 1]), ValueError, "must occur once"),
+    "missing": (lambda: js.vocabulary.class_tree([0, 2]), ValueError, "must occur once"),
     "empty part": (lambda: js.vocabulary.class_tree([0, []]), ValueError, "is empty"),
     "name": (lambda: js.vocabulary.class_tree([0, "cat"]), TypeError, "'cat' of type str"),
     "alone": (lambda: js.vocabulary.class_tree([[0]]), ValueError, "single class"),
