@@ -66,7 +66,7 @@ def temperature_scaling(
         alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 where
             it is None.
         axis: the class axis or axes.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`: only these classes take part. A row whose
             target is masked, or has the score −∞, costs +∞ at every temperature: it does not count.
         weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.

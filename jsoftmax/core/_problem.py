@@ -55,7 +55,7 @@ class Problem:
         return self.unmasked(probabilities(z, self.prior, self.regularizer, self.classes), 0)
 
     def hard(self) -> Array:
-        """Return the limit at T = 0: the largest scores share the mass in proportion to the prior."""
+        """Return the limit at T = 0: the largest scores share the mass as the prior does."""
         z = jax.lax.stop_gradient(self.z)
         top = self.classes.max(z)
         # A maximum may lose a NaN; the sum of the ties spreads it over the row.

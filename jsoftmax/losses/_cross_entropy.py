@@ -78,13 +78,13 @@ def cross_entropy(
             the limit from above, a loss of 0 or +∞. T < 0 favours the lowest scores: −∞ takes the
             mass, +∞ gets none; exclude classes by `where`.
         logits_soft_cap: c > 0, a number; None for none. A logit of −∞ stays excluded.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
-        One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of
+        One loss a row, in float32 at least. 0 for a fully masked row. NaN for a label out of
         range in a `jax.Array`, whose values are not checked.
 
     Raises:
@@ -157,7 +157,7 @@ def _with_margins(
 
 
 def log_partition_of(ask: Problem) -> Array:
-    """log Σ exp(z/T), kept as a size-1 axis; 0 for a row without any class."""
+    """log Σ exp(z/T), kept as a size-1 axis; 0 for a fully masked row."""
     level = ask.conjugate()
     level = jnp.where(level == -jnp.inf, 0, level)
     return level if ask.temperature is None else quotient(level, ask.temperature)

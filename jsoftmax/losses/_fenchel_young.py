@@ -75,19 +75,19 @@ def fenchel_young_loss(
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part. Target mass
             on another class makes the loss +∞, with a finite gradient.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None. A class
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None. A class
             of prior 0 is masked. Differentiable.
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: s from 0 to 1: y becomes (1−s) y plus s spread evenly over the unmasked
             classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
-        One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of
+        One loss a row, in float32 at least. 0 for a fully masked row. NaN for a label out of
         range in a `jax.Array`, whose values are not checked.
 
     Raises:
@@ -145,7 +145,7 @@ def entmax_loss(
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
@@ -197,7 +197,7 @@ def sparsemax_loss(
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
@@ -409,7 +409,7 @@ def _attained_jvp(classes, primals, tangents):
 
 
 def along_regularizer(p, y, z, prior, regularizer, d_regularizer, classes) -> Array | None:
-    """(∂Ω(y)/∂θ − ∂Ω(p)/∂θ) θ̇, 0 in a row without any class; None where θ does not move."""
+    """(∂Ω(y)/∂θ − ∂Ω(p)/∂θ) θ̇, 0 in a fully masked row; None where θ does not move."""
     along = along_parameters(
         lambda x: entropy_of(p, prior, x, classes) - entropy_of(y, prior, x, classes),
         regularizer,

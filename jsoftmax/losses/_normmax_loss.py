@@ -43,7 +43,7 @@ def normmax_loss(
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         One loss a row, in float32 at least.

@@ -42,13 +42,13 @@ def topk_entmax_loss(
         logits: scores z of shape [..., K, ...], any real dtype.
         labels: k different classes a row, integers of shape [..., k]: the shape of `logits`
             without the class axis, and k last.
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None. Do not
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 if None. Do not
             minimise over it.
         axis: the class axis.
         where: boolean mask that broadcasts to `logits`: only these classes take part. A target
             among the others makes the loss +∞, with a finite gradient.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         One loss a row, in float32 at least. NaN for labels that are out of range or named twice in

@@ -50,15 +50,15 @@ def sample_action(
         axis: the action axis; or axes, whose actions are numbered row-major.
         alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`; 1 where
             it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
             the share ε too. Those with a preference of −∞ (T < 0: of +∞) are not.
-        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 where it is None, which
+        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 if None, which
             makes Ω(π) = Σ q ω(π/q); it need not sum to 1. Actions of prior 0 are not allowed.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
             the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split. All parts are
+        axis_name: name of the mesh or `vmap` axis that splits the actions. All parts are
             given the same key, and draw the same action.
 
     Returns:
@@ -124,15 +124,15 @@ def log_prob(
         axis: the action axis or axes.
         alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`; 1 where
             it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
             the share ε too. Those with a preference of −∞ (T < 0: of +∞) are not.
-        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 where it is None, which
+        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 if None, which
             makes Ω(π) = Σ q ω(π/q); it need not sum to 1. Actions of prior 0 are not allowed.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
             the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+        axis_name: name of the mesh or `vmap` axis that splits the actions.
 
     Returns:
         One number a row, in float32 at least: −∞ for an action of probability zero, NaN for a

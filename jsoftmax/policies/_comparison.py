@@ -40,7 +40,7 @@ def kl_divergence(
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `p`: only these classes take part.
         keepdims: keep the class axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         One number a row, in float32 at least. +∞ where p has mass that q has not; the gradient

@@ -34,7 +34,7 @@ def epsilon_mixture(
         axis: the action axis or axes.
         where: boolean mask that broadcasts to `probabilities`: actions where it is False get
             probability exactly 0 and gradient exactly 0.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+        axis_name: name of the mesh or `vmap` axis that splits the actions.
 
     Returns:
         Probabilities of the shape and dtype of `probabilities`. A row without any allowed action is

@@ -46,7 +46,7 @@ def mellowmax(
         axis: the action axis or axes.
         where: boolean mask that broadcasts to `values`: only these n actions take part.
         keepdims: keep the axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+        axis_name: name of the mesh or `vmap` axis that splits the actions.
 
     Returns:
         One number a row, in float32 at least. −∞ for a row without any action (+∞ if ω < 0).

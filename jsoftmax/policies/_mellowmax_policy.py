@@ -40,7 +40,7 @@ def mellowmax_temperature(
             ω < 0 takes the arg-min side: −∞ is the minimum; exclude actions by `where`.
         axis: the action axis or axes.
         where: boolean mask that broadcasts to `values`: only these actions take part.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+        axis_name: name of the mesh or `vmap` axis that splits the actions.
 
     Returns:
         T in float32 at least, of the shape of `values` with size 1 along `axis`, as `temperature`

@@ -103,8 +103,8 @@ def route(
             `group_best` best s + b; None for all.
         group_best: how many of its experts judge a group: 2 as DeepSeek-V3, 1 as DeepSeek-V2.
         alpha: α > 0 of "entmax" and of the capacity, a number; an array has size 1 along the
-            experts, and for a capacity along the tokens too. 1.5 where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+            experts, and for a capacity along the tokens too. 1.5 if None.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         capacity: c > 0, the most weight an expert may give, a number or one for each expert, of
             shape [E]; None for no limit. As a factor f of an even share, f × tokens × k/E of
             assignments and f × tokens/E of weight, which here is meant.

@@ -56,12 +56,12 @@ def categorical(
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
             evenly among the largest scores. T < 0 takes the arg-min side: −∞ is the minimum, +∞
             gets 0; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
+        axis_name: name of the mesh or `vmap` axis that splits the class axis. The key must
             be the same on every part, and so will be the result.
 
     Returns:
         Class numbers from 0 to K − 1, in the default integer dtype. −1, whose `jax.nn.one_hot` is a
-        row of zeros, where there is nothing to draw: a row without any class, or with NaN in it.
+        row of zeros, where there is nothing to draw: a fully masked row, or one with NaN.
         Probabilities are exact to the rounding of the exponential, computed in float32 at least,
         and to 2⁻⁴⁹ of the largest for K ≤ 2¹⁴, to K 2⁻⁶³ beyond.
 
@@ -126,7 +126,7 @@ def sample_from(
             numbered row-major. A `SparseEntmax` has its classes on the last.
         shape: the shape of the result, as in `categorical`.
         where: boolean mask that broadcasts to `probabilities`. Other classes are never drawn.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         Class numbers in the default integer dtype. −1 where there is nothing to draw: a row that is

@@ -41,10 +41,10 @@ def concrete_log_prob(
         temperature: T > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes of `sample`.
         where: boolean mask that broadcasts to `sample`: only these classes exist.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
-        log p(x), one number a row, in float32 at least; 0 in a row without any class.
+        log p(x), one number a row, in float32 at least; 0 in a fully masked row.
 
     Raises:
         TypeError: if `sample` or `logits` are not real numbers or `where` is not boolean.
@@ -91,10 +91,10 @@ def exp_concrete_log_prob(
         temperature: T > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes of `log_sample`.
         where: boolean mask that broadcasts to `log_sample`: only these classes exist.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
-        log p(y), one number a row, in float32 at least; 0 in a row without any class.
+        log p(y), one number a row, in float32 at least; 0 in a fully masked row.
 
     Raises:
         TypeError: if `log_sample` or `logits` are not real numbers or `where` is not boolean.

@@ -54,11 +54,11 @@ def reinmax_cv(
         where: boolean mask that broadcasts to `logits`.
         samples: S ≥ 2, how many samples to draw; static.
         weight: c, one finite number, which is not differentiated. 0 is `reinmax` of S samples.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         S independent one-hot samples, along a new first axis, of the dtype of `logits` (the default
-        float dtype for integers); zeros in a row without any class. They have a first derivative,
+        float dtype for integers); zeros in a fully masked row. They have a first derivative,
         with respect to `logits` only.
 
     Raises:

@@ -39,11 +39,11 @@ def gumbel_rao(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
         samples: S ≥ 1, how many conditional samples to average; static. Memory grows with it.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class.
+        zeros in a fully masked row.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean or
@@ -115,11 +115,11 @@ def reinmax(
             depend on it, and the derivative is of second order at T = 1 only.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class. It has a first derivative, with respect to `logits` only.
+        zeros in a fully masked row. It has a first derivative, with respect to `logits` only.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.
@@ -183,11 +183,11 @@ def reinmax_rao(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
         samples: S ≥ 1, how many conditional samples to average; static. Memory grows with it.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class. It has a first derivative, with respect to `logits` only.
+        zeros in a fully masked row. It has a first derivative, with respect to `logits` only.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean or

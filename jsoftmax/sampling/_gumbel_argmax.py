@@ -57,12 +57,12 @@ def gumbel_argmax(
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
             evenly among the largest scores. T < 0 takes the arg-min side: −∞ is the minimum, +∞
             gets 0; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
+        axis_name: name of the mesh or `vmap` axis that splits the class axis. The key must
             be the same on every part, and so will be the result.
 
     Returns:
         Class numbers from 0 to K − 1, in the default integer dtype. −1 where there is nothing to
-        draw: a row without any class, or with NaN in it. Noise is drawn in float32 at least.
+        draw: a fully masked row, or one with NaN. Noise is drawn in float32 at least.
 
     Raises:
         TypeError: if `key` is no key, `logits` are not real numbers, `where` is not boolean, or

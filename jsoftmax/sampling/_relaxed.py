@@ -40,7 +40,7 @@ def gumbel_softmax(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn
             and have gradient 0.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split. All parts are
+        axis_name: name of the mesh or `vmap` axis that splits the class axis. All parts are
             given the same key, and draw what the whole row would. Where *rows* are split in
             `shard_map`, fold the number of the device into the key.
 
@@ -94,7 +94,7 @@ def gumbel_log_softmax(
         temperature: T ≥ 0, a number or an array with size 1 along `axis`.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         log x of the shape and dtype of `logits` (of float32 for formats without infinity); −∞ at
@@ -149,7 +149,7 @@ def gumbel_entmax(
         axis: the class axis, or a tuple of axes that together hold the classes.
         alpha: α > 0, a number or an array with size 1 along `axis`.
         where: boolean mask that broadcasts to `logits`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         x of the shape and dtype of `logits` (the default float dtype for integers), summing to 1

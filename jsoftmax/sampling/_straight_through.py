@@ -94,11 +94,11 @@ def straight_through_categorical(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn
             and have gradient 0.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class.
+        zeros in a fully masked row.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.
@@ -146,11 +146,11 @@ def decoupled_straight_through(
         where: boolean mask that broadcasts to `logits`.
         forward_temperature: T_f ≥ 0 of the sample, a number or an array with size 1 along `axis`.
             T_f = 0 takes the largest score, one of them at random where several are equal.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class.
+        zeros in a fully masked row.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.
@@ -201,11 +201,11 @@ def straight_through_gumbel(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn
             and have gradient 0.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class.
+        zeros in a fully masked row.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.

@@ -168,11 +168,11 @@ def relaxed_topk(
             `axis`, differentiable; whole or not.
         axis: the class axis, or a tuple of axes that together hold the classes.
         temperature: T ≥ 0, a number or an array with size 1 along `axis`.
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`: with `FermiDirac()` it is
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 if None.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`: with `FermiDirac()` it is
             the logistic form of `topk_sigmoid`, in which no x_i is 0 or 1.
         where: boolean mask that broadcasts to `logits`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         x of the shape and dtype of `logits` (the default float dtype for integers), summing to k

@@ -39,7 +39,7 @@ def min_p_mask(
         where: boolean mask that broadcasts to `logits`. Other classes are left out.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
             scores; T < 0 turns the order over.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Never empty, except where no class takes part.
@@ -87,7 +87,7 @@ def top_n_sigma_mask(
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out of σ too, and so
             are scores of −∞.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Never empty, except where no class takes part.
@@ -137,7 +137,7 @@ def eta_mask(
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
             scores; T < 0 turns the order over.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Never empty, except where no class takes part: the

@@ -36,7 +36,7 @@ def top_k_mask(
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out, and not
             counted.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Scores equal to the last that stays stay too, so
@@ -89,7 +89,7 @@ def top_p_mask(
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
             scores; T < 0 turns the order over.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Scores equal to the last that stays stay too. A
@@ -143,7 +143,7 @@ def typical_mask(
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
             scores; T < 0 turns the order over.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Classes as close as the last that stays stay too. A

@@ -65,7 +65,7 @@ def sample_token(
         typical_p: the probability of those closest to the entropy, which stay, from 0 to 1.
         epsilon: ε of `eta_mask`, from 0 to 1.
         where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
+        axis_name: name of the mesh or `vmap` axis that splits the class axis. The key must
             be the same on every part, and so will be the result.
 
     Returns:

@@ -53,7 +53,7 @@ def residual_probabilities(
         draft: q ≥ 0 of shape [..., K, ...], rows that sum to 1; zeros for no draft.
         target: p ≥ 0 of the same shape.
         axis: the class axis.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         r of the shape and dtype of `target`.
@@ -107,7 +107,7 @@ def speculative_sample(
         target: p of shape [..., n + 1, K], those of the target at the same places and at the next.
         where: boolean mask of shape [..., n]: the first place that is False ends the drafts of its
             row, as if there were fewer.
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. The key must be
+        axis_name: name of the mesh or `vmap` axis that splits the classes. The key must be
             the same on every part, and so will be the result.
 
     Returns:
