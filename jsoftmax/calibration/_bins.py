@@ -52,7 +52,7 @@ def read_predictions(function, probabilities, labels, axis, where, weights):
     return counted(p, w), counted(hit, w), w, ask
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=(3, 4, 5), inline=True)
 def binned(confidence, right, w, bins, equal_mass, over) -> Reliability:
     """Means over the examples of each bin, of all parts on the mesh axis `over`."""

@@ -136,7 +136,7 @@ def conformal_threshold(
     return found.reshape(*c.shape, *shape[min(ask.classes.axis) :])
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=6, inline=True)
 def _places(bad, w, number, valid, levels, ranks, classes):
     """The places [classes, levels] of thresholds among sorted scores, and if one of them is bad."""

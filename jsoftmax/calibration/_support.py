@@ -88,7 +88,7 @@ def entmax_scores(
     return ask.unmasked(scores, jnp.inf)
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
+# Compiled once for each shape, also when called outside `jit`. It is not inlined, so that its
 # tangent is one program too, which is transposed and compiled once.
 @partial(jax.jit, static_argnums=(2,))
 def _entries(z: Array, tsallis: Tsallis, classes: ClassAxis) -> Array:

@@ -137,7 +137,7 @@ def _sharpness(
     return _searched(v, y, w, regularizer, limits, classes, over)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=(5, 6), inline=True)
 def _searched(v, y, w, regularizer, limits, classes, over):
     # In x = log β. The ends of the bracket come first: a slope that has one sign at both is least

@@ -136,7 +136,7 @@ def log_prob(
 
     Returns:
         One number a row, in float32 at least: −∞ for an action of probability zero, NaN for a
-        number that is no action in a `jax.Array`, whose values are not checked.
+        number that is no action in a `jax.Array`; its values are not checked.
 
     Raises:
         TypeError: if `preferences` are not real numbers, `actions` are not integers or `where` is

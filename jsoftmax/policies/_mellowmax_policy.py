@@ -77,7 +77,7 @@ def _fraction(z: Array, w: Array, counted: Array, classes: ClassAxis) -> Array:
     return _solved(z, w, counted, classes)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=3, inline=True)
 def _solved(z: Array, w: Array, counted: Array, classes: ClassAxis) -> Array:
     logarithm, x = log_mean(z, w, counted, classes)
