@@ -1,4 +1,4 @@
-"""Masses relative to a prior q, a reference measure; None stands for 1."""
+"""Masses relative to a prior q, a reference measure; None means q = 1."""
 
 from __future__ import annotations
 

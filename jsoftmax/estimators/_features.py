@@ -24,15 +24,15 @@ class DenseFeatures(NamedTuple):
     turned: Array
 
     def scores(self, kernel: Array) -> Array:
-        """[K, n] for a kernel [K, d]."""
+        """Return scores [K, n] for a kernel [K, d]."""
         return kernel @ self.turned
 
     def gradient(self, surplus: Array) -> Array:
-        """[K, d] for a surplus [K, n]."""
+        """Return the gradient [K, d] for a surplus [K, n]."""
         return surplus @ self.scaled
 
     def squares(self, weights: Array) -> Array:
-        """Σ w x² of each class and feature, for weights [K, n]."""
+        """Return Σ w x² of each class and feature, for weights [K, n]."""
         return weights @ (self.scaled * self.scaled)
 
     def gathered(
@@ -64,7 +64,7 @@ class DenseFeatures(NamedTuple):
         )
 
     def part(self, i: Array, per_row: Any) -> tuple[DenseFeatures, Any]:
-        """All rows."""
+        """Return all rows, the only part."""
         del i
         return self, per_row
 
@@ -90,17 +90,17 @@ class SparseFeatures(NamedTuple):
     scale: Array
 
     def scores(self, kernel: Array) -> Array:
-        """[K, n] for a kernel [K, d]."""
+        """Return scores [K, n] for a kernel [K, d]."""
         kernel = kernel / self.scale
         return (self.values @ kernel.T - self.mean @ kernel.T).T
 
     def gradient(self, surplus: Array) -> Array:
-        """[K, d] for a surplus [K, n]."""
+        """Return the gradient [K, d] for a surplus [K, n]."""
         total = jnp.sum(surplus, -1, keepdims=True)
         return ((self.values.T @ surplus.T).T - total * self.mean) / self.scale
 
     def squares(self, weights: Array) -> Array:
-        """Σ w x² of each class and feature, for weights [K, n]."""
+        """Return Σ w x² of each class and feature, for weights [K, n]."""
         total = jnp.sum(weights, -1, keepdims=True)
         mixed, raw = ((x.T @ weights.T).T for x in (self.values, self.squared))
         squares = raw - 2 * self.mean * mixed + total * self.mean * self.mean
@@ -112,7 +112,7 @@ class SparseFeatures(NamedTuple):
         return self, per_row, 1
 
     def part(self, i: Array, per_row: Any) -> tuple[SparseFeatures, Any]:
-        """All rows."""
+        """Return all rows, the only part."""
         del i
         return self, per_row
 

@@ -38,7 +38,7 @@ def cross_entropy(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The expected negative log-likelihood of targets under `softmax` of the logits.
+    r"""Compute the expected negative log-likelihood of targets under `softmax` of the logits.
 
     .. math:: L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i e^{z_i/T})²
 

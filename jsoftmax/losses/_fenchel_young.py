@@ -55,7 +55,7 @@ def fenchel_young_loss(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The loss of `regularized_argmax`: zero exactly when p = y, with gradient p − y.
+    r"""Compute the loss of `regularized_argmax`: zero exactly when p = y, with gradient p − y.
 
     .. math:: L = Ω^*(z) + Ω(y) - ⟨y, z⟩ ≥ 0, \qquad Ω(p) = \sum_i q_i\, ω(p_i/q_i)
 
@@ -130,7 +130,7 @@ def entmax_loss(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The loss of `entmax`: `fenchel_young_loss` of order α, 1.5 by default.
+    r"""Compute the loss of `entmax`: `fenchel_young_loss` of order α, 1.5 by default.
 
     Never minimise it over its own α: it falls as α grows, whatever the logits.
 
@@ -185,7 +185,7 @@ def sparsemax_loss(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The loss of `sparsemax`: `fenchel_young_loss` at α = 2, a smooth multi-class hinge.
+    r"""Compute the loss of `sparsemax`: `fenchel_young_loss` at α = 2, a smooth multi-class hinge.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.

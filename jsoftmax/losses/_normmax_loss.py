@@ -29,7 +29,7 @@ def normmax_loss(
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Fenchel–Young loss of `normmax`, with gradient p − y.
+    r"""Compute the Fenchel–Young loss of `normmax`, with gradient p − y.
 
     .. math:: L = \max_{p \in Δ} (⟨p, z⟩ - ‖p‖_α) + ‖y‖_α - ⟨y, z⟩ ≥ 0
 

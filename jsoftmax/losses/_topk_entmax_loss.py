@@ -32,7 +32,7 @@ def topk_entmax_loss(
     regularizer: Regularizer | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Fenchel–Young loss of `topk_entmax`: zero where p is the k-hot vector of the labels.
+    r"""Compute the Fenchel–Young loss of `topk_entmax`: zero where p is k-hot at the labels.
 
     .. math:: L = \max_{0 ≤ p ≤ 1, \sum p = k} (⟨p, z⟩ - Ω_α(p)) + Ω_α(y) - ⟨y, z⟩ ≥ 0
 

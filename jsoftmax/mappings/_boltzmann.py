@@ -20,7 +20,7 @@ def boltzmann(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Gibbs distribution of states with given energies: the lower, the more probable.
+    r"""Compute the Gibbs distribution of states, where lower energies are more probable.
 
     .. math:: p_i = e^{-E_i/T} / Z, \qquad Z = \sum_j e^{-E_j/T}
 
@@ -60,7 +60,7 @@ def log_partition(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The logarithm of the partition function, :math:`\log Z = \log\sum_i e^{-E_i/T}`.
+    r"""Compute the log of the partition function, :math:`\log Z = \log\sum_i e^{-E_i/T}`.
 
     Its derivative with respect to −1/T is the mean energy.
 
@@ -107,7 +107,7 @@ def free_energy(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Helmholtz's free energy :math:`F = -T \log Z`, the mean energy minus T times the entropy.
+    r"""Compute Helmholtz's free energy :math:`F = -T \log Z`, the mean energy minus T × entropy.
 
     It is the smooth minimum of the energies. Its gradient is `boltzmann`, and its derivative with
     respect to T is minus the entropy.
@@ -145,7 +145,7 @@ def mean_energy(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The expected energy :math:`⟨E⟩ = \sum_i p_i E_i` under `boltzmann`.
+    r"""Compute the expected energy :math:`⟨E⟩ = \sum_i p_i E_i` under `boltzmann`.
 
     Args:
         energies: E of shape [..., K, ...].
@@ -180,7 +180,7 @@ def heat_capacity(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The heat capacity :math:`C = d⟨E⟩/dT = \mathrm{Var}(E)/T²` under `boltzmann`.
+    r"""Compute the heat capacity :math:`C = d⟨E⟩/dT = \mathrm{Var}(E)/T²` under `boltzmann`.
 
     Args:
         energies: E of shape [..., K, ...].

@@ -31,7 +31,7 @@ def topk_entmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The relaxed k-hot arg max: `entmax` with total mass k and entries of at most 1.
+    r"""Compute the relaxed k-hot arg max: `entmax` with total mass k and entries of at most 1.
 
     .. math:: p = \arg\max ⟨p, z/T⟩ - Ω_α(p)
               \quad\text{over}\quad 0 ≤ p_i ≤ 1,\; \sum_i p_i = k
@@ -91,7 +91,7 @@ def topk_sigmoid(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Logistic functions with a common shift that makes them sum to k.
+    r"""Compute logistic functions with a common shift that makes them sum to k.
 
     .. math:: p_i = σ(z_i/T - τ), \qquad \sum_i p_i = k
 
@@ -146,7 +146,7 @@ def capped_entmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`entmax` with an upper bound on the probability of each class.
+    r"""Compute `entmax` with an upper bound on the probability of each class.
 
     .. math:: p = \arg\max_{p \in Δ,\; p ≤ u} ⟨p, z/T⟩ - Ω_α(p)
 

@@ -27,7 +27,7 @@ def entmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""Probabilities that trade score against Tsallis entropy of order α.
+    r"""Compute the probabilities that trade off score and Tsallis entropy of order α.
 
     .. math:: p = \arg\max_{p \in Δ} ⟨p, z/T⟩ - Ω_α(p)
               \quad\text{with}\quad Ω_α(p) = \frac{\sum_i p_i^α - 1}{α(α-1)},
@@ -92,7 +92,7 @@ def sparsemax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Euclidean projection of scores onto the probability simplex: `entmax` at α = 2.
+    r"""Project scores onto the probability simplex, in Euclidean distance: `entmax` at α = 2.
 
     .. math:: p = \arg\min_{p \in Δ} ‖p - z/T‖², \qquad p_i = [z_i/T - τ]_+
 
@@ -134,7 +134,7 @@ def sparsemax(
 def binary_entmax(
     logits: ArrayLike, alpha: ArrayLike = 1.5, *, temperature: ArrayLike = 1.0
 ) -> Float[Array, "..."]:
-    r"""The counterpart of the logistic function for any α: `entmax` of (z, 0), first entry.
+    r"""Compute the counterpart of the logistic function for any α: the first entry of entmax(z, 0).
 
     At α = 1 it is the sigmoid, at α = 2 the clipped line :math:`\min(1, \max(0, (z/T+1)/2))`; for
     α > 1 it reaches 0 and 1 at finite z.
@@ -191,7 +191,7 @@ def smoothmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The smooth maximum of any regularizer of the family; its gradient is `entmax`.
+    r"""Compute the smooth maximum of any regularizer of the family; its gradient is `entmax`.
 
     .. math:: T Ω_α^*(z/T) = \max_{p \in Δ} ⟨p, z⟩ - T Ω_α(p)
 
@@ -248,7 +248,7 @@ def entropy(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Tsallis entropy of order α, normalised as in the objective of `entmax`.
+    r"""Compute the Tsallis entropy of order α, normalised as in the objective of `entmax`.
 
     .. math:: -Ω_α(p) = \frac{1 - \sum_i p_i^α}{α(α-1)}, \qquad -Ω_1(p) = -\sum_i p_i \log p_i
 

@@ -60,7 +60,7 @@ def logsumexp(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."] | tuple[Float[Array, "..."], Float[Array, "..."]]:
-    r"""The log-sum-exp of scores, a smooth maximum with `softmax` as its gradient.
+    r"""Compute the log-sum-exp of scores, a smooth maximum with `softmax` as its gradient.
 
     .. math:: T \log\sum_i b_i e^{z_i/T}
 

@@ -28,7 +28,7 @@ def normmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Probabilities that trade score against the α-norm of the distribution.
+    r"""Compute the probabilities that trade off score and the α-norm of the distribution.
 
     .. math:: p = \arg\max_{p \in Δ} ⟨p, z/T⟩ - ‖p‖_α
 

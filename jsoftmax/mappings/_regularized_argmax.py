@@ -23,7 +23,7 @@ def regularized_argmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""Probabilities that trade score against a regularizer.
+    r"""Compute the probabilities that trade off score and a regularizer.
 
     .. math:: p = \arg\max_{p \in Δ} ⟨p, z/T⟩ - \sum_i q_i\, ω(p_i/q_i),
 

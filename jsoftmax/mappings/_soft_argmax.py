@@ -26,7 +26,7 @@ def soft_argmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The expected index, or coordinate, of the class: :math:`\sum_i p_i x_i`.
+    r"""Compute the expected index, or coordinate, of the class: :math:`\sum_i p_i x_i`.
 
     A differentiable substitute for `argmax`. It is a mean: with two separate peaks it lies between
     them, at neither. With α > 1 classes of low score have no influence at all.

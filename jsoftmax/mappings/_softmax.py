@@ -21,7 +21,7 @@ def softmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""Probabilities proportional to the exponentials of scores.
+    r"""Compute probabilities proportional to the exponentials of scores.
 
     .. math:: p_i = e^{z_i/T} / \sum_j e^{z_j/T}
 
@@ -82,7 +82,7 @@ def log_softmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The logarithm of `softmax`, accurate also where the probability underflows.
+    r"""Compute the logarithm of `softmax`, accurate also where the probability underflows.
 
     .. math:: \log p_i = z_i/T - \log\sum_j e^{z_j/T}
 
@@ -133,9 +133,10 @@ def softmin(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`softmax` towards the minimum: probabilities proportional to :math:`e^{-z_i/T}`.
+    r"""Compute probabilities proportional to :math:`e^{-z_i/T}`.
 
-    Scores of +∞ get probability 0, and −∞ is the minimum; exclude classes with `where`.
+    It is `softmax` of −z: scores of +∞ get probability 0, and −∞ is the minimum; exclude classes
+    with `where`.
 
     Args:
         logits: scores z of shape [..., K, ...].
@@ -180,7 +181,7 @@ def hardmax(
     prior: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    """One-hot arg max with ties shared: the limit of these mappings at temperature 0.
+    """Return the one-hot arg max with ties shared, the limit of these mappings at temperature 0.
 
     Its gradient is zero. For a single winner use `jnp.argmax`.
 

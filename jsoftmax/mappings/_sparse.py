@@ -59,7 +59,7 @@ def entmax_sparse(
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
 ) -> SparseEntmax:
-    r"""`entmax` as values and indices of at most `size` classes, with a certificate of exactness.
+    r"""Compute `entmax` as values and indices of at most `size` classes, with a certificate.
 
     The threshold is computed from the `size` largest scores alone. If the next score lies below it,
     no other class has mass and the answer is exact; the certificate states this for every row.

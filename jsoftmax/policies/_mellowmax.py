@@ -28,7 +28,7 @@ def mellowmax(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A smooth maximum that is a non-expansion: the mean at ω = 0, the maximum at ω = ∞.
+    r"""Compute a smooth maximum that is a non-expansion: mean at ω = 0, maximum at ω = ∞.
 
     .. math:: \mathrm{mm}_ω(x) = \frac1ω \log\Big(\frac1n \sum_i e^{ω x_i}\Big)
 

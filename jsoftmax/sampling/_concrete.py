@@ -25,7 +25,7 @@ def concrete_log_prob(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The log-density of the concrete distribution, sampled by `gumbel_softmax`.
+    r"""Compute the log-density of the concrete distribution, sampled by `gumbel_softmax`.
 
     .. math:: p(x) = (n-1)!\; T^{n-1} \prod_i \frac{e^{z_i} x_i^{-T-1}}{\sum_j e^{z_j} x_j^{-T}}
 
@@ -76,7 +76,7 @@ def exp_concrete_log_prob(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The log-density of the logarithm of a concrete sample, from `gumbel_log_softmax`.
+    r"""Compute the log-density of the logarithm of a concrete sample, from `gumbel_log_softmax`.
 
     .. math:: p(y) = (n-1)!\; T^{n-1} \prod_i \frac{e^{z_i - T y_i}}{\sum_j e^{z_j - T y_j}}
 

@@ -27,7 +27,7 @@ def reinmax_cv(
     weight: ArrayLike = 0.25,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "S ..."]:
-    r"""Samples with the derivative of `reinmax` and each other as control variates.
+    r"""Draw samples with the derivative of `reinmax` and each other as control variates.
 
     .. math:: D_s \sim p = \mathrm{softmax}(z), \qquad
               ∂D_s := M_s\,∂z + \frac{c}{S-1} \sum_{t \ne s} (\bar M - M_t)\,∂z, \qquad

@@ -24,7 +24,7 @@ def gumbel_rao(
     samples: int = 10,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`straight_through_gumbel` with its derivative averaged over the noise, given the sample.
+    r"""Draw a `straight_through_gumbel` sample with its derivative averaged over the noise.
 
     .. math:: D = \mathrm{onehot}\arg\max(z + G), \qquad
               ∂D := \frac1S \sum_{s=1}^S ∂\,\mathrm{softmax}((z + G_s)/T), \quad G_s \sim G \mid D
@@ -97,7 +97,7 @@ def reinmax(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A one-hot sample of softmax with a derivative of second-order accuracy.
+    r"""Draw a one-hot sample of softmax with a derivative of second-order accuracy.
 
     .. math:: D \sim p = \mathrm{softmax}(z), \qquad
               ∂D := 2\,J\!\left(\tfrac{D + \mathrm{softmax}(z/T)}2\right) ∂z - \tfrac12\,J(p)\,∂z,
@@ -160,7 +160,7 @@ def reinmax_rao(
     samples: int = 10,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`reinmax` with its larger term replaced by an average derivative of Gumbel-softmax.
+    r"""Draw a `reinmax` sample with its larger term averaged over Gumbel-softmax derivatives.
 
     .. math:: D \sim p = \mathrm{softmax}(z), \qquad
               ∂D := \frac2S \sum_{s=1}^S ∂\,\mathrm{softmax}((θ + G_s)/T) - \tfrac12\,J(p)\,∂z,

@@ -24,7 +24,7 @@ def reinforce_leave_one_out(
     *,
     where: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""The mean of a function of one-hot samples, with an unbiased gradient for any function.
+    r"""Average a function over one-hot samples, with an unbiased gradient for any function.
 
     .. math:: \bar f = \frac1S \sum_s f(D_s), \qquad
               ∂\bar f := \frac1S \sum_s \Big(f(D_s) - \frac1{S-1} \sum_{t \ne s} f(D_t)\Big)

@@ -21,7 +21,7 @@ def gumbel_softmax(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A sample from the concrete distribution, the relaxation of a one-hot sample of softmax.
+    r"""Draw from the concrete distribution, the relaxation of a one-hot sample of softmax.
 
     .. math:: x = \mathrm{softmax}\big((z + G)/T\big), \qquad G_i \text{ standard Gumbel noise}
 
@@ -84,7 +84,7 @@ def gumbel_log_softmax(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The logarithm of `gumbel_softmax` of the same key, accurate where that underflows to 0.
+    r"""Return the logarithm of `gumbel_softmax` of a key, accurate where that underflows to 0.
 
     Its density is `exp_concrete_log_prob`.
 
@@ -134,7 +134,7 @@ def gumbel_entmax(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`gumbel_softmax` with entmax of any α: relaxed samples of softmax that can be sparse.
+    r"""Draw relaxed samples of softmax that can be sparse: `gumbel_softmax` with entmax of any α.
 
     .. math:: x = \mathrm{entmax}_α\big((z + G)/T\big)
 

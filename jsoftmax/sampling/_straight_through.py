@@ -77,7 +77,7 @@ def straight_through_categorical(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A one-hot sample of softmax, differentiated as if it were the probabilities.
+    r"""Draw a one-hot sample of softmax, differentiated as if it were the probabilities.
 
     .. math:: D \sim \mathrm{softmax}(z), \qquad ∂D := ∂\,\mathrm{softmax}(z/T)
 
@@ -130,7 +130,7 @@ def decoupled_straight_through(
     forward_temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A one-hot sample at one temperature, with the derivative of softmax at another.
+    r"""Draw a one-hot sample at one temperature, with the derivative of softmax at another.
 
     .. math:: D \sim \mathrm{softmax}(z/T_f), \qquad ∂D := ∂\,\mathrm{softmax}(z/T)
 
@@ -186,7 +186,7 @@ def straight_through_gumbel(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A one-hot sample of softmax, differentiated as the `gumbel_softmax` of the same noise.
+    r"""Draw a one-hot sample of softmax, differentiated as `gumbel_softmax` of the same noise.
 
     .. math:: D = \mathrm{onehot}\arg\max(z + G), \qquad ∂D := ∂\,\mathrm{softmax}((z + G)/T)
 

@@ -154,7 +154,7 @@ def relaxed_topk(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A relaxed sample of k classes without replacement: `topk_entmax` of scores with noise.
+    r"""Draw a relaxed sample of k classes without replacement: `topk_entmax` of noisy scores.
 
     .. math:: x = \mathrm{topk}_α\big((z + G)/T,\; k\big), \qquad 0 ≤ x_i ≤ 1,\; \sum_i x_i = k
 

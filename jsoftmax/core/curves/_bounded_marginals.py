@@ -1,4 +1,4 @@
-"""Masses with their slopes, and the marginals z − τ of a bounded link, which p cannot resolve."""
+"""Compute masses with their slopes, and the marginals z − τ of a bounded link."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def min_p_mask(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the classes with at least `min_p` times the largest probability.
+    r"""Return the mask of the classes with at least `min_p` times the largest probability.
 
     .. math:: m_i = [q_i ≥ p_{\min} \max_j q_j], \qquad q = \mathrm{softmax}(z/T)
 
@@ -74,7 +74,7 @@ def top_n_sigma_mask(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the scores within n standard deviations of the largest.
+    r"""Return the mask of the scores within n standard deviations of the largest.
 
     .. math:: m_i = [z_i ≥ \max_j z_j - n σ], \qquad σ² = \frac1K \sum_j (z_j - \bar z)²
 
@@ -121,7 +121,7 @@ def eta_mask(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the classes with probability at least η, a bound that falls with the entropy.
+    r"""Return the mask of the classes with probability at least η, which falls with the entropy.
 
     .. math:: m_i = [q_i ≥ η], \qquad η = \min(ε, \sqrt ε e^{-H(q)}), \qquad
               q = \mathrm{softmax}(z/T)

@@ -22,7 +22,7 @@ def top_k_mask(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the k largest scores of each row, without sorting.
+    r"""Return the mask of the k largest scores of each row, without sorting.
 
     .. math:: m_i = [z_i ≥ t], \qquad t = \max\{t : |\{j : z_j ≥ t\}| ≥ k\}
 
@@ -72,7 +72,7 @@ def top_p_mask(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the fewest classes that together have probability p (nucleus), without sorting.
+    r"""Return the mask of the fewest classes with total probability p (nucleus), without sorting.
 
     .. math:: m_i = [z_i ≥ t], \qquad t = \max\{t : \sum_{z_j ≥ t} \mathrm{softmax}(z/T)_j ≥ p\}
 
@@ -124,7 +124,7 @@ def typical_mask(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the classes closest to the entropy that together have probability p.
+    r"""Return the mask of the classes closest to the entropy that together have probability p.
 
     .. math:: m_i = [|\log q_i + H(q)| ≤ d], \qquad q = \mathrm{softmax}(z/T)
 
