@@ -55,8 +55,8 @@ def sample_action(
             the share ε too. Those with a preference of −∞ (T < 0: of +∞) are not.
         prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 if None, which
             makes Ω(π) = Σ q ω(π/q); it need not sum to 1. Actions of prior 0 are not allowed.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
-            the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            prefers the lowest scores: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
         axis_name: name of the mesh or `vmap` axis that splits the actions. Give all parts the same
             key; they draw the same action.
@@ -129,8 +129,8 @@ def log_prob(
             the share ε too. Those with a preference of −∞ (T < 0: of +∞) are not.
         prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 if None, which
             makes Ω(π) = Σ q ω(π/q); it need not sum to 1. Actions of prior 0 are not allowed.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
-            the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            prefers the lowest scores: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
         axis_name: name of the mesh or `vmap` axis that splits the actions.
 

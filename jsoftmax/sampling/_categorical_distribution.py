@@ -34,7 +34,7 @@ class Categorical(Distribution):
         logits: scores z of shape [..., K]; the classes are the last axis, the rest is the batch.
         alpha: α > 0, a number or an array [..., 1]: `softmax` at 1 or None, `sparsemax` at 2.
         regularizer: a `Regularizer` in place of `Tsallis(alpha)`; its arrays are [..., 1].
-        temperature: T, a number or an array [..., 1], of either sign. T < 0 takes the arg-min side:
+        temperature: T, a number or an array [..., 1], of either sign. T < 0 prefers low scores:
             −∞ is the minimum, +∞ gets 0; exclude classes by `where`.
         where: boolean mask that broadcasts to `logits`. Other classes have probability 0.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which

@@ -55,7 +55,7 @@ def gumbel_argmax(
             a shape it broadcasts to: for n draws a row (n, ...). By default one draw a row.
         where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
-            evenly among the largest scores. T < 0 takes the arg-min side: −∞ is the minimum, +∞
+            evenly among the largest scores. T < 0 prefers the lowest scores: −∞ is the minimum, +∞
             gets 0; exclude classes by `where`.
         axis_name: name of the mesh or `vmap` axis that splits the class axis. The key must
             be the same on every part, and so will be the result.

@@ -38,7 +38,7 @@ def min_p_mask(
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
-            scores; T < 0 turns the order over.
+            scores; T < 0 reverses the order.
         axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
@@ -136,7 +136,7 @@ def eta_mask(
         where: boolean mask that broadcasts to `logits`. Other classes are left out, and the
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
-            scores; T < 0 turns the order over.
+            scores; T < 0 reverses the order.
         axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:

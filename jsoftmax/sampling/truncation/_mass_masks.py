@@ -87,7 +87,7 @@ def top_p_mask(
         where: boolean mask that broadcasts to `logits`. Other classes are left out, and the
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
-            scores; T < 0 turns the order over.
+            scores; T < 0 reverses the order.
         axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
@@ -141,7 +141,7 @@ def typical_mask(
         where: boolean mask that broadcasts to `logits`. Other classes are left out, and the
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
-            scores; T < 0 turns the order over.
+            scores; T < 0 reverses the order.
         axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
