@@ -1,1 +1,1 @@
-"""Programs that use jsoftmax as a practitioner would."""
+"""Example programs: training recipes and a language model."""

@@ -1,4 +1,4 @@
-"""Distillation from hidden states, and from a file of top-k: python -m examples.distillation."""
+"""Distil from hidden states, and from top-k log-probabilities: python -m examples.distillation."""
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,25 @@ CLASSES, TOKENS, STEPS, TEMPERATURE, K = 2048, 256, 60, 2.0, 16
 
 
 def init(key, width):
-    """A small model of the next token: a table for embedding and read-out, and a mixing matrix."""
+    """Initialise a small next-token model: a tied embedding table and a mixing matrix."""
     both = jax.random.normal(key, (CLASSES + width, width))
     return {"table": both[:CLASSES], "mix": both[CLASSES:] / width}
 
 
 def hidden(params, tokens):
-    """Hidden states, each of its own token."""
+    """Return hidden states; each depends on its own token only."""
     return jnp.tanh(params["table"][tokens] @ params["mix"])
 
 
 def loss(student, teacher, tokens, direction="forward"):
-    """T² times the mean divergence of both predictions at temperature T."""
+    """Return T² times the mean divergence of both predictions at temperature T."""
     models = [x for m in (teacher, student) for x in (hidden(m, tokens), m["table"])]
     how = {"temperature": TEMPERATURE, "class_axis_p": 0, "class_axis_q": 0}
     return TEMPERATURE**2 * js.linear_kl_divergence(*models, direction=direction, **how).mean()
 
 
 def written(teacher, tokens):
-    """The best k classes of the teacher and their log-probabilities, as a file may hold them."""
+    """Return the best k classes of the teacher and their log-probabilities, as for a file."""
     h, w = hidden(teacher, tokens), teacher["table"]
     how = {"temperature": TEMPERATURE, "class_axis": 0}
     best = js.linear_topk(h, w, K, **how)
@@ -37,7 +37,7 @@ def written(teacher, tokens):
 
 
 def loss_from_topk(student, ids, log_probs, tokens):
-    """The same of k + 1 events: k classes, and all the rest together."""
+    """Return the same loss over k + 1 events: k classes, and all the rest together."""
     h, how = hidden(student, tokens), {"temperature": TEMPERATURE, "class_axis": 0}
     each = js.linear_kl_divergence_from_topk(h, student["table"], ids, log_probs, **how)
     return TEMPERATURE**2 * each.mean()

@@ -1,6 +1,6 @@
 """Direct preference optimisation (DPO) without logits: python -m examples.preference.
 
-The log-probabilities of answers come from hidden states and the embedding table, which is tied.
+The log-probabilities of answers come from hidden states and the tied embedding table.
 """
 
 import jax
@@ -10,30 +10,30 @@ import optax
 from jsoftmax import linear_log_prob
 
 CLASSES, WIDTH, LENGTH, PAIRS, STEPS = 4096, 32, 16, 64, 60
-IGNORED = -1  # the label of a token of the prompt, or of padding
+IGNORED = -1  # the label of prompt tokens and padding
 
 
 def init(key):
-    """A small causal model: an embedding table, and a mixing matrix."""
+    """Initialise a small causal model: an embedding table, and a mixing matrix."""
     one, two = jax.random.split(key)
     table = jax.random.normal(one, (CLASSES, WIDTH)) / WIDTH**0.5
     return {"table": table, "mix": jax.random.normal(two, (WIDTH, WIDTH)) / WIDTH**0.5}
 
 
 def hidden(params, tokens):
-    """Hidden states, each of the tokens up to its own: [pairs, length, width]."""
+    """Return hidden states, each from the tokens up to its own: [pairs, length, width]."""
     seen = jnp.cumsum(params["table"][tokens], axis=1)
     return jnp.tanh(seen @ params["mix"])
 
 
 def answer_log_prob(params, tokens, labels):
-    """The log-probability of every answer: Σ log p of its tokens."""
+    """Return the log-probability of every answer: Σ log p of its tokens."""
     h, w = hidden(params, tokens), params["table"]
     return linear_log_prob(h, w, labels, class_axis=0, ignore_index=IGNORED).sum(-1)
 
 
 def loss(params, reference, chosen, rejected, beta=0.5):
-    """−log σ(β (log-ratio of the chosen answer − log-ratio of the rejected one)), the mean."""
+    """Return the mean of −log σ(β (log-ratio of the chosen answer − that of the rejected one))."""
     ratios = [
         answer_log_prob(params, *x) - answer_log_prob(reference, *x) for x in (chosen, rejected)
     ]
@@ -41,7 +41,7 @@ def loss(params, reference, chosen, rejected, beta=0.5):
 
 
 def answers(key):
-    """Tokens and the labels after them; the first half is the prompt."""
+    """Draw tokens, and the labels that follow them; the first half is the prompt."""
     tokens = jax.random.randint(key, (PAIRS, LENGTH + 1), 0, CLASSES)
     labels = tokens[:, 1:].at[:, : LENGTH // 2].set(IGNORED)
     return tokens[:, :-1], labels

@@ -3,11 +3,11 @@
 Mappings turn scores into probabilities; losses compare scores with targets; samplers draw classes
 and relax them; attention mixes values by any mapping. Their names are flat: `jsoftmax.entmax`.
 Losses over large vocabularies are in `jsoftmax.vocabulary`, policies in `jsoftmax.policies`,
-measures of trust in probabilities, and their repair, in `jsoftmax.calibration`, routing to experts
-in `jsoftmax.routing`; the names of these four that are not too general are flat too. All are pure
-functions that work under `jit`, `vmap` and `grad`. Flax modules around them are in `jsoftmax.nnx`
-and `jsoftmax.linen`, an estimator for scikit-learn in `jsoftmax.estimators`, assertions for tests
-in `jsoftmax.testing`; these four are imported when they are first named.
+calibration and conformal sets in `jsoftmax.calibration`, routing to experts in `jsoftmax.routing`;
+the names of these four that are not too general are flat too. All are pure functions that work
+under `jit`, `vmap` and `grad`. Flax modules are in `jsoftmax.nnx` and `jsoftmax.linen`, an
+estimator for scikit-learn in `jsoftmax.estimators`, assertions for tests in `jsoftmax.testing`;
+these four are imported on first access.
 """
 
 import importlib
@@ -156,7 +156,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Imported when they are first named, since each needs a package that the functions do not.
+# Imported on first access, since each needs a package that the functions do not.
 _LAZY = {
     "estimators": "sklearn",
     "kernels": "jax",

@@ -1,4 +1,4 @@
-"""`python -m jsoftmax`: the guided run on real data."""
+"""Run the guided tour on real data: `python -m jsoftmax`."""
 
 import sys
 

@@ -22,22 +22,22 @@ HELP = {
     "hidden": "width of the MLP",
     "alpha": "α of attention: 1 softmax, 1.5 entmax, 2 sparsemax",
     "dtype": "of activations",
-    "peer": "attention of jax.nn and loss of optax in the place of jsoftmax's",
-    "remat": "compute blocks again in the backward pass, to save memory",
-    "batch": "windows of one gradient",
-    "accumulate": "gradients of one step",
+    "peer": "attention of jax.nn and loss of optax in place of jsoftmax's",
+    "remat": "recompute blocks in the backward pass, to save memory",
+    "batch": "windows per gradient",
+    "accumulate": "gradients per step",
     "steps": "steps of the schedule",
     "warmup": "steps of linear warmup",
     "rate": "highest learning rate",
     "clip": "largest global norm of a gradient",
     "decay": "weight decay of matrices",
     "z_loss": "λ of the penalty λ (log Σ exp z)²",
-    "seed": "of parameters, data and draws",
+    "seed": "seed of parameters, data and draws",
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every option, in groups."""
+    """Return the parser, with options in groups."""
     made = argparse.ArgumentParser(
         prog="python -m examples.language_model",
         usage="%(prog)s [options]",
@@ -56,28 +56,30 @@ def parser() -> argparse.ArgumentParser:
             kind = type(field.default)
             settings.add_argument(flag, type=kind, default=field.default, help=text)
     of_run = made.add_argument_group("the run")
-    of_run.add_argument("--text", type=pathlib.Path, help="a file to learn from; else Python's own")
+    of_run.add_argument("--text", type=pathlib.Path, help="training text; default: Python's help")
     of_run.add_argument("--mesh", type=mesh, default="1x1", help="devices: data x model, as 2x4")
-    of_run.add_argument("--report", type=int, default=10, help="steps of a line of the table")
-    of_run.add_argument("--metrics", type=pathlib.Path, help="a file to add the lines to, as JSON")
+    of_run.add_argument("--report", type=int, default=10, help="steps per line of the table")
+    of_run.add_argument("--metrics", type=pathlib.Path, help="a file for the lines, as JSON")
     of_run.add_argument("--checkpoints", type=pathlib.Path, help="a folder for checkpoints")
     of_run.add_argument("--every", type=int, default=50, help="steps between two checkpoints")
-    of_run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    of_run.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
     draws = made.add_argument_group("generation, from the last checkpoint")
     draws.add_argument("--generate", metavar="PROMPT", help="continue this text; no training")
     draws.add_argument("--tokens", type=int, default=100, help="tokens to add")
     draws.add_argument("--draws", type=int, default=1, help="continuations")
-    draws.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
+    draws.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     several = made.add_argument_group("several processes")
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     several.add_argument("--processes", type=int, default=1, help="how many")
-    several.add_argument("--process", type=int, default=0, help="which one this is")
-    several.add_argument("--timeout", type=int, default=100, help="seconds until it is dead")
+    several.add_argument("--process", type=int, default=0, help="the index of this process")
+    several.add_argument(
+        "--timeout", type=int, default=100, help="seconds until a silent process is dead"
+    )
     return made
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; a person's mistake ends with exit status 2 and one line."""
+    """Run the command line; an invalid setting ends with exit status 2 and one line."""
     reader = parser()
     given = reader.parse_args(arguments)
     try:
@@ -108,16 +110,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Raise for options that contradict one another or the file system."""
+    """Raise if options contradict one another or the file system."""
     if given.text is not None and not given.text.is_file():
-        raise Mistake(f"--text {given.text} is no file.")
+        raise Mistake(f"--text {given.text} is not a file.")
     for name in ("report", "every", "tokens", "draws", "processes", "timeout"):
         if getattr(given, name) < 1:
             raise Mistake(f"--{name} {getattr(given, name)} is below 1.")
     if not given.temperature >= 0:
         raise Mistake(f"--temperature {given.temperature} is below 0.")
     if not 0 <= given.process < given.processes:
-        raise Mistake(f"--process {given.process} is not from 0 to below {given.processes}.")
+        raise Mistake(f"--process {given.process} is out of range [0, {given.processes}).")
     if given.processes > 1 and given.coordinator is None:
         raise Mistake("--processes needs a --coordinator HOST:PORT.")
     last = given.checkpoints and checkpoints.last_run(given.checkpoints)
@@ -134,16 +136,16 @@ def check(given: argparse.Namespace) -> None:
             )
     elif last is not None:
         raise Mistake(
-            f"--checkpoints {given.checkpoints} has some already. Say --resume to go on from "
-            f"step {last['step']}, or name another folder."
+            f"--checkpoints {given.checkpoints} already has checkpoints. Give --resume to continue "
+            f"from step {last['step']}, or name another folder."
         )
 
 
 def mesh(text: str) -> tuple[int, int]:
-    """The two sizes of `2x4`."""
+    """Return the two sizes of `2x4`."""
     found = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers, data x model, as 2x4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers, data x model, such as 2x4")
     return int(found[1]), int(found[2])
 
 

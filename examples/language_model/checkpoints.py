@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: written in the background, whole or not at all, read on any mesh."""
+"""Checkpoints by orbax: written in the background, atomically, and read on any mesh."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from flax import nnx
 from examples.language_model.config import Config, Mistake
 
 KEPT = 2
-FREE = ("remat",)  # settings that may differ between a run and the one that it resumes
+FREE = ("remat",)  # settings that may differ from those of the checkpoint
 
 
 class Checkpoints:
     """The checkpoints of one folder; the last two are kept.
 
-    A checkpoint has two items: `state`, arrays by the names of their paths, in parts as they lie on
-    the mesh; and `run`, JSON: the settings, the place in the data, the vocabulary. A folder appears
-    under its step number only once it is complete, so a killed process leaves the one before.
+    A checkpoint has two items: `state`, arrays by the names of their paths, in parts as on the
+    mesh; and `run`, JSON: the settings, the position in the data, the vocabulary. A folder gets its
+    step number as its name only once it is complete, so a killed process leaves the previous one.
 
     Args:
-        folder: where they are.
-        every: steps between two of them.
+        folder: the folder of the checkpoints.
+        every: steps between two checkpoints.
     """
 
     def __init__(self, folder: pathlib.Path, every: int = 1):
@@ -41,7 +41,7 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: nnx.State, run: dict[str, Any], *, last: bool) -> None:
-        """Save, if it is time: the arrays are copied now, and written while training goes on."""
+        """Save if a checkpoint is due: copy the arrays now, and write them during training."""
         self.manager.save(
             step,
             args=ocp.args.Composite(
@@ -51,7 +51,7 @@ class Checkpoints:
         )
 
     def read(self, abstract: nnx.State) -> nnx.State:
-        """The last state, laid out as `abstract` says, however it lay when it was saved."""
+        """Return the last state, sharded like `abstract`, however it was sharded when saved."""
         restored = self.manager.restore(
             self.manager.latest_step(),
             args=ocp.args.Composite(state=ocp.args.StandardRestore(flat(abstract))),
@@ -61,20 +61,20 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
     def close(self) -> None:
-        """Wait for what is still being written."""
+        """Wait until all checkpoints are written."""
         self.manager.close()
 
 
 def flat(state: nnx.State) -> dict[str, Any]:
-    """A state as one dictionary, `0/blocks/3/up/kernel` and so on."""
+    """Return a state as one dictionary, with names such as `0/blocks/3/up/kernel`."""
     paths, _ = jax.tree.flatten_with_path(nnx.to_pure_dict(state))
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in paths}
 
 
 def last_run(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What the last checkpoint says of its run; None where there is none.
+    """Return the `run` item of the last checkpoint, or None without a checkpoint.
 
-    It is read without orbax, since settings are checked before any device is asked for.
+    It is read without orbax, since settings are checked before JAX initialises devices.
     """
     steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     if not steps:
@@ -83,7 +83,7 @@ def last_run(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def check_same(config: Config, text: int, run: dict[str, Any]) -> None:
-    """Raise where a run cannot go on from a checkpoint with other settings, or another text."""
+    """Raise if a run cannot resume, since the checkpoint has other settings or another text."""
     free = {name: run["config"].get(name) for name in FREE}
     found = dataclasses.replace(config, **free).differences(run["config"])
     if found:

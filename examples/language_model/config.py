@@ -1,4 +1,4 @@
-"""Every setting of a run, and the checks that need no device."""
+"""The settings of a run, and the checks that need no device."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 
 class Mistake(ValueError):
-    """A setting that does not work, in words for the one who gave it."""
+    """An invalid setting, with a message for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of model, data and optimizer; what a checkpoint has to agree with.
+    """Settings of model, data and optimizer; a checkpoint must have the same.
 
     Args:
         classes: size of the vocabulary.
@@ -23,19 +23,19 @@ class Config:
         heads: query heads.
         key_heads: heads of keys and values; each serves `heads / key_heads` queries.
         hidden: width of the gated MLP.
-        alpha: of attention: 1 is softmax, 2 sparsemax.
-        dtype: of activations; parameters are float32.
+        alpha: α of attention: 1 is softmax, 2 sparsemax.
+        dtype: dtype of activations; parameters are float32.
         peer: whether attention and loss are those of `jax.nn` and optax.
-        remat: whether blocks are computed again in the backward pass.
-        batch: windows of one gradient.
-        accumulate: gradients of one step.
-        steps: where the schedule ends.
+        remat: whether blocks are recomputed in the backward pass.
+        batch: windows per gradient.
+        accumulate: gradients per step.
+        steps: length of the schedule.
         warmup: steps of linear warmup.
         rate: the highest learning rate.
         clip: largest global norm of a gradient.
         decay: weight decay of matrices.
         z_loss: λ of the penalty λ (log Σ exp z)².
-        seed: of parameters, data and draws.
+        seed: seed of parameters, data and draws.
     """
 
     classes: int = 2048
@@ -69,7 +69,7 @@ class Config:
         if self.features % self.heads or self.features // self.heads % 2:
             raise Mistake(
                 f"--features {self.features} does not give --heads {self.heads} an even width "
-                "each, which rotary embeddings turn in pairs."
+                "each, which rotary embeddings need."
             )
         if self.heads % self.key_heads:
             raise Mistake(
@@ -79,9 +79,9 @@ class Config:
         if not self.alpha > 0:
             raise Mistake(f"--alpha {self.alpha} is not above 0.")
         if self.peer and self.alpha != 1:
-            raise Mistake(f"--peer has softmax attention only; leave out --alpha {self.alpha}.")
+            raise Mistake(f"--peer has only softmax attention; leave out --alpha {self.alpha}.")
         if not 0 <= self.warmup < self.steps:
-            raise Mistake(f"--warmup {self.warmup} is not from 0 to below --steps {self.steps}.")
+            raise Mistake(f"--warmup {self.warmup} is not in the range [0, --steps {self.steps}).")
         for name in ("rate", "clip"):
             if not getattr(self, name) > 0:
                 raise Mistake(f"--{option(name)} {getattr(self, name)} is not above 0.")
@@ -96,7 +96,7 @@ class Config:
         return self.features // self.heads
 
     def check_mesh(self, data: int, model: int) -> None:
-        """Raise where a mesh of data × model does not divide the sizes that it splits."""
+        """Raise if a mesh of data × model does not divide the sizes that it splits."""
         if self.batch % data:
             raise Mistake(
                 f"--batch {self.batch} is not a multiple of the {data} parts of the data axis."
@@ -109,7 +109,7 @@ class Config:
                 )
 
     def differences(self, other: dict) -> list[str]:
-        """The settings in which a checkpoint's differ, in words."""
+        """Return the settings that differ from a checkpoint's, as text."""
         mine = dataclasses.asdict(self)
         return [
             f"--{option(name)} {value} (checkpoint: {other.get(name)})"
@@ -119,5 +119,5 @@ class Config:
 
 
 def option(name: str) -> str:
-    """A field's name on the command line."""
+    """Return the name of a field on the command line."""
     return name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Windows of tokens: a grain pipeline that shuffles, repeats, splits over processes and resumes."""
+"""A grain pipeline of token windows that shuffles, repeats, splits over processes and resumes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from examples.language_model.tokens import END, IGNORED, Tokenizer
 class Batch(TypedDict):
     """Tokens and the labels that follow them, both int32 of shape [accumulate, batch, length]."""
 
-    tokens: Any  # of numpy as they are read, of JAX as they are used
+    tokens: Any  # numpy arrays as read, JAX arrays as used
     labels: Any
 
 
 def windows(documents: list[str], tokenizer: Tokenizer, length: int) -> list[np.ndarray]:
-    """Cut every document into windows of `length + 1` tokens; one token is shared by neighbours."""
+    """Cut every document into windows of `length + 1` tokens; neighbours share one token."""
     cut = []
     for document in documents:
         ids = np.array([END, *tokenizer.encode(document), END], np.int32)
@@ -31,7 +31,7 @@ def windows(documents: list[str], tokenizer: Tokenizer, length: int) -> list[np.
 
 
 def padded(window: np.ndarray, length: int) -> Batch:
-    """A window as tokens and labels; what is missing is END, with a label that is ignored."""
+    """Return a window as tokens and labels, padded by END and ignored labels."""
     missing = length + 1 - len(window)
     return Batch(
         tokens=np.pad(window[:-1], (0, missing), constant_values=END),
@@ -40,9 +40,9 @@ def padded(window: np.ndarray, length: int) -> Batch:
 
 
 def pipeline(cut: list[np.ndarray], config: Config, part: int, parts: int) -> grain.IterDataset:
-    """Endless batches of one part of the data axis, shuffled anew every epoch.
+    """Return endless batches for one part of the data axis, reshuffled every epoch.
 
-    A step's windows are the same however many parts there are; only their order differs.
+    The windows of a step are the same for any number of parts; only their order differs.
     """
     rows = config.batch // parts
     shape = (config.accumulate, rows, config.length)
@@ -59,12 +59,12 @@ def pipeline(cut: list[np.ndarray], config: Config, part: int, parts: int) -> gr
 
 
 def sharding(mesh: Mesh) -> NamedSharding:
-    """Windows over the data axis."""
+    """Return the sharding of windows over the data axis."""
     return NamedSharding(mesh, P(None, "data", None))
 
 
 def share(mesh: Mesh) -> tuple[int, int]:
-    """Which part of the data axis this process reads, and how many parts there are."""
+    """Return the part of the data axis that this process reads, and the number of parts."""
     mine = jax.process_index()
     rows = [
         row
@@ -75,12 +75,12 @@ def share(mesh: Mesh) -> tuple[int, int]:
     if rows != list(range(first, first + size)) or first % size or mesh.shape["data"] % size:
         raise Mistake(
             f"--mesh {mesh.shape['data']}x{mesh.shape['model']} gives a process the parts {rows} "
-            "of the data axis, which are no equal share of it."
+            "of the data axis, which are not an equal share of it."
         )
     return first // size, mesh.shape["data"] // size
 
 
 def on_mesh(batch: Batch, mesh: Mesh) -> Batch:
-    """One array of all processes' windows, each of which gives its own."""
+    """Return global arrays of the windows of all processes; each process passes its own."""
     place = sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), batch)

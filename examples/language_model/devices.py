@@ -1,4 +1,4 @@
-"""Devices and processes, as the command line asks for them; to be called before JAX has any."""
+"""Set up devices and processes for the command line, before JAX initialises any device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def start(devices: int, *, coordinator: str | None, processes: int, process: int
     """Force host devices where CPUs are few, and join the other processes.
 
     Args:
-        devices: how many the mesh has, in all processes together.
-        coordinator: HOST:PORT, where process 0 listens; None for one process.
-        processes: how many there are.
-        process: which of them this is.
-        timeout: seconds without a sign of life after which a process counts as dead, and all others
+        devices: the number of devices of the mesh, in all processes together.
+        coordinator: HOST:PORT of process 0; None for one process.
+        processes: the number of processes.
+        process: the index of this process.
+        timeout: after so many seconds without a heartbeat a process counts as dead, and all others
             end with an error.
     """
     if devices % processes:

@@ -1,4 +1,4 @@
-"""Generation: the prompt fills the cache in one pass, then every token reads it and adds to it."""
+"""Generate text: prefill the cache with the prompt in one pass, then add one token at a time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def generate(
         model: a trained model.
         prompt: tokens of shape [batch, n], n ≥ 1.
         count: how many tokens to add, at least 1.
-        key: of the draws; token number t is drawn with the key `fold_in(key, t)`.
-        temperature: 0 takes the likeliest token.
+        key: the key of the draws; token number t is drawn with `fold_in(key, t)`.
+        temperature: temperature of the draws; 0 takes the likeliest token.
 
     Returns:
         The added tokens, int32 of shape [batch, count].
@@ -50,5 +50,5 @@ def _generate(graph, state, prompt, count, key, temperature):
     features, cache = model.cached(prompt, model.cache(batch, length + count), 0)
     first = draw(features, 0)
     _, rest = jax.lax.scan(one, (first, cache), jnp.arange(1, count))
-    # Whole on every device, so that every process can read it.
+    # Replicated, so that every process can read it.
     return jax.lax.with_sharding_constraint(jnp.concatenate([first[None], rest]).T, P())

@@ -1,4 +1,4 @@
-"""A GPT: RMSNorm, rotary embeddings, grouped heads, α-entmax attention, tied class table."""
+"""A GPT with RMSNorm, rotary embeddings, grouped heads, α-entmax attention and a tied table."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ INIT = nnx.initializers.normal(0.02)
 
 
 class Cache(NamedTuple):
-    """Keys and values of one block, [batch, places, key heads, width]."""
+    """Keys and values of one block, [batch, positions, key heads, width]."""
 
     keys: jax.Array
     values: jax.Array
 
 
 def split(*axes: str | None) -> nnx.Initializer:
-    """The initializer of a parameter whose axes lie over these axes of the mesh."""
+    """Return the initializer of a parameter sharded over these mesh axes."""
     return nnx.with_partitioning(INIT, axes)
 
 
 def rotate(x: jax.Array, start: int | jax.Array = 0) -> jax.Array:
-    """Rotary embedding: turn the pairs (x_i, x_{i+w/2}) of place t by the angles t 10⁴^{−2i/w}."""
+    """Rotate the pairs (x_i, x_{i+w/2}) of position t by the angles t 10⁴^{−2i/w} (RoPE)."""
     half = x.shape[-1] // 2
     speeds = 1e4 ** -(jnp.arange(half, dtype=jnp.float32) / half)
     angles = (start + jnp.arange(x.shape[-3], dtype=jnp.float32))[:, None, None] * speeds
@@ -62,12 +62,12 @@ class Attention(nnx.Module):
         self.attend = peer.attend if config.peer else jsoftmax.attention_fn(config.alpha)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Features [batch, length, d] → the same shape, no place looking ahead."""
+        """Map features [batch, length, d] to the same shape, with causal attention."""
         q, k, v = rotate(self.query(x)), rotate(self.key(x)), self.value(x)
         return self.out(self.attend(q, k, v, is_causal=True))
 
     def cached(self, x: jax.Array, cache: Cache, start: int | jax.Array) -> tuple[jax.Array, Cache]:
-        """Places from `start` on, looking back at the cache, which takes them in."""
+        """Process positions from `start` on with the cache, and add them to it."""
         q, k, v = rotate(self.query(x), start), rotate(self.key(x), start), self.value(x)
         keys, values = (
             jax.lax.dynamic_update_slice_in_dim(old, new, start, 1)
@@ -79,7 +79,7 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and a gated MLP, each added to what it reads through RMSNorm."""
+    """Attention and a gated MLP, each with RMSNorm and a residual connection."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         features, hidden, dtype = config.features, config.hidden, jnp.dtype(config.dtype)
@@ -93,24 +93,24 @@ class Block(nnx.Module):
         self.down = linear(hidden, features, kernel_init=narrow)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Features [batch, length, d] → the same shape."""
+        """Map features [batch, length, d] to the same shape."""
         x = x + self.attention(self.before_attention(x))
         return x + self.mlp(x)
 
     def cached(self, x: jax.Array, cache: Cache, start: int | jax.Array) -> tuple[jax.Array, Cache]:
-        """As a call, for places from `start` on."""
+        """Process positions from `start` on with the cache."""
         mixed, cache = self.attention.cached(self.before_attention(x), cache, start)
         x = x + mixed
         return x + self.mlp(x), cache
 
     def mlp(self, x: jax.Array) -> jax.Array:
-        """SwiGLU."""
+        """Apply the gated MLP (SwiGLU)."""
         h = self.before_mlp(x)
         return self.down(nnx.silu(self.gate(h)) * self.up(h))
 
 
 class GPT(nnx.Module):
-    """Tokens [batch, length] → features [batch, length, d], and losses and draws from them."""
+    """A GPT from tokens [batch, length] to features [batch, length, d], with losses and draws."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -122,7 +122,7 @@ class GPT(nnx.Module):
         )  # fmt: skip
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Features of every place, after the last norm."""
+        """Return the features of every position, after the last norm."""
         x = self.embed(tokens)
         run = nnx.remat(Block.__call__) if self.config.remat else Block.__call__
         for block in self.blocks:
@@ -130,22 +130,22 @@ class GPT(nnx.Module):
         return self.norm(x)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        """Rows of the class table, as long as the norms expect them, windows over the data axis."""
+        """Return rows of the class table, scaled for the norms, windows over the data axis."""
         embed = peer.embed if self.config.peer else type(self.head).embed
         x = embed(self.head, tokens) * self.config.features**0.5
         return jax.lax.with_sharding_constraint(x, P("data", None, None))
 
     def loss(self, tokens: jax.Array, labels: jax.Array) -> jax.Array:
-        """The loss of every label, [batch, length]; 0 for padding."""
+        """Return the loss of every label, [batch, length]; 0 for padding."""
         features, z_loss = self(tokens), self.config.z_loss
         if self.config.peer:
             return peer.loss(self.head, features, labels, ignore_index=IGNORED, z_loss=z_loss)
-        # On a mesh each device goes through the classes that it has: no table is gathered.
+        # On a mesh each device processes its own classes: no table is gathered.
         axis = "model" if "model" in jax.sharding.get_abstract_mesh().axis_names else None
         return self.head.loss(features, labels, ignore_index=IGNORED, z_loss=z_loss, axis_name=axis)
 
     def cache(self, batch: int, places: int) -> list[Cache]:
-        """An empty cache for so many places."""
+        """Return an empty cache for `places` positions."""
         shape = (batch, places, self.config.key_heads, self.config.width)
         empty = jnp.zeros(shape, self.config.dtype)
         return [Cache(empty, empty) for _ in self.blocks]
@@ -153,7 +153,7 @@ class GPT(nnx.Module):
     def cached(
         self, tokens: jax.Array, cache: list[Cache], start: int | jax.Array
     ) -> tuple[jax.Array, list[Cache]]:
-        """Features of tokens [batch, n] at the places from `start` on, and the cache with them."""
+        """Return the features of tokens [batch, n] from position `start` on, and the new cache."""
         x, filled = self.embed(tokens), []
         for block, old in zip(self.blocks, cache, strict=True):
             x, new = block.cached(x, old, start)

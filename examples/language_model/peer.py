@@ -1,4 +1,4 @@
-"""The same model by `jax.nn` and optax alone, for `--peer`: curves and speed to compare with."""
+"""The same model with `jax.nn` and optax alone, for `--peer`: a baseline for loss and speed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import optax
 
 
 def attend(query, key, value, *, mask=None, is_causal: bool = False) -> jax.Array:
-    """Softmax attention."""
+    """Apply softmax attention."""
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=is_causal)
 
 
 def embed(head, tokens: jax.Array) -> jax.Array:
-    """Rows of the class table."""
+    """Return rows of the class table."""
     return jnp.take(head.kernel[...].astype(head.dtype), tokens, axis=0)
 
 
 def loss(head, features: jax.Array, labels: jax.Array, *, ignore_index: int, z_loss: float):
-    """Cross-entropy of the whole rows of logits, in float32, and the penalty of log-partitions."""
+    """Return cross-entropy of whole rows of logits, in float32, with the z-loss penalty."""
     logits = jnp.dot(
         features, head.kernel[...].astype(features.dtype).T, preferred_element_type=jnp.float32
     )

@@ -1,4 +1,4 @@
-"""The loop: batches in, a progress line while it runs, a table at the end."""
+"""The training loop, with a progress line while it runs and a table at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from examples.language_model.train import Metrics, Training, make_mesh, schedule
 
 
 class Row(NamedTuple):
-    """A line of the table: means since the line before."""
+    """A line of the table: means since the previous line."""
 
     step: int
     loss: float
@@ -53,12 +53,12 @@ def run(
     Args:
         config: the settings.
         mesh: sizes of the axes data and model.
-        text: a file to learn from; None for the text that Python carries.
-        report: steps of a row.
-        metrics: a file to which rows are added as lines of JSON.
-        folder: where checkpoints go; None for none.
-        every: steps between two of them.
-        resume: whether to go on from the last one.
+        text: a file with the training text; None for Python's help topics.
+        report: steps per row.
+        metrics: a file for the rows, appended as lines of JSON.
+        folder: the folder for checkpoints, or None.
+        every: steps between two checkpoints.
+        resume: whether to resume from the last checkpoint.
         console: where to print; by default process 0 prints.
     """
     console = console or Console(quiet=jax.process_index() > 0)
@@ -94,7 +94,7 @@ def run(
             state, measured = step(state, data.on_mesh(next(batches), place))
             pending.append(measured)
             if number % report == 0 or number == config.steps:
-                read = jax.device_get(pending)  # waits, once a row and not once a step
+                read = jax.device_get(pending)  # waits, once per row, not once per step
                 now = time.perf_counter()
                 rows.append(row_of(config, number, read, now - since))
                 since, pending = now, []
@@ -117,7 +117,7 @@ def run(
 
 
 def row_of(config: Config, step: int, read: list[Metrics], seconds: float) -> Row:
-    """Sum up the steps since the row before."""
+    """Summarise the steps since the previous row."""
     return Row(
         step,
         sum(float(metrics.loss) for metrics in read) / len(read),
@@ -140,7 +140,7 @@ def write(
     seed: int = 0,
     console: Console | None = None,
 ) -> list[str]:
-    """Continue a prompt by the last checkpoint of a folder; returns the continuations."""
+    """Continue a prompt with the last checkpoint of a folder; return the continuations."""
     console = console or Console(quiet=jax.process_index() > 0)
     about = last_run(folder)
     tokenizer = tokens.Tokenizer(about["pieces"])
@@ -161,7 +161,7 @@ def write(
 
 
 def progress(console: Console) -> Progress:
-    """One line: where training is, its loss, its speed."""
+    """Return a progress line with step, loss and speed."""
     return Progress(
         TextColumn("step"), MofNCompleteColumn(), BarColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"),
@@ -171,7 +171,7 @@ def progress(console: Console) -> Progress:
 
 
 def table(rows: list[Row]) -> Table:
-    """The rows for people."""
+    """Format the rows as a table."""
     made = Table("step", "loss", "gradient norm", "rate", "tokens/s", "memory MB")
     for column in made.columns:
         column.justify = "right"
@@ -184,7 +184,7 @@ def table(rows: list[Row]) -> Table:
 
 
 def megabytes() -> float:
-    """The most memory that was in use: a device's where it counts, else this process's."""
+    """Return the peak memory, of a device if it reports one, else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**20

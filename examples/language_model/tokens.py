@@ -1,4 +1,4 @@
-"""Text to tokens and back: frequent words and marks, and bytes for everything else."""
+"""Convert text to tokens and back: frequent words and marks, and bytes for everything else."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Tokenizer:
 
     @classmethod
     def of(cls, documents: list[str], classes: int) -> Tokenizer:
-        """The most frequent pieces of these documents; at most `classes` tokens in all."""
+        """Build a tokenizer of the most frequent pieces, with at most `classes` tokens in all."""
         counts = collections.Counter(
             piece for document in documents for piece in PIECE.findall(document)
         )
-        # Ties go by the alphabet, so that one text is one vocabulary.
+        # Ties are broken alphabetically, so that the vocabulary is deterministic.
         ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
         return cls(ranked[: classes - BYTES])
 
     def encode(self, text: str) -> list[int]:
-        """Text → tokens."""
+        """Return the tokens of a text."""
         ids = []
         for piece in PIECE.findall(text):
             known = self._number.get(piece)
@@ -50,7 +50,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids) -> str:
-        """Tokens → text, END left out; what the model has not drawn yet may lack classes."""
+        """Return the text of tokens, without END; tokens out of range are skipped."""
         known = b"".join(
             bytes([i - 1]) if i < BYTES else self.pieces[i - BYTES].encode()
             for i in map(int, ids)
@@ -60,7 +60,7 @@ class Tokenizer:
 
 
 def documents(path: pathlib.Path | None = None) -> list[str]:
-    """The parts of a file between two empty lines, or the help topics that come with Python."""
+    """Return the parts of a file between empty lines, or the help topics that come with Python."""
     if path is None:
         from pydoc_data import topics
 

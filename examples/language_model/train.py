@@ -1,4 +1,4 @@
-"""The state of training, where it lies on a mesh, and the step that moves it."""
+"""The training state, its sharding on a mesh, and the training step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from examples.language_model.tokens import IGNORED
 
 
 class Metrics(NamedTuple):
-    """What a step reports: loss and gradient are means over the tokens that count."""
+    """The metrics of a step; loss and gradient are means over the tokens that are not ignored."""
 
     loss: Any
     gradient_norm: Any
@@ -27,21 +27,21 @@ class Metrics(NamedTuple):
 
 
 def make_mesh(data: int, model: int, devices=None) -> Mesh:
-    """A mesh of data × model whose axes XLA partitions."""
+    """Return a mesh of data × model with axes that XLA partitions."""
     return jax.make_mesh(
         (data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices
     )
 
 
 def schedule(config: Config) -> optax.Schedule:
-    """Linear warmup, then a cosine down to a tenth."""
+    """Return a schedule of linear warmup, then a cosine down to a tenth."""
     return optax.warmup_cosine_decay_schedule(
         0.0, config.rate, config.warmup, config.steps, end_value=config.rate / 10
     )
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW on clipped gradients; vectors do not decay."""
+    """Return AdamW on clipped gradients, with weight decay of matrices only."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
@@ -56,12 +56,12 @@ class Training:
 
     Args:
         config: the settings.
-        mesh: of axes `data` and `model`.
+        mesh: a mesh with axes `data` and `model`.
 
     Attributes:
         graph: the static part of model and optimizer.
         abstract: shapes, dtypes and shardings of the state.
-        step: (state, batch) → (state, Metrics), compiled; the state that is given is used up.
+        step: (state, batch) → (state, Metrics), compiled; the input state is donated.
     """
 
     def __init__(self, config: Config, mesh: Mesh):
@@ -79,28 +79,28 @@ class Training:
         )
 
     def init(self) -> nnx.State:
-        """Parameters and optimizer as training begins, each part made where it lies."""
+        """Initialise parameters and optimizer, each part on its own device."""
         with jax.set_mesh(self.mesh):
             return jax.jit(lambda: nnx.state(self._build()), out_shardings=self.places)()
 
     def compile(self) -> jax.stages.Compiled:
-        """The step, compiled ahead of time."""
+        """Return the step, compiled ahead of time."""
         return self.lower().compile()
 
     def lower(self) -> jax.stages.Lowered:
-        """The step for abstract arrays: needs no device of the mesh, only its description."""
+        """Return the step, lowered for abstract arrays; it needs no device of the mesh."""
         shape = (self.config.accumulate, self.config.batch, self.config.length)
         tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=data.sharding(self.mesh))
         with jax.set_mesh(self.mesh):
             return self.step.lower(self.abstract, Batch(tokens=tokens, labels=tokens))
 
     def model(self, state: nnx.State) -> GPT:
-        """The model of a state."""
+        """Return the model of a state."""
         return nnx.merge(self.graph, state)[0]
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model has."""
+        """The number of parameters of the model."""
         return sum(x.size for x in jax.tree.leaves(nnx.state(self.model(self.abstract))))
 
     def _build(self) -> tuple[GPT, nnx.Optimizer]:

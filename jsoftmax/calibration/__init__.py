@@ -1,4 +1,4 @@
-"""Logits or probabilities, held-out labels → how far to trust them, and what makes them right."""
+"""Measure calibration on held-out labels, recalibrate, and predict conformal sets."""
 
 from jsoftmax.calibration._adaptive_sets import aps_scores, lac_scores
 from jsoftmax.calibration._bins import Reliability

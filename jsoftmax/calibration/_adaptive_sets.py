@@ -1,4 +1,4 @@
-"""Scores made from probabilities: what a class lacks, or the mass of all that is as probable."""
+"""Nonconformity scores from probabilities: 1 − p, or the mass of classes at least as probable."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ def lac_scores(
     *,
     where: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""What each class lacks of certainty: the least ambiguous sets on average.
+    r"""Return the nonconformity scores 1 − p of the least ambiguous set-valued classifier.
 
     .. math:: s_k = 1 - p_k
 
-    With right probabilities no other sets of the same coverage are smaller on average; but their
-    coverage is unequal: hard examples are covered less often than easy ones, and may have an empty
-    set. In few digits 1 − p rounds small probabilities to ties; -`log_softmax` has the same order.
+    With the true probabilities no other sets of the same coverage are smaller on average. But their
+    coverage is uneven: hard examples are covered less often than easy ones, and may have an empty
+    set. In low precision 1 − p rounds small probabilities to ties; -`log_softmax` has the same
+    order.
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
@@ -65,34 +66,34 @@ def aps_scores(
     free: ArrayLike = 0,
     where: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""The mass of all classes that are more probable, and of the class itself: adaptive sets.
+    r"""Return the scores of adaptive prediction sets: the mass of classes at least as probable.
 
     .. math:: s_k = \sum_{j : p_j > p_k} p_j + U \sum_{j : p_j = p_k} p_j + λ (r_k - m)_+
 
     with U = 1, or uniform on [0, 1) for each row if there is a `key`, and r the number of classes
     that are at least as probable. Hard examples get larger sets, so that they are covered nearly as
-    often as easy ones. Without a key sets are larger than they need be, save that of an example so
-    easy that its first class has more mass than the threshold: it is empty. With a key (a new one
+    often as easy ones. Without a key sets are larger than necessary, except for an example so easy
+    that its first class has more mass than the threshold: its set is empty. With a key (a new one
     for every call) sets are smaller. Classes of equal probability enter together. λ > 0 keeps sets
     small: every class beyond the m most probable costs λ more (RAPS).
 
-    Classes to which a sparse mapping gives probability 0 have the score 1 of the whole mass, but
-    for rounding and λ: if the threshold is that high, they are all in the set.
+    Classes of probability 0 under a sparse mapping have the score 1 of the whole mass, up to
+    rounding and λ: if the threshold is that high, they are all in the set.
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
         axis: the class axis or axes.
         key: None, or a single key of `jax.random`.
         penalty: λ ≥ 0.
-        free: m ≥ 0, the number of classes that cost nothing more.
+        free: m ≥ 0, the number of classes without a penalty.
         where: boolean mask that broadcasts to `probabilities`: other classes have the score +∞.
 
     Returns:
         Scores of the shape of `probabilities`, in float32 at least. NaN in a row that holds NaN.
 
     Raises:
-        TypeError: if `probabilities` are not real numbers, `where` is not boolean, or `key` is no
-            key.
+        TypeError: if `probabilities` are not real numbers, `where` is not boolean, or `key` is not
+            a key.
         ValueError: if shapes do not fit, there are no classes, `key` is a batch of keys, or
             `penalty` or `free` are negative numbers.
 
@@ -135,7 +136,7 @@ def aps_scores(
 
 
 def ties(ordered: Array) -> tuple[Array, Array]:
-    """The first and the last place of the equals of each entry of sorted rows."""
+    """Return the first and the last position of the ties of each entry of sorted rows."""
     place = jnp.broadcast_to(jnp.arange(ordered.shape[-1]), ordered.shape)
     new = jnp.diff(ordered, axis=-1) != 0
     edge = jnp.ones((*ordered.shape[:-1], 1), bool)

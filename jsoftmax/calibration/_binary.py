@@ -1,4 +1,4 @@
-"""Probabilities of one of two classes, without a class axis: labels have their shape."""
+"""Read probabilities of class 1 of two, without a class axis, and labels of the same shape."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from jsoftmax.core._problem import problem
 def read_binary(
     function: str, probabilities: Any, labels: Any, where: Any, weights: Any = None
 ) -> tuple[Array, Array, Array] | None:
-    """p of class 1, the labels 0 and 1 as floats, and weights, all of the shape of `probabilities`.
+    """Return p of class 1, the labels 0 and 1 as floats, and weights, in the shape of the former.
 
-    Rows that do not count are 0, and a p whose label in a `jax.Array` is out of range is NaN. None
-    unless the labels are integers or bools of the shape of the probabilities.
+    Ignored rows are 0, and a p with a label out of range in a `jax.Array` is NaN. None unless the
+    labels are integers or bools of the shape of the probabilities.
 
     Raises:
-        ValueError: for a mask, which has no classes to exclude, or a known label but 0 and 1.
+        ValueError: for a mask, which has no classes to exclude, or a known label other than 0 and
+            1.
     """
     p = checks.as_array(function, "probabilities", probabilities)
     y = checks.as_array(function, "labels", labels)
@@ -30,7 +31,7 @@ def read_binary(
         return None
     if where is not None:
         raise ValueError(
-            f"jsoftmax.{function}: `where` masks classes, and probabilities of class 1 with labels "
+            f"jsoftmax.{function}: `where` masks classes, but probabilities of class 1 with labels "
             f"of the same shape {p.shape} have no class axis; leave examples out by `weights`."
         )
     known = checks.known_values(labels)
@@ -41,7 +42,7 @@ def read_binary(
             f"{p.shape} of the `probabilities`, which are then those of class 1. For more classes "
             "give one label a row."
         )
-    # As rows of one class, so that weights are read as those of other rows.
+    # As rows of one class, so that weights are read as for other rows.
     ask = problem(function, p[..., None], -1, called="probabilities")
     w = read_weights(function, weights, ask)
     right = jnp.where((y == 0) | (y == 1), ask.z[..., 0], jnp.nan)

@@ -1,4 +1,4 @@
-"""Predictions gathered in bins of similar probability, and what is so in each bin on average."""
+"""Gather predictions in bins of similar probability, and average confidence and accuracy."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Reliability(NamedTuple):
     """The data of a reliability diagram: three arrays of shape [bins].
 
     Args:
-        confidence: the mean probability in each bin, 0 where it is empty.
-        accuracy: the share of examples that were as predicted, 0 where it is empty.
+        confidence: the mean probability in each bin, 0 for an empty bin.
+        accuracy: the share of correct predictions, 0 for an empty bin.
         weight: the number of examples, or the sum of their weights.
 
     Example:
@@ -44,7 +44,7 @@ def read_bins(function, bins, equal_mass) -> tuple[int, bool]:
 
 
 def read_predictions(function, probabilities, labels, axis, where, weights):
-    """p, one-hot labels and weights, the first two 0 in rows that do not count."""
+    """Return p, one-hot labels and weights, the first two 0 in ignored rows."""
     ask = problem(function, probabilities, axis, where, called="probabilities")
     hit, valid = read_labels(function, labels, ask)
     w = read_weights(function, weights, ask)
@@ -52,30 +52,30 @@ def read_predictions(function, probabilities, labels, axis, where, weights):
     return counted(p, w), counted(hit, w), w, ask
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=(3, 4, 5), inline=True)
 def binned(confidence, right, w, bins, equal_mass, over) -> Reliability:
-    """Means over the examples of each bin, of all parts on the mesh axis `over`."""
-    if over is not None and equal_mass:  # where edges are, all examples tell
+    """Return means over the examples of each bin, of all parts on the mesh axis `over`."""
+    if over is not None and equal_mass:  # the edges depend on all examples
         confidence, right, w = (gathered(x, over, 0) for x in (confidence, right, w))
         over = None
     x, finite = jax.lax.stop_gradient(confidence), jnp.isfinite
-    # Where a NaN would fall nobody knows, so it is in every bin.
+    # The bin of a NaN is unknown, so it counts in every bin.
     spoiled = jnp.where(finite(x) & finite(w), 0, jnp.nan).sum().astype(x.dtype)
     x, w = jnp.where(finite(x), x, 0), jnp.where(finite(w), w, 0)
     confidence = jnp.where(finite(confidence), confidence, 0)
     if equal_mass:
         order = jnp.argsort(x)
         mass = cumulative(w[order])
-        # The weight of all that is no more confident, ties included.
+        # The weight of all examples that are no more confident, ties included.
         _, last = ties(x[order])
         last = jnp.zeros_like(last).at[order].set(last, unique_indices=True)
         scaled, whole = bins * mass[last], jnp.max(mass, initial=1)
         which = jnp.ceil(scaled / whole)
-        # The compiler may multiply by a rounded 1/whole: products of whole weights are exact.
+        # The compiler may multiply by a rounded 1/whole: products of integer weights are exact.
         which = which - (scaled <= (which - 1) * whole) + (scaled > which * whole) - 1
     else:
-        # By numpy, since the compiler multiplies by a rounded 1/bins.
+        # In numpy, since the compiler multiplies by a rounded 1/bins.
         edges = jnp.asarray(np.arange(1, bins, dtype=x.dtype) / x.dtype.type(bins))
         method = "compare_all" if bins <= 64 else "scan"
         which = jnp.searchsorted(edges, x, side="left", method=method)

@@ -1,4 +1,4 @@
-"""The Brier score: the squared distance of probabilities from what happened."""
+"""The Brier score, the squared distance of probabilities from the one-hot label."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def brier_score(
     *,
     where: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""The squared distance of probabilities from the label: 0 at best, 2 at worst.
+    r"""Return the squared distance of probabilities from the label: 0 at best, 2 at worst.
 
     .. math:: \sum_k (p_k - [y = k])²
 
-    It is proper, as cross-entropy is, and finite also for a label of probability 0, so that sparse
-    and dense predictions can be compared by it. Of two classes the probability of class 1 alone may
-    be given, with labels 0 and 1 of the same shape: then it is (p − y)², half of the above, from 0
-    to 1 (as `sklearn`'s `brier_score_loss`).
+    It is a proper score, like cross-entropy, but finite also for a label of probability 0, so that
+    it can compare sparse and dense predictions. For two classes `probabilities` may be those of
+    class 1 alone, with labels 0 and 1 of the same shape: the score is then (p − y)², half of the
+    above, from 0 to 1 (as `sklearn`'s `brier_score_loss`).
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`; or of

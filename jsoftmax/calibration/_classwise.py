@@ -1,4 +1,4 @@
-"""Calibration of the probability of every class, not only of the one that is predicted."""
+"""Calibration error of the probabilities of all classes, not only the predicted one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def classwise_calibration_error(
     weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
-    r"""How far the probability of *every* class is from how often that class is the label.
+    r"""Return the mean calibration error of the probability of *every* class.
 
     .. math:: \frac{1}{K} \sum_k \sum_b \frac{W_{kb}}{W} |\mathrm{share}_{kb} - \bar p_{kb}|
 
@@ -38,10 +38,10 @@ def classwise_calibration_error(
         bins: the number of bins.
         axis: the class axis or axes.
         equal_mass: whether the bins of a class are of equal weight rather than of equal width.
-        where: boolean mask that broadcasts to `probabilities`: where a class does not take part,
-            the example does not count for it.
-        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+        where: boolean mask that broadcasts to `probabilities`: an example does not count for its
+            masked classes.
+        weights: w ≥ 0, one number a row. Rows of weight 0 are ignored.
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
             then the same on every part. None for all rows here.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Sets of classes that hold the true one as often as promised, whatever the classifier is worth.
+"""Conformal prediction: sets of classes with guaranteed coverage, for any classifier.
 
-Split conformal prediction needs a score of how strange each class would be as the label. If the
-next example is exchangeable with n examples that were kept apart, the rank of its score among
-theirs is uniform, so it is no higher than the ⌈(n+1)c⌉-th of them with probability at least c.
+Split conformal prediction needs a nonconformity score of each class as the label. If the next
+example is exchangeable with n held-out examples, the rank of its score among theirs is uniform, so
+it is no higher than the ⌈(n+1)c⌉-th of them with probability at least c.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.core._mesh_axes import gathered
 from jsoftmax.core._problem import problem
 
-_MANY = 2**20  # examples beyond which a table of ranks is not worth its memory
+_MANY = 2**20  # for more examples a table of ranks is not worth its memory
 
 
 @on_explicit_axes(like="scores", axis="axis")
@@ -38,50 +38,48 @@ def conformal_threshold(
     weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The score up to which classes belong in a set that holds the label as often as `coverage`.
+    r"""Return the score threshold of sets that contain the label with probability `coverage`.
 
     .. math:: \hat q = \text{the } ⌈(n+1)c⌉\text{-th smallest of } s_1(y_1), …, s_n(y_n)
 
-    and +∞ if n is smaller than that. The sets `conformal_sets(scores, q)` of new examples from the
-    same source hold their label with probability at least c, and if no two scores are equal at most
-    c + 1/(n+1). That is so on average over the draw of both; given these n examples, the coverage
-    of new ones has the distribution Beta(k, n+1−k), k = ⌈(n+1)c⌉.
+    and +∞ if n is smaller than that rank. The sets `conformal_sets(scores, q)` of new examples from
+    the same source contain their label with probability at least c, and if no two scores are equal
+    at most c + 1/(n+1). This holds on average over the draw of both; given these n examples, the
+    coverage of new ones has the distribution Beta(k, n+1−k), k = ⌈(n+1)c⌉.
 
-    Any score will do: `lac_scores`, `aps_scores`, `entmax_scores`, losses of each class. The better
-    it orders, the smaller the sets. Where many scores of labels are equal, as the score 1 − p is 1
-    for every label to which a sparse mapping gave probability 0, coverage is larger than asked: if
-    more than a share 1 − c of the labels had probability 0, the threshold is 1, and every set holds
-    every class. `entmax_scores` has no such ties.
+    Any score is valid: `lac_scores`, `aps_scores`, `entmax_scores`, losses of each class. A score
+    with a better order gives smaller sets. Where many labels have equal scores, such as the score
+    1 − p = 1 of labels with probability 0 under a sparse mapping, coverage exceeds c: if more than
+    a share 1 − c of the labels had probability 0, the threshold is 1, and every set contains every
+    class. `entmax_scores` has no such ties.
 
-    With `classwise` every class has a threshold of its own, from the examples with that label: the
-    label is then in the set with probability at least c for each class and not only on average,
-    rare ones included. A class with fewer than c/(1−c) examples has the threshold +∞.
+    With `classwise` every class has its own threshold, from the examples with that label: coverage
+    is then at least c for each class, also rare ones, and not only on average. A class with fewer
+    than c/(1−c) examples has the threshold +∞.
 
     Args:
-        scores: of shape [..., K, ...] for n rows that were not trained on: how strange each class
-            would be. The rows of all leading axes are taken together.
+        scores: nonconformity scores of shape [..., K, ...] for n held-out rows, larger for stranger
+            classes. The rows of all leading axes are pooled.
         labels: classes, integers of the shape of `scores` without the class axis.
-        coverage: c, from 0 to 1, or an array of several. Given by Python or numpy it is taken as
-            the decimal fraction that it is written as, so that (n+1)c is not rounded up where it is
-            whole.
+        coverage: c, from 0 to 1, or an array of several. A Python or numpy value is read as the
+            decimal fraction that it prints as, so that an integer (n+1)c is not rounded up.
         axis: the class axis or axes.
-        classwise: whether each class has a threshold of its own.
+        classwise: whether each class has its own threshold.
         weights: w ≥ 0, one number a row, in units of the weight of a new example: the threshold is
-            the least score s with Σ_{sᵢ ≤ s} wᵢ ≥ c (Σ w + 1). Rows of weight 0 do not count,
-            whatever stands there.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
-            then the same on every part, to which two numbers a row travel, or three. None for all
+            the least score s with Σ_{sᵢ ≤ s} wᵢ ≥ c (Σ w + 1). Rows of weight 0 are ignored.
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
+            then the same on every part, which receives two or three numbers a row. None for all
             rows here.
 
     Returns:
         A score for each level, of the shape of `coverage`, in float32 at least. With `classwise`
         the axes of the levels are followed by those of the classes, of shape [K] (followed by 1s if
         `axis` is not the last), so that the thresholds of one level broadcast to `scores`. NaN if
-        the score of a label that counts is NaN, or if a label in a `jax.Array` is out of range.
+        a label of positive weight has the score NaN, or a label in a `jax.Array` is out of range.
 
     Raises:
         TypeError: if `scores` are not real numbers or `labels` are not integers.
-        ValueError: if shapes do not fit, there are no classes, a known `coverage` is outside of
+        ValueError: if shapes do not fit, there are no classes, a known `coverage` is out of range
             [0, 1], `weights` are negative, or a label given by Python or numpy is out of range.
 
     Example:
@@ -136,10 +134,10 @@ def conformal_threshold(
     return found.reshape(*c.shape, *shape[min(ask.classes.axis) :])
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=6, inline=True)
 def _places(bad, w, number, valid, levels, ranks, classes):
-    """The places [classes, levels] of thresholds among sorted scores, and if one of them is bad."""
+    """Return the ranks [classes, levels] of thresholds in sorted scores, and if one is invalid."""
 
     def of(k):
         mine = number == k
@@ -150,7 +148,7 @@ def _places(bad, w, number, valid, levels, ranks, classes):
 
 
 def _ranks(levels: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
-    """⌈(n+1)c⌉, at least 1, of every level c and every count n; None if integers overflow."""
+    """Return ⌈(n+1)c⌉ ≥ 1 for every level c and every count n; None if integers overflow."""
     # Exactly: 0.07 × 100 is 7, though in floats it is more.
     fractions = [Fraction(repr(float(c))) for c in levels]
     if any(c.denominator > 2**62 // (int(counts[-1]) + 1) for c in fractions):
@@ -160,13 +158,13 @@ def _ranks(levels: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
 
 
 def _place(w: Array, levels: Array, ranks: Array | np.ndarray | None = None) -> Array:
-    """For every level the place of its threshold among sorted scores of these weights."""
-    # A new example counts 1, and comes last so that all are sums of one unit.
+    """Return the position of the threshold of every level in sorted scores of these weights."""
+    # A new example has weight 1, and comes last so that all sums are in one unit.
     mass = cumulative(jnp.append(w, 1))
     mass, whole = mass[:-1], mass[-1]
     if ranks is None:
         needed = levels.astype(w.dtype) * whole
-        needed = needed * (1 - 4 * jnp.finfo(w.dtype).eps)  # what rounding may have added
+        needed = needed * (1 - 4 * jnp.finfo(w.dtype).eps)  # an allowance for rounding
     else:
         count = jnp.sum(w > 0)
         needed = jnp.asarray(ranks, w.dtype)[:, count] * (whole / (count + 1).astype(w.dtype))
@@ -182,26 +180,26 @@ def conformal_sets(
     nonempty: bool = False,
     where: ArrayLike | None = None,
 ) -> Bool[Array, "..."]:
-    r"""The classes that are not too strange: those with a score of at most the threshold.
+    r"""Return the prediction sets: the classes with a score of at most the threshold.
 
     .. math:: C = \{ k : s_k ≤ \hat q \}
 
-    A set may be empty, if every class is stranger than the labels were; and hold every class. With
-    `nonempty` an empty set gets its least strange class, which cannot lower coverage. For several
-    levels take `jax.vmap(conformal_sets, (None, 0))`.
+    A set may be empty, or contain every class. With `nonempty` an empty set gets the class of the
+    least score, which cannot lower coverage. For several levels use
+    `jax.vmap(conformal_sets, (None, 0))`.
 
     Args:
-        scores: of shape [..., K, ...], made as those of `conformal_threshold` were.
-        threshold: q, or an array that broadcasts to `scores`, as one for each class.
+        scores: of shape [..., K, ...], computed like those of `conformal_threshold`.
+        threshold: q, or an array that broadcasts to `scores`, such as one number per class.
         axis: the class axis or axes.
-        nonempty: whether a set that would be empty holds the class of the least score instead, or
-            those that share it.
+        nonempty: whether an empty set gets the class of the least score, or all classes that share
+            it.
         where: boolean mask that broadcasts to `scores`: other classes are in no set, also where
             the threshold is +∞.
 
     Returns:
-        Booleans of the shape of `scores`. Where a score or the threshold is NaN nothing is known
-        against a class, and it is in the set.
+        Booleans of the shape of `scores`. Where a score or the threshold is NaN, the class is in
+        the set.
 
     Raises:
         TypeError: if `scores` are not real numbers or `where` is not boolean.

@@ -1,4 +1,4 @@
-"""Probabilities → better ones, by a linear map of their logarithms."""
+"""Dirichlet calibration: a linear map of log-probabilities, fitted to held-out labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jsoftmax.mappings import softmax
 
 
 class DirichletCalibration(NamedTuple):
-    """The answer of `dirichlet_calibration`: `kernel`, [K, K], and `bias`, [K].
+    """The result of `dirichlet_calibration`: `kernel`, [K, K], and `bias`, [K].
 
     Args:
         kernel: W, one row for each new class.
@@ -36,14 +36,14 @@ class DirichletCalibration(NamedTuple):
     def apply(
         self, probabilities: ArrayLike, axis: int | tuple[int, ...] = -1
     ) -> Float[Array, "..."]:
-        """softmax(W log p + b), where a p below eps counts as eps.
+        """Return softmax(W log p + b), where a p below eps counts as eps.
 
         Args:
             probabilities: p of shape [..., K, ...].
-            axis: the class axis, or a tuple of axes in the order in which they number the classes.
+            axis: the class axis, or a tuple of axes that numbers the classes in its order.
 
         Returns:
-            Probabilities, in the dtype of those given (the default float dtype for integers).
+            Probabilities, in the dtype of the input (the default float dtype for integers).
         """
         p = checks.as_array("DirichletCalibration.apply", "probabilities", probabilities)
         function = "DirichletCalibration.apply"
@@ -64,31 +64,31 @@ def dirichlet_calibration(
     diagonal: ArrayLike = 1e-3,
     axis_name: Hashable | None = None,
 ) -> DirichletCalibration:
-    r"""Probabilities made better by a linear map of their logarithms: Dirichlet calibration.
+    r"""Fit Dirichlet calibration: a linear map of log-probabilities, followed by softmax.
 
     .. math:: \min_{W, b} \; \frac{-\sum_n w_n \log \mathrm{softmax}(W \log p_n + b)_{y_n}}
               {\sum_n w_n} + \frac{λ}{K(K-1)} \sum_{i ≠ j} W_{ij}^2 + \frac{μ}{K} ‖b‖^2
               + \frac{ν}{K} \sum_i (W_{ii} - 1)^2
 
-    It is right where the probabilities that each class is given are distributed by a Dirichlet law.
-    It needs probabilities only, of any classifier; where there are logits, `matrix_scaling` does
-    the same to these. W = I/T and b = 0 is temperature scaling. λ and μ are its off-diagonal and
-    intercept regularisation (ODIR): choose them by the loss on further examples. The paper leaves
-    the diagonal free; a ν > 0 makes the answer unique and finite for separable labels too.
+    It is exact if the probabilities, given the label, follow Dirichlet distributions. It needs only
+    probabilities, of any classifier; if there are logits, `matrix_scaling` does the same to them.
+    W = I/T and b = 0 is temperature scaling. λ and μ are the off-diagonal and intercept
+    regularisation (ODIR): choose them by the loss on further examples. The paper leaves the
+    diagonal free; a ν > 0 makes the solution unique and finite for separable labels too.
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`, of
-            examples that were not trained on. What is below the eps of their dtype (of float32 at
-            least), as the zeros of sparse mappings are, counts as eps.
+            held-out examples. A p below the eps of its dtype (of float32 at least), such as the
+            zeros of sparse mappings, counts as eps.
         targets: classes, integers of the shape of `probabilities` without the class axis; or
             distributions, floats of the shape of `probabilities` that sum to 1 along `axis`.
         axis: the class axis or axes.
-        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
-        ignore_index: rows with this label do not count.
+        weights: w ≥ 0, one number a row. Rows of weight 0 are ignored.
+        ignore_index: rows with this label are ignored.
         off_diagonal: λ > 0.
         intercept: μ > 0.
         diagonal: ν > 0.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
             then the same on every part. None for all rows here.
 
     Returns:
@@ -128,6 +128,6 @@ def dirichlet_calibration(
 
 
 def _log(p: Array) -> Array:
-    """log p, of p = eps at least."""
+    """Return log max(p, eps)."""
     p = p.astype(checks.compute_dtype(p))
     return jnp.log(jnp.maximum(p, float(jnp.finfo(p.dtype).eps)))

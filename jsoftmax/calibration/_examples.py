@@ -1,4 +1,4 @@
-"""The examples a calibration is made from: their labels and how much each of them counts."""
+"""Validate and canonicalise the examples of a calibration: logits, labels and weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def read_examples(
     function: str, logits: Any, targets: Any, alpha: Any, regularizer: Regularizer | None,
     axis: Any, where: Any, weights: Any, ignore_index: int | None,
 ) -> tuple[Problem, Array, Array]:  # fmt: skip
-    """The problem, the targets y and the weights w of a fit; rows without weight are equal scores.
+    """Return the problem, targets y and weights w of a fit, with equal scores in weightless rows.
 
-    Rows whose target is excluded are infinitely wrong whatever is fitted, and do not count.
+    Rows with a masked target have infinite loss for all parameters, and get weight 0.
     """
     regularizer = chosen(function, alpha, regularizer, 1.0)
     ask = problem(function, logits, axis, where, regularizer=regularizer)
@@ -42,7 +42,7 @@ def read_examples(
     )
     w = jnp.where(ask.classes.sum(lost.astype(w.dtype)) > 0, 0, w)
     z = ask.z if read.valid is None else jnp.where(read.valid, ask.z, jnp.nan)
-    if ask.temperature is not None:  # where it is 0, α is ∞
+    if ask.temperature is not None:  # it is 0 where α is ∞
         z = jnp.where(ask.temperature == 0, jnp.nan, z)
     return dataclasses.replace(ask, z=counted(z, w)), counted(read.y, w), w
 
@@ -50,7 +50,7 @@ def read_examples(
 def read_labels(
     function: str, labels: Any, ask: Problem, called: str = "probabilities"
 ) -> tuple[Array, Array]:
-    """One-hot rows of the shape of `ask.z`, and whether each label is a class, axes kept."""
+    """Return one-hot rows of the shape of `ask.z`, and whether each label is valid, axes kept."""
     array, rows = checks.as_array(function, "labels", labels), ask.rows
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
@@ -67,14 +67,14 @@ def read_labels(
     if known is not None and ((known < 0) | (known >= classes)).any():
         bad = known[(known < 0) | (known >= classes)].flat[0]
         raise ValueError(
-            f"jsoftmax.{function}: label {bad} is no class: there are {classes}, from 0 to "
-            f"{classes - 1}. To leave examples out, give them a weight of 0 and any class."
+            f"jsoftmax.{function}: label {bad} is out of range [0, {classes}). To leave examples "
+            "out, give them a weight of 0 and any class."
         )
     return one_hot(jnp.expand_dims(array, ask.classes.axis), ask)
 
 
 def read_weights(function: str, weights: Any, ask: Problem) -> Array:
-    """How much each row counts, with size-1 class axes; 1 where nothing is said."""
+    """Return the weight of each row, with size-1 class axes; 1 by default."""
     rows = ask.rows
     if weights is None:
         w = jnp.ones(rows, ask.z.dtype)
@@ -95,18 +95,18 @@ def read_weights(function: str, weights: Any, ask: Problem) -> Array:
 
 
 def counted(x: Array, weights: Array, elsewhere: float = 0) -> Array:
-    """`x` in rows that count, so that nothing that stands in the others can be seen."""
+    """Return `x` in rows of positive weight, and `elsewhere` in the others."""
     return jnp.where(weights == 0, elsewhere, x)
 
 
 def classes_first(x: Array, classes: ClassAxis) -> Array:
-    """`x` as [K, rows ...], one axis for all the classes."""
+    """Return `x` as [K, rows ...], with one axis for all the classes."""
     shape = [x.shape[a] for a in classes.axis]
     moved = jnp.moveaxis(x, classes.axis, range(len(shape)))
     return moved.reshape(math.prod(shape), *moved.shape[len(shape) :])
 
 
 def classes_back(x: Array, like: Array, classes: ClassAxis) -> Array:
-    """[K, rows ...] with its classes where `like` has them."""
+    """Return an array [K, rows ...] with its class axes moved to those of `like`."""
     shape = [like.shape[a] for a in classes.axis]
     return jnp.moveaxis(x.reshape(*shape, *x.shape[1:]), range(len(shape)), classes.axis)

@@ -1,4 +1,4 @@
-"""A linear map of all scores, at which held-out labels are least surprising."""
+"""Matrix scaling: a linear map of all scores, fitted to held-out labels."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from jsoftmax.losses._fenchel_young import fenchel_young
 
 
 class MatrixScaling(NamedTuple):
-    """The answer of `matrix_scaling`: `kernel`, [K, K], and `bias`, [K].
+    """The result of `matrix_scaling`: `kernel`, [K, K], and `bias`, [K].
 
     Args:
-        kernel: row i has the weights by which the new score of class i is made of the old ones.
-        bias: what is added then.
+        kernel: row i holds the weights of the old scores in the new score of class i.
+        bias: one number per class, added to its new score.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,11 +43,11 @@ class MatrixScaling(NamedTuple):
 
     @on_explicit_axes(like="logits", axis="axis")
     def apply(self, logits: ArrayLike, axis: int | tuple[int, ...] = -1) -> Float[Array, "..."]:
-        """`kernel @ logits + bias`, where −∞ stays −∞ and adds nothing to other classes.
+        """Return `kernel @ logits + bias`; −∞ stays −∞ and adds nothing to other classes.
 
         Args:
             logits: scores of shape [..., K, ...].
-            axis: the class axis, or a tuple of axes in the order in which they number the classes.
+            axis: the class axis, or a tuple of axes that numbers the classes in its order.
 
         Returns:
             The scaled scores, in the dtype of `logits` (the default float dtype for integers).
@@ -71,37 +71,37 @@ def matrix_scaling(
     diagonal: ArrayLike = 1e-3,
     axis_name: Hashable | None = None,
 ) -> MatrixScaling:
-    r"""A matrix and a bias: `vector_scaling` in which scores of classes correct each other.
+    r"""Fit a matrix and a bias to the logits: `vector_scaling` with interactions of classes.
 
     .. math:: \min_{W, b} \; \frac{\sum_n w_n L_α(W z_n/T + b, y_n)}{\sum_n w_n}
               + \frac{λ}{K(K-1)} \sum_{i ≠ j} W_{ij}^2 + \frac{μ}{K} ‖b‖^2
               + \frac{ν}{K} \sum_i (W_{ii} - 1)^2
 
-    where T is the answer of `temperature_scaling`. λ and μ are the off-diagonal and intercept
-    regularisation (ODIR) of Dirichlet calibration, without which K² weights fit noise; choose them
-    by the loss on further examples. Theirs leaves the diagonal free; a ν > 0 makes the answer
-    unique and finite for separable labels too. It is found by L-BFGS, until no derivative exceeds
-    eps^(2/3), or after 500 steps.
+    where T is the result of `temperature_scaling`. λ and μ are the off-diagonal and intercept
+    regularisation (ODIR) of Dirichlet calibration. Without them K² weights fit noise; choose them
+    by the loss on further examples. The paper leaves the diagonal free; a ν > 0 makes the solution
+    unique and finite for separable labels too. The solver is L-BFGS, until no derivative exceeds
+    eps^(2/3), or for 500 steps.
 
-    A row of logits may be shifted without any effect on `softmax`, but not here:
+    A shift of a row of logits has no effect on `softmax`, but it has one here:
     `dirichlet_calibration`, of log-probabilities, does not depend on it.
 
     Args:
-        logits: scores z of shape [..., K, ...] of examples that were not trained on.
+        logits: scores z of shape [..., K, ...] of held-out examples.
         targets: classes, integers of the shape of `logits` without the class axis; or
             distributions, floats of the shape of `logits` that sum to 1 along `axis`.
-        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 where
-            it is None.
+        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 if
+            None.
         axis: the class axis or axes.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        where: boolean mask that broadcasts to `logits`: only these classes take part. A row whose
-            target is masked, or has the score −∞, costs +∞ whatever is fitted: it does not count.
-        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
-        ignore_index: rows with this label do not count.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
+        where: boolean mask that broadcasts to `logits`: only these classes take part. A row with
+            a target that is masked or has the score −∞ costs +∞ for any parameters, and is ignored.
+        weights: w ≥ 0, one number a row. Rows of weight 0 are ignored.
+        ignore_index: rows with this label are ignored.
         off_diagonal: λ > 0.
         intercept: μ > 0.
         diagonal: ν > 0.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
             then the same on every part. None for all rows here.
 
     Returns:
@@ -136,14 +136,14 @@ def matrix_scaling(
         function, logits, targets, alpha, regularizer, axis, where, weights, ignore_index
     )
     beta = sharpness(ask, y, w, BOUNDS, axis_name)
-    # A score of +∞ stays the highest whatever it is multiplied by, so its row does not count.
+    # A score of +∞ stays the highest whatever its factor, so its row is ignored.
     w = jnp.where(ask.classes.max(ask.z) == jnp.inf, 0, w)
     kernel, bias = fitted_matrix(beta * counted(ask.z, w), y, w, penalties, ask, axis_name)
     return MatrixScaling(beta * kernel, bias)
 
 
 def read_penalties(function: str, **penalties: Any) -> tuple[Array, ...]:
-    """One positive number each.
+    """Return the penalties as one positive number each.
 
     Raises:
         ValueError: for an array, or a known number that is not positive.
@@ -158,13 +158,13 @@ def read_penalties(function: str, **penalties: Any) -> tuple[Array, ...]:
 
 
 def mixed(function: str, kernel: Array, bias: Array, logits: Any, axis: Any) -> Array:
-    """kernel @ logits + bias along the class axes; −∞ stays −∞."""
+    """Return kernel @ logits + bias along the class axes; −∞ stays −∞."""
     z = checks.as_array(function, "logits", logits)
     classes = checks.class_axis(function, z, axis, None)
     if classes.size(z) != bias.shape[0]:
         raise ValueError(
             f"jsoftmax.{function}: `logits` of shape {z.shape} have {classes.size(z)} classes "
-            f"along axis {axis}, but the scaling is one of {bias.shape[0]}."
+            f"along axis {axis}, but the scaling is for {bias.shape[0]}."
         )
     dtype = jnp.promote_types(checks.compute_dtype(z), kernel.dtype)
     kernel, bias = kernel.astype(dtype), bias.astype(dtype)
@@ -182,7 +182,7 @@ def fitted_matrix(
     ask: Problem,
     over: Hashable | None,
 ) -> tuple[Array, Array]:
-    """The kernel and the bias of least cost for the scores x."""
+    """Return the kernel and the bias of least cost for the scores x."""
     penalties = tuple(p.astype(x.dtype) for p in penalties)
     return _fitted(x, y, w, penalties, ask.regularizer, ask.classes, over)
 

@@ -1,4 +1,4 @@
-"""Is what is said with 80 % right 80 % of the time? Confidence against accuracy, bin by bin."""
+"""Reliability diagrams and calibration errors: confidence against accuracy, bin by bin."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def reliability_diagram(
     weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Reliability:
-    r"""Mean confidence and accuracy of predictions, in bins of similar confidence.
+    r"""Return mean confidence and accuracy of predictions, in bins of similar confidence.
 
     The confidence of an example is its largest probability; it is right if its label has that
-    probability. Where m classes share it, each is predicted one time in m, and counts 1/m.
+    probability. If m classes share it, each is predicted one time in m, and counts 1/m.
 
-    Of two classes the probability of class 1 alone may be given, with labels 0 and 1 of the same
-    shape. It is then what is binned, and compared with the share of labels 1 (as by `sklearn`'s
-    `calibration_curve`), not the confidence in the likelier class: `stack([1 - p, p], -1)` asks for
+    For two classes `probabilities` may be those of class 1 alone, with labels 0 and 1 of the same
+    shape. Then p itself is binned and compared with the share of labels 1 (as in `sklearn`'s
+    `calibration_curve`), not the confidence in the likelier class; pass `stack([1 - p, p], -1)` for
     that.
 
     Args:
@@ -48,19 +48,19 @@ def reliability_diagram(
             in their shape.
         bins: the number B of bins.
         axis: the class axis or axes.
-        equal_mass: False for bins of equal width, the b-th of which holds (b/B, (b+1)/B], the first
-            0 too; an edge is b/B in the dtype of `probabilities` (float32 at least). True for bins
-            of equal weight: an example is in the b-th if the share of examples that are no more
-            confident is in (b/B, (b+1)/B]. So equal confidences are never torn apart.
+        equal_mass: False for bins of equal width: bin b holds (b/B, (b+1)/B], and the first also 0;
+            an edge is b/B in the dtype of `probabilities` (float32 at least). True for bins of
+            equal weight: an example is in bin b if the share of examples that are no more confident
+            is in (b/B, (b+1)/B]. So equal confidences are always in one bin.
         where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
-        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+        weights: w ≥ 0, one number a row. Rows of weight 0 are ignored.
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
             then the same on every part. None for all rows here.
 
     Returns:
         `Reliability(confidence, accuracy, weight)`, each of shape [bins], in float32 at least.
-        Everything is NaN if a row that counts holds NaN, or a label in a `jax.Array` is out of
-        range.
+        Everything is NaN if a row of positive weight holds NaN, or a label in a `jax.Array` is out
+        of range.
 
     Raises:
         TypeError: if `probabilities` are not real numbers, `where` is not boolean, or `labels` are
@@ -100,14 +100,14 @@ def expected_calibration_error(
     weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
-    r"""How far confidence is from accuracy, on average over the bins of `reliability_diagram`.
+    r"""Return the mean distance of confidence from accuracy over bins of `reliability_diagram`.
 
     .. math:: \mathrm{ECE} = \sum_b \frac{W_b}{W} |\mathrm{accuracy}_b - \mathrm{confidence}_b|
 
-    It sees the class that is predicted and no other; `classwise_calibration_error` sees all.
-    Of two classes the probability of class 1 alone may be given, as to `reliability_diagram`.
-    Binned from n examples it is biased upwards: of perfect probabilities it is 0 in the limit, but
-    up to √(bins/n)/2 on average. Compare what was measured with the same bins and the same n.
+    It depends on the predicted class only; `classwise_calibration_error` on all classes. For two
+    classes `probabilities` may be those of class 1 alone, as in `reliability_diagram`. An estimate
+    from n examples is biased upwards: for perfect probabilities it is 0 in the limit, but up to
+    √(bins/n)/2 on average. Compare values with the same bins and the same n.
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`; or of
@@ -118,13 +118,13 @@ def expected_calibration_error(
         axis: the class axis or axes.
         equal_mass: whether bins are of equal weight rather than of equal width.
         where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
-        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+        weights: w ≥ 0, one number a row. Rows of weight 0 are ignored.
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
             then the same on every part. None for all rows here.
 
     Returns:
-        A number from 0 to 1, in float32 at least; 0 if no row counts. Its gradient holds the bins
-        as they are.
+        A number from 0 to 1, in float32 at least; 0 if no row counts. Its gradient treats the bins
+        as constants.
 
     Raises:
         TypeError: as `reliability_diagram`.
@@ -157,12 +157,12 @@ def maximum_calibration_error(
     weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
-    r"""How far confidence is from accuracy in the worst bin of `reliability_diagram`.
+    r"""Return the largest distance of confidence from accuracy in bins of `reliability_diagram`.
 
     .. math:: \mathrm{MCE} = \max_b |\mathrm{accuracy}_b - \mathrm{confidence}_b|
 
-    A bin of one example can be the worst: with `equal_mass` none is so small. Of two classes the
-    probability of class 1 alone may be given, as to `reliability_diagram`.
+    A bin of one example can be the worst: with `equal_mass` no bin is so small. For two classes
+    `probabilities` may be those of class 1 alone, as in `reliability_diagram`.
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`; or of
@@ -173,8 +173,8 @@ def maximum_calibration_error(
         axis: the class axis or axes.
         equal_mass: whether bins are of equal weight rather than of equal width.
         where: boolean mask that broadcasts to `probabilities`: other classes have probability 0.
-        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+        weights: w ≥ 0, one number a row. Rows of weight 0 are ignored.
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
             then the same on every part. None for all rows here.
 
     Returns:
@@ -200,7 +200,7 @@ def maximum_calibration_error(
 
 
 def _top(function, probabilities, labels, axis, where, weights):
-    """Of every row its confidence, how far it is right, and its weight."""
+    """Return the confidence of every row, its correctness from 0 to 1, and its weight."""
     binary = read_binary(function, probabilities, labels, where, weights)
     if binary is not None:
         return tuple(x.ravel() for x in binary)

@@ -1,6 +1,6 @@
-"""Sums over examples that are right to 1e-6 for 10⁸ of them, in float32 too.
+"""Sum over examples with a relative error of 1e-6 for 10⁸ of them, in float32 too.
 
-One float to which numbers are added one after the other stands still at 2²⁴ times what is added.
+A plain running sum in float32 stops growing at 2²⁴ times the added number.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from jax import Array
 
 from jsoftmax.sampling._wide_integers import Words, from_limbs
 
-_KEPT = 48  # bits of every float32 that are summed, below the highest of the largest
+_KEPT = 48  # summed bits of every float32, from the highest bit of the largest down
 
 
 def total(x: Array, over: Hashable | None = None) -> Array:
-    """The sum over the first axis, which is taken away, and over the parts on a mesh axis."""
+    """Return the sum over the first axis, which is removed, and over the parts on a mesh axis."""
     return _total(x) if over is None else jax.lax.psum(_total(x), over)
 
 
 @jax.custom_jvp
 def _total(x: Array) -> Array:
-    # In pairs, whose rounding errors are kept: s + e = a + b exactly (Knuth's two-sum). What the
-    # errors round to when they are added is of order ε² log n, so that the sum is right to about
-    # one ε of Σ |x| for every n.
-    if not isinstance(x.shape[0], int):  # but a symbol of `jax.export`
+    # In pairs that keep their rounding errors: s + e = a + b exactly (Knuth's two-sum). The
+    # rounding of the summed errors is of order ε² log n, so that the sum is right to about one ε of
+    # Σ |x| for every n.
+    if not isinstance(x.shape[0], int):  # a symbol of `jax.export`
         return jnp.sum(x, 0)
     x = _not_folded(x)
     high, low = x, jnp.zeros_like(x)
@@ -40,7 +40,7 @@ def _total(x: Array) -> Array:
         high = a + b
         of_b = high - a
         low = (low[:half] + low[half:]) + ((a - (high - of_b)) + (b - of_b))
-    # Not where the sum is infinite or NaN, since ∞ − ∞ was formed of it.
+    # Not where the sum is infinite or NaN, since the error is then ∞ − ∞.
     spoiled = ~jnp.isfinite(high)
     return jnp.sum(jnp.where(spoiled, high, high + jnp.where(spoiled, 0, low)), 0)
 
@@ -51,7 +51,7 @@ def _total_jvp(primals, tangents):
 
 
 def for_rows(x: Array, shape: tuple[int, ...]) -> Array:
-    """`x`, of size 1 along rows, for each of them; its gradient is the `total` of theirs."""
+    """Broadcast `x`, of size 1 along rows, to the rows; the gradient is the `total` over them."""
     return jnp.asarray(_for_rows(x, shape))
 
 
@@ -71,9 +71,9 @@ _for_rows.defvjp(lambda x, shape: (jnp.broadcast_to(x, shape), x.shape), _for_ro
 
 
 def cumulative(w: Array) -> Array:
-    """Partial sums of numbers ≥ 0 [n], in a unit of their own."""
-    # In whole numbers of as many bits as leave room for the sum in 64: 36 for 10⁸ of them, so that
-    # each is right to 2⁻³⁶ of the largest.
+    """Return partial sums of numbers ≥ 0 [n], in an arbitrary unit."""
+    # In integers of as many bits as leave room for the sum in 64: 36 for 10⁸ of them, so that each
+    # is right to 2⁻³⁶ of the largest.
     n = w.shape[0]
     if not isinstance(n, int):  # a symbol of `jax.export`: there, one after another
         return jnp.cumsum(w)
@@ -85,11 +85,10 @@ def cumulative(w: Array) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def bin_sums(values: tuple[Array, ...], which: Array, bins: int) -> tuple[Array, ...]:
-    """The sum of values ≥ 0 [n] in each of the bins that are numbered by `which`."""
-    # In whole numbers, so that neither the order nor the number of examples matters. Limbs of few
-    # rows fit a word together: 2⁸ of 24 bits, or where there are many bins 2¹⁶ of 16. What is cut
-    # off is 2⁻⁴⁸ of the largest value for each example, whatever n is; below n = 2³¹ nothing
-    # overflows 64 bits.
+    """Return the sum of values ≥ 0 [n] in each bin; `which` holds bin numbers."""
+    # In integers, so that neither the order nor the number of examples matters. Limbs of few rows
+    # fit a word together: 2⁸ of 24 bits, or for many bins 2¹⁶ of 16. The truncation is 2⁻⁴⁸ of the
+    # largest value for each example, for any n; below n = 2³¹ nothing overflows 64 bits.
     n = which.shape[0]
     if not isinstance(n, int):  # a symbol of `jax.export`: there, one after another
         return tuple(jnp.zeros(bins, v.dtype).at[which].add(v) for v in values)
@@ -122,17 +121,17 @@ def _bin_sums_jvp(bins, primals, tangents):
 
 
 def _not_folded(x: Array) -> Array:
-    """`x`, of which the compiler computes nothing when it is constant, as weights of 1 are."""
+    """Return `x`, hidden from the compiler, which would fold constants such as weights of 1."""
     return jax.lax.optimization_barrier(x)
 
 
 def _exponent(v: Array) -> Array:
-    """e such that all v are below 2^e."""
+    """Return e such that all v are below 2^e."""
     return jnp.frexp(jnp.max(v, initial=0))[1]
 
 
 def _limbs(v: Array, exponent: Array, bits: int) -> list[Array]:
-    """The bits of v/2^e, so many in each uint32, from the highest; 48 in all, 96 of float64."""
+    """Return the bits of v/2^e from the highest, `bits` per uint32; 48 in all, 96 of float64."""
     rest = jnp.ldexp(jnp.maximum(v, 0), bits - exponent)
     limbs = []
     for _ in range((_KEPT if v.dtype.itemsize == 4 else 2 * _KEPT) // bits):
@@ -143,8 +142,8 @@ def _limbs(v: Array, exponent: Array, bits: int) -> list[Array]:
 
 
 def _sum_of_words(parts: Array) -> Words:
-    """The sum of uint32 over the first axis."""
-    # Of halves of a word 2¹⁶ are summed in one.
+    """Return the sum of uint32 over the first axis."""
+    # A word holds the sum of 2¹⁶ half words.
     groups = max(1, -(-len(parts) // 2**16))
     parts = jnp.pad(parts, [(0, -len(parts) % groups), (0, 0)]).reshape(groups, -1, parts.shape[-1])
     high, low = (jnp.sum(x, 1, jnp.uint32) for x in (parts >> 16, parts & 0xFFFF))

@@ -1,4 +1,4 @@
-"""Scores made from logits: at which temperature a class enters the support of a sparse mapping."""
+"""Nonconformity scores from logits: the temperature where a class enters the support of entmax."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def entmax_scores(
     *,
     where: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""The temperature at which each class enters the support of `entmax`.
+    r"""Return the temperature where each class enters the support of `entmax`.
 
     .. math:: s_k = (α-1) \Big( \sum_j (z_j - z_k)_+^{1/(α-1)} \Big)^{α-1}
 
-    Class k has a probability above 0 exactly if T > s_k. So to calibrate sets by this score is to
-    calibrate a temperature: with T = `conformal_threshold(entmax_scores(z, α), labels, c)` the sets
-    of new examples are the support, `entmax(z, α, temperature=T) > 0`, and the classes that enter
-    just at T. That takes no sorting, and needs these scores no more.
+    Class k has a probability above 0 exactly if T > s_k. So calibrating sets by this score means
+    calibrating a temperature: with T = `conformal_threshold(entmax_scores(z, α), labels, c)` the
+    sets of new examples are the support, `entmax(z, α, temperature=T) > 0`, and the classes that
+    enter exactly at T. These sets need no sorting, and no scores of new examples.
 
-    Unlike scores made from sparse probabilities these have no ties where p = 0: they tell which of
-    two excluded classes is nearer. The class with the highest logit has the score 0: no set is
-    empty, and coverage is never below accuracy. The log-margin max z − z_k, which is the limit of
-    s/(α−1) for α → 1, serves `softmax`.
+    Unlike scores from sparse probabilities these have no ties where p = 0: they still rank excluded
+    classes. The class with the highest logit has the score 0: no set is empty, and coverage is
+    never below accuracy. For `softmax` use the log-margin max z − z_k, the limit of s/(α−1) for
+    α → 1.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
@@ -48,8 +48,8 @@ def entmax_scores(
             others have the score +∞, as has a logit of −∞.
 
     Returns:
-        Temperatures of the shape of `logits`, in float32 at least. The time is that of K sums over
-        a row. NaN in a row that holds NaN, and for an α in an array that is not above 1.
+        Temperatures of the shape of `logits`, in float32 at least. The cost is K sums over a row.
+        NaN in a row that holds NaN, and for an α in an array that is not above 1.
 
     Raises:
         TypeError: if `logits` are not real numbers or `where` is not boolean.
@@ -83,22 +83,22 @@ def entmax_scores(
     tsallis = cast(Tsallis, ask.regularizer)
     a = tsallis.exponent
     scores = _entries(ask.z, tsallis, ask.classes)
-    if not isinstance(a, float):  # where the temperature is 0, α is ∞
+    if not isinstance(a, float):  # the temperature is 0 where α is ∞
         scores = jnp.where((a > 0) & (ask.temperature != 0), scores, jnp.nan)
     return ask.unmasked(scores, jnp.inf)
 
 
-# Compiled once for a shape also when it is called outside of `jit`. It is not inlined, so that its
-# tangent is one program too, which is transposed and compiled once.
+# Compiled once for each shape, also when called outside `jit`. It is not inlined, so that its
+# tangent is one program too, transposed and compiled once.
 @partial(jax.jit, static_argnums=(2,))
 def _entries(z: Array, tsallis: Tsallis, classes: ClassAxis) -> Array:
-    """The temperatures at which classes enter."""
+    """Return the temperatures where classes enter."""
     a = tsallis.exponent
     v = cooled(z, jnp.ones((1,) * z.ndim, z.dtype), classes)  # z − max z, −∞ excluded
     finite = jnp.where(v == -jnp.inf, 0, v)
 
     def of_class(lowest):
-        # The norm is taken of (v_j − v_k)₊/|v_k|, which is 1 at the top and cannot overflow.
+        # The norm is that of (v_j − v_k)₊/|v_k|, which is 1 at the top and cannot overflow.
         lowest = jnp.expand_dims(lowest, classes.axis)
         depth = jnp.where((lowest < 0) & (lowest > -jnp.inf), -lowest, 1)
         shrink = jnp.where(depth > 1, 2.0**-32, 1).astype(v.dtype)  # 1/depth must not underflow
@@ -113,7 +113,7 @@ def _entries(z: Array, tsallis: Tsallis, classes: ClassAxis) -> Array:
 
 
 def _power(x: Array, a: float | Array, sign: int) -> Array:
-    """x^a or x^(1/a), 0 for x = 0; exact where the power is 1 or 2."""
+    """Return x^a or x^(1/a), 0 for x = 0; exact for powers 1 and 2."""
     power = a if sign > 0 else 1 / a
     if isinstance(power, float) and power in (1.0, 2.0):
         return x if power == 1 else x * x

@@ -1,11 +1,11 @@
-"""One temperature for all logits, at which held-out labels are least surprising.
+"""Temperature scaling: one temperature for all logits, fitted to held-out labels.
 
 In the inverse temperature β every Fenchel–Young loss is convex, because Ω* is and βz is linear in
 β. With u = z − ⟨y, z⟩ measured from the target's own score, p = entmax(βz) and s = slope(p),
 
     ∂L/∂β = ⟨p − y, z⟩ = Σ p u,        ∂²L/∂β² = Σ s (u − ū)²,   ū = Σ s u / Σ s,
 
-so that the best β is the one root of a function that rises.
+so that the best β is the only root of an increasing function.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jsoftmax.core._simplex import solved_masses
 from jsoftmax.core.curves import slope_at
 
 BOUNDS = (1e-3, 1e3)
-_STEPS = 100  # each halves the bracket in log β, or the step of the one before
+_STEPS = 100  # each halves the bracket in log β, or the previous step
 
 
 @on_explicit_axes(like="logits", axis="axis")
@@ -47,41 +47,40 @@ def temperature_scaling(
     bounds: tuple[float, float] = BOUNDS,
     axis_name: Hashable | None = None,
 ) -> Float[Array, ""]:
-    r"""The temperature at which held-out targets cost least: one number for all rows.
+    r"""Return the temperature of least loss on held-out targets: one number for all rows.
 
     .. math:: T^* = \arg\min_T \sum_n w_n L_α(z_n/T, y_n)
 
-    for the Fenchel–Young loss of order α, at α = 1 cross-entropy. The class that a row predicts
-    stays the same; how sure it is changes. The loss is convex in 1/T, and T* is found by Newton
-    steps on log T that a bracket safeguards, until |∂L/∂T| is at most 32 eps of the sum of the
-    magnitudes of its terms, or T is known to 4 eps.
+    for the Fenchel–Young loss of order α, at α = 1 cross-entropy. Predicted classes stay the same;
+    only the confidence changes. The loss is convex in 1/T. T* is found by Newton steps on log T,
+    safeguarded by a bracket, until |∂L/∂T| is at most 32 eps of the sum of the magnitudes of its
+    terms, or T is known to 4 eps.
 
     Use it as `softmax(logits, temperature=T)`, or `entmax(logits, alpha, temperature=T)`.
 
     Args:
-        logits: scores z of shape [..., K, ...] of examples that were not trained on, any real
-            dtype.
+        logits: scores z of shape [..., K, ...] of held-out examples, any real dtype.
         targets: classes, integers of the shape of `logits` without the class axis; or
             distributions, floats of the shape of `logits` that sum to 1 along `axis`.
-        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 where
-            it is None.
+        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 if
+            None.
         axis: the class axis or axes.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        where: boolean mask that broadcasts to `logits`: only these classes take part. A row whose
-            target is masked, or has the score −∞, costs +∞ at every temperature: it does not count.
-        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
-        ignore_index: rows with this label do not count.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
+        where: boolean mask that broadcasts to `logits`: only these classes take part. A row with
+            a target that is masked or has the score −∞ costs +∞ at every T, and is ignored.
+        weights: w ≥ 0, one number a row. Rows of weight 0 are ignored.
+        ignore_index: rows with this label are ignored.
         bounds: the least and the largest temperature, both positive.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
             then the same on every part. None for all rows here.
 
     Returns:
         T*, a number in float32 at least, differentiable in logits, weights, α and distributions
-        (by the implicit function theorem; 0 where T* is a bound). Where every label has the highest
-        score the loss falls, or is 0, as T → 0: the answer is the lower bound. Where labels have
-        lower scores than the rest on average it is the upper bound. Where nothing depends on T, as
-        without rows or with equal logits, it is 1, or the bound next to 1. NaN for a label out of
-        range in a `jax.Array`.
+        (by the implicit function theorem; 0 where T* is a bound). If every label has the highest
+        score, the loss decreases, or is 0, as T → 0: T* is the lower bound. If labels have lower
+        scores than the rest on average, T* is the upper bound. If nothing depends on T, as without
+        rows or with equal logits, T* is 1, or the bound nearest to 1. NaN for a label out of range
+        in a `jax.Array`.
 
     Raises:
         TypeError: if `logits` are not real numbers, or `where` or `targets` have a wrong dtype.
@@ -122,7 +121,7 @@ def _bounds(function, bounds) -> tuple[float, float]:
 def sharpness(
     ask: Problem, y: Array, w: Array, bounds: tuple[float, float], over: Hashable | None
 ) -> Array:
-    """The best β = 1/T, for the rows of all parts on the axis `over`."""
+    """Return the best β = 1/T, for the rows of all parts on the axis `over`."""
     low, high = (jnp.asarray(t, ask.z.dtype) for t in bounds)
     v = cooled(ask.z, jnp.ones((1,) * ask.z.ndim, ask.z.dtype), ask.classes)
     return _sharpness(v, y, w, ask.regularizer, (1 / high, 1 / low), ask.classes, over)
@@ -133,15 +132,16 @@ def _sharpness(
     v: Array, y: Array, w: Array, regularizer: Regularizer, limits: tuple[Array, Array],
     classes: ClassAxis, over: Hashable | None,
 ) -> Array:  # fmt: skip
-    """The β in `limits` at which Σ w L(βv, y) is least, for v = z − max z."""
+    """Return the β in `limits` that minimises Σ w L(βv, y), for v = z − max z."""
     return _searched(v, y, w, regularizer, limits, classes, over)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=(5, 6), inline=True)
 def _searched(v, y, w, regularizer, limits, classes, over):
-    # In x = log β. The ends of the bracket come first: a slope that has one sign at both is least
-    # at one of them. Then Newton's step, unless it leaves the bracket or is not half the last one.
+    # In x = log β. The ends of the bracket come first: if the slope has one sign at both, the
+    # minimum is at an end. Then Newton's step, unless it leaves the bracket or is more than half of
+    # the last one.
     eps = jnp.finfo(v.dtype).eps
     ends = jnp.log(limits[0]), jnp.log(limits[1])
     start = jnp.clip(0 * ends[0], *ends)
@@ -171,14 +171,14 @@ def _searched(v, y, w, regularizer, limits, classes, over):
     state = (ends[0], *ends, ends[1] - ends[0], jnp.bool_(False), 0)
     state, *_ = alike((state, v, y, w), but=over)
     x, *_ = jax.lax.while_loop(unfinished, improve, state)
-    # The logarithm of a bound would not lead back to it.
+    # exp(log) of a bound would not be the bound.
     beta = jnp.where(x <= ends[0], limits[0], jnp.exp(x))
     return jnp.where(x >= ends[1], limits[1], beta)
 
 
 @_sharpness.defjvp
 def _sharpness_jvp(classes, over, primals, tangents):
-    # Differentiate g(β, θ) = ∂L/∂β = 0:  g′ β̇ + ġ = 0. At a bound β stays where it is.
+    # Differentiate g(β, θ) = ∂L/∂β = 0:  g′ β̇ + ġ = 0. At a bound β is constant.
     v, y, w, regularizer, limits = primals
     beta = _sharpness(v, y, w, regularizer, limits, classes, over)
 
@@ -192,7 +192,7 @@ def _sharpness_jvp(classes, over, primals, tangents):
 
 
 def _derivatives(beta, v, y, w, regularizer, classes, over):
-    """∂L/∂β, ∂²L/∂β² and Σ |terms| of the first, in the mean over the weights."""
+    """Return ∂L/∂β, ∂²L/∂β² and Σ |terms| of the first, as weighted means."""
     excluded = v == -jnp.inf
     v = jnp.where(excluded, 0, v)
     z = jnp.where(excluded, -jnp.inf, beta * v)
@@ -201,7 +201,7 @@ def _derivatives(beta, v, y, w, regularizer, classes, over):
     s_total = classes.sum(s)
     u = v - classes.sum(y * v)
     centre = classes.sum(s * u) / jnp.where(s_total > 0, s_total, 1)
-    # The classes of each row are summed first, and then the rows, of which there may be many.
+    # The classes of each row are summed first, then the rows, since there may be many rows.
     w = w.ravel()
     share = w / jnp.maximum(total(w, over), jnp.finfo(w.dtype).tiny)
     slope, bend, terms = (

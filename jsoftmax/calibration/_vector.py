@@ -1,4 +1,4 @@
-"""A scale and a bias for every class, at which held-out labels are least surprising."""
+"""Vector scaling: a scale and a bias for every class, fitted to held-out labels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _STEPS = 500
 
 
 class VectorScaling(NamedTuple):
-    """What `vector_scaling` found: `scale` and `bias`, one number a class.
+    """The result of `vector_scaling`: `scale` and `bias`, one number per class.
 
-    Their shape broadcasts against the logits that they were found from.
+    Their shape broadcasts against the logits of the fit.
 
     Args:
-        scale: what the logits of each class are multiplied by.
-        bias: what is added then. The biases of all classes sum to 0.
+        scale: the factor of the logits of each class.
+        bias: the number added to the scaled logits of each class. The biases sum to 0.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,10 +43,10 @@ class VectorScaling(NamedTuple):
     bias: Array
 
     def apply(self, logits: ArrayLike) -> Float[Array, "..."]:
-        """`logits * scale + bias`, where −∞ stays −∞ whatever its scale.
+        """Return `logits * scale + bias`; −∞ stays −∞ for any scale.
 
         Args:
-            logits: scores of shape [..., K, ...], the classes where they were before.
+            logits: scores of shape [..., K, ...], with the class axis as in the fit.
 
         Returns:
             The scaled scores, in the dtype of `logits` (the default float dtype for integers).
@@ -55,7 +55,7 @@ class VectorScaling(NamedTuple):
         if z.ndim < self.scale.ndim:
             raise ValueError(
                 f"jsoftmax.VectorScaling.apply: `logits` of shape {z.shape} have fewer axes than "
-                f"`scale` of shape {self.scale.shape}; give logits like those it was found from."
+                f"`scale` of shape {self.scale.shape}; give logits like those of the fit."
             )
         dtype = jnp.promote_types(checks.compute_dtype(z), self.scale.dtype)
         rank = (1,) * (z.ndim - self.scale.ndim)
@@ -79,33 +79,33 @@ def vector_scaling(
     penalty: ArrayLike = 1e-3,
     axis_name: Hashable | None = None,
 ) -> VectorScaling:
-    r"""A scale and a bias for every class: `temperature_scaling` that tells classes apart.
+    r"""Fit a scale and a bias for every class: `temperature_scaling` per class.
 
     .. math:: \min_{a, b} \; \frac{\sum_n w_n L_α(a ⊙ z_n/T + b, y_n)}{\sum_n w_n}
               + \frac{λ}{2} (‖a - 1‖² + ‖b‖²)
 
-    where T is the answer of `temperature_scaling`, which the penalty pulls towards: λ → ∞ is
-    temperature scaling. The problem is strongly convex, so that its answer is unique and finite
-    for separable labels and absent classes too, and does not depend on the unit of the logits. It
-    is found by L-BFGS, until no derivative exceeds eps^(2/3) (2.4e-5 in float32, 3.7e-11 in
-    float64), or after 500 steps.
+    where T is the result of `temperature_scaling`, and the penalty pulls towards it: λ → ∞ is
+    temperature scaling. The problem is strongly convex, so that its solution is unique and finite
+    for separable labels and absent classes too, and does not depend on the unit of the logits. The
+    solver is L-BFGS, until no derivative exceeds eps^(2/3) (2.4e-5 in float32, 3.7e-11 in float64),
+    or for 500 steps.
 
-    Unlike a temperature it can change which class is predicted.
+    Unlike a temperature it can change the predicted class.
 
     Args:
-        logits: scores z of shape [..., K, ...] of examples that were not trained on.
+        logits: scores z of shape [..., K, ...] of held-out examples.
         targets: classes, integers of the shape of `logits` without the class axis; or
             distributions, floats of the shape of `logits` that sum to 1 along `axis`.
-        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 where
-            it is None.
+        alpha: α > 0 of the mapping, finite, a number or an array with size 1 along `axis`; 1 if
+            None.
         axis: the class axis or axes.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        where: boolean mask that broadcasts to `logits`: only these classes take part. A row whose
-            target is masked, or has the score −∞, costs +∞ whatever is fitted: it does not count.
-        weights: w ≥ 0, one number a row. A row of weight 0 does not count, whatever stands there.
-        ignore_index: rows with this label do not count.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
+        where: boolean mask that broadcasts to `logits`: only these classes take part. A row with
+            a target that is masked or has the score −∞ costs +∞ for any parameters, and is ignored.
+        weights: w ≥ 0, one number a row. Rows of weight 0 are ignored.
+        ignore_index: rows with this label are ignored.
         penalty: λ > 0.
-        axis_name: name of the mesh or `vmap` axis over which the *rows* are split; the answer is
+        axis_name: name of the mesh or `vmap` axis that splits the *rows*; the result is
             then the same on every part. None for all rows here.
 
     Returns:
@@ -121,7 +121,7 @@ def vector_scaling(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> z = jnp.zeros((4, 2))  # scores that say nothing, of labels of which 3 in 4 are 0
+        >>> z = jnp.zeros((4, 2))  # uninformative scores; 3 in 4 labels are 0
         >>> scaling = vector_scaling(z, jnp.array([0, 0, 0, 1]), penalty=1e-6)
         >>> print(jnp.diff(scaling.bias), jnp.log(1 / 3))
         [-1.0986] -1.0986
@@ -141,19 +141,19 @@ def vector_scaling(
         function, logits, targets, alpha, regularizer, axis, where, weights, ignore_index
     )
     beta = sharpness(ask, y, w, BOUNDS, axis_name)
-    # A score of +∞ stays the highest whatever it is multiplied by, so its row does not count.
+    # A score of +∞ stays the highest whatever its factor, so its row is ignored.
     w = jnp.where(ask.classes.max(ask.z) == jnp.inf, 0, w)
     ridge = ridge.astype(ask.z.dtype)
     z = beta * counted(ask.z, w)
     scale, bias = _fitted(z, y, w, ridge, ask.regularizer, ask.classes, axis_name)
-    # The axes of classes and those after them, so that rows may be of any number.
+    # The class axes and those after them, so that there may be any number of row axes.
     shape = scale.shape[min(ask.classes.axis) :]
     return VectorScaling(beta * scale.reshape(shape), bias.reshape(shape))
 
 
 @partial(jax.jit, static_argnums=(5, 6), inline=True)
 def _fitted(x, y, w, penalty, regularizer, classes, over):
-    """The best scale and bias of the scores x."""
+    """Return the best scale and bias of the scores x."""
     excluded = x == -jnp.inf
     x = jnp.where(excluded, 0, x)
     w = w.ravel()
@@ -178,10 +178,10 @@ def _fitted(x, y, w, penalty, regularizer, classes, over):
 
 
 def over_parts(local, over, like):
-    """The sum of local(x) over the parts on a mesh axis, and of its gradients.
+    """Sum local(x) and its gradients over the parts on a mesh axis.
 
-    On each part x is taken as one of its own, that varies as `like` does: the gradient is then that
-    of the part, in `shard_map` as under `vmap`, and is summed once.
+    On each part x is cast to vary over the mesh as `like` does: the gradient is then that of the
+    part, in `shard_map` as under `vmap`, and is summed once.
     """
 
     def of_part(x):
@@ -200,8 +200,8 @@ def over_parts(local, over, like):
 
 
 def minimized(objective, start):
-    """Where the objective is least, by L-BFGS."""
-    import optax  # here, because nothing else in the functions needs it
+    """Return the minimiser of the objective, by L-BFGS."""
+    import optax  # here, because none of the other functions needs it
 
     solver = optax.lbfgs()
     value_and_gradient = optax.value_and_grad_from_state(objective)

@@ -1,1 +1,1 @@
-"""Three scalar functions × two reductions: everything the rest of the library is made of."""
+"""Regularizers and the solver they share: three scalar functions and two reductions."""

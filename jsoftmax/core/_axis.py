@@ -1,4 +1,4 @@
-"""The class axis: the one place that knows where the classes lie and how they are split."""
+"""The class axis: reductions over the classes, whichever axes hold them and however they split."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ _LONG = 2048  # a row at least this long is reduced in two levels
 
 @dataclasses.dataclass(frozen=True)
 class ClassAxis:
-    """The axis or axes over which a distribution sums to one.
+    """The axis or axes along which the entries of a distribution sum to one.
 
     `axis` is counted from the end, so that it survives `vmap`, and its order numbers the classes.
-    With an `axis_name` the classes are split over that mesh (or `vmap`) axis, and every verb
+    With an `axis_name` the classes are split over that mesh (or `vmap`) axis, and every method
     reduces over it too.
 
-    A size may be a symbol of `jax.export`. Then only equality is asked of it, and the general plan
-    is taken.
+    A size may be a symbol of `jax.export`. Then it is only compared for equality, and the general
+    plan is used.
     """
 
     axis: tuple[int, ...]
     axis_name: Hashable | None = None
 
     def max(self, x: Array) -> Array:
-        """The largest entry of each row, kept as a size-1 axis. A constant to differentiation."""
+        """Return the largest entry of each row, kept as a size-1 axis, with derivative 0."""
         top = self._reduce(jnp.max, jax.lax.stop_gradient(x))
         if self.axis_name is None:
             return top
-        # A NaN on one part reaches the others through a sum; it may not survive pmax.
+        # A NaN on one part reaches the others through a sum; pmax may drop it.
         spoiled = jax.lax.psum(jnp.where(top == top, 0, top), self.axis_name)
         return jnp.where(spoiled == 0, jax.lax.pmax(top, self.axis_name), spoiled)
 
     def sum(self, x: Array) -> Array:
-        """The sum of each row, kept as a size-1 axis."""
+        """Return the sum of each row, kept as a size-1 axis."""
         total = self._reduce(jnp.sum, x, neutral=0)
         return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
     def size(self, x: Array | jax.ShapeDtypeStruct) -> Any:
-        """The number of classes of `x`, over all parts of a split row; symbolic if its shape is."""
+        """Return the number of classes, over all parts of a split row; symbolic if the shape is."""
         size = math.prod(x.shape[a] for a in self.axis)
         return size if self.axis_name is None else size * jax.lax.axis_size(self.axis_name)
 
     def index(self, x: Array) -> Array:
-        """For every entry of `x` the number of its class, from 0 to size − 1.
+        """Return the class number of every entry of `x`, from 0 to size − 1.
 
         Row-major in the order of `axis`: the last axis of the tuple varies fastest.
         """
@@ -68,14 +68,14 @@ class ClassAxis:
         return index
 
     def take(self, x: Array, hit: Array) -> Array:
-        """The entry of each row where `hit` is True."""
+        """Return the entry of each row where `hit` is True."""
         return self.sum(jnp.where(hit, x, 0))
 
     def at(self, x: Array, number: Array) -> Array:
-        """The entry of each row at a class, `number` being of size 1 along the classes; else 0.
+        """Return the entry of each row at the class `number`, or 0 if that is out of range.
 
-        Looked up where rows are whole, or split by the compiler; on the parts of split rows, and
-        on an Explicit mesh, a masked sum.
+        `number` has size 1 along the classes. Rows that are whole, or split by the compiler, are
+        indexed. The parts of split rows, and arrays on an Explicit mesh, take a masked sum.
         """
         is_split = any(part is not None for part in jax.typeof(x).sharding.spec)
         if (axis := self._whole_axis(x)) is None or self.axis_name is not None or is_split:
@@ -85,13 +85,13 @@ class ClassAxis:
         return jnp.where(inside, found, 0)
 
     def by_rows(self, function: Callable[..., Any], scores: Array, *arrays: Array | None) -> Any:
-        """function(scores, *arrays), where `vmap` adds rows instead of mapping `function`.
+        """Return function(scores, *arrays), where `vmap` adds rows instead of mapping `function`.
 
-        A loop or a choice that all rows take together would under `vmap` be taken by each for
-        itself, and all the branches of a choice by everyone. The scores have all the rows, and the
-        other arrays broadcast to them.
+        Under a plain `vmap` each row would run its own loop, and a `cond` would become a `select`
+        that evaluates every branch. The scores have all the rows, and the other arrays broadcast
+        to them.
         """
-        if self.axis_name is not None:  # which may be the axis that is mapped over
+        if self.axis_name is not None:  # it may be the mapped axis
             return function(scores, *arrays)
         rows = jax.custom_batching.custom_vmap(function)
 
@@ -106,9 +106,9 @@ class ClassAxis:
         return rows(scores, *arrays)
 
     def size_here(self, x: Array) -> int:
-        """How many classes are on this device; 0 where nobody knows, or there are several axes.
+        """Return the number of classes on this device, or 0 if unknown or on several axes.
 
-        Of an axis that is split over an Explicit one JAX sorts no parts.
+        Also 0 for an axis split over an Explicit mesh axis, since JAX does not sort its parts.
         """
         axis, *more = self.axis
         if more or not is_known(x.shape[axis]) or jax.typeof(x).sharding.spec[axis] is not None:
@@ -116,7 +116,7 @@ class ClassAxis:
         return x.shape[axis]
 
     def ranked(self, x: Array, rank: int) -> Array:
-        """The entry of this rank, the largest being the first."""
+        """Return the entry of this rank; rank 1 is the largest."""
         axis = self.axis[0] % x.ndim
         highest = jax.lax.top_k(jnp.moveaxis(x, axis, -1), rank)[0]
         if self.axis_name is not None:
@@ -125,7 +125,7 @@ class ClassAxis:
         return jnp.moveaxis(highest[..., -1:], -1, axis)
 
     def anywhere(self, flags: Array) -> Array:
-        """Whether a flag is raised in any row: the same answer on every part of a split row."""
+        """Return whether a flag is set in any row, the same on every part of a split row."""
         raised = jnp.any(flags)
         if self.axis_name is None:
             return raised
@@ -134,16 +134,16 @@ class ClassAxis:
     def peaks(
         self, x: Array, weights: Array | None = None, size: int = 8
     ) -> tuple[Array, Array | None] | None:
-        """The maxima of blocks of `size`, a row so much shorter; None for short rows.
+        """Return the maxima of blocks of `size` classes, or None for short rows.
 
-        With weights, the largest weight of an entry that is the maximum of its block.
+        With weights, also return the largest weight among the maxima of each block.
         """
         axis = self._whole_axis(x)
         if axis is None or not is_known(x.shape[axis]) or x.shape[axis] < 32 * size:
             return None
         if (padded := _divisible(x, axis, 8 * size, -jnp.inf)) is None:
             return None
-        # In chunks of size × lanes: maxima are taken of whole vectors, and a row that the compiler
+        # In chunks of size × lanes: the maxima are of whole vectors, and a row that the compiler
         # has split evenly over devices is cut between chunks.
         n, before, after = padded.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
         chunks = min((n & -n) // size, 1 << (n.bit_length() - 7), 256)
@@ -163,11 +163,11 @@ class ClassAxis:
         return row(peaks), row(q)
 
     def deviation(self, weights: Array, x: Array, total: Array | float = 1.0) -> Array:
-        """x − Σ w x/Σ w for weights of the given total, also where one of them is almost all of it.
+        """Return x − Σ w x/Σ w, accurate also where one weight is almost all of the `total`.
 
-        There x_t minus the mean cancels to what rounding left of it. Taking the mean away a second
-        time, from numbers that are now as small as the result, leaves a relative error of one eps:
-        it is the rule of Gram and Schmidt's method that twice is enough. The transpose is as good.
+        There x_t minus the mean cancels, and only rounding errors are left. Subtracting the mean a
+        second time, from numbers as small as the result, leaves a relative error of one eps: the
+        rule of the Gram–Schmidt process that twice is enough. The transpose is as accurate.
         """
         if isinstance(total, float):
             once = x - self.sum(weights * x) / total
@@ -178,7 +178,7 @@ class ClassAxis:
 
     def _reduce(self, reduction: Callable, x: Array, neutral: float | None = None) -> Array:
         # Two levels lose less to rounding, and give one long row to several cores. A maximum loses
-        # nothing: no row is padded, which is to be copied, for its sake.
+        # nothing, so no row is padded for it: padding copies the row.
         axis = self._whole_axis(x)
         if axis is None or not is_known(x.shape[axis]) or x.shape[axis] < _LONG:
             return reduction(x, axis=self.axis, keepdims=True)
@@ -189,9 +189,9 @@ class ClassAxis:
         return reduction(x, axis=self.axis, keepdims=True)
 
     def _whole_axis(self, x: Array) -> int | None:
-        """The one class axis of `x`, if it may be viewed in blocks.
+        """Return the class axis of `x` if it may be reshaped into blocks, otherwise None.
 
-        An Explicit mesh forbids it, and a length that is not known while tracing.
+        None on an Explicit mesh, and for a length that is not known while tracing.
         """
         if len(self.axis) != 1 or jax.typeof(x).sharding.spec[self.axis[0]] is not None:
             return None
@@ -200,16 +200,15 @@ class ClassAxis:
 
 
 def is_known(size: int) -> bool:
-    """Whether a size is a number, and not a symbol of `jax.export.symbolic_shape`."""
+    """Return whether a size is a number, not a symbol of `jax.export.symbolic_shape`."""
     return isinstance(size, int)
 
 
 def _divisible(x: Array, axis: int, blocks: int, neutral: float | None) -> Array | None:
-    """`x` of a length that `blocks` divides: padded if it is odd, None if it is even and not so.
+    """Return `x` with a length divisible by `blocks`, padded with `neutral` if necessary.
 
-    Without a neutral number nothing is padded.
-
-    An even row may be split evenly over devices, and the parts would run through padded blocks.
+    None if an even length is not divisible, or an odd one without a neutral number. An even row may
+    be split evenly over devices, and padded blocks would then straddle the parts.
     """
     n = x.shape[axis]
     if n % blocks == 0:

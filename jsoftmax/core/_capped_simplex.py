@@ -1,11 +1,11 @@
-"""Distributions with caps, p_i ≤ u_i, or of another mass, Σ p = k: the same link, clipped.
+"""Distributions with caps p_i ≤ u_i or another mass Σ p = k, from the same link, clipped.
 
 Where a cap binds p does not move, so s = 0 there, and for the rest the derivative is that of
 `_simplex`; a change of k or of the binding caps is spread over them in proportion to s:
 
     ṗ = s (d − τ̇) + s (k̇ − Σ_cap u̇)/Σ s,   and ṗ = u̇ where the cap binds.
 
-Where Σ s = 0, every class at 0 or at its cap, a change of k finds nobody to take it: 0.
+Where Σ s = 0, every class is at 0 or at its cap, and the derivative in k is 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jsoftmax.core._simplex import marginal_tangent, slopes
 from jsoftmax.core._tangents import effective_tangent
 from jsoftmax.core.curves import Capped, bounded_marginals
 
-_MOST_SORTED = 128  # the highest rank for which rows are sorted
+_MOST_SORTED = 128  # for a higher rank rows are bisected, not sorted
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5, 6))
@@ -41,12 +41,12 @@ def capped_masses(
     classes: ClassAxis,
     filled_ones: int | None = None,
 ) -> tuple[Array, Array | None]:
-    """p = argmax ⟨p, y⟩ − Σ q ω(p/q) over 0 ≤ p ≤ upper, Σ p = total, for cooled scores.
+    """Return p = argmax ⟨p, y⟩ − Σ q ω(p/q) over 0 ≤ p ≤ upper, Σ p = total, for cooled scores.
 
-    `upper` is 0 where `y` is −∞ and broadcasts to `y`; `total` has a size-1 class axis. NaN where
-    the caps do not leave room for the total; zeros in a row without any class. Beside p stands
-    t = y − τ where the link has a bound. `filled_ones` is ⌈total⌉ where it is known while tracing
-    and all caps are 1.
+    `upper` is 0 where `y` is −∞ and broadcasts to `y`; `total` has a size-1 class axis. p is NaN
+    where the caps sum to less than the total, and 0 in a fully masked row. The second result is
+    t = y − τ for a bounded link, otherwise None. `filled_ones` is ⌈total⌉ where it is known while
+    tracing and all caps are 1.
     """
     if prior is not None and regularizer.bound < jnp.inf:
         filled_ones = None  # the prior times the bound is a cap too
@@ -65,7 +65,7 @@ def _capped_masses_jvp(classes, filled_ones, primals, tangents):
     weight = classes.sum(weights)
     e = ratio(weights, jnp.where(weight > 0, weight, 1))
     tangent = jnp.zeros_like(p)
-    away, gained = tangent, jnp.zeros_like(weight)  # gained by the classes that no cap holds
+    away, gained = tangent, jnp.zeros_like(weight)  # the mass gained by classes below their caps
     d = effective_tangent(r, d_y, regularizer, d_regularizer, s, d_prior)
     if d is not None:
         away = classes.deviation(e, jnp.where(weights > 0, d, 0))
@@ -80,7 +80,7 @@ def _capped_masses_jvp(classes, filled_ones, primals, tangents):
         tangent = tangent + held - e * lost
     if t is None:
         return (p, t), (tangent, None)
-    # What is gained lowers τ: it is −τ̇ Σ s.
+    # A gain of mass lowers τ: it is −τ̇ Σ s.
     steepness = classes.sum(s)
     away = away + ratio(gained, jnp.where(steepness > 0, steepness, 1))
     beside = effective_tangent(r, None, regularizer, d_regularizer, s, d_prior)
@@ -88,7 +88,7 @@ def _capped_masses_jvp(classes, filled_ones, primals, tangents):
 
 
 def _binds(p, t, prior, regularizer, upper):
-    """Where a cap holds p. A bound of the link does not, though p may round to it."""
+    """Return where a cap binds p. A bound of the link does not, though p may round to it."""
     binds = p >= upper
     if t is None:
         return binds
@@ -104,10 +104,10 @@ def threshold_of(
     upper: Array,
     classes: ClassAxis,
 ) -> Array:
-    """τ with y − τ = ω′(p/q) at the classes strictly between 0 and their caps.
+    """Return τ with y − τ = ω′(p/q) at the classes strictly between 0 and their caps.
 
-    Where there is none, any τ between the lowest capped and the highest empty class will do; it is
-    the one at which the lowest capped class reaches its cap.
+    Without such a class any τ between the lowest capped and the highest empty class solves the
+    problem; the result is the τ that brings the lowest capped class exactly to its cap.
     """
     p = jax.lax.stop_gradient(p)
     inside = (p > 0) & (p < upper)
@@ -124,15 +124,15 @@ def threshold_of(
 def anchor_of(
     y: Array, upper: Array, total: Array, classes: ClassAxis, filled_ones: int | None = None
 ) -> Array:
-    """The largest score t such that the caps of the scores ≥ t leave room for the total.
+    """Return the largest score t for which the caps of the scores ≥ t sum to at least the total.
 
-    Scores are measured from there, since the largest classes may be capped however far above the
-    rest they are. With caps of 1 it is the score of rank `filled_ones`, which is sought among few.
+    Scores are measured from t, since the largest classes may be capped however far above the rest
+    they are. With caps of 1, t is the score of rank `filled_ones`, found by a short sort.
     """
     y = jax.lax.stop_gradient(y)
     if filled_ones is None or filled_ones > min(_MOST_SORTED, classes.size_here(y)):
         return _bisected(y, upper, total, classes)
-    # XLA on CPU sorts more slowly than bisection, which takes a pass over the row for each bit.
+    # XLA on CPU sorts more slowly than it bisects, though that takes a pass over the row per bit.
     return jax.lax.platform_dependent(
         y,
         upper,
@@ -148,8 +148,8 @@ def _bisected(y, upper, total, classes):
     def leaves_room(t):
         return classes.sum(jnp.where(y > t, caps, 0)) < total
 
-    # Made from all that a row depends on. Without room, or with NaN in the row, the row will not
-    # be solved; any anchor will do.
+    # Derived from all inputs of a row. Without room for the total, or with NaN in the row, the row
+    # is not solved and any anchor will do.
     top = classes.max(y)
     high = top + 0 * filled(total, 1)
     anchor = least_float(leaves_room, filled(high, -jnp.inf), high, classes.anywhere)
@@ -161,7 +161,7 @@ def _ranked(y, upper, total, classes, rank):
     return jnp.where(top == top, classes.ranked(y, rank) + 0 * filled(total, 1), top)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=(5, 6), inline=True)
 def _solved(y, prior, regularizer, upper, total, classes, filled_ones):
     numbers, structure = jax.tree.flatten(regularizer)
@@ -170,7 +170,7 @@ def _solved(y, prior, regularizer, upper, total, classes, filled_ones):
 
     def rows(y, prior, upper, total, *numbers):
         pivot = anchor_of(y, upper, total, classes, filled_ones)
-        # The link is capped where q times it is.
+        # q times the link is capped at `upper`, so the link at upper/q.
         cap = upper if prior is None else upper / jnp.where(prior > 0, prior, 1)
 
         def solved(curve):
@@ -189,6 +189,6 @@ def _solved(y, prior, regularizer, upper, total, classes, filled_ones):
     if t is not None:
         t = jnp.where((total >= room) & (upper > 0), float(jnp.finfo(t.dtype).max), t)
     fits = (total > 0) & (total <= room * (1 + 4 * jnp.finfo(y.dtype).eps))
-    top = classes.max(y)  # NaN is the whole row's
+    top = classes.max(y)  # one NaN makes the whole row NaN
     p = jnp.where(room == 0, 0, jnp.where(fits, p, jnp.nan))
     return jnp.where(top == top, p, top), t

@@ -1,12 +1,12 @@
-"""The threshold of a row with caps, found between two places that are known to enclose it.
+"""Find the threshold of a row with caps, inside a bracket.
 
 Classes at or above a *pivot* are counted by their deficits u − p, the others by their masses. With
 the mass that is left when all classes of the first kind are full, rest = total − Σ u,
 
     below = Σ p + (−rest)₊     and     room = Σ (u − p) + rest₊
 
-are sums of terms that are never negative, and equal at the sought threshold: nothing cancels, so
-masses and deficits come out right to a few eps however small they are.
+are sums of non-negative terms, and equal at the threshold. Nothing cancels, so masses and deficits
+are right to a few eps however small they are.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from jsoftmax.core._floats import least_float
 from jsoftmax.core._scores import Scores, difference
 from jsoftmax.core.curves import Capped, Shift, two_sum
 
-_MOST_STEPS = 400  # more than halving both the gap and the bracket can take
+_MOST_STEPS = 400  # above the steps that halving both the gap and the bracket can take
 
 
 def solve_capped(curve: Capped, scores: Scores, total: Array, pivot: Array) -> tuple[Array, Any]:
-    """The anchor of each row, and the place on the curve where its masses sum to `total`.
+    """Return the anchor of each row, and the place on the curve where its masses sum to `total`.
 
-    The classes above the pivot leave room for some of the total, and those from the pivot on do
-    not: it has mass, and is below its cap or at it.
+    The caps above the pivot sum to less than the total, those from the pivot on to at least the
+    total: the pivot has mass, and is at or below its cap.
     """
     upper = curve.upper
     above, ties, lower, largest = (
@@ -48,7 +48,7 @@ def solve_capped(curve: Capped, scores: Scores, total: Array, pivot: Array) -> t
         return jnp.where(full, z >= pivot, z > pivot)
 
     def sums(anchor, place):
-        """`below` and `room`."""
+        """Return `below` and `room`."""
 
         def mass(z):
             return jnp.where(is_full(z), 0, curve.masses(z, anchor, place))
@@ -86,10 +86,10 @@ def solve_capped(curve: Capped, scores: Scores, total: Array, pivot: Array) -> t
 
 
 def solve_bounded(curve: Shift, scores: Scores) -> tuple[Array, Any]:
-    """The anchor of each row, and the place where its masses sum to one, for a link bounded by 1.
+    """Return the anchor of each row, and the place where its masses sum to one; the link is ≤ 1.
 
-    Where a score is far above the others, or under a prior several are, all but nothing of the mass
-    is theirs. What is left for the others is told by the deficits alone.
+    A score far above the others, or under a prior several of them, takes almost all the mass. The
+    masses of the others then follow from the deficits alone.
     """
     top = scores.max()
     one, pivot = filled(top, 1), top
@@ -105,9 +105,10 @@ def solve_bounded(curve: Shift, scores: Scores) -> tuple[Array, Any]:
 
 
 def _by_logarithms(curve, is_full, scores, anchor, place, lost):
-    """The place where both sums underflow, from their logarithms.
+    """Return the place from the logarithms of both sums, where these underflow.
 
-    There all links are so far out that the sums are exponentials of the shift, of slopes ±1.
+    There all links are so far in their tails that the sums are exponentials of the shift, with
+    slopes ±1.
     """
     shifts = curve.curve
 
@@ -133,7 +134,7 @@ def _by_logarithms(curve, is_full, scores, anchor, place, lost):
 def edge_below(
     fits: Callable[[Array], Array], scores: Scores, high: Array, low: Array | None = None
 ) -> Array:
-    """The smallest score with mass: the first above the least threshold that leaves room for it."""
+    """Return the smallest score with mass: the first at or above the least threshold that fits."""
     low = filled(high, -jnp.inf) if low is None else low
     threshold = least_float(fits, low, high, scores.anywhere)
     edge = -scores.max(lambda z: jnp.where(z >= threshold, -z, -jnp.inf))
@@ -141,10 +142,10 @@ def edge_below(
 
 
 def _levels(missing, lower, highest):
-    """The least and the largest mass that the pivot can have.
+    """Return the least and the largest possible mass of the pivot.
 
-    At the least the classes that are not above the pivot have no more than is missing, however many
-    they are; at the largest those from the pivot on are full.
+    At the least mass, the classes not above the pivot share the missing mass evenly; at the
+    largest, the classes from the pivot on are full.
     """
     tiny = float(jnp.finfo(missing.dtype).tiny)
     lowest = jnp.maximum(missing, tiny) / jnp.maximum(lower, 1)
@@ -152,11 +153,11 @@ def _levels(missing, lower, highest):
 
 
 def _end_of_shifts(curve, scores, pivot, count, total, is_plain):
-    """A shift that is large enough, where the largest cap is one that no shift reaches.
+    """Return a shift that is large enough, for a largest cap that no shift reaches.
 
-    Where all caps are 1, of M classes from the pivot on M − k is to be left, or as much as the
-    classes below it take. They leave M link(−μ) at most, and the next class takes link(v + μ),
-    which is more at the place log(2M) − v/2.
+    Where all caps are 1, the M classes from the pivot on must leave M − k, or the mass that the
+    classes below the pivot take. They leave at most M link(−μ), and the next class takes
+    link(v + μ), which is more at the place log(2M) − v/2.
     """
     tiny = float(jnp.finfo(pivot.dtype).tiny)
     enough = filled(pivot, -math.log(tiny))
@@ -174,12 +175,11 @@ def _end_of_shifts(curve, scores, pivot, count, total, is_plain):
 
 
 def _search(curve, sums, anchor, low, guess, high, unit, anywhere):
-    """Secant steps that end where the two sums agree or the bracket around the root is empty.
+    """Take secant steps until the two sums agree or the bracket around the root is empty.
 
-    It is empty where an eps of the `unit` of coordinates is all that is left of it.
-    In every other step either the gap or the bracket falls to a half of what it was: where a secant
-    does neither, a bisection follows. A row that is finished stays where it is, so that it does not
-    depend on its neighbours.
+    The bracket counts as empty when it is at most an eps of the `unit` of coordinates wide. At
+    least every other step halves the gap or the bracket: where a secant does neither, a bisection
+    follows. A finished row stays where it is, so that it does not depend on its neighbours.
     """
     eps = float(jnp.finfo(anchor.dtype).eps)
 
@@ -220,7 +220,7 @@ def _search(curve, sums, anchor, low, guess, high, unit, anywhere):
 
 
 def _log_ratio(below, room):
-    """log(below/room), whose sign is that of the difference however close they are."""
+    """Return log(below/room), with the sign of the difference however close they are."""
     tiny = float(jnp.finfo(room.dtype).tiny)
     below, room = jnp.maximum(below, tiny), jnp.maximum(room, tiny)
     excess = below - room

@@ -1,4 +1,4 @@
-"""A person's mistakes, answered before any work with the function, the argument and the remedy."""
+"""Check arguments before tracing; errors name the function, the argument and the remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_SIGN_OR_FRACTION = ("float4_e2m1fn", "float8_e8m0fnu")
 
 
 def as_array(function: str, name: str, x: Any) -> Array:
-    """`x` as an array of real numbers."""
+    """Return `x` as an array of real numbers."""
     x = _any_array(function, name, x, "real numbers")
     if not _is_real(x.dtype):
         raise TypeError(f"jsoftmax.{function}: `{name}` has dtype {x.dtype}; give it real numbers.")
@@ -31,7 +31,7 @@ def as_array(function: str, name: str, x: Any) -> Array:
 
 
 def _any_array(function: str, name: str, x: Any, wanted: str) -> Array:
-    """`x` as an array of any dtype, `wanted` being the remedy if it is none."""
+    """Return `x` as an array of any dtype; `wanted` names the remedy if it is not an array."""
     if isinstance(x, jax.Array):
         return x
     given = f"jsoftmax.{function}: `{name}` is {reprlib.repr(x)} of type {type(x).__name__}"
@@ -48,25 +48,25 @@ def _any_array(function: str, name: str, x: Any, wanted: str) -> Array:
 
 
 def _is_real(dtype: Any) -> bool:
-    """Whether a dtype of JAX or numpy has real numbers, bools among them."""
+    """Return whether a dtype of JAX or numpy holds real numbers, bools included."""
     return dtype == np.bool_ or (
         jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.complexfloating)
     )
 
 
 def result_dtype(x: Array) -> np.dtype:
-    """The dtype of results: that of `x`, or the default float for integers and bools."""
+    """Return the dtype of results: that of `x`, or the default float for integers and bools."""
     return x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.zeros((), float).dtype
 
 
 def compute_dtype(x: Array) -> np.dtype:
-    """The dtype of computations, and of losses and entropies: at least float32."""
+    """Return the dtype of computations, losses and entropies: at least float32."""
     dtype = result_dtype(x)
     return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
 
 
 def log_dtype(x: Array) -> np.dtype:
-    """The dtype of log-results: that of results, if it has an infinity."""
+    """Return the dtype of log-results: that of results if it has an infinity, else a wider one."""
     dtype = result_dtype(x)
     return dtype if np.isinf(np.asarray(np.inf).astype(dtype)) else compute_dtype(x)
 
@@ -78,9 +78,9 @@ def class_axis(
     axis_name: Hashable | None,
     called: str = "logits",
 ) -> ClassAxis:
-    """The axis or axes of `logits`, counted from the end, each of at least one class.
+    """Return the class axes of `logits`, counted from the end, each with at least one class.
 
-    None stands for all axes. A tuple numbers the classes in its own order.
+    None means all axes. A tuple numbers the classes in its own order.
     """
     n = logits.ndim
     axes = axis if isinstance(axis, tuple | list) else range(n) if axis is None else (axis,)
@@ -115,7 +115,7 @@ def class_axis(
 def mask_like(
     function: str, where: Any, logits: Array | jax.ShapeDtypeStruct, called: str = "logits"
 ) -> Array | None:
-    """`where` as a boolean array of the rank of `logits`."""
+    """Return `where` as a boolean array of the rank of `logits`."""
     if where is None:
         return None
     where = _any_array(function, "where", where, "bools")
@@ -135,7 +135,7 @@ def per_row(
     classes: ClassAxis,
     dtype: np.dtype,
 ) -> Array:
-    """A parameter given as an array: one number a row, of the rank and computing dtype."""
+    """Return an array parameter, one number a row, in the rank of `logits` and `dtype`."""
     x = as_array(function, name, x)
     rows = tuple(1 if a - logits.ndim in classes.axis else n for a, n in enumerate(logits.shape))
     if not broadcasts(x, logits.shape):
@@ -157,7 +157,7 @@ def per_row(
 def aligned(
     function: str, name: str, x: Array, shape: tuple[Any, ...], called: str = "logits"
 ) -> Array:
-    """`x` with leading size-1 axes, broadcastable to `shape`."""
+    """Return `x` with leading size-1 axes, broadcastable to `shape`."""
     if not broadcasts(x, shape):
         raise ValueError(
             f"jsoftmax.{function}: `{name}` has shape {x.shape}, which does not broadcast to "
@@ -168,18 +168,18 @@ def aligned(
 
 
 def broadcasts(x: Array, shape: tuple[Any, ...]) -> bool:
-    """Whether `x` is broadcastable to `shape`."""
+    """Return whether `x` is broadcastable to `shape`."""
     return x.ndim <= len(shape) and all(
         a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)
     )
 
 
 def whole_number(function: str, name: str, x: Any, least: int = 1, most: int | None = None) -> int:
-    """A number that is known while tracing, within its range.
+    """Return an integer that is known while tracing, within its range.
 
     Raises:
-        TypeError: if it is no whole number.
-        ValueError: if it is too small or too large.
+        TypeError: if it is not an integer.
+        ValueError: if it is out of range.
     """
     if isinstance(x, bool) or not isinstance(x, int | np.integer):
         raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
@@ -191,7 +191,7 @@ def whole_number(function: str, name: str, x: Any, least: int = 1, most: int | N
 
 
 def static_number(x: Any) -> float | None:
-    """`x` as a Python float where it is a number known while tracing, otherwise None."""
+    """Return `x` as a Python float where it is a number known while tracing, otherwise None."""
     if isinstance(x, np.generic | np.ndarray):
         return float(x) if x.ndim == 0 and _is_real(x.dtype) else None
     try:
@@ -201,7 +201,7 @@ def static_number(x: Any) -> float | None:
 
 
 def known_values(x: Any) -> np.ndarray | None:
-    """`x` as numpy values where Python or numpy give real numbers, None otherwise.
+    """Return `x` as numpy values if it holds Python or numpy real numbers, otherwise None.
 
     None for a `jax.Array`, for a list that holds one, and for anything that `as_array` refuses.
     """

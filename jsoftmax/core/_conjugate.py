@@ -29,7 +29,7 @@ def conjugate(
     temperature: Array | None,
     classes: ClassAxis,
 ) -> Array:
-    """T Ω*(z/T) = max ⟨p, z⟩ − T Ω(p), kept as a size-1 axis; T is 1 where it is None.
+    """Return T Ω*(z/T) = max ⟨p, z⟩ − T Ω(p), kept as a size-1 axis; None means T = 1.
 
     `z` is not yet divided by T ≥ 0.
     """
@@ -37,7 +37,7 @@ def conjugate(
     y = cooled(z, temperature, classes)
     if regularizer.is_exponential:
         weighted = with_log_prior(y, prior, classes)
-        # Not `difference`: a minimum may lose a NaN, and infinite rows are told by their top.
+        # Not `difference`: a minimum may lose a NaN, and `top` identifies infinite rows.
         finite = float(jnp.finfo(z.dtype).max)
         level = jnp.clip(classes.max(weighted), -finite, finite)
         total = classes.sum(jnp.exp(weighted - level))
@@ -49,12 +49,12 @@ def conjugate(
         p = probabilities(y, prior, regularizer, classes)
         v = jnp.where(p > 0, difference(y, classes.max(y)), 0)
         excess = classes.sum(p * v) + entropy_of(p, prior, regularizer, classes)
-    # The maximum of a row may lose a NaN, its sum does not.
+    # The maximum of a row may lose a NaN; its sum does not.
     excess = jnp.where(jnp.isfinite(top) | (excess != excess), excess, 0)
     if temperature is None:
         return top + excess
-    # At T = ∞ the excess outweighs everything. Where it is zero ⟨p, z⟩ is left: the score of the
-    # only class, or with a prior of mass 1 the mean.
+    # At T = ∞ the excess outweighs everything. Where the excess is zero, ⟨p, z⟩ remains: the score
+    # of the only class, or with a prior of mass 1 the mean.
     grown = jnp.where(excess == 0, excess, temperature * excess)
     if prior is not None:
         nothing = jnp.abs(excess) <= 8 * float(jnp.finfo(z.dtype).eps)
@@ -88,12 +88,12 @@ def _conjugate_jvp(classes, primals, tangents):
 def entropy_of(
     p: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
-    """−Σ q ω(p/q), kept as a size-1 axis."""
+    """Return −Σ q ω(p/q), kept as a size-1 axis."""
     return -classes.sum(times_prior(prior, regularizer.value(relative_to(prior, p))))
 
 
 def height(r: Array, regularizer: Regularizer) -> Array:
-    """ω(r) − r ω′(r), how much an entry of q adds to Σ q ω(p/q); 0 at r = 0 and where ω is +∞."""
+    """Return ω(r) − r ω′(r), the derivative of q ω(p/q) in q; 0 at r = 0 and where ω is +∞."""
     inside = (r > 0) & ~(regularizer.value(r) == jnp.inf)
     some = jnp.where(inside, r, 0.5)
     inner = regularizer.value(some) - some * regularizer.derivative(some)

@@ -1,4 +1,4 @@
-"""Equality and hash of immutable pytrees of arrays, so that a module may hold one as a setting."""
+"""Equality and hash of immutable pytrees of arrays, so that a module can hold one as a setting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def same_contents(self: Any, other: Any) -> Any:
-    """Return whether two pytrees of one class hold the same arrays: a method, `__eq__`."""
+    """Return whether two pytrees of one class hold the same arrays; serves as `__eq__`."""
     if self is other:
         return True
     if type(self) is not type(other):
@@ -22,27 +22,27 @@ def same_contents(self: Any, other: Any) -> Any:
 
 
 def other_contents(self: Any, other: Any) -> Any:
-    """Return the opposite of `same_contents`: a method, `__ne__`, in the place of a tuple's."""
+    """Return the opposite of `same_contents`; serves as `__ne__`, overriding that of tuples."""
     same = same_contents(self, other)
     return same if same is NotImplemented else not same
 
 
 def hash_of_contents(self: Any) -> int:
-    """Return a hash of structure and values: a method, `__hash__`.
+    """Return a hash of structure and values; serves as `__hash__`.
 
-    Values belong to it, because Flax's `nn.jit` compares modules by their hashes alone.
+    It includes the values because Flax's `nn.jit` compares modules by their hashes alone.
     """
     leaves, structure = jax.tree.flatten(self)
-    # As text, since the hash of a structure leaves the static fields of its nodes out.
+    # As text, since the hash of a structure omits the static fields of its nodes.
     return hash((type(self), str(structure), *map(_hash, leaves)))
 
 
 class Held:
     """An immutable pytree as one setting of a module, hashed once.
 
-    In one a Linen module holds its tree or its sampler: to fingerprint a module, `nn.jit` would
-    walk through the arrays entry by entry. So do attention modules their options, a dictionary,
-    which has no hash.
+    Linen modules hold their tree or sampler this way: to fingerprint a module, `nn.jit` would
+    otherwise walk through the arrays entry by entry. Attention modules hold their options this way
+    too: they are a dictionary, which has no hash.
     """
 
     def __init__(self, value: Any):
@@ -80,12 +80,12 @@ def _same(x: Any, y: Any) -> bool:
 
 
 def hashable(setting: Any) -> Any:
-    """Return lists and numpy arrays as nested tuples, any other setting of a module as it is."""
+    """Return lists and numpy arrays as nested tuples, any other setting of a module unchanged."""
     if isinstance(setting, np.ndarray):
         setting = setting.tolist()
     return tuple(map(hashable, setting)) if isinstance(setting, list | tuple) else setting
 
 
 def of_hashable(number: Any) -> Any:
-    """Return nested tuples of numbers as an array again."""
+    """Return nested tuples of numbers as an array, the inverse of `hashable`."""
     return np.asarray(number) if isinstance(number, tuple) else number

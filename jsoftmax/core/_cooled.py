@@ -1,4 +1,4 @@
-"""Scores divided by a temperature, with its limits at 0 and ∞."""
+"""Divide scores by a temperature, with the limits at 0 and ∞."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from jsoftmax.core._scores import difference
 def cooled(
     z: Array, temperature: Array | None, classes: ClassAxis, anchor: Array | None = None
 ) -> Array:
-    """(z − max z)/T for T ≥ 0, with its limits: arg max at T = 0, all ties at T = ∞.
+    """Return (z − max z)/T for T ≥ 0, with its limits: arg max at T = 0, all ties at T = ∞.
 
-    Where T is None, which stands for 1, it is z itself. Another anchor than the maximum keeps the
-    differences of finite scores where one of +∞ is above it; at T = 0 scores above it go to +∞.
+    None means T = 1 and returns z itself. An anchor other than the maximum keeps the differences of
+    finite scores where a score of +∞ is above it; at T = 0 scores above the anchor go to +∞.
 
-    −∞ stays −∞ at every T. At T = 0 and T = ∞ nothing depends on z or T any more, and the
+    −∞ stays −∞ at every T. At T = 0 and T = ∞ the result no longer depends on z or T, and the
     derivative is zero.
     """
     if temperature is None:
         return z
     anchor = classes.max(z) if anchor is None else anchor
-    # −∞ takes no part, nor does a finite score beside +∞ at a finite T.
+    # Classes at −∞ are excluded, and so are finite scores beside +∞ at a finite T.
     beaten = (anchor == jnp.inf) & (temperature < jnp.inf) & (z < jnp.inf)
     takes_part = (z > -jnp.inf) & ~beaten
     v = difference(z, anchor)
-    # The difference of two finite scores may overflow, and is still not that of an excluded class.
+    # The difference of two finite scores may overflow, but must not look like an excluded class.
     v = jnp.where(takes_part, jnp.maximum(v, -jnp.finfo(z.dtype).max), 0)
     cold, y = is_zero(temperature), quotient(v, temperature)
     y = jnp.where(takes_part & ~(cold & (v < 0)), y, -jnp.inf)
@@ -39,27 +39,27 @@ def cooled(
 
 
 def is_zero(temperature: Array) -> Array:
-    """Where T ≥ 0 is 0, or so small that hardware may take it for 0."""
+    """Return where T ≥ 0 is 0, or so small that hardware may flush it to 0."""
     return temperature < jnp.finfo(temperature.dtype).tiny
 
 
 def quotient(x: Array, temperature: Array) -> Array:
-    """x/T for finite x and T ≥ 0, kept finite; 0 at T = 0, where its callers put the limit."""
+    """Return x/T for finite x and T ≥ 0, kept finite; 0 at T = 0, where callers put the limit."""
     return _over_power(x, temperature, 1)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _over_power(x: Array, temperature: Array, power: int) -> Array:
-    """x/Tⁿ, kept finite; 0 at T = 0.
+    """Return x/Tⁿ, kept finite; 0 at T = 0.
 
-    Of classes without mass x/Tⁿ overflows where its product with p is 0, so from T² on it is
-    clipped by so much more that sums over classes stay finite.
+    For classes without mass x/Tⁿ overflows although its product with p is 0. From n = 2 on it is
+    therefore clipped further, so that sums over classes stay finite.
     """
     dtype = jnp.finfo(x.dtype)
     none, most = is_zero(temperature), float(dtype.max) * (1 - 4 * float(dtype.eps))
     divisor = jnp.where(none, 1, temperature)
     for n in range(1, power + 1):
-        # Clipped first, since nothing is to overflow on the way.
+        # Clipped first, so that no intermediate result overflows.
         bound = (most if n == 1 else most / 2**24) * jnp.minimum(temperature, 1)
         x = jnp.where(none, 0, jnp.clip(x, -bound, bound) / divisor)
     return x

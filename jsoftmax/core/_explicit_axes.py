@@ -1,8 +1,8 @@
-"""Arrays that are split over Explicit axes of a mesh, computed as over Auto ones.
+"""Compute with arrays on Explicit mesh axes as on Auto axes.
 
-On an Explicit axis JAX asks every operation for the sharding of its result, and blocks of tokens,
-sorting and scattering have none that follows from the operands alone. There the compiler is asked
-instead, as it is on an Auto axis, and results are split as the rows they belong to.
+On an Explicit axis JAX derives the sharding of every result from the operands, which is impossible
+for blocks of tokens, sorting and scattering. The compiler then chooses shardings, as it does on an
+Auto axis, and results are sharded like the rows they belong to.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def on_explicit_axes(
 ) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]:
     """Let a function take arrays on Explicit axes.
 
-    Results that have the rows of the argument `like` are split as these are, and others are whole
-    everywhere. Its rows are all its axes but those of the classes: `axis`, or what the argument of
-    that name says.
+    Results with the rows of the argument `like` are sharded as these are, and others are
+    replicated. The rows of `like` are all its axes except the class axes. `axis` gives the class
+    axes, or names the argument that gives them.
     """
 
     def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
@@ -67,7 +67,7 @@ def on_explicit_axes(
 
 
 def _explicit_mesh(x: Any) -> Any:
-    """The mesh with Explicit axes on which an array lies; None for everything else."""
+    """Return the mesh of an array if it has Explicit axes; None for everything else."""
     if not isinstance(x, jax.Array):
         return None
     mesh = jax.typeof(x).sharding.mesh
@@ -75,7 +75,7 @@ def _explicit_mesh(x: Any) -> Any:
 
 
 def is_split(x: Any) -> bool:
-    """Whether an array is split over an Explicit axis."""
+    """Return whether an array is split over an Explicit axis."""
     mesh = _explicit_mesh(x)
     if mesh is None:
         return False
@@ -87,9 +87,9 @@ def is_split(x: Any) -> bool:
 class _Rows(NamedTuple):
     """The rows of an array, and how they are split."""
 
-    shape: tuple[Any, ...]  # of the array, and
-    spec: tuple[Any, ...]  # its split axes, None for those of the classes
-    kept: tuple[int, ...]  # the axes that are rows
+    shape: tuple[Any, ...]  # of the array
+    spec: tuple[Any, ...]  # of the array, None for the class axes
+    kept: tuple[int, ...]  # the row axes
 
 
 def _rows(x: Any, axis: Any) -> _Rows:
@@ -103,7 +103,11 @@ def _rows(x: Any, axis: Any) -> _Rows:
 
 
 def _spec(shape: tuple[Any, ...], rows: _Rows) -> PartitionSpec:
-    """How a result is split: as the whole array, or by rows with draws before or classes after."""
+    """Return the sharding of a result, from the shape and the sharding of the rows.
+
+    A result of the shape of the whole array is sharded like it. One with the row shape, perhaps
+    with draws before or classes after it, is sharded like the rows. All others are replicated.
+    """
     if shape == rows.shape:
         return PartitionSpec(*rows.spec)
     sizes, spec = (tuple(x[a] for a in rows.kept) for x in (rows.shape, rows.spec))

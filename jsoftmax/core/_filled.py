@@ -1,4 +1,4 @@
-"""Constants that vary over a mesh as the data do."""
+"""Constant arrays that vary over the same mesh axes as the data."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from jax import Array
 
 
 def filled(like: Array, value: float) -> Array:
-    """An array of one value made from `like`: a loop carry must vary over a mesh as its data do."""
+    """Return an array of one value that varies over mesh axes as `like` does, for loop carries."""
     return jnp.where(like == like, jnp.asarray(value, like.dtype), jnp.asarray(value, like.dtype))

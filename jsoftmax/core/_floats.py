@@ -1,4 +1,4 @@
-"""Bisection over the floats themselves, whose bits are ordered as they are."""
+"""Bisection over the floats themselves, through integers of the same order."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def least_float(
     high: Array,
     anywhere: Callable[[Array], Array],
 ) -> Array:
-    """The least float from `low` to `high` at which a condition holds, in as many steps as bits.
+    """Return the least float from `low` to `high` that satisfies a condition, a step per bit.
 
-    The condition must hold at `high`, and above every float at which it holds.
+    The condition must be monotone and hold at `high`.
     """
     of_float, to_float = _orders(low.dtype)
 
@@ -41,7 +41,7 @@ def least_float(
 
 @jax.custom_jvp
 def ratio(x: Array, y: Array) -> Array:
-    """x/y, with derivatives that never divide by y²."""
+    """Return x/y, with derivatives that never divide by y²."""
     return x / y
 
 
@@ -54,7 +54,7 @@ def _ratio_jvp(primals, tangents):
 
 @jax.custom_jvp
 def inverse(y: Array) -> Array:
-    """1/y, with derivatives that never divide by y²: that overflows where y is small."""
+    """Return 1/y, with derivatives that never divide by y², which underflows where y is small."""
     return 1 / y
 
 
@@ -65,7 +65,7 @@ def _inverse_jvp(primals, tangents):
 
 
 def _orders(dtype):
-    """Floats as integers of the same order, and back."""
+    """Return functions from floats to integers of the same order, and back."""
     integers = {4: jnp.int32, 8: jnp.int64}[dtype.itemsize]
     most = jnp.iinfo(integers).max
 

@@ -1,4 +1,4 @@
-"""The inverse of a marginal ω′, for regularizers that do not know their link."""
+"""Invert a marginal ω′, for regularizers without a formula for the link."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ class Step(NamedTuple):
     """A step of the inversion from x = log p towards ω′(eˣ) = t."""
 
     ahead: Array
-    bend: Array  # a, about which power of p ω′ is
-    slope_ahead: Array  # about s/p where the step leads
+    bend: Array  # a: ω′ is about a multiple of p^a
+    slope_ahead: Array  # about s/p after the step
     short: Array  # t − ω′
-    size: Array  # of the step, in units of x or 1; 0 where rounding leaves no more to be gained
+    size: Array  # of the step, in units of max(|x|, 1); 0 where rounding allows no improvement
 
 
 def stepped(regularizer: Regularizer, x: Array, t: Array, bottom: Array) -> Step:
     """Return a step of Newton's method. `bottom` is ω′(0).
 
-    It is taken in a coordinate in which ω′ is almost straight. Where ω′ ends at p = 0 that is
-    log(ω′ − ω′(0)). Elsewhere ω′ is taken for a power of p of the
-    slope d = ∂ω′/∂x = p/s and its bend: with d ∝ p^a, where a = 1 − p s′/s, the root of
-    ω′ + d (e^{a h} − 1)/a = t is
+    The step uses a coordinate that makes ω′ almost straight. Where ω′ is finite at p = 0 this is
+    log(ω′ − ω′(0)). Elsewhere ω′ is approximated by a power of p with the slope d = ∂ω′/∂x = p/s
+    and the same bend: with d ∝ p^a, where a = 1 − p s′/s, the root of ω′ + d (e^{a h} − 1)/a = t is
 
         h = log1p(a (t − ω′)/d)/a.
 
@@ -57,7 +56,7 @@ def stepped(regularizer: Regularizer, x: Array, t: Array, bottom: Array) -> Step
     ahead = jnp.where(
         from_bottom, jnp.log1p(jnp.where(from_bottom, share, 0)) * room * relative, ahead
     )
-    # The longer of the step and Newton's: where ω′ is steep a short step may leave a wide gap.
+    # The longer of this step and Newton's: where ω′ is steep a short step may leave a wide gap.
     size = jnp.maximum(jnp.abs(ahead), jnp.abs(r)) / jnp.maximum(jnp.abs(x), 1)
     size = jnp.where(jnp.abs(short) <= 2 * eps * jnp.abs(t), 0, size)
     return Step(ahead, a, relative * jnp.exp(jnp.clip(-a * ahead, -4, 4)), short, size)
@@ -66,8 +65,8 @@ def stepped(regularizer: Regularizer, x: Array, t: Array, bottom: Array) -> Step
 def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
     """Return x = log p with ω′(eˣ) = t, sought from x = `near`; −∞ at and below ω′(0).
 
-    A step that leaves the bracket halves it instead, and so does one after which neither the
-    bracket nor the distance of ω′ from t is half of what it was: ω′ need not be near any power.
+    A step that would leave the bracket is replaced by a bisection. So is the step after one that
+    halved neither the bracket nor the distance of ω′ from t: ω′ need not be near any power.
     """
     regularizer, t, near = jax.lax.stop_gradient((regularizer, t, near))
     eps = float(jnp.finfo(t.dtype).eps)
@@ -87,7 +86,7 @@ def inverse_marginal(regularizer: Regularizer, t: Array, near: Array) -> Array:
         high = jnp.where(short > 0, high, jnp.minimum(high, x))  # NaN is beyond the domain
         slow = (count > 4) & (jnp.abs(short) > last / 2) & (high - low > width / 2)
         fits = ~slow & (x + ahead > low) & (x + ahead < high) & (ahead != 0)
-        # Not the middle of a bracket whose lower end nobody has seen.
+        # Not the middle of a bracket with a lower end that was never evaluated.
         middle = jnp.maximum(low / 2 + high / 2, high - 4 - 2 * jnp.abs(high))
         new = jnp.where(fits | done, x + ahead, middle)
         active = active & (high - low > 8 * eps * jnp.maximum(jnp.abs(x), 1))

@@ -1,13 +1,13 @@
-"""The threshold and every log p together, for regularizers that give no link.
+"""Solve for the threshold and every log p together, for regularizers that give no link.
 
-A search for τ that inverts ω′ anew at every step does so to rounding long before τ is known. Here
-each class of a row in memory keeps x = log p, and a step of the search is one of the inversion too:
-for the marginals t = z − τ of now, x goes one step towards ω′(eˣ) = t, and τ one of Newton's
-towards Σ eˣ = 1. Both together converge quadratically, with one evaluation of ω′ and of the slope a
-step. Rows that this does not settle are solved with an inversion to rounding at every step, and a
-bracket.
+A nested search inverts ω′ to full precision at every step, long before τ is known. Here each class
+of a row in memory keeps x = log p, and a step of the search is also a step of the inversion: for
+the current marginals t = z − τ, x takes one step towards ω′(eˣ) = t, and τ one Newton step towards
+Σ eˣ = 1. Both together converge quadratically, with one evaluation of ω′ and of the slope per step.
+Rows that do not converge are solved by the nested search, inside a bracket.
 
-Scores are touched by `max` and `sum` alone, and x lies where they lie: split classes stay split.
+Scores are accessed by `max` and `sum` alone, and x is laid out as they are: split classes stay
+split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jsoftmax.core.curves import Level, LevelPlace, two_sum
 
 _MOST_STEPS = 40
 _MOST_CAREFUL_STEPS = 200
-_PATIENCE = 8  # steps before classes that enter and leave the support are waited for
+_PATIENCE = 8  # steps before τ waits for classes that enter and leave the support
 
 
 class _Joint(NamedTuple):
@@ -34,7 +34,7 @@ class _Joint(NamedTuple):
     shift: Array  # the marginal of the largest score, as a sum of two
     rest: Array
     x: Array  # log p of every class
-    low: Array  # shifts between which the answer is
+    low: Array  # shifts that bracket the answer
     high: Array
     active: Array
 
@@ -50,11 +50,11 @@ class _Careful(NamedTuple):
 
 
 def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
-    """The maximum of each row, and the place where its masses sum to one, with all log p."""
+    """Return the maximum of each row, and the place where its masses sum to one, with all log p."""
     regularizer, anchor = curve.regularizer, scores.max()
     eps = float(jnp.finfo(anchor.dtype).eps)
-    # Nothing is to overflow on the way: below a score of +∞ others are far, and at the end of a
-    # domain ω′ is infinite.
+    # Clipped against overflow: scores are far below one of +∞, and at the end of its domain ω′ is
+    # infinite.
     huge = float(jnp.finfo(anchor.dtype).max) ** 0.8
     v = difference(scores.values, anchor)
     v = jnp.where(v > -jnp.inf, jnp.maximum(v, -huge), v)
@@ -64,10 +64,10 @@ def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
     alone = filled(anchor, 0) if alone is None else alone
     count = scores.sum(lambda z: jnp.where(z == z, (z > -jnp.inf).astype(z.dtype), z))
     even = jnp.minimum(-jnp.log(jnp.where(count > 0, count, 1)), alone)
-    solvable = count > 0  # NaN is no more than 0
+    solvable = count > 0  # False for NaN
 
     def is_solved(shift, mass, slope):
-        # A marginal is rounded, and where p is steep the sum cannot be nearer to one than that.
+        # Marginals are rounded, and where p is steep this limits how near to one the sum can be.
         floor = jnp.maximum(4, jnp.abs(shift) * slope / mass)
         return jnp.abs(jnp.log(mass)) <= eps * floor
 
@@ -85,7 +85,7 @@ def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
         gap = jnp.log(mass)
         size = scores.max(lambda _: jnp.where(some & (x > LOWEST), step.size, 0))
         solved = is_solved(state.shift, mass, slope)
-        # The gap has the right sign where the classes moved by less.
+        # The sign of the gap is reliable if it exceeds the error of the unconverged classes.
         unsure = scores.sum(lambda _: p * jnp.minimum(jnp.abs(step.ahead), 1))
         is_sure = unsure <= jnp.abs(mass - 1) / 2
         low = jnp.where(is_sure & (gap < 0), state.shift, state.low)
@@ -98,11 +98,11 @@ def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
         new = state.shift + ahead
         outside = (new <= low) | (new >= high)
         ahead = jnp.where(outside, (jnp.where(new <= low, low, high) - state.shift) / 2, ahead)
-        # Classes that enter and leave the support by turns are waited for.
+        # τ waits for classes that alternately enter and leave the support.
         waits = solved | (~is_sure & (state.step >= _PATIENCE))
         ahead = jnp.where(waits | ~jnp.isfinite(ahead), 0, ahead)
         shift, rest = two_sum(state.shift, state.rest + ahead)
-        # A row that is done takes this step and stays, whatever its neighbours need.
+        # A finished row takes this step and then stays, independent of its neighbours.
         shift, rest, x = map(
             partial(jnp.where, state.active), (shift, rest, x), (state.shift, state.rest, state.x)
         )
@@ -154,7 +154,7 @@ def solve_jointly(curve: Level, scores: Dense) -> tuple[Array, LevelPlace]:
     )
     t = (v + shift) + rest
     log_p = jnp.where(count == count, jnp.where(t > bottom, x, -jnp.inf), count)
-    # The place is a log-mass: of the largest score, and what is left of the shift.
+    # The place is the log-mass of the largest score, and the rest of the shift.
     level = jnp.where(count == 0, 0, scores.max(lambda _: log_p))
     rest = ((shift - regularizer.log_marginal(level)) + rest) * regularizer.relative_slope(level)
     return anchor, LevelPlace(level, jnp.where(jnp.isfinite(rest), rest, 0), log_p)

@@ -1,4 +1,4 @@
-"""Keys of `jax.random`, checked before any work."""
+"""Validate keys of `jax.random` before tracing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jax import Array
 
 
 def one_key(function: str, key: Any, called: str = "key") -> Array:
-    """`key` as one typed key, also if it was made by `jax.random.PRNGKey`.
+    """Return `key` as one typed key, also if it was made by `jax.random.PRNGKey`.
 
-    Its data may be a numpy array, which is what a key becomes that is saved and restored, and which
-    nobody can tell from a `jax.Array` inside of `jit`.
+    The data may be a numpy array: a key becomes one when it is saved and restored, and inside `jit`
+    it is indistinguishable from a `jax.Array`.
     """
     remedy = "give it one key, such as jax.random.key(0)"
     if not isinstance(key, jax.Array | np.ndarray):

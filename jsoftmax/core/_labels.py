@@ -1,4 +1,4 @@
-"""The log loss of one class a row, and whether a number is one of the classes."""
+"""The log loss of one class per row, and the range check of labels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jsoftmax.core._scores import difference
 
 
 def is_class(labels: Array, count: int) -> Array:
-    """Whether each integer is from 0 to count − 1."""
+    """Return whether each integer is in [0, count)."""
     # Compared in int32, labels of a narrow or unsigned dtype cannot wrap.
     wide = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
     return (wide >= 0) & (wide < count)
 
 
 def log_prob_at(z: Array, label: Array, classes: ClassAxis) -> Array:
-    """log softmax(z) at one class a row, −∞ in an empty row; gradient 0 where it is −∞."""
+    """Return log softmax(z) at one class a row, −∞ in a fully masked row; gradient 0 at −∞."""
     value = -log_loss_at(z, label, classes)[0]
     never = (value == -jnp.inf) | (classes.max(z) == -jnp.inf)
     return jnp.where(never, -jnp.inf, value)
@@ -29,12 +29,13 @@ def log_prob_at(z: Array, label: Array, classes: ClassAxis) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def log_loss_at(z: Array, label: Array, classes: ClassAxis) -> tuple[Array, Array]:
-    """−log p of one class a row, p = softmax(z), and log Σ exp(z − max z); both of size 1 there.
+    """Return −log p of one class a row, p = softmax(z), and log Σ exp(z − max z).
 
-    `label` is a class number with a size-1 class axis. An empty row has the loss 0.
+    `label` is a class number with a size-1 class axis, as both results have. A fully masked row has
+    the loss 0.
     """
     # With v = z − max z the loss is log Σ exp(v − v_y). Below the top it is −v_y ≥ 0 plus
-    # log Σ exp v ≥ 0; at the top, log1p of the mass of all others, which is not lost beside 1.
+    # log Σ exp v ≥ 0; at the top, log1p of the mass of all others, which rounding keeps beside 1.
     top = classes.max(z)
     v, own_score = difference(z, top), classes.at(z, label)
     own = difference(own_score, top)

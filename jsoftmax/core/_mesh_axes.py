@@ -1,9 +1,9 @@
-"""Arrays inside of `shard_map`, where JAX types each by the mesh axes over which it varies.
+"""Align the varying mesh axes of arrays inside `shard_map`, which JAX tracks in their types.
 
-What is carried through a loop must vary over the same axes at each turn, and a gradient formed by
-hand over the same as its argument: a class table that is whole everywhere has a gradient that
-differs from device to device, until it is summed. So what varies over fewer axes than the rest is
-first taken as varying over all of them, and the transpose of that is the sum.
+A loop carry must vary over the same axes at each iteration, and a hand-written gradient over the
+same axes as its argument: a replicated class table has a gradient that differs from device to
+device until it is summed. So an array that varies over fewer axes than the rest is first cast to
+vary over all of them, and the transpose of that cast is the sum.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from jax import Array
 
 
 def alike(trees: Any, but: Hashable | None = None) -> Any:
-    """The arrays of a tree, each varying over every mesh axis over which another one does.
+    """Return the arrays of a tree, cast to vary over every mesh axis that any of them varies over.
 
-    On the axis `but`, over which classes are split, each stays as it is.
+    The axis `but`, which splits the classes, is left out.
     """
     axes = {a for x in jax.tree.leaves(trees) for a in varies_over(x)}
     axes -= set(axis_names(but))
@@ -31,8 +31,8 @@ def alike(trees: Any, but: Hashable | None = None) -> Any:
 
 
 def gathered(x: Array, axis_name: Hashable, axis: int) -> Array:
-    """The parts of all devices along `axis`, put side by side; known to be the same everywhere."""
-    # Under `vmap` JAX does not track what varies, and refuses a result that does not.
+    """Return the parts of all devices concatenated along `axis`, typed as equal everywhere."""
+    # Under `vmap` JAX does not track varying axes, and refuses an invarying result.
     to = "invarying" if varies_over(x).issuperset(axis_names(axis_name)) else "varying"
     return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True, to=to)
 
@@ -42,5 +42,5 @@ def axis_names(axis_name: Hashable) -> tuple[Hashable, ...]:
 
 
 def varies_over(x: Any) -> frozenset[Any]:
-    """The axes over which `shard_map` knows that an array varies; none elsewhere."""
+    """Return the varying axes of an array inside `shard_map`; none elsewhere."""
     return jax.typeof(x).manual_axis_type.varying

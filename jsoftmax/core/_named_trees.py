@@ -1,4 +1,4 @@
-"""NamedTuples of arrays, taken apart and put together by the names of their fields, and moved.
+"""Split, merge and differentiate NamedTuples of arrays by the names of their fields.
 
 A field may hold a tuple of arrays, the numbers of a regularizer, which are treated alike.
 """
@@ -15,11 +15,11 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 Trees = Any  # a tuple of NamedTuples of arrays
-Changes = Any  # a NamedTuple of tangents, None where something does not move
+Changes = Any  # a NamedTuple of tangents, None for constants
 
 
 def by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
-    """function(name of the field, array) in the place of every array."""
+    """Replace every array by function(name of the field, array)."""
 
     def entry(name, x):
         if isinstance(x, tuple):
@@ -33,7 +33,7 @@ def by_name(trees: Trees, function: Callable[[str, Array], Any]) -> Trees:
 
 
 def overlaid(trees: Trees, rest: Trees) -> Trees:
-    """The arrays of `trees`, and those of `rest` where it has None."""
+    """Return the arrays of `trees`, with those of `rest` in place of None."""
 
     def entry(x, y):
         if isinstance(x, tuple):
@@ -47,7 +47,7 @@ def overlaid(trees: Trees, rest: Trees) -> Trees:
 
 
 def changes_of(tangents: Any) -> Changes:
-    """The tangents of a NamedTuple, None in the place of symbolic zeros."""
+    """Return the tangents of a NamedTuple, with None in place of symbolic zeros."""
 
     def entry(d):
         if isinstance(d, tuple):
@@ -60,7 +60,7 @@ def changes_of(tangents: Any) -> Changes:
 def along(
     function: Callable[[Any], Array], tree: Any, changes: Changes, names: tuple[str, ...]
 ) -> tuple[Array, Array | None]:
-    """function(tree), and its tangent in the named fields; None where none of them moves."""
+    """Return function(tree), and its tangent in the named fields; None where all are constant."""
     names = tuple(n for n in names if jax.tree.leaves(getattr(changes, n)))
     if not names:
         return function(tree), None
@@ -72,7 +72,7 @@ def along(
 
 
 def _instantiated(x: Any, change: Any) -> Any:
-    """The change of an array or of several, of which some may be None."""
+    """Return the tangents of an array or a tuple of arrays, with zeros in place of None."""
     if isinstance(x, tuple):
         return tuple(map(_instantiated, x, change))
     if change is not None:

@@ -26,8 +26,8 @@ class Problem:
     """The problem max ⟨p, z⟩ − T Σ q ω(p/q) over the simplex, in the computing dtype.
 
     Masked classes, and those of prior 0, have z = −∞. `sign` is −1 where a negative temperature, or
-    a search for the minimum, has turned the scores over. `temperature` is None where it is the
-    number 1, and 0 where the regularizer vanishes.
+    `minimum`, negates the scores. `temperature` is None for the number 1, and 0 where the
+    regularizer vanishes.
     """
 
     z: Array
@@ -48,17 +48,17 @@ class Problem:
         return tuple(n for a, n in enumerate(shape, -len(shape)) if a not in self.classes.axis)
 
     def probabilities(self) -> Array:
-        """p, with an exact 0 at masked classes whatever stands there."""
+        """Return p, exactly 0 at masked classes whatever their scores."""
         if self.is_hard:
             return self.hard()
         z = cooled(self.z, self.temperature, self.classes)
         return self.unmasked(probabilities(z, self.prior, self.regularizer, self.classes), 0)
 
     def hard(self) -> Array:
-        """The limit at temperature 0: the largest scores share in proportion to the prior."""
+        """Return the limit at T = 0: the largest scores share the mass as the prior does."""
         z = jax.lax.stop_gradient(self.z)
         top = self.classes.max(z)
-        # A maximum may lose a NaN; the sum of the ties passes it to the whole row.
+        # A maximum may lose a NaN; the sum of the ties spreads it over the row.
         ties = jnp.where((z == top) & (z > -jnp.inf), 1, jnp.where(z != z, z, 0))
         if self.prior is not None:
             # Measured from the largest, so that the sum of small ones does not underflow.
@@ -70,44 +70,44 @@ class Problem:
         return self.unmasked(p, 0)
 
     def log_probabilities(self) -> Array:
-        """log p, −∞ at masked classes."""
+        """Return log p, −∞ at masked classes."""
         z = cooled(self.z, self.temperature, self.classes)
         log_p = log_probabilities(z, self.prior, self.regularizer, self.classes)
         return self.unmasked(log_p, -jnp.inf)
 
     def log_weights(self) -> Array:
-        """z/T + log q, whose softmax is p where the regularizer is exponential."""
+        """Return z/T + log q: p is its softmax where the regularizer is exponential."""
         z = cooled(self.z, self.temperature, self.classes)
         return with_log_prior(z, self.prior, self.classes)
 
     def conjugate(self) -> Array:
-        """T Ω*(z/T), kept as a size-1 axis."""
+        """Return T Ω*(z/T), kept as a size-1 axis."""
         value = conjugate(self.z, self.prior, self.regularizer, self.temperature, self.classes)
         return self.sign * value
 
     def entropy(self, p: Array) -> Array:
-        """−Ω(p), kept as a size-1 axis."""
+        """Return −Ω(p), kept as a size-1 axis."""
         return entropy_of(p, self.prior, self.regularizer, self.classes)
 
     def mean(self, p: Array, x: Array) -> Array:
-        """Σ p x over the classes with mass, kept as a size-1 axis; `x` may be infinite.
+        """Return Σ p x over the classes with mass, kept as a size-1 axis; `x` may be infinite.
 
-        It is taken a second time, of what `x` is beyond the first: in its derivatives, Σ ṗ x with
+        A second pass adds the mean of `x` minus the first mean: in the derivative, Σ ṗ x with
         Σ ṗ = 0, large `x` that differ by little would cancel.
         """
         x = jnp.where(p > 0, x, 0)
-        infinite = jnp.isinf(x)  # by itself, since 0 × ∞ would be formed on the way back
+        infinite = jnp.isinf(x)  # summed separately, since the backward pass would form 0 × ∞
         counted = (p > 0) & ~infinite
         mean = jax.lax.stop_gradient(self.classes.sum(p * jnp.where(counted, x, 0)))
         mean = mean + self.classes.sum(p * jnp.where(counted, x - mean, 0))
         return mean + self.classes.sum(jnp.where(infinite, x, 0))
 
     def unmasked(self, x: Array, elsewhere: float) -> Array:
-        """`x` where classes take part, `elsewhere` where they do not."""
+        """Return `x` at unmasked classes, and the number `elsewhere` at masked ones."""
         return x if self.mask is None else jnp.where(self.mask, x, elsewhere)
 
     def squeezed(self, x: Array, keepdims: bool = False) -> Array:
-        """A per-row result without its class axis, unless `keepdims`."""
+        """Return a per-row result without its class axis, unless `keepdims`."""
         return x if keepdims else jnp.squeeze(x, self.classes.axis)
 
 
@@ -124,14 +124,14 @@ def problem(
     minimum: bool = False,
     called: str = "logits",
 ) -> Problem:
-    """Check the arguments of `function` and make them ready. `minimum` asks for −z.
+    """Check and canonicalise the arguments of `function`. With `minimum` the scores are −z.
 
     `called` is the name that the function gives to `logits`.
 
     Raises:
         TypeError: for logits that are not real numbers, a mask that is not boolean, or a
-            regularizer that is none.
-        ValueError: for shapes that do not fit, an empty class axis, or a known prior below 0.
+            `regularizer` that is not a Regularizer.
+        ValueError: for shapes that do not broadcast, an empty class axis, or a known prior below 0.
     """
     logits = checks.as_array(function, called, logits)
     classes = checks.class_axis(function, logits, axis, axis_name, called)
@@ -157,7 +157,7 @@ def problem(
     if mask is not None:
         z = jnp.where(mask, z, -jnp.inf)
     if prior is not None:
-        z = jnp.where(prior == prior, z, prior)  # NaN in its row
+        z = jnp.where(prior == prior, z, prior)  # a NaN prior makes its row NaN
         mask = mask | (prior != prior)
     return Problem(
         z, prior, regularizer, temperature, sign, classes, mask,
@@ -171,7 +171,7 @@ def read_regularizer(
     """Return the regularizer with array fields made by `as_rows`, and where it vanishes.
 
     Raises:
-        TypeError: for an object that is no regularizer.
+        TypeError: for an object that is not a Regularizer.
     """
     if not isinstance(regularizer, Regularizer):
         remedy, number = "such as jsoftmax.Tsallis(1.5).", checks.static_number(regularizer)
@@ -194,9 +194,9 @@ def read_prior(
     logits: Array | jax.ShapeDtypeStruct,
     dtype: np.dtype,
 ) -> Array | None:
-    """Return the prior in the rank of the logits; NaN where it is negative or infinite.
+    """Return the prior in the rank of the logits, with NaN where it is negative or infinite.
 
-    None where it is known to be 1 everywhere, which changes nothing.
+    Return None for a prior known to be 1 everywhere, which changes nothing.
     """
     known = checks.known_values(prior)
     x = checks.as_array(function, "prior", prior)
@@ -212,7 +212,7 @@ def read_prior(
 
 
 def _temperature(function, temperature, logits, classes, dtype, limit):
-    """|T| and the sign of T."""
+    """Return |T| and the sign of T."""
     number = checks.static_number(temperature)
     if number is None:
         t = checks.per_row(function, "temperature", temperature, logits, classes, dtype)

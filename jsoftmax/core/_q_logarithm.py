@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 
 
 def log_expq(t: Array, a: float | Array) -> Array:
-    """log(1 + a t)₊ / a, which is t at a = 0."""
+    """Return log(1 + a t)₊ / a, which is t at a = 0."""
     if isinstance(a, float) and a == 0:
         return t
     x = jnp.maximum(a * t, -1)
@@ -19,23 +19,26 @@ def log_expq(t: Array, a: float | Array) -> Array:
 
 
 def _log1p(x: Array) -> Array:
-    """log(1 + x). XLA's own is right near 0, and in float64 on CPU 100 units off near −0.4."""
+    """Return log(1 + x), accurate also near −0.4, where XLA's log1p in float64 on CPU is not.
+
+    There it is off by 100 units in the last place.
+    """
     if x.dtype != jnp.float64:
         return jnp.log1p(x)
     between = (x > -0.6) & (x < -0.25)
     u = jnp.where(between, 1 + x, 1)
-    # What rounding left of x in u.
+    # u − 1 is x as rounded in u.
     lost = jnp.where(between, x, 1) / jnp.where(between, u - 1, 1)
     return jnp.where(between, jnp.log(u) * jax.lax.stop_gradient(lost), jnp.log1p(x))
 
 
 def nonzero(a: float | Array) -> float | Array:
-    """`a`, with 1 in place of 0: for a quotient whose value at 0 is put in by its caller."""
+    """Return `a`, with 1 in place of 0: a divisor, where the caller replaces the quotient at 0."""
     return a if isinstance(a, float) else jnp.where(a == 0, 1, a)
 
 
 def q_log_from_log(log_p: Array, a: float | Array) -> Array:
-    """(p^a − 1)/a from log p, which is log p at a = 0."""
+    """Return (p^a − 1)/a from log p, which is log p at a = 0."""
     if isinstance(a, float) and a == 0:
         return log_p
     x = nonzero(a) * log_p
@@ -44,14 +47,14 @@ def q_log_from_log(log_p: Array, a: float | Array) -> Array:
 
 @jax.custom_jvp
 def p_log_p(p: Array) -> Array:
-    """p log p, 0 at 0, as cheap as its plain formula."""
+    """Return p log p, 0 at 0, as cheap as its plain formula."""
     return p * _bounded_log(p)
 
 
 @p_log_p.defjvp
 def _p_log_p_jvp(primals, tangents):
-    # 1/p, by which p is multiplied again in the rule for the logarithm, may overflow. At p = 0 the
-    # derivative is 0, by a factor, which is fused into sums where a choice is not.
+    # The rule of the logarithm would form p · 1/p, and 1/p may overflow. At p = 0 the derivative is
+    # made 0 by a factor, since XLA fuses a factor into sums, but not a `where`.
     (p,), (d_p,) = primals, tangents
     some = jnp.minimum(jax.lax.stop_gradient(p) / jnp.finfo(p.dtype).tiny, 1)
     return p_log_p(p), some * (_bounded_log(p) + 1) * d_p
@@ -63,7 +66,7 @@ def _bounded_log(p: Array) -> Array:
 
 @partial(jax.custom_jvp)
 def q_log(p: Array, a: float | Array) -> Array:
-    """(p^a − 1)/a for p > 0, the logarithm at a = 0."""
+    """Return (p^a − 1)/a for p > 0, the logarithm at a = 0."""
     return q_log_from_log(jnp.log(p), a)
 
 
@@ -84,7 +87,7 @@ def _q_log_jvp(primals, tangents):
 
 
 def second_order(x: Array) -> Array:
-    """(x eˣ − eˣ + 1)/x² = Σ_k xᵏ/((k+2) k!), differentiable at 0 too."""
+    """Return (x eˣ − eˣ + 1)/x² = Σ_k xᵏ/((k+2) k!), differentiable at 0 too."""
     small = jnp.abs(x) < 0.25
     near, far = jnp.where(small, x, 0), jnp.where(small, 1, x)
     series = jnp.zeros_like(x)

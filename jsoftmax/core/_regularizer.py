@@ -1,4 +1,4 @@
-"""A regularizer: three functions of a probability, from which every separable map is made."""
+"""The base class of regularizers: three functions of a probability define a separable map."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Regularizer:
 
     .. math:: p = \arg\max_{p \in Δ} ⟨p, z⟩ - Ω(p), \qquad Ω(p) = \sum_i ω(p_i)
 
-    A subclass writes three methods, elementwise on arrays p ≥ 0 (with a prior q they are asked for
-    p/q, which may exceed 1). From them follow the map, its logarithm, its smooth maximum, its
+    A subclass defines three methods, elementwise on arrays p ≥ 0 (with a prior q they receive p/q,
+    which may exceed 1). From them follow the map, its logarithm, its smooth maximum, its
     Fenchel–Young loss, attention, and all derivatives, in z and in the fields of the subclass:
 
     ========== ============================================================ =====================
@@ -37,13 +37,13 @@ class Regularizer:
     slope      1/ω″(p) for p > 0, 0 at p = 0                                every derivative
     ========== ============================================================ =====================
 
-    `marginal` must not fall as p grows. If it is finite at 0 the map is sparse; where it reaches +∞
-    no probability can be larger. `link`, the inverse of `marginal`, is solved by a safeguarded
-    Newton iteration; a subclass that knows a formula overrides it, for speed.
+    `marginal` must be non-decreasing in p. If it is finite at 0 the map is sparse; where it reaches
+    +∞ no probability can be larger. `link`, the inverse of `marginal`, is solved by a safeguarded
+    Newton iteration; a subclass with a formula overrides it, for speed.
 
-    A subclass with parameters is a frozen dataclass. Every regularizer is a pytree: a field that is
-    a Python number belongs to the program, a field that is a `jax.Array` is a leaf, so it may be
-    traced, learned, and differ from row to row (size 1 along the class axis) or head to head.
+    A subclass with parameters is a frozen dataclass. Every regularizer is a pytree: a Python number
+    in a field is static, and a `jax.Array` in a field is a leaf, so it may be traced, learned, and
+    differ from row to row (size 1 along the class axis) or head to head.
 
     Example:
         >>> import dataclasses, jax, jax.numpy as jnp, jsoftmax
@@ -86,10 +86,10 @@ class Regularizer:
         raise NotImplementedError(_missing(self, "slope"))
 
     def link(self, t: Array) -> Array:
-        """Return p with ω′(p) = t: 0 at and below ω′(0). Solved, unless a subclass knows it."""
+        """Return p with ω′(p) = t: 0 at and below ω′(0). Solved, unless a subclass overrides it."""
         return jnp.exp(inverse_marginal(self, t, jnp.zeros_like(t)))
 
-    # The rest has right answers for every regularizer; ours override some for speed or precision.
+    # The defaults below are right for every regularizer; ours override some for speed or precision.
 
     def log_link(self, t: Array, near: Array) -> Array:
         """Return log p with ω′(p) = t, sought from the log-mass `near`."""
@@ -102,12 +102,12 @@ class Regularizer:
         return self.marginal(jnp.exp(log_p))
 
     def relative_slope(self, log_p: Array) -> Array:
-        """Return slope(p)/p at a finite log-mass: how fast log p grows with the score."""
+        """Return slope(p)/p at a finite log-mass: the derivative of log p in the score."""
         p = jnp.maximum(jnp.exp(log_p), float(jnp.finfo(log_p.dtype).tiny))
         return self.slope(p) / p
 
     def log_slope(self, t: Array) -> Array:
-        """Return log slope(p) from t = ω′(p), which alone tells a p near its `bound`."""
+        """Return log slope(p) from t = ω′(p), which alone resolves a p near its `bound`."""
         return safe_log(self.slope(self.link(t)))
 
     def complement(self, t: Array) -> Array:
@@ -121,10 +121,10 @@ class Regularizer:
         return self.marginal(p) + (at_half - self.marginal(half))
 
     def divergence(self, y: Array, p: Array, log_p: Array) -> Array:
-        """Return ω(y) − ω(p) − ω′(p)(y − p) ≥ 0, entry by entry.
+        """Return ω(y) − ω(p) − ω′(p)(y − p) ≥ 0, elementwise.
 
-        Where y and p are close that difference cancels, and it is formed as ∫ (y − t) dω′(t), by a
-        rule that is exact to rounding for a factor of e between them.
+        Where y and p are close that difference cancels, and is computed as ∫ (y − t) dω′(t), by a
+        quadrature that is exact to rounding up to a factor of e between them.
         """
         both = (y > 0) & (p > 0)
         safe_y, safe_p = jnp.where(both, y, 1), jnp.where(both, p, 1)
@@ -139,7 +139,7 @@ class Regularizer:
             total = total + float(weight / 2) * ahead * near / self.relative_slope(jnp.log(t))
         some = self.derivative(jnp.where(p > 0, p, 1))
         bottom = self.derivative(jnp.zeros_like(p))
-        # A p that underflows still has a logarithm.
+        # Where p underflows, log p does not.
         half = jnp.full((1,) * p.ndim, 0.5, p.dtype)
         below = self.log_marginal(jnp.where(log_p > -jnp.inf, log_p, 0))
         below = below + (self.derivative(half) - self.marginal(half))
@@ -153,21 +153,21 @@ class Regularizer:
         return self.divergence(jnp.zeros_like(p), p, log_p)
 
     def bounded_divergence(self, y: Array, p: Array, log_p: Array, t: Array) -> Array:
-        """Return the divergence from t = ω′(p) too, which alone tells a p near its `bound`."""
+        """Return the divergence from t = ω′(p) too, which alone resolves a p near its `bound`."""
         return self.divergence(y, p, log_p)
 
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
-        """Return `solved` on the curve along which the threshold of every row is sought."""
+        """Return `solved` applied to the curve that the threshold solver uses for every row."""
         return solved(Level(self))
 
     @property
     def knows_link(self) -> bool:
-        """Whether a subclass gives a formula for the link."""
+        """Whether a subclass defines a formula for the link."""
         return type(self).link is not Regularizer.link
 
     @property
     def bound(self) -> float:
-        """The largest value of the link, where that is known while tracing to be finite."""
+        """The largest value of the link, or ∞ unless it is known while tracing to be finite."""
         return math.inf
 
     @property
@@ -177,7 +177,7 @@ class Regularizer:
 
     @property
     def has_equal_slopes(self) -> bool:
-        """Whether the slope is known while tracing to be one number on the support."""
+        """Whether the slope is known while tracing to be constant on the support."""
         return False
 
     def anchors_at_edge(self) -> bool | Array:
@@ -185,7 +185,7 @@ class Regularizer:
         return False
 
     def without_limit(self) -> tuple[Regularizer, bool | Array]:
-        """Return the regularizer with limits replaced, and where ω is 0 and the map arg max."""
+        """Return the regularizer with limits replaced, and where ω is 0 and the map is arg max."""
         return self, False
 
     def by_rows(self: _Self, as_rows: Callable[[str, Any], Array]) -> _Self:
@@ -196,13 +196,13 @@ class Regularizer:
 
 
 def parted(regularizer: Regularizer) -> tuple[tuple[Array, ...], Any]:
-    """The arrays of a regularizer, and all else, which is hashable: for loops over blocks."""
+    """Return the arrays of a regularizer, and its hashable structure, for loops over blocks."""
     numbers, structure = jax.tree.flatten(regularizer)
     return tuple(numbers), structure
 
 
 def joined(structure: Any, numbers: Any) -> Regularizer:
-    """The regularizer of these parts, or its tangent, None where a number does not move."""
+    """Return the regularizer of these parts, or its tangent with None for constant numbers."""
     return jax.tree.unflatten(structure, numbers)
 
 
@@ -215,12 +215,12 @@ def _missing(regularizer: Regularizer, method: str) -> str:
 
 
 def _fields(regularizer: Regularizer) -> tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]:
-    """The names of fields that are leaves, and the fields that belong to the program."""
+    """Return the names of the fields that are leaves, and the static fields with their values."""
     fields = [f.name for f in dataclasses.fields(regularizer)]
     if strange := sorted(set(vars(regularizer)) - set(fields)):
         name = type(regularizer).__name__
         raise TypeError(
-            f"jsoftmax.Regularizer: {name} has the attribute `{strange[0]}`, which is no field. "
+            f"jsoftmax.Regularizer: {name} has the attribute `{strange[0]}`, which is not a field. "
             f"Declare it, and decorate the class with @dataclasses.dataclass(frozen=True)."
         )
     static = bool | int | float | np.number

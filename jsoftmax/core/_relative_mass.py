@@ -1,4 +1,4 @@
-"""Masses relative to a prior q, a reference measure; None stands for 1."""
+"""Masses relative to a prior q, a reference measure; None means q = 1."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from jsoftmax.core._axis import ClassAxis
 
 
 def relative_to(prior: Array | None, p: Array) -> Array:
-    """p/q, 0 where there is no prior mass."""
+    """Return p/q, 0 where there is no prior mass."""
     return p if prior is None else jnp.where(prior == 0, 0, p / jnp.where(prior == 0, 1, prior))
 
 
 def times_prior(prior: Array | None, x: Array) -> Array:
-    """q x."""
+    """Return q x."""
     return x if prior is None else jnp.where(prior == 0, 0, prior * x)
 
 
 def with_log_prior(z: Array, prior: Array | None, classes: ClassAxis | None = None) -> Array:
-    """z + log q, −∞ where there is no prior mass; less max z where `classes` are given.
+    """Return z + log q, −∞ where there is no prior mass; minus max z where `classes` are given.
 
-    Beside large scores a logarithm of q would be rounded away.
+    Added to large scores, log q would be rounded away.
     """
     if prior is None:
         return z
@@ -32,5 +32,5 @@ def with_log_prior(z: Array, prior: Array | None, classes: ClassAxis | None = No
 
 
 def without_log_prior(log_p: Array, prior: Array | None) -> Array:
-    """log(p/q), −∞ where there is no mass."""
+    """Return log(p/q), −∞ where there is no mass."""
     return log_p if prior is None else log_p - jnp.log(jnp.where(prior > 0, prior, 1))

@@ -15,9 +15,9 @@ from jsoftmax.core._regularizer import Regularizer, joined
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowRule:
-    """Known while tracing: the classes, and the regularizer but for its arrays.
+    """The static settings of a row: the classes, and the regularizer without its arrays.
 
-    These move with the scores, so they travel with them.
+    The arrays are differentiated like the scores, so they are passed with the scores.
     """
 
     classes: ClassAxis
@@ -25,19 +25,19 @@ class RowRule:
     is_hard: bool = False  # whether the regularizer vanishes, as at α = ∞
 
     def regularizer(self, numbers: tuple) -> Regularizer:
-        """The regularizer of these arrays, or its tangent."""
+        """Return the regularizer of these arrays, or its tangent."""
         return joined(self.structure, numbers)
 
     def hard_rows(self, hard: Array | None) -> Hard:
-        """Where the map is arg max, from the rows where tracing does not tell."""
+        """Return where the map is arg max: `hard` if it is known by row, else `is_hard`."""
         return self.is_hard if hard is None else hard
 
     @property
     def is_softmax(self) -> bool:
-        """Whether the threshold has a formula, and a prior is an addition to the scores."""
+        """Whether the threshold is a logsumexp, so that a prior only adds log q to the scores."""
         return self.regularizer((None,) * self.structure.num_leaves).is_exponential
 
     @property
     def axis_name(self) -> Hashable | None:
-        """The mesh axis over which classes are split."""
+        """The mesh axis that splits the classes."""
         return self.classes.axis_name

@@ -1,4 +1,4 @@
-"""Scores: what the threshold solver may ask of a row of logits, wherever the numbers are."""
+"""Scores: the interface of the threshold solver to a row of logits, wherever it is stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jsoftmax.core._filled import filled
 
 @runtime_checkable
 class Scores(Protocol):
-    """A row seen through reductions alone, so that it may lie in memory, be split, or be streamed.
+    """A row accessed by reductions alone, so that it can be in memory, split, or streamed.
 
     Excluded classes have the score −∞. All results keep a size-1 class axis.
     """
@@ -28,37 +28,37 @@ class Scores(Protocol):
 
     @property
     def rounding(self) -> float:
-        """The relative error that the user of the masses makes, if it is above that of floats."""
+        """The relative error that users of the masses add, if above that of floats."""
         ...
 
     def max(self, fn: Callable[[Array], Array] = lambda z: z) -> Array:
-        """max fn(z) of each row: the largest score, where `fn` is not given."""
+        """Return max fn(z) of each row: by default the largest score."""
         ...
 
     def sum(self, fn: Callable[[Array], Any]) -> Any:
-        """Σ fn(z) over each row, or Σ q fn(z) where scores have a prior; of each in a tuple."""
+        """Return Σ fn(z) over each row, or Σ q fn(z) with a prior; for a tuple, of each entry."""
         ...
 
     def anywhere(self, flags: Array) -> Array:
-        """Whether a per-row flag is raised in any row."""
+        """Return whether a per-row flag is set in any row."""
         ...
 
     def level_of(self, top: Array) -> Array | None:
-        """The log of the link at which the largest score alone has mass one; None for 0."""
+        """Return the log of the link that gives the largest score alone mass one; None for 0."""
         ...
 
     def peaks(self) -> Scores | None:
-        """A much shorter selection of each row that holds its maximum, or None.
+        """Return a much shorter selection of each row that holds its maximum, or None.
 
-        A sum of non-negative terms over it bounds the sum over the row from below, so its
-        threshold is where the search for the threshold of the row can start.
+        A sum of non-negative terms over it bounds the sum over the row from below, so the search
+        for the threshold of the row can start from the threshold of the selection.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """Scores that lie in memory: whole, masked by −∞, or split over a mesh axis.
+    """Scores in memory: whole, masked by −∞, or split over a mesh axis.
 
     A prior weights the sums, and is positive where a score is above −∞.
     """
@@ -80,7 +80,7 @@ class Dense:
         return jax.tree.map(of_one, fn(self.values))
 
     def level_of(self, top: Array) -> Array | None:
-        """The log of the link at which the largest score alone has mass one; None for 0."""
+        """Return the log of the link that gives the largest score alone mass one; None for 0."""
         if self.prior is None:
             return None
         q = self.classes.max(jnp.where(self.values == top, self.prior, 0))
@@ -134,10 +134,10 @@ class WithMore:
 
 
 def difference(z: Array, m: Array) -> Array:
-    """z − m for m = max z, with the limits in place of ∞ − ∞.
+    """Return z − m for m = max z, with limits in place of ∞ − ∞.
 
-    Clipped at the largest finite number, an anchor of +∞ leaves 0 for its equals and −huge for the
-    rest, and an anchor of −∞, an empty row, leaves −∞. No NaN is formed that was not in `z`.
+    Clipped at the largest finite number, an anchor of +∞ gives 0 for its equals and −huge for the
+    rest, and an anchor of −∞, a fully masked row, gives −∞. A NaN appears only where `z` has one.
     """
     finite = jnp.finfo(z.dtype).max
     return jnp.minimum(z, finite) - jnp.clip(m, -finite, finite)

@@ -1,4 +1,4 @@
-"""The search for the place on a curve at which the masses of a row sum to one."""
+"""Search for the place on a curve where the masses of a row sum to one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def search(
     precision: float | None = None,
     most: int = MOST_STEPS,
 ) -> tuple[Any, Array]:
-    """Steps that close the gap, kept inside the bracket that its signs give; one turn a step.
+    """Find a root of the gap by steps inside the bracket of its signs, with one pass per step.
 
-    A row is finished where its gap is below `precision`, or where the step about to be taken will
-    bring it there. It takes that step and then stays, so that it does not depend on its neighbours.
-    Returns the place and the slope of the gap there, from which another search can start.
+    A row is finished when its gap is below `precision`, or when the next step will bring it there.
+    It takes that step and then stays, so that it does not depend on its neighbours. Returns the
+    place and the slope of the gap there, as the start of another search.
     """
     eps = float(jnp.finfo(anchor.dtype).eps)
     goal = max(eps, scores.rounding)
@@ -54,13 +54,13 @@ def search(
         # Never where the gap is NaN.
         far = (size > precision) & ((size > near) | (left_over > goal))
         active = moving & far & (right - left > eps * eps)
-        # Without an upper end the steps grow; with both, one that leaves the bracket, and now and
-        # then one in any case, halves it.
+        # Without an upper end the steps grow; with both ends, a step that leaves the bracket
+        # becomes a bisection, and so does every eighth step.
         ahead = jnp.where(active & jnp.isinf(right), jnp.maximum(ahead, -2 * left), ahead)
         outside = (ahead <= left) | (ahead >= right) | (count % 8 == 7)
         halve = outside & active & jnp.isfinite(left) & jnp.isfinite(right)
         ahead = jnp.where(halve, (left + right) / 2, jnp.clip(ahead, left, right))
-        # XLA's maxima may miss a NaN of the row, sums do not: let the place have it.
+        # XLA's maxima may miss a NaN of the row, sums do not: pass it on to the place.
         ahead = jnp.where(moving & jnp.isfinite(ahead), ahead, jnp.where(mass == mass, 0, mass))
         place = curve.move(place, ahead)
         return count + 1, place, ahead, gap, pace, left - ahead, right - ahead, active
@@ -83,8 +83,8 @@ class _Last(NamedTuple):
 def _by_secant(curve, scores, anchor, place, last):
     """Return (mass, gap, next step, pace, estimate of the next gap) by a secant.
 
-    The estimate is the product of the last two gaps. A difference of gaps that is all rounding
-    tells nothing of the pace, but that the step was too short.
+    The estimate is the product of the last two gaps. A difference of gaps that is all rounding says
+    nothing about the pace, except that the step was too short.
     """
     mass = scores.sum(lambda z: curve.masses(z, anchor, place))
     gap = curve.gap(mass)
@@ -101,8 +101,8 @@ def _by_secant(curve, scores, anchor, place, last):
 def _by_slopes(curve, scores, anchor, place, last):
     """Return the same by Hermite's cubic of place by gap, through two places with their paces.
 
-    Where there is none, and never far from it, the step is Newton's: what is left of a gap is of
-    the order of its square, which `search` knows.
+    Without a cubic the step is Newton's, and it is never far from Newton's: the remaining gap is of
+    the order of its square, which `search` uses.
     """
     shares = scores.sum(lambda z: curve.shares(z, anchor, place))
     mass, slopes = (x * factor for x, factor in zip(shares, curve.factors(), strict=True))

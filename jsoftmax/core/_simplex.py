@@ -1,4 +1,4 @@
-"""From a threshold to p, its logarithm, and the one derivative of both.
+"""Compute p and log p from the threshold, and the derivative that both share.
 
 With a prior q the problem is max ⟨p, z⟩ − Σ q ω(p/q), so p = q link(z − τ) and, for r = p/q,
 s = q slope(r). Differentiating Σ q link(z − τ) = 1 gives Σ s (d − τ̇) = 0 for
@@ -11,9 +11,9 @@ since z − τ = ω′(r). So for every regularizer, and for every parameter θ 
 
 written in p alone, so that each rule differentiates again and transposes. Without a prior q is 1.
 
-Where the link is bounded, p rounds to the bound long before its slope is nothing: two classes have
-equal slopes p(1 − p), though one p is 1. There s is written in t = z − τ = ω′(r), of which the rule
-is ṫ = ż − τ̇.
+Where the link is bounded, p rounds to the bound long before its slope vanishes: two classes have
+equal slopes p(1 − p), though one p is 1. There s is written in t = z − τ = ω′(r), with the rule
+ṫ = ż − τ̇.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FLAT = -800.0  # a slope with this logarithm is 0 in every dtype
 def probabilities(
     z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
-    """p = argmax ⟨p, z⟩ − Σ q ω(p/q) over the simplex.
+    """Return p = argmax ⟨p, z⟩ − Σ q ω(p/q) over the simplex.
 
     The prior is positive where z > −∞, and has the rank of z.
     """
@@ -49,7 +49,7 @@ def probabilities(
 def solved_masses(
     z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
 ) -> tuple[Array, Array | None]:
-    """p, and t = ω′(p/q) where the link has a bound."""
+    """Return p, and t = ω′(p/q) for a bounded link."""
     if regularizer.is_exponential:
         return _softmax(with_log_prior(z, prior, classes), classes)[0], None
     return _solved(z, prior, regularizer, classes, False)
@@ -76,7 +76,7 @@ def _solved_masses_jvp(classes, primals, tangents):
 def log_probabilities(
     z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
-    """log p, right where p underflows; −∞ off the support."""
+    """Return log p, accurate also where p underflows; −∞ off the support."""
     return solved_logarithms(z, prior, regularizer, classes)[0]
 
 
@@ -84,11 +84,11 @@ def log_probabilities(
 def solved_logarithms(
     z: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis
 ) -> tuple[Array, Array | None]:
-    """log p, and t = ω′(p/q) where the link has a bound."""
+    """Return log p, and t = ω′(p/q) for a bounded link."""
     if regularizer.is_exponential:
         _, total, v = _softmax(with_log_prior(z, prior, classes), classes)
-        # A finite score below one of +∞ has no mass, however large it is. (A factor a row is fused
-        # into sums, a choice an entry is not.)
+        # A finite score below one of +∞ has no mass, however large it is. (XLA fuses a factor per
+        # row into sums, but not a `where` per entry.)
         finite = jnp.asarray(jnp.finfo(z.dtype).max, z.dtype)
         further = jnp.where(classes.max(z) == jnp.inf, finite, 1)
         return v * further - jnp.log(total), None
@@ -111,8 +111,8 @@ def _solved_logarithms_jvp(classes, primals, tangents):
     if d is None:
         return (log_p, t), jax.tree.map(jnp.zeros_like, (log_p, t))
     if regularizer.is_exponential:
-        # One mean, at the cost of jax.nn: what cancels at a p near 1 is right in `cross_entropy`.
-        # The mean is taken of all tangents, for it counts an excluded class with p = 0.
+        # One mean, at the cost of jax.nn. It cancels where a p is near 1; `cross_entropy` does not.
+        # The mean includes all tangents, since an excluded class counts with p = 0.
         own = jnp.where((log_p == -jnp.inf) | (movable == 0), 0, d)
         return (log_p, t), (own - classes.sum(movable * p * d), None)
     if t is None:
@@ -136,10 +136,10 @@ def slopes(
     classes: ClassAxis,
     still: Array | None = None,
 ) -> tuple[Array, Array]:
-    """s = q slope(r), and weights in proportion to it; both are 0 where p is `still`.
+    """Return s = q slope(r), and weights proportional to it; both are 0 where p is `still`.
 
-    τ̇ is the mean of d by these weights. Where the link has a bound they are s divided by the
-    largest slope, so that the mean is right even if every s underflows.
+    τ̇ is the mean of d by these weights. For a bounded link they are s divided by the largest slope,
+    so that the mean is right even if every s underflows.
     """
     if t is None:
         s = times_prior(prior, regularizer.slope(r))
@@ -150,20 +150,20 @@ def slopes(
         log_slope = jnp.where(still, -jnp.inf, log_slope)
     steepest = jnp.maximum(classes.max(log_slope), float(jnp.finfo(t.dtype).min))
     s, weights = (times_prior(prior, jnp.exp(x)) for x in (log_slope, log_slope - steepest))
-    # Below, every second derivative of p is 0, and that of a weight would overflow on the way.
+    # Below that, every second derivative of p is 0, and that of a weight would overflow.
     held = jax.lax.stop_gradient(weights)
     return s, jnp.where(steepest > _FLAT, weights, held)
 
 
 def marginal_tangent(away: Array, beside: Array | None, movable: Array) -> Array:
-    """ṫ = ż − τ̇: d − τ̇ without what d holds `beside` ż. It is 0 in a row that does not move."""
+    """Return ṫ = ż − τ̇, which is d − τ̇ minus the terms of d `beside` ż; 0 in a constant row."""
     return jnp.where(movable, away if beside is None else away - beside, 0)
 
 
 def _deviation(
     s: Array, d: Array, regularizer: Regularizer, classes: ClassAxis, prior: Array | None
 ) -> Array:
-    """d − τ̇, with the mean of the escort distribution s/Σs."""
+    """Return d − τ̇; τ̇ is the mean of d in the escort distribution s/Σs."""
     if regularizer.is_exponential:
         return classes.deviation(s, d)
     total = classes.sum(s)
@@ -174,10 +174,10 @@ def _deviation(
     return classes.deviation(s, d, total)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=(3, 4), inline=True)
 def _solved(z, prior, regularizer, classes, logarithm):
-    """link(z − τ) times the prior, or the logarithm of the link; and z − τ where it has a bound."""
+    """Return link(z − τ) times the prior, or the log of the link; and z − τ for a bounded link."""
     numbers, structure = jax.tree.flatten(regularizer)
 
     def rows(z, prior, *numbers):
@@ -195,15 +195,15 @@ def _solved(z, prior, regularizer, classes, logarithm):
 
 
 def _movable(z: Array, classes: ClassAxis) -> Array:
-    """1, but 0 for a row that holds +∞: there p is a limit that no finite change of z alters."""
+    """Return 1, or 0 for a row with a score of +∞: there p is a limit with derivative 0."""
     return (classes.max(z) < jnp.inf).astype(z.dtype)
 
 
 def _softmax(z: Array, classes: ClassAxis) -> tuple[Array, Array, Array]:
-    """p, Σ eᵛ > 0 and v = z − max z."""
+    """Return p, Σ eᵛ > 0 and v = z − max z."""
     v = difference(z, classes.max(z))
     weights = jnp.exp(v)
     total = classes.sum(weights)
-    # A choice and no `jnp.maximum`, which XLA fuses with the sum: it then loses a NaN.
+    # Not `jnp.maximum`, which XLA fuses with the sum: it then loses a NaN.
     total = jnp.where(total == 0, 1, total)
     return weights / total, total, v

@@ -1,11 +1,11 @@
-"""Solved rows: the numbers kept of a row whose threshold is known, and p of any block from them.
+"""Compute p of any block from the few numbers that are kept of a solved row.
 
 With r = p/q for a prior q (1 where there is none), s = q slope(r) and d of `effective_tangent`,
 
     p = q link(z − τ),    ṗ = s (d − τ̇),    τ̇ = Σ s d/Σ s,
 
-so no block needs another one: each is computed again from its scores and its rows, and derivatives
-are sums over blocks.
+so no block needs another one: each is recomputed from its scores and its rows, and derivatives are
+sums over blocks.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from jsoftmax.core.curves import bounded_marginals, masses_and_slopes, slope_at
 
 
 class SolvedRow(NamedTuple):
-    """The numbers kept of a solved row; the last three are None where nobody asks for them."""
+    """The numbers kept of a solved row; the last three are None where they are not needed."""
 
     tau: Array  # z − τ = ω′(p/q); the log-partition at α = 1
-    floor: Array  # the largest score; at α = ∞ one that only the largest reach
-    anchor: Array  # the score from which the others are measured,
-    level: Array  # and its log-mass
+    floor: Array  # the largest score; at α = ∞ a bound that only the largest scores reach
+    anchor: Array  # the reference score: others enter as z − anchor
+    level: Array  # the log-mass of the anchor
     total: Array | None = None  # Σ s
     mean: Array | None = None  # Σ s v/Σ s, of values v that are mixed
     rest: Array | None = None  # the mass of all classes but the label, or the one with almost all
 
     def kept(self) -> SolvedRow:
-        """The same without −∞: its least finite number is as low in a row that sees no class."""
+        """Return the row with the least finite number in place of the −∞ of a fully masked row."""
         names = ("tau", "floor", "anchor")
         return self._replace(**{name: finite(getattr(self, name)) for name in names})
 
 
 def finite(x: Array) -> Array:
-    """The least finite number in the place of −∞."""
+    """Return `x` with the least finite number in place of −∞."""
     return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
 
 
 class Masses:
-    """p of any block of solved rows, and how it moves.
+    """Masses p of any block of solved rows, and their derivatives.
 
-    `hard` says in which rows the map is arg max. There p does not move, but τ, the largest score,
-    moves as the mean of the largest.
+    `hard` marks the rows where the map is arg max. There p is constant, but τ, the largest score,
+    has the mean derivative of the largest scores.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Masses:
         prior: Array | None = None,
     ):
         self.regularizer, self.row, self.hard, self.prior = regularizer, row, hard, prior
-        # The limit at an infinite score does not move.
+        # The limit at an infinite score is constant.
         self.movable = jnp.where(row.tau < jnp.inf, 1, 0).astype(row.tau.dtype)
         self.bending = self.unless_hard(self.movable)
 
     def of(self, z: Array, apart: Array | None = None) -> Array:
-        """Return p, 0 for classes that are kept apart."""
+        """Return p, 0 for classes marked in `apart`."""
         z = hardened(self.hard, z, self.row.floor)
         p, _ = _links(self.regularizer, z, self.row, self.bending, apart)
         return times_prior(self.prior, p)
@@ -78,7 +78,7 @@ class Masses:
         return _marginals(self.regularizer, z, self.row)
 
     def with_weights(self, z: Array) -> tuple[Array, Array]:
-        """Return p and `weights`, together, where no derivative of them is taken."""
+        """Return p and `weights` together, where they are not differentiated."""
         if self.regularizer.is_exponential or self.prior is not None:
             p = self.of(z)
             return p, self.weights(z, p)
@@ -92,11 +92,11 @@ class Masses:
         return p, where_hard(self.hard, p, s) * self.movable
 
     def slopes(self, z: Array, p: Array) -> Array:
-        """Return s, 0 where p is a limit that no finite change of scores alters."""
+        """Return s, 0 where p is a limit with derivative 0."""
         return self._slopes(z, p) * self.bending
 
     def weights(self, z: Array, p: Array) -> Array:
-        """Return the weights of which τ̇ is the mean: s, or p where the map is arg max."""
+        """Return the weights that τ̇ is a mean by: s, or p where the map is arg max."""
         return where_hard(self.hard, p, self._slopes(z, p)) * self.movable
 
     def change(
@@ -107,13 +107,13 @@ class Masses:
         d_regularizer: Any,
         d_prior: Array | None = None,
     ) -> Array | None:
-        """Return d, of which ṗ = s (d − τ̇); None where nothing moves."""
+        """Return d in ṗ = s (d − τ̇); None where everything is constant."""
         s = None if d_prior is None else self.slopes(z, p)
         r = relative_to(self.prior, p)
         return effective_tangent(r, d_z, self.regularizer, d_regularizer, s, d_prior)
 
     def unless_hard(self, x: Array) -> Array:
-        """Return `x`, but 0 where the map is arg max."""
+        """Return `x`, or 0 where the map is arg max."""
         return where_hard(self.hard, jnp.zeros_like(x), x)
 
     def _slopes(self, z, p):
@@ -126,20 +126,20 @@ class Masses:
 
 
 def below_bound(level: Array, regularizer: Regularizer) -> Array:
-    """The log-mass of an anchor, below 0 where ω′ is infinite at p = 1: τ would be lost there."""
+    """Return the log-mass of an anchor, kept below 0 where ω′(1) is infinite: τ stays finite."""
     if regularizer.bound == jnp.inf:
         return level
     return jnp.minimum(level, -float(jnp.finfo(level.dtype).tiny))
 
 
 def mean_of(moved: Array, total: Array) -> Array:
-    """Σ s x/Σ s from both sums; 0 where there is no weight."""
+    """Return Σ s x/Σ s from both sums; 0 where there is no weight."""
     return moved / jnp.where(total > 0, total, 1)
 
 
 @jax.custom_jvp
 def _marginals(regularizer: Regularizer, z: Array, row: SolvedRow) -> Array:
-    """z − τ, measured from the anchor, where it may be small."""
+    """Return z − τ, measured from the anchor, where it may be small."""
     return difference(z, row.anchor) + regularizer.log_marginal(row.level)
 
 
@@ -157,12 +157,12 @@ def _marginals_jvp(primals, tangents):
 def _links(
     regularizer: Regularizer, z: Array, row: SolvedRow, movable: Array, apart: Array | None
 ) -> tuple[Array, Array | None]:
-    """link(z − τ), of derivative s (d − τ̇), 0 where `movable` is 0; 0 for classes kept apart.
+    """Return link(z − τ), 0 for classes marked in `apart`, and z − τ for a bounded link.
 
-    And z − τ where the link has a bound.
+    The derivative of the first is s (d − τ̇), or 0 where `movable` is 0.
     """
     if regularizer.is_exponential:
-        # As a sum over the row was made of it, so that the compiler keeps it and forms it once.
+        # The same expression as in the sum over the row, so that the compiler computes it once.
         e = jnp.exp(difference(z, row.anchor))
         return (e if apart is None else jnp.where(apart, 0, e)) * jnp.exp(row.level), None
 
@@ -176,7 +176,7 @@ def _links(
 
 @partial(_links.defjvp, symbolic_zeros=True)
 def _links_jvp(primals, tangents):
-    # Of a row only τ moves: anchor and level are another way to write it.
+    # Only the tangent of τ counts: anchor and level are another way to write τ.
     regularizer, z, row, movable, apart = primals
     d_regularizer, d_z, d_row, *_ = tangents
     p, t = _links(regularizer, z, row, movable, apart)

@@ -1,4 +1,4 @@
-"""Tangents of scores, parameters and prior as one: that of scores which move p the same way."""
+"""Combine the tangents of scores, parameters and prior into one equivalent tangent of scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def effective_tangent(
     s: Array | None = None,
     d_prior: Any = None,
 ) -> Array | None:
-    """d = ż − (∂ω′/∂θ)(r) θ̇ + (r/s) q̇, or None where nothing moves."""
+    """Return d = ż − (∂ω′/∂θ)(r) θ̇ + (r/s) q̇, or None where everything is constant."""
     d = None if _is_still(d_z) else d_z
     some = jnp.where(r > 0, r, 1)
     bend = along_parameters(lambda x: x.marginal(some), regularizer, d_regularizer)
@@ -36,7 +36,7 @@ def effective_tangent(
 def along_parameters(
     function: Callable[[Regularizer], Array], regularizer: Regularizer, d_regularizer: Any
 ) -> Array | None:
-    """The tangent of a function of the regularizer; None where none of its numbers moves."""
+    """Return the tangent of a function of the regularizer; None where its numbers are constant."""
     numbers, structure = jax.tree.flatten(regularizer)
     tangents = structure.flatten_up_to(d_regularizer) if d_regularizer is not None else numbers
     moving = [i for i, d in enumerate(tangents) if d_regularizer is not None and not _is_still(d)]

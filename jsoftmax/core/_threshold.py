@@ -1,7 +1,6 @@
-"""The threshold τ of p = link(z − τ), Σ p = total: one solver for every regularizer and every row.
+"""Solve for the threshold τ of p = link(z − τ), Σ p = 1, for every regularizer and kind of row.
 
-`solve` finds the place on a curve at which the masses sum to the total, one turn over the row a
-step.
+`solve` finds the place on a curve where the masses sum to one, with one pass over the row per step.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from jsoftmax.core._search import MOST_STEPS, search
 from jsoftmax.core.curves import Curve, Edge, Level, Power, Shift
 
 _NEAR_STEPS = 10  # towards the edge of the support
-_MOST_CLASSES = 16  # gone through one by one before bisection
+_MOST_CLASSES = 16  # tried one by one before bisection
 
 
 def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
-    """The anchor of each row, and the place on the curve where its masses sum to one.
+    """Return the anchor of each row, and the place on the curve where its masses sum to one.
 
-    The anchor, from which scores are measured, is the maximum, or the smallest score with mass
-    where the curve wants the edge.
+    Scores are measured from the anchor: the maximum, or, for a curve anchored at the edge of the
+    support, the smallest score with mass.
     """
     if (
         isinstance(curve, Level)
@@ -42,7 +41,7 @@ def solve(curve: Curve, scores: Scores) -> tuple[Array, Any]:
         chex.assert_equal_shape([anchor, place.level, place.rest])
         return anchor, place
     anchor, place = _solved(curve, scores)
-    chex.assert_equal_shape([anchor, *jax.tree.leaves(place)])  # one of each a row
+    chex.assert_equal_shape([anchor, *jax.tree.leaves(place)])  # one of each per row
     return anchor, place
 
 
@@ -61,7 +60,7 @@ def _solved(curve, scores):
     anchor, place, _ = _from_top(curve, scores)
     if not isinstance(curve, Shift):
         return anchor, place
-    # Where one class has almost all the mass, a sum near one says little of the others'.
+    # Where one class has almost all the mass, a sum near one says little about the others.
     found, far = (anchor, place), curve.is_near_one(place)
 
     def closer():
@@ -72,7 +71,7 @@ def _solved(curve, scores):
 
 
 def _from_top(curve, scores, precision=None, most=MOST_STEPS):
-    """`search` with the maximum as the anchor."""
+    """Run `search` with the maximum as the anchor."""
     # The peaks of a row are a row: solve there first, coarsely, then start from that place.
     rows = [scores]
     while (peaks := rows[-1].peaks()) is not None:
@@ -82,7 +81,7 @@ def _from_top(curve, scores, precision=None, most=MOST_STEPS):
     place = slope = None
     if level is not None:
         place = curve.at_level(jnp.minimum(level, curve.highest))
-    # They hold almost all the mass of a sparse row, whose threshold is then nearly theirs.
+    # The peaks hold almost all the mass of a sparse row, so its threshold is nearly theirs.
     is_sparse = isinstance(curve.order, float) and curve.order < 2
     enough, few = (2**-14, 10) if is_sparse else (2**-9, 6)
     for row in rows[:0:-1]:
@@ -91,7 +90,7 @@ def _from_top(curve, scores, precision=None, most=MOST_STEPS):
 
 
 def _edge_near(curve, scores, guess, top) -> Array:
-    """The smallest score with mass, found from class to class beginning with a guess."""
+    """Return the smallest score with mass, found class by class from a guess."""
 
     def enough(t):
         start = curve.start(t)

@@ -9,7 +9,7 @@ from jax import Array
 def wright_omega(s: Array) -> Array:
     """Return w > 0 with w + log w = s, to rounding; 0 for −∞.
 
-    Two starts that are right to a quarter, then three steps of fourth order.
+    One of two starting values, right to a quarter, then three steps of fourth order.
 
     Reference:
         P. W. Lawrence, R. M. Corless and D. J. Jeffrey, "Algorithm 917: complex double-precision

@@ -1,4 +1,4 @@
-"""The guided run, a section for each part of the library; `_sections` lists them."""
+"""The guided run, with a section for each part of the library; `_sections` lists them."""
 
 from jsoftmax.demo._command import main
 

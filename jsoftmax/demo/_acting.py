@@ -1,4 +1,4 @@
-"""To act on what one believes: bandits at every temperature, and a gridworld solved softly."""
+"""Explore bandits at every temperature, and solve a gridworld by soft value iteration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jsoftmax.policies import epsilon_mixture
 
 TEMPERATURE, EPSILON = 0.05, 0.1  # in the gridworld
 
-# explorer → its α and temperature in the gridworld; ε-greedy is greedy there, and mixed afterwards.
+# explorer → its α and temperature in the gridworld; ε-greedy is solved as greedy, then mixed.
 PLANS = {
     "softmax": (1.0, TEMPERATURE),
     "entmax-1.5": (1.5, TEMPERATURE),
@@ -49,7 +49,7 @@ def run(options: Options, console: Console) -> None:
 
 
 def solve(world: World, name: str) -> Solution:
-    """The gridworld's policy in the manner of one explorer."""
+    """Solve the gridworld with the α and temperature of one explorer."""
     alpha, temperature = PLANS[name]
     solution = soft_value_iteration(world, alpha, temperature)
     if temperature > 0:
@@ -61,7 +61,7 @@ def solve(world: World, name: str) -> Solution:
 def table(
     explorations: dict[str, Exploration], world: World, solutions: dict[str, Solution]
 ) -> Table:
-    """One row for each way of acting: in the bandits at its best heat, then in the gridworld."""
+    """Tabulate a row per explorer: the bandits at its best heat, then the gridworld."""
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("acts by", no_wrap=True)
     for heading in (
@@ -90,15 +90,15 @@ def table(
 
 
 def _of_neighbour(seen: Exploration, number: int) -> str:
-    """Regret at another heat; heats double from one to the next."""
+    """Format the regret at another heat; heats double from one to the next."""
     return f"{seen.mean[number]:.0f}" if 0 <= number < len(HEATS) else "–"
 
 
 def notes() -> str:
-    """What one must know to read the table."""
+    """Return the legend of the table."""
     return (
-        "Regret is what was lost against the best arm, its mean over all bandits ± standard error; "
-        "arms in play are those pulled in the last epoch. In the gridworld T = "
+        "Regret is the loss against the best arm, its mean over all bandits ± standard error; arms "
+        "in play are those pulled in the last epoch. In the gridworld T = "
         f"{TEMPERATURE:g} and ε = {EPSILON:g}; return counts rewards only, support the moves with "
         "p > 0."
     )

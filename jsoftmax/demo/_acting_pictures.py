@@ -1,4 +1,4 @@
-"""The pictures of the section on acting: regret against temperature, and policies on a grid."""
+"""Pictures of the section on acting: regret against temperature, and policies on a grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def save_acting(
     world: World,
     solutions: dict[str, Solution],
 ) -> list[pathlib.Path]:
-    """Save the pictures of the section and return where they are."""
+    """Save the pictures of the section and return their paths."""
     pages = {
         "acting-bandit.png": regret(explorations),
         "acting-gridworld.png": policies(world, solutions),
@@ -34,11 +34,11 @@ def save_acting(
 
 
 def regret(explorations: dict[str, Exploration]) -> Figure:
-    """What exploring costs: at the end against the heat, and on the way at the best heat."""
+    """Draw the final regret against the heat, and the regret over time at the best heat."""
     page = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = page.subplots(1, 2)
     for (name, seen), colour in zip(explorations.items(), COLOURS, strict=True):
-        tried = slice(None) if name != "ε-greedy" else HEATS <= 1  # an ε above 1 is none
+        tried = slice(None) if name != "ε-greedy" else HEATS <= 1  # ε is at most 1
         heats, mean, error = HEATS[tried], seen.mean[tried], seen.error[tried]
         left.fill_between(heats, mean - error, mean + error, color=colour, alpha=0.2, lw=0)
         left.plot(heats, mean, color=colour, linewidth=2, label=name)
@@ -59,7 +59,7 @@ def regret(explorations: dict[str, Exploration]) -> Figure:
 
 
 def policies(world: World, solutions: dict[str, Solution]) -> Figure:
-    """Where each way of acting goes: arrows as long as their probability, and their number."""
+    """Draw the policies: arrows as long as their probability, and the number of moves."""
     page = Figure(figsize=(11, 8.6), layout="constrained")
     panels, allowed = page.subplots(2, 2).flat, world.allowed.sum(-1)
     for axes, (name, solution) in zip(panels, solutions.items(), strict=False):
@@ -71,7 +71,7 @@ def policies(world: World, solutions: dict[str, Solution]) -> Figure:
 
 
 def draw_policy(axes: Axes, world: World, solution: Solution) -> None:
-    """The map, shaded by value from dark to light, and the policy in every cell."""
+    """Draw the map, shaded by value from dark to light, and the policy in every cell."""
     shade = np.where(world.open, solution.values, np.nan).reshape(world.shape)
     axes.imshow(shade, cmap="YlGnBu_r", alpha=0.55)
     for state, cell in enumerate(world.cells):

@@ -1,4 +1,4 @@
-"""A bandit with ten arms: what every way of exploring costs, from too cold to too hot."""
+"""A ten-armed bandit: the regret of every explorer, from too cold to too hot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jsoftmax.policies import sample_action
 ARMS, RUNS, PULLS_PER_EPOCH = 10, 400, 25
 HEATS = 0.02 * 2.0 ** np.arange(9)
 
-# name → what heat x, a temperature or an ε, is to the policy.
+# name → the arguments of the policy at heat x, which is a temperature or an ε.
 EXPLORERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "softmax": lambda x: {"alpha": 1.0, "temperature": x},
     "entmax-1.5": lambda x: {"alpha": 1.5, "temperature": x},
@@ -28,8 +28,8 @@ EXPLORERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 class Exploration(NamedTuple):
     """Regret of one explorer: Σ (best mean − mean of the pulled arm), at every heat.
 
-    `course` has the mean over all runs after each pull, [heats, pulls]; `total` each run's at the
-    end, [heats, runs]; `kept` how many different arms a run pulled in its last epoch, [heats].
+    `course` is the mean over all runs after each pull, [heats, pulls]; `total` the final regret of
+    each run, [heats, runs]; `kept` the number of different arms in the last epoch, [heats].
     """
 
     course: np.ndarray
@@ -48,25 +48,25 @@ class Exploration(NamedTuple):
 
     @property
     def best(self) -> int:
-        """The number of the heat with the least regret."""
+        """The index of the heat with the least regret."""
         return int(self.mean.argmin())
 
 
 class _Memory(NamedTuple):
-    """What a run has seen of each arm."""
+    """The observations of each arm in a run."""
 
     rewards: Float[Array, "runs arms"]
     pulls: Float[Array, "runs arms"]
 
     def means(self) -> Float[Array, "runs arms"]:
-        """Posterior means: the prior of an arm is worth one pull that gave 0."""
+        """Return posterior means: the prior of an arm is worth one pull with reward 0."""
         return self.rewards / (self.pulls + 1)
 
 
 def explore(name: str, epochs: int, seed: int, on_epoch: Callable[[], None]) -> Exploration:
-    """Let one explorer loose on many bandits, at all heats at once.
+    """Run one explorer on many bandits, at all heats at once.
 
-    All explorers and heats meet the same arms, and noise made from the same keys.
+    All explorers and heats have the same arms, and noise from the same keys.
     """
     means = arms(seed)
 
@@ -101,16 +101,16 @@ def explore(name: str, epochs: int, seed: int, on_epoch: Callable[[], None]) -> 
 
 
 def arms(seed: int) -> Float[Array, "runs arms"]:
-    """The true means of the arms; rewards have variance 1 about them."""
+    """Draw the true means of the arms; rewards have variance 1 about them."""
     return jax.random.normal(jax.random.fold_in(jax.random.key(seed), 0), (RUNS, ARMS))
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _randomness(key: Array, runs: int) -> tuple[Array, Float[Array, "pulls runs"]]:
-    """For each pull of an epoch a key to draw arms with, and the noise of the rewards.
+    """Return a key to draw arms, and the noise of the rewards, for each pull of an epoch.
 
-    Made outside of the loop, where compiling it again for each explorer would take most of the
-    time.
+    It is called outside the loop, since compiling it again for each explorer would take most of
+    the time.
     """
     keys, noise_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, (PULLS_PER_EPOCH, runs))

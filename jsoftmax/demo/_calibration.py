@@ -1,4 +1,4 @@
-"""Over-confident classifiers of noisy digits, made honest and given sets that hold the answer."""
+"""Calibrate over-confident classifiers of noisy digits, and predict conformal sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jsoftmax.demo._digits import CLASSES, HIDDEN, PIXELS, read
 from jsoftmax.demo._measures import BINS, Measures
 from jsoftmax.demo._sections import Options
 
-# So few to learn from, seen so often, that all of them are learned by heart.
+# So few training examples, seen so often, that all of them are memorised.
 LEARNED, SCALED, LEARNING_RATE, STEPS_PER_EPOCH = 250, 400, 1e-2, 10
 NOISE = 0.25
 COVERAGE = 0.95
@@ -34,9 +34,9 @@ class Examples(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How good the probabilities are, and for each score how the sets cover and how large they are.
+    """The quality of the probabilities, and for each score the coverage and mean size of its sets.
 
-    `classwise` is the error of all classes; `diagram` is what a reliability diagram shows.
+    `classwise` is the error of all classes; `diagram` is the data of a reliability diagram.
     """
 
     measures: Measures
@@ -49,9 +49,8 @@ def run(options: Options, console: Console) -> None:
     """Train, calibrate, print the table, save the picture."""
     learned, scaled, ranked, judged = split(options.seed)
     console.print(
-        f"Noisy digits: {len(learned.labels)} to learn by heart, {len(scaled.labels)} to find "
-        f"scales from, {len(ranked.labels)} to find thresholds of sets from, "
-        f"{len(judged.labels)} to be judged on.\n"
+        f"Noisy digits: {len(learned.labels)} for training, {len(scaled.labels)} for the scales, "
+        f"{len(ranked.labels)} for the thresholds of sets, {len(judged.labels)} for testing.\n"
     )
     outcomes = {}
     for name, alpha in FAMILY.items():
@@ -69,7 +68,7 @@ def run(options: Options, console: Console) -> None:
 
 
 def split(seed: int) -> tuple[Examples, ...]:
-    """Four sets of digits, with noise on every pixel."""
+    """Return four sets of digits, with noise on every pixel."""
     data = read(seed)
     images = np.concatenate([data.train_images, data.images])
     labels = np.concatenate([data.train_labels, data.labels])
@@ -80,12 +79,12 @@ def split(seed: int) -> tuple[Examples, ...]:
 
 
 def forward(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-    """One layer of hidden units, and logits."""
+    """Return the logits of a network with one hidden layer."""
     return jax.nn.relu(images @ weights["hidden"] + weights["bias"]) @ weights["readout"]
 
 
 def train(examples: Examples, alpha: float, options: Options) -> dict[str, jax.Array]:
-    """Adam on all examples at once, by the loss of the mapping."""
+    """Train by Adam on all examples at once, with the loss of the mapping."""
     first, second = jax.random.split(jax.random.key(options.seed))
     init = jax.nn.initializers.he_normal()
     weights = {
@@ -109,7 +108,7 @@ def train(examples: Examples, alpha: float, options: Options) -> dict[str, jax.A
 
 
 def scalings(examples: Examples, alpha: float) -> dict:
-    """Ways to scale logits, found from examples that were not trained on."""
+    """Return scalings of logits, fitted to held-out examples."""
     t = js.temperature_scaling(examples.x, examples.labels, alpha=alpha)
     vector = js.vector_scaling(examples.x, examples.labels, alpha=alpha)
     return {
@@ -120,7 +119,7 @@ def scalings(examples: Examples, alpha: float) -> dict:
 
 
 def outcome(ranked: Examples, judged: Examples, alpha: float) -> Outcome:
-    """Thresholds from the first, everything else from the second."""
+    """Compute thresholds from `ranked`, everything else from `judged`."""
     p, sets, classwise, diagram = jax.device_get(_measured(ranked, judged, alpha))
     labels = np.asarray(judged.labels)
     covered = {name: np.take_along_axis(found, labels[:, None], -1) for name, found in sets.items()}
@@ -149,7 +148,7 @@ def _measured(ranked, judged, alpha):
 
 
 def table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
-    """One row for each classifier and each way to scale its logits."""
+    """Tabulate a row for each classifier and each scaling of its logits."""
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("logits", no_wrap=True)
     for heading in ("\nright", "\nerror", "class\nerror", "Brier\nscore"):
@@ -174,14 +173,14 @@ def table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
 
 
 def notes(ranked: int, judged: int) -> str:
-    """What one must know to read the table."""
+    """Return the legend of the table."""
     k = int(np.ceil(COVERAGE * (ranked + 1)))
     spread = (k * (ranked + 1 - k) / (ranked + 1) ** 2 / (ranked + 2)) ** 0.5
     spread = (spread**2 + COVERAGE * (1 - COVERAGE) / judged) ** 0.5
     return (
-        "Error: of calibration, for the predicted class and for every class. Sets: how many in a "
-        f"hundred hold the true class, and how many classes they hold. {COVERAGE:.0%} is promised, "
-        f"and what equal scores add; chance moves it by {spread:.1%} (one standard deviation). "
-        "Where entmax gives the true class the probability 0 too often, sets made from p must hold "
-        "everything; the support, that of entmax-1.5 at a temperature of its own, need not."
+        "Error: calibration error, for the predicted class and for every class. Sets: the share "
+        f"that holds the true class, and the mean number of classes. {COVERAGE:.0%} is guaranteed, "
+        f"more with equal scores; the standard deviation of one run is {spread:.1%}. Where entmax "
+        "gives the true class the probability 0 too often, sets from p must hold every class; the "
+        "support, that of entmax-1.5 at its own temperature, need not."
     )

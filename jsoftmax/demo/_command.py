@@ -1,4 +1,4 @@
-"""What `python -m jsoftmax` understands, and what it answers to what it does not understand."""
+"""The command line of `python -m jsoftmax`: options, help and error messages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import NoReturn
 
 from jsoftmax.demo._sections import SECTIONS, Options
 
-MISUSE = 2  # the exit code of shells and argparse for a command that was not understood
+MISUSE = 2  # the exit code of shells and argparse for an invalid command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the sections asked for and return the exit code."""
+    """Run the requested sections and return the exit code."""
     asked = _parser().parse_args(arguments)
     wanted = [s for s in SECTIONS if not asked.section or s.name in asked.section]
     try:
@@ -39,7 +39,7 @@ def _complain(message: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         sys.exit(_complain(f"{message}. Options: {self.prog} --help"))
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=40,
         metavar="N",
-        help="how often training sees each example, 25 pulls of a bandit, 8 steps on text, and an "
+        help="an epoch is a pass over the digits, 25 pulls of a bandit, 8 steps on text, or an "
         "eighth of all words (default: 40)",
     )
     parser.add_argument(
@@ -72,14 +72,14 @@ def _parser() -> argparse.ArgumentParser:
         type=_seed,
         default=0,
         metavar="N",
-        help="where all random numbers come from (default: 0)",
+        help="seed of all random numbers (default: 0)",
     )
     parser.add_argument(
         "--output",
         type=pathlib.Path,
         default=pathlib.Path("jsoftmax-demo"),
         metavar="DIR",
-        help="where pictures are saved (default: ./jsoftmax-demo)",
+        help="folder for the pictures (default: ./jsoftmax-demo)",
     )
     return parser
 

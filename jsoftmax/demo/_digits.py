@@ -1,4 +1,4 @@
-"""Handwritten digits: one small classifier, four ways to turn its scores into probabilities."""
+"""Handwritten digits: one small classifier with four mappings from scores to probabilities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jsoftmax.nnx import Entmax, EntmaxReadout
 PIXELS, HIDDEN, GROUPS, CLASSES = 64, 64, 8, 10
 BATCH, LEARNING_RATE = 64, 3e-3
 
-# name → α of the readout and its loss, and whether a gate with an α of its own is learned.
+# name → α of the readout and its loss, and whether a gate with its own α is learned.
 CLASSIFIERS = {
     "softmax": (1.0, False),
     "sparsemax": (2.0, False),
@@ -40,8 +40,8 @@ def run(options: Options, console: Console) -> None:
     """Train every classifier, print the table, save the pictures."""
     data = read(options.seed)
     console.print(
-        f"Handwritten digits of 8 × 8 pixels: {len(data.train_labels)} to learn from, "
-        f"{len(data.labels)} to be tested on.\n"
+        f"Handwritten digits of 8 × 8 pixels: {len(data.train_labels)} for training, "
+        f"{len(data.labels)} for testing.\n"
     )
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TextColumn("epochs"), TimeElapsedColumn(), console=console) as progress:
@@ -70,7 +70,7 @@ class Data(NamedTuple):
 
 
 def read(seed: int) -> Data:
-    """The digits that ship inside scikit-learn, 30 % of them put aside to test on."""
+    """Read the digits that ship with scikit-learn, with 30 % held out for testing."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
     parts = train_test_split(images, labels, test_size=0.3, stratify=labels, random_state=seed)
@@ -78,7 +78,7 @@ def read(seed: int) -> Data:
 
 
 class Gate(nnx.Module):
-    """Pixels → how open each group of hidden units is: 1 on average, for many exactly 0."""
+    """A gate from pixels to factors of groups of hidden units: 1 on average, many exactly 0."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.scores = nnx.Linear(PIXELS, GROUPS, rngs=rngs)
@@ -89,10 +89,10 @@ class Gate(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """Pixels → hidden units, perhaps gated in groups → a readout and the loss that belongs to it.
+    """A classifier of pixels: hidden units, optionally gated in groups, a readout and its loss.
 
-    A classifier with a gate has the readout and the loss of softmax, that is cross-entropy. That
-    loss knows nothing of the gate's α but what the gate lets through, so α may be learned.
+    A classifier with a gate has a softmax readout and cross-entropy. That loss depends on the
+    gate's α only through the gated units, so α may be learned.
     """
 
     def __init__(self, alpha: float, gated: bool, rngs: nnx.Rngs):
@@ -101,18 +101,18 @@ class Classifier(nnx.Module):
         self.readout = EntmaxReadout(HIDDEN, CLASSES, alpha=alpha, rngs=rngs)
 
     def features(self, images: Float[Array, "n pixels"]) -> Float[Array, "n hidden"]:
-        """The hidden units, multiplied by the gate."""
+        """Return the hidden units, multiplied by the gate."""
         hidden = nnx.relu(self.hidden(images))
         if self.gate is None:
             return hidden
         return hidden * jnp.repeat(self.gate(images), HIDDEN // GROUPS, axis=-1)
 
     def loss(self, images: Float[Array, "n pixels"], labels: Int[Array, " n"]) -> Float[Array, ""]:
-        """The mean loss of a batch."""
+        """Return the mean loss of a batch."""
         return self.readout.loss(self.features(images), labels).mean()
 
     def answers(self, images: Float[Array, "n pixels"]) -> Answers:
-        """What it says of images, and how."""
+        """Return the probabilities of images, with the gate and its α."""
         p = self.readout(self.features(images))
         if self.gate is None:
             return Answers(p)
@@ -120,7 +120,7 @@ class Classifier(nnx.Module):
 
 
 class Answers(NamedTuple):
-    """Probabilities of the classes; where there is a gate, how open it is and its α."""
+    """Probabilities of the classes, and the gate and its α if there is one."""
 
     p: Any
     opened: Any = None
@@ -128,7 +128,7 @@ class Answers(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What training leaves: after each epoch a loss and answers, and the seconds a step takes."""
+    """The results of training: loss and answers after each epoch, and seconds per step."""
 
     losses: list[float]
     answers: list[Answers]
@@ -161,7 +161,7 @@ def train(
         return nnx.merge(graph, state)[0].answers(jnp.asarray(data.images))
 
     keys = jax.random.split(jax.random.key(options.seed), options.epochs)
-    run_epoch = epoch.lower(state, keys[0]).compile()  # so that no time below includes compiling
+    run_epoch = epoch.lower(state, keys[0]).compile()  # so that the times exclude compilation
     losses, answers, seconds = [], [], []
     for key in keys:
         start = time.perf_counter()
@@ -174,7 +174,7 @@ def train(
 
 
 def table(runs: dict[str, Run], labels: np.ndarray) -> Table:
-    """One row a classifier, measured on the test images."""
+    """Tabulate a row per classifier, measured on the test images."""
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("trained as", no_wrap=True)
     for heading in (
@@ -203,10 +203,10 @@ def table(runs: dict[str, Run], labels: np.ndarray) -> Table:
 
 
 def notes(runs: dict[str, Run], labels: np.ndarray) -> str:
-    """What one must know to read the table."""
+    """Return the legend of the table."""
     lines = [
         f"One digit is {1 / len(labels):.2%} of accuracy. NLL is the mean of −log p(true class) "
-        "where that is finite; where p = 0 it is infinite, and counted. Support is the number of "
+        "where that is finite; infinite ones, with p = 0, are counted. Support is the number of "
         f"classes with p > 0, of {CLASSES}."
     ]
     for name, run in runs.items():

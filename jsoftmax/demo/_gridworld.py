@@ -30,9 +30,9 @@ PRECISION, MOST_SWEEPS = 1e-6, 2000
 class World:
     """A Markov decision process: `move[s, a, s']`, `reward[s, a]`, and which moves are allowed.
 
-    States are the cells of the map, row by row. Of a move, a tenth goes astray to either side; one
-    that would run into a wall or off the map is not allowed, and going astray into one leaves the
-    walker where they were.
+    States are the cells of the map, row by row. A move slips to either side with probability 0.1
+    each. A move into a wall or off the map is not allowed, and a slip into one leaves the state
+    unchanged.
     """
 
     move: np.ndarray
@@ -43,7 +43,7 @@ class World:
 
     @classmethod
     def read(cls, rows: tuple[str, ...] = MAP) -> World:
-        """From a map."""
+        """Read a world from a map."""
         shape, cells = (len(rows), len(rows[0])), "".join(rows)
         states, gain = len(cells), {"G": 1.0, "X": -1.0}
         move, reward = np.zeros((states, 4, states)), np.zeros((states, 4))
@@ -68,12 +68,12 @@ class World:
 
     @property
     def open(self) -> np.ndarray:
-        """The states in which there is something to decide."""
+        """The states with a choice of action: neither walls nor final."""
         return np.asarray(self.allowed.any(-1))
 
 
 class Solution(NamedTuple):
-    """Values of states and the policy that belongs to them, after so many sweeps."""
+    """Values of states, their policy, and the number of sweeps."""
 
     values: np.ndarray
     policy: np.ndarray
@@ -81,15 +81,15 @@ class Solution(NamedTuple):
 
     @property
     def support(self) -> np.ndarray:
-        """How many actions each state may take."""
+        """The number of actions with positive probability in each state."""
         return (self.policy > 0).sum(-1)
 
 
 def soft_value_iteration(world: World, alpha: float, temperature: float) -> Solution:
-    """Iterate V = smoothmax(r + γ P V) until it stands still.
+    """Iterate V = smoothmax(r + γ P V) to a fixed point.
 
-    The gradient of that smooth maximum is the policy, so V is what the policy earns, its entropy
-    included, which T pays for in every step.
+    The gradient of that smooth maximum is the policy, so V is the return of the policy plus T times
+    its entropy in every step.
     """
     move, reward, allowed = map(jnp.asarray, (world.move, world.reward, world.allowed))
 
@@ -116,7 +116,7 @@ def soft_value_iteration(world: World, alpha: float, temperature: float) -> Solu
 
 
 def expected_return(world: World, policy: np.ndarray) -> float:
-    """What a policy earns from the start, without any reward for entropy, by a linear solve."""
+    """Return the expected return of a policy from the start, without entropy, by a linear solve."""
     move = np.einsum("sa,sat->st", policy, world.move)
     reward = (policy * world.reward).sum(-1)
     values = np.linalg.solve(np.eye(len(reward)) - DISCOUNT * move, reward)

@@ -1,4 +1,4 @@
-"""How good predicted probabilities are: p of shape [examples, classes] against true labels."""
+"""Measures of predicted probabilities, p of shape [examples, classes], against true labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BINS = 10  # of confidence
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What the table says about a classifier."""
+    """The measures of a classifier in the tables."""
 
     accuracy: float
     brier: float
@@ -24,7 +24,7 @@ class Measures:
 
     @classmethod
     def of(cls, p: np.ndarray, labels: np.ndarray) -> Measures:
-        """All of them at once."""
+        """Compute all measures."""
         p = np.asarray(p, np.float64)
         of_label = p[np.arange(len(labels)), labels]
         possible = of_label > 0

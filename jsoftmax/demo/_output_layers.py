@@ -1,4 +1,4 @@
-"""Three output layers over the same words: all of them, a tree over them, a sample of them."""
+"""Three output layers over the same words: full, a Huffman tree, and sampled."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ DRAWS = 128
 
 
 class Layer(NamedTuple):
-    """An output layer is a table of rows.
+    """An output layer with a table of rows.
 
     Args:
-        rows: how many.
-        loss: (key, targets) → the ids of the rows that a step reads, and a function of features and
-            these rows that is the loss of every target.
+        rows: the number of rows.
+        loss: (key, targets) → the ids of the rows that a step reads, and a function from features
+            and these rows to the loss of every target.
         log_p: features and the whole table → log-probabilities of all words.
     """
 
@@ -29,7 +29,7 @@ class Layer(NamedTuple):
 
 
 def full(counts: np.ndarray) -> Layer:
-    """Every word has a row, and every step reads them all."""
+    """Return a layer with a row for every word; a step reads all rows."""
     classes = len(counts)
 
     def loss(key, targets):
@@ -39,7 +39,7 @@ def full(counts: np.ndarray) -> Layer:
 
 
 def huffman(counts: np.ndarray) -> Layer:
-    """Every choice between two children has a row; a step reads those above its targets."""
+    """Return a layer with a row for every inner node; a step reads the rows above its targets."""
     tree = js.huffman_tree(counts)
 
     def loss(key, targets):
@@ -54,7 +54,7 @@ def huffman(counts: np.ndarray) -> Layer:
 
 
 def sampled(counts: np.ndarray) -> Layer:
-    """Every word has a row; a step reads those of its targets and of some words drawn by counts."""
+    """Return a layer with a row for every word; a step reads its targets and some drawn words."""
     classes = len(counts)
     sampler = js.vocabulary.unigram_sampler(counts)
 
@@ -74,5 +74,5 @@ def _all_words(h, table):
     return js.log_softmax(h @ table.T)
 
 
-# name → how it is made from the counts of words.
+# name → the layer for given counts of words.
 LAYERS = {"full": full, "Huffman": huffman, "sampled": sampled}

@@ -1,4 +1,4 @@
-"""The pictures of the guided run."""
+"""Pictures of the guided run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from jsoftmax.demo._measures import Measures
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
+# Okabe and Ito's colours, distinguishable with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 TRUE, OTHER = "#009E73", "#8c8c8c"
 
@@ -20,7 +20,7 @@ TRUE, OTHER = "#009E73", "#8c8c8c"
 def save_digits(
     output: pathlib.Path, runs: dict[str, Any], images: np.ndarray, labels: np.ndarray
 ) -> list[pathlib.Path]:
-    """Save the pictures of the section on digits and return where they are."""
+    """Save the pictures of the section on digits and return their paths."""
     pages = {
         "digits-training.png": training_curves(runs, labels),
         "digits-probabilities.png": probabilities(runs, images, labels),
@@ -32,14 +32,14 @@ def save_digits(
 
 
 def save_calibration(output: pathlib.Path, diagrams: dict[tuple[str, str], Any]) -> pathlib.Path:
-    """Save the picture of the section on calibration and return where it is."""
+    """Save the picture of the section on calibration and return its path."""
     path = output / "calibration-reliability.png"
     reliability(diagrams).savefig(path, dpi=150)
     return path
 
 
 def training_curves(runs: dict[str, Any], labels: np.ndarray) -> Figure:
-    """What changes from epoch to epoch: the loss, the quality, the sparsity, the gate."""
+    """Draw the loss, the quality, the sparsity and the gate after each epoch."""
     page = Figure(figsize=(11, 8), layout="constrained")
     (loss, quality), (sparsity, gate) = page.subplots(2, 2, sharex=True)
     for (name, run), colour in zip(runs.items(), COLOURS, strict=True):
@@ -52,7 +52,7 @@ def training_curves(runs: dict[str, Any], labels: np.ndarray) -> Figure:
             "linewidth": 2,
             # Dashes, because softmax has 10 classes with and without a gate.
             "linestyle": "--" if gated else "-",
-            # A line through one point cannot be seen.
+            # A line through one point is invisible.
             "marker": "o" if len(epochs) == 1 else None,
         }
         loss.plot(epochs, run.losses, label=name, **style)
@@ -79,7 +79,7 @@ def training_curves(runs: dict[str, Any], labels: np.ndarray) -> Figure:
 
 
 def probabilities(runs: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> Figure:
-    """A clear digit and the least clear ones: what is seen, and what each classifier believes."""
+    """Draw a clear digit and the least clear ones, with the probabilities of each classifier."""
     beliefs = {name: run.answers[-1].p for name, run in runs.items()}
     doubt = np.mean([1 - p.max(-1) for p in beliefs.values()], axis=0)
     order = np.argsort(doubt, kind="stable")
@@ -113,7 +113,7 @@ def _bars(axes: Axes, p: np.ndarray, label: int) -> None:
 
 
 def reliability(diagrams: dict[tuple[str, str], Any]) -> Figure:
-    """Accuracy against confidence: a row for each classifier, a column for each scaling."""
+    """Draw accuracy against confidence: a row per classifier, a column per scaling."""
     names = list(dict.fromkeys(name for name, _ in diagrams))
     page = Figure(figsize=(10.5, 3.6 * len(names)), layout="constrained")
     grid = page.subplots(len(names), len(diagrams) // len(names), squeeze=False, sharey=True)

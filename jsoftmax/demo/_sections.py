@@ -1,4 +1,4 @@
-"""The sections of the guided run, in the order in which they are shown."""
+"""The sections of the guided run, in the order of `--help` and of a whole run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a person asks of every section."""
+    """The options of every section."""
 
     epochs: int
     seed: int
@@ -19,14 +19,14 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A section is a module with a function `run(options, console)`, imported when it is wanted."""
+    """A section: a module with a function `run(options, console)`, imported on demand."""
 
     name: str
     module: str
     summary: str
 
     def load(self) -> Callable[..., None]:
-        """Its `run`; ModuleNotFoundError if a package that it needs is missing."""
+        """Return its `run`; ModuleNotFoundError if a package that it needs is missing."""
         return importlib.import_module(self.module).run
 
 
@@ -40,7 +40,7 @@ SECTIONS = (
     Section(
         "calibration",
         "jsoftmax.demo._calibration",
-        "make an over-confident classifier honest, and give it sets that hold the answer",
+        "calibrate an over-confident classifier, and predict conformal sets",
     ),
     Section(
         "acting",
@@ -50,11 +50,11 @@ SECTIONS = (
     Section(
         "text",
         "jsoftmax.demo._text",
-        "guess Python's documentation letter by letter, with dense, sparse and learned attention",
+        "predict Python's documentation by character, with dense, sparse and learned attention",
     ),
     Section(
         "words",
         "jsoftmax.demo._words",
-        "guess it word by word, by all words, by a tree over them, and by a sample of them",
+        "predict it by word, with a full softmax, a Huffman tree, and sampled words",
     ),
 )

@@ -1,4 +1,4 @@
-"""Python's documentation, letter by letter: attention that is dense, sparse, or learns which."""
+"""Predict Python's documentation by character, with dense, sparse and learned attention."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ STEPS_PER_EPOCH, BATCH, LEARNING_RATE = 8, 8, 8e-3
 HELD_OUT, WINDOWS = 0.1, 64
 SENTENCE = "the value of x is the value of the name."
 
-# name → α of every head; None: each head learns its own.
+# name → α of every head; None for one learned α per head.
 ATTENTIONS = {"softmax": 1.0, "entmax-1.5": 1.5, "learned α": None}
 
 
 class Corpus(NamedTuple):
-    """Characters, and text to learn from and to be judged by as numbers of them."""
+    """Characters, and the training and held-out texts as character numbers."""
 
     characters: str
     learned: np.ndarray
     held_out: np.ndarray
 
     def encode(self, text: str) -> np.ndarray:
-        """Text as numbers."""
+        """Return text as numbers."""
         return _encode(self.characters, text)
 
 
 class Run(NamedTuple):
-    """What training leaves.
+    """The results of training.
 
-    `bits` per character of learned and of held-out text; `density`, the share of visible keys with
+    `bits` per character of training and held-out text; `density`, the share of visible keys with
     p > 0, and `alpha` of each head, [layers, heads]; `weights` on the sentence, [layers, heads, t,
-    t]; the seconds of a step.
+    t]; `seconds` per step.
     """
 
     bits: tuple[float, float]
@@ -61,11 +61,11 @@ def run(options: Options, console: Console) -> None:
     """Train with every attention, print the table, save the picture."""
     corpus = read(options.seed)
     console.print(
-        f"Python's help topics: {len(corpus.learned):,} characters to learn from, "
-        f"{len(corpus.held_out):,} of other topics to be judged by. "
-        f"A causal transformer of {LAYERS} layers with {HEADS} heads each, {WIDTH} wide, guesses "
-        f"every next character from the last {CONTEXT}, "
-        f"{options.epochs * STEPS_PER_EPOCH} steps long.\n"
+        f"Python's help topics: {len(corpus.learned):,} characters for training, "
+        f"{len(corpus.held_out):,} of other topics for testing. "
+        f"A causal transformer of {LAYERS} layers with {HEADS} heads each, {WIDTH} wide, predicts "
+        f"every next character from the last {CONTEXT}, in "
+        f"{options.epochs * STEPS_PER_EPOCH} steps.\n"
     )
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TextColumn("epochs"), TimeElapsedColumn(), console=console) as progress:
@@ -81,16 +81,16 @@ def run(options: Options, console: Console) -> None:
 
 
 def read(seed: int) -> Corpus:
-    """The two texts as numbers of characters."""
+    """Read the two texts as character numbers."""
     learned, judged = texts(seed)
     characters = "".join(sorted(set(learned + judged + SENTENCE)))
     return Corpus(characters, _encode(characters, learned), _encode(characters, judged))
 
 
 def texts(seed: int) -> tuple[str, str]:
-    """Text to learn from, and whole topics to be judged by.
+    """Return a training text, and a held-out text of other topics.
 
-    Many topics quote each other: a paragraph counts where it comes first.
+    Many topics quote each other: a repeated paragraph is kept only at its first occurrence.
     """
     names, total = sorted(topics), sum(map(len, topics.values()))
     shuffled = np.random.default_rng(seed).permutation(names)
@@ -103,7 +103,7 @@ def texts(seed: int) -> tuple[str, str]:
 
 
 def _text(names: Iterable[str], seen: set[str]) -> str:
-    """The topics one after the other, without the paragraphs already seen, which are noted."""
+    """Concatenate topics without the paragraphs in `seen`, and add the others to it."""
     new = []
     for name in names:
         for paragraph in topics[name].split("\n\n"):
@@ -119,7 +119,7 @@ def _encode(characters: str, text: str) -> np.ndarray:
 
 
 def windows(text: np.ndarray) -> np.ndarray:
-    """Pieces evenly spread over the text, one character longer than the context."""
+    """Return pieces evenly spread over the text, one character longer than the context."""
     starts = np.linspace(0, len(text) - CONTEXT - 1, WINDOWS).astype(int)
     return text[starts[:, None] + np.arange(CONTEXT + 1)]
 
@@ -127,7 +127,7 @@ def windows(text: np.ndarray) -> np.ndarray:
 def train(
     corpus: Corpus, alpha: float | None, options: Options, on_epoch: Callable[[], None]
 ) -> Run:
-    """Train a new transformer, and judge it."""
+    """Train a new transformer, and evaluate it."""
     model, seconds = fitted(corpus, alpha, options, on_epoch)
     return judge(model, corpus, seconds)
 
@@ -135,7 +135,7 @@ def train(
 def fitted(
     corpus: Corpus, alpha: float | None, options: Options, on_epoch: Callable[[], None]
 ) -> tuple[Transformer, float]:
-    """A new transformer, trained by Adam, and the seconds of a step.
+    """Train a new transformer by Adam, and return it with the seconds per step.
 
     An epoch is a compiled loop over pieces of the text.
     """
@@ -159,7 +159,7 @@ def fitted(
         return jax.lax.scan(step, state, starts)[0]
 
     keys = jax.random.split(jax.random.key(options.seed), options.epochs)
-    run_epoch = epoch.lower(state, keys[0]).compile()  # so that no time below includes compiling
+    run_epoch = epoch.lower(state, keys[0]).compile()  # so that the times exclude compilation
     seconds = []
     for key in keys:
         start = time.perf_counter()
@@ -170,10 +170,10 @@ def fitted(
 
 
 def judge(model: Transformer, corpus: Corpus, seconds: float) -> Run:
-    """How well it guesses, and what it looks at."""
+    """Evaluate its predictions and its attention."""
     graph, state = nnx.split(model)
     n = len(SENTENCE)
-    # No character sees what follows it, so anything may follow the sentence.
+    # Attention is causal, so anything may follow the sentence.
     sentence = np.pad(corpus.encode(SENTENCE), (0, CONTEXT + 1 - n))[None]
 
     @jax.jit
@@ -191,7 +191,7 @@ def judge(model: Transformer, corpus: Corpus, seconds: float) -> Run:
 
 
 def table(runs: dict[str, Run]) -> Table:
-    """One row for each attention."""
+    """Tabulate a row for each attention."""
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("attention", no_wrap=True)
     in_layers = [f"keys used,\nlayer {layer + 1}" for layer in range(LAYERS)]
@@ -210,12 +210,11 @@ def table(runs: dict[str, Run]) -> Table:
 
 
 def notes(corpus: Corpus, runs: dict[str, Run]) -> str:
-    """What one must know to read the table."""
+    """Return the legend of the table."""
     counts = np.bincount(corpus.learned, minlength=len(corpus.characters)) + 1
     singly = -np.log2(counts / counts.sum())[corpus.held_out].mean()
     return (
         f"Bits per character, on {WINDOWS} pieces of {CONTEXT}; the frequencies of characters "
-        f"alone give {singly:.2f}. Keys used: the share of those before and at a character "
-        "that have p > 0, mean over heads. All begin with the same weights; a learned α begins at "
-        "1.5."
+        f"alone give {singly:.2f}. Keys used: the share of keys up to a character that have p > 0, "
+        "mean over heads. All start with the same weights; a learned α starts at 1.5."
     )

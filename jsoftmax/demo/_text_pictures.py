@@ -1,4 +1,4 @@
-"""The picture of the section on text: who looks at whom, for three kinds of attention."""
+"""The picture of the section on text: attention weights of three kinds of attention."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 LAYER, SHOWN = 0, 2
-UNSEEN = 0.9  # a grey for what comes later
+UNSEEN = 0.9  # a grey for later characters
 # Okabe and Ito's blue, from pale to dark; pale is a weight just above 0, and 0 is white.
 SHADES = LinearSegmentedColormap.from_list("weights", ["#cfe3f1", "#0072B2", "#00263b"])
 
 
 def save_text(output: pathlib.Path, sentence: str, runs: dict[str, Any]) -> pathlib.Path:
-    """Save the picture of the section and return where it is."""
+    """Save the picture of the section and return its path."""
     path = output / "text-attention.png"
     maps(sentence, runs).savefig(path, dpi=150)
     return path
 
 
 def maps(sentence: str, runs: dict[str, Any]) -> Figure:
-    """The weights of the same heads, a row for each, side by side for every attention.
+    """Draw the weights of the same heads, a row for each, side by side for every attention.
 
-    Shown are the heads that the last attention made sparsest and densest.
+    The heads are those that the last attention made sparsest and densest.
     """
     last = list(runs.values())[-1]
     order = np.argsort(last.density[LAYER])

@@ -1,4 +1,4 @@
-"""A small causal transformer over characters, whose attention has any α, given or learned."""
+"""A small causal transformer over characters, with α-entmax attention of given or learned α."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ WIDTH, HEADS, LAYERS, CONTEXT = 64, 4, 2, 128
 
 
 class Attention(nnx.Module):
-    """Every place mixes what it and the places before it offer, in several heads.
+    """Causal multi-head α-entmax attention.
 
     `alpha` is one number for all heads. Without one, each head learns its own between 1 and 2, as
-    1 + sigmoid(a) from a = 0, which is Correia et al.'s way ("Adaptively sparse transformers",
-    2019).
+    1 + sigmoid(a) from a = 0, like Correia et al. ("Adaptively sparse transformers", 2019).
     """
 
     def __init__(self, alpha: float | None, rngs: nnx.Rngs):
@@ -39,7 +38,7 @@ class Attention(nnx.Module):
         return self.out(cast(jax.Array, mixed).reshape(x.shape))
 
     def shown(self, x: Float[Array, "n t width"]) -> tuple[Array, Array]:
-        """What `__call__` returns, by way of all weights, and these: [n, heads, t, t]."""
+        """Return the output, computed from explicit weights, and these: [n, heads, t, t]."""
         q, k, v = self._heads(x)
         p = js.attention_weights(q, k, alpha=self.alpha, is_causal=True)
         return self.out(jnp.einsum("nhts,nshw->nthw", p, v).reshape(x.shape)), p
@@ -51,9 +50,9 @@ class Attention(nnx.Module):
 
 
 def turned(x: Float[Array, "n t heads width"]) -> Float[Array, "n t heads width"]:
-    """Pairs of features turned by angles that grow with the place.
+    """Rotate pairs of features by angles proportional to the position.
 
-    A product of a query and a key then depends on how far apart they are.
+    The product of a query and a key then depends on their distance.
     """
     half = x.shape[-1] // 2
     speeds = 1000 ** (-jnp.arange(half, dtype=x.dtype) / half)
@@ -64,7 +63,7 @@ def turned(x: Float[Array, "n t heads width"]) -> Float[Array, "n t heads width"
 
 
 class Layer(nnx.Module):
-    """Attention, then two dense layers at every place; each adds to what there is."""
+    """Attention, then two dense layers at every position, each with a residual connection."""
 
     def __init__(self, alpha: float | None, rngs: nnx.Rngs):
         self.before_attention = nnx.RMSNorm(WIDTH, rngs=rngs)
@@ -77,7 +76,7 @@ class Layer(nnx.Module):
         return self._dense(x + self.attention(self.before_attention(x)))
 
     def shown(self, x: Float[Array, "n t width"]) -> tuple[Array, Array]:
-        """What `__call__` returns, and the weights of attention."""
+        """Return the output, and the weights of attention."""
         mixed, p = self.attention.shown(self.before_attention(x))
         return self._dense(x + mixed), p
 
@@ -86,7 +85,7 @@ class Layer(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Characters, as numbers → at every place the scores of the next one."""
+    """A transformer from character numbers to scores of the next character at every position."""
 
     def __init__(self, characters: int, alpha: float | None, rngs: nnx.Rngs):
         spread = nnx.initializers.normal(0.5)
@@ -102,11 +101,11 @@ class Transformer(nnx.Module):
         return self.readout(self.before_readout(x))
 
     def loss(self, text: Int[Array, "n t"]) -> Float[Array, ""]:
-        """The mean −log p of every character but the first, in nats."""
+        """Return the mean −log p of every character except the first, in nats."""
         return js.cross_entropy(self(text[:, :-1]), text[:, 1:]).mean()
 
     def shown(self, text: Int[Array, "n t"]) -> tuple[Array, Array]:
-        """What `__call__` returns, and all weights of attention: [layers, n, heads, t, t]."""
+        """Return the output, and all weights of attention: [layers, n, heads, t, t]."""
         x, weights = self.table(text), []
         for layer in self.layers:
             x, p = layer.shown(x)

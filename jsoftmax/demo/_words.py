@@ -1,4 +1,4 @@
-"""Python's documentation, word by word: the cost of a large vocabulary, and two ways around it."""
+"""Predict Python's documentation by word: the cost of a large vocabulary, and two alternatives."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from jsoftmax.demo._sections import Options
 from jsoftmax.demo._text import texts
 
 CONTEXT, EMBEDDED, WIDTH = 3, 32, 64
-BATCH, RATE, START = 256, 0.2, 1.0  # Adagrad's rate, and what its sums begin at
+BATCH, RATE, START = 256, 0.2, 1.0  # Adagrad's rate, and the start of its sums
 EPOCHS_PER_PASS, LEAST_COUNT = 8, 2
 UNKNOWN = "(rare)"
 OPENING = ["the", "value", "of"]
 
 
 class Corpus(NamedTuple):
-    """Words, the frequent first; how often each is learned from; two texts as their numbers."""
+    """Words by falling frequency, their counts in training, and two texts as word numbers."""
 
     words: list[str]
     counts: np.ndarray
@@ -38,15 +38,16 @@ class Corpus(NamedTuple):
     held_out: np.ndarray
 
     def encode(self, words: list[str]) -> np.ndarray:
-        """Words as numbers."""
+        """Return words as numbers."""
         number = {word: i for i, word in enumerate(self.words)}
         return np.array([number.get(word, number[UNKNOWN]) for word in words], np.int32)
 
 
 class Run(NamedTuple):
-    """What training leaves: perplexities of learned and held-out text, seconds of a pass, guesses.
+    """The results of training: perplexities of training and held-out text, seconds, guesses.
 
-    `guesses` are the likeliest words after the opening, with their probabilities.
+    `seconds` are those of a pass, `guesses` the likeliest words after the opening, with their
+    probabilities.
     """
 
     perplexity: tuple[float, float]
@@ -59,10 +60,10 @@ def run(options: Options, console: Console) -> None:
     corpus = read(options.seed)
     passes = -(-options.epochs // EPOCHS_PER_PASS)
     console.print(
-        f"Python's help topics, {len(corpus.learned):,} words to learn from and "
-        f"{len(corpus.held_out):,} of other topics to be judged by; {len(corpus.words):,} of them "
-        f"are different, and a rarer one is {UNKNOWN}. One hidden layer guesses every next word "
-        f"from the last {CONTEXT}, in {passes} {'pass' if passes == 1 else 'passes'}.\n",
+        f"Python's help topics: {len(corpus.learned):,} words for training and "
+        f"{len(corpus.held_out):,} of other topics for testing, with a vocabulary of "
+        f"{len(corpus.words):,}; rarer words are {UNKNOWN}. One hidden layer predicts every next "
+        f"word from the last {CONTEXT}, in {passes} {'pass' if passes == 1 else 'passes'}.\n",
         highlight=False,
     )
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
@@ -80,7 +81,7 @@ def run(options: Options, console: Console) -> None:
 
 
 def read(seed: int) -> Corpus:
-    """The topics of the section on text, cut into words, numbers and signs, in lower case."""
+    """Read the topics of the section on text as words, numbers and signs in lower case."""
     learned, held_out = (
         re.findall(r"[a-z_]+|\d+|[^\sa-z_\d]", text.lower()) for text in texts(seed)
     )
@@ -95,14 +96,14 @@ def read(seed: int) -> Corpus:
 
 
 class Batches(NamedTuple):
-    """Words to guess and those before each."""
+    """Words to predict, and the words before each."""
 
     context: Int[Array, "batches batch words"]
     targets: Int[Array, "batches batch"]
 
     @classmethod
     def of(cls, text: np.ndarray) -> Batches:
-        """All words but the first and what is left of the last batch."""
+        """Return batches of all words except the first ones and an incomplete last batch."""
         places = np.arange(CONTEXT, len(text))
         places = places[: len(places) // BATCH * BATCH].reshape(BATCH, -1).T
         before = places[..., None] - np.arange(CONTEXT, 0, -1)
@@ -118,7 +119,7 @@ class Model(NamedTuple):
 
     @classmethod
     def new(cls, key: Array, words: int, rows: int) -> Model:
-        """Every row of the output layer begins at zero."""
+        """Initialise a model; the rows of the output layer start at zero."""
         first, second = jax.random.split(key)
         inputs = CONTEXT * EMBEDDED
         return cls(
@@ -131,13 +132,13 @@ class Model(NamedTuple):
 def features(
     embedded: Float[Array, "n words embedded"], kernel: Float[Array, "inputs width"]
 ) -> Float[Array, "n width_and_1"]:
-    """The hidden layer, and a 1, so that the last number of a row is its bias."""
+    """Return the hidden layer and a 1, so that the last number of a row is its bias."""
     h = jnp.tanh(embedded.reshape(len(embedded), -1) @ kernel)
     return jnp.concatenate([h, jnp.ones_like(h[:, :1])], axis=1)
 
 
 def train(corpus: Corpus, layer: Layer, passes: int, seed: int, on_pass: Callable[[], None]) -> Run:
-    """Train a new model; of both tables a step reads and updates the rows that it needs."""
+    """Train a new model; a step reads and updates only the rows that it needs of both tables."""
     optimizer = js.vocabulary.row_adagrad(RATE, initial_accumulator_value=START)
 
     def step(carry, inputs):
@@ -166,7 +167,7 @@ def train(corpus: Corpus, layer: Layer, passes: int, seed: int, on_pass: Callabl
     model = Model.new(key, len(corpus.words), layer.rows)
     carry = model, tuple(map(optimizer.init, model))
     batches = Batches.of(corpus.learned)
-    run_once = once.lower(carry, key, batches).compile()  # so that no time below includes compiling
+    run_once = once.lower(carry, key, batches).compile()  # so that the times exclude compilation
     seconds = []
     for number in range(passes):
         start = time.perf_counter()
@@ -178,7 +179,7 @@ def train(corpus: Corpus, layer: Layer, passes: int, seed: int, on_pass: Callabl
 
 
 def judge(corpus: Corpus, layer: Layer, model: Model, learned: Batches, seconds: float) -> Run:
-    """Perplexity by all words, whatever it was trained with, and the guesses after the opening."""
+    """Compute perplexities over all words, for any training, and the guesses after the opening."""
 
     @jax.jit
     def log_p(model, context):
@@ -200,7 +201,7 @@ def judge(corpus: Corpus, layer: Layer, model: Model, learned: Batches, seconds:
 
 
 def table(runs: dict[str, Run]) -> Table:
-    """One row for each output layer."""
+    """Tabulate a row for each output layer."""
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("softmax", no_wrap=True)
     for heading in ("perplexity,\nlearned", "perplexity,\nheld out", "s per\npass"):
@@ -217,13 +218,13 @@ def table(runs: dict[str, Run]) -> Table:
 
 
 def notes(corpus: Corpus, runs: dict[str, Run]) -> str:
-    """What one must know to read the table."""
+    """Return the legend of the table."""
     counts = corpus.counts + 1
     singly = np.exp(-np.log(counts / counts.sum())[corpus.held_out].mean())
     return (
-        "Perplexity is 1/p of a word in the geometric mean, p over all words also where training "
-        f"saw a sample; the frequencies of words alone give {singly:.0f}. Full looks at all "
-        f"{len(corpus.words):,} words at every step, Huffman at the choices that lead to a word, "
-        "sampled at some words that all of a batch share. What they look at they update, and "
-        "nothing else, so that their time does not grow with the vocabulary."
+        "Perplexity is the geometric mean of 1/p of a word, with p over all words also for sampled "
+        f"training; the frequencies of words alone give {singly:.0f}. A step of the full layer "
+        f"reads the rows of all {len(corpus.words):,} words, Huffman those of the choices on the "
+        "path to a word, sampled those of some words shared by a batch. The latter two update only "
+        "the rows that they read, so that their time does not grow with the vocabulary."
     )

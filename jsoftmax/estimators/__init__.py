@@ -1,4 +1,4 @@
-"""Estimators that follow scikit-learn's conventions; scikit-learn is an extra, `sklearn`."""
+"""Estimators with scikit-learn's conventions; they need the extra `sklearn`."""
 
 try:
     import sklearn as _sklearn

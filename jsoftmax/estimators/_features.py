@@ -1,6 +1,6 @@
-"""Features X centered and scaled, (x − m)/s, as products of them: in memory whole, or sparse.
+"""Products with centered and scaled features (x − m)/s, dense or sparse.
 
-A sparse X stays as it is: centering joins its products as a term of rank one.
+A sparse X stays sparse: centering enters its products as a rank-one term.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ import numpy as np
 from jax import Array
 from jax.experimental.sparse import BCOO
 
-_PARTS = 8  # blocks into which rows are cut
-_FEW = 1024  # rows, below which they are not
+_PARTS = 8  # blocks of rows
+_FEW = 1024  # for fewer rows there is one block
 
 
 class DenseFeatures(NamedTuple):
-    """(x − m)/s itself, of shape [n, d], and turned, [d, n], as each product is the fastest."""
+    """The matrix (x − m)/s, [n, d], and its transpose, [d, n], each for its faster products."""
 
     scaled: Array
     turned: Array
 
     def scores(self, kernel: Array) -> Array:
-        """[K, n] for a kernel [K, d]."""
+        """Return scores [K, n] for a kernel [K, d]."""
         return kernel @ self.turned
 
     def gradient(self, surplus: Array) -> Array:
-        """[K, d] for a surplus [K, n]."""
+        """Return the gradient [K, d] for a surplus [K, n]."""
         return surplus @ self.scaled
 
     def squares(self, weights: Array) -> Array:
-        """Σ w x² of each class and feature, for weights [K, n]."""
+        """Return Σ w x² of each class and feature, for weights [K, n]."""
         return weights @ (self.scaled * self.scaled)
 
     def gathered(
         self, chosen: Array, per_row: Any
     ) -> tuple[DenseFeatures | DenseParts, Any, Array | int]:
-        """The chosen rows first, in parts of one size, and in how many of these they are.
+        """Return the rows in equal parts, the chosen ones first, and the number of parts with them.
 
         `per_row` has arrays [K, n] of all rows, which become [parts, K, size] and are 0 in rows
-        that are not chosen. Few rows stay as they are, in one part, since that is faster.
+        that are not chosen. A small number of rows stays in one part, since that is faster.
         """
         n = len(chosen)
         if n < _FEW:
@@ -50,7 +50,7 @@ class DenseFeatures(NamedTuple):
         order = jnp.argsort(~chosen, stable=True)
 
         def cut(x: Array) -> Array:
-            """[K, n] to [parts, K, size]."""
+            """Reshape [K, n] to [parts, K, size]."""
             x = jnp.pad(x[:, order], ((0, 0), (0, parts * size - n)))
             return x.reshape(-1, parts, size).swapaxes(0, 1)
 
@@ -64,55 +64,55 @@ class DenseFeatures(NamedTuple):
         )
 
     def part(self, i: Array, per_row: Any) -> tuple[DenseFeatures, Any]:
-        """All rows."""
+        """Return all rows, the only part."""
         del i
         return self, per_row
 
 
 class DenseParts(NamedTuple):
-    """Features in parts, [parts, size, d], and turned, [parts, d, size]."""
+    """Features in parts, [parts, size, d], and their transposes, [parts, d, size]."""
 
     scaled: Array
     turned: Array
 
     def part(self, i: Array, per_row: Any) -> tuple[DenseFeatures, Any]:
-        """The i-th part of the features, and of arrays [parts, K, size]."""
+        """Return the i-th part of the features, and of arrays [parts, K, size]."""
         features = DenseFeatures(self.scaled[i], self.turned[i])
         return features, jax.tree.map(lambda x: x[i], per_row)
 
 
 class SparseFeatures(NamedTuple):
-    """x of shape [n, d], with its squares, m and s."""
+    """A sparse matrix x of shape [n, d], with its squares, m and s."""
 
-    values: Any  # BCOO, of which type checkers know no products
+    values: Any  # BCOO; type checkers do not know its products
     squared: Any
     mean: Array
     scale: Array
 
     def scores(self, kernel: Array) -> Array:
-        """[K, n] for a kernel [K, d]."""
+        """Return scores [K, n] for a kernel [K, d]."""
         kernel = kernel / self.scale
         return (self.values @ kernel.T - self.mean @ kernel.T).T
 
     def gradient(self, surplus: Array) -> Array:
-        """[K, d] for a surplus [K, n]."""
+        """Return the gradient [K, d] for a surplus [K, n]."""
         total = jnp.sum(surplus, -1, keepdims=True)
         return ((self.values.T @ surplus.T).T - total * self.mean) / self.scale
 
     def squares(self, weights: Array) -> Array:
-        """Σ w x² of each class and feature, for weights [K, n]."""
+        """Return Σ w x² of each class and feature, for weights [K, n]."""
         total = jnp.sum(weights, -1, keepdims=True)
         mixed, raw = ((x.T @ weights.T).T for x in (self.values, self.squared))
         squares = raw - 2 * self.mean * mixed + total * self.mean * self.mean
         return jnp.maximum(squares, 0) / (self.scale * self.scale)
 
     def gathered(self, chosen: Array, per_row: Any) -> tuple[SparseFeatures, Any, int]:
-        """As they are, in one part: a sparse matrix is not cut into rows."""
+        """Return all rows in one part: a sparse matrix is not cut into rows."""
         del chosen
         return self, per_row, 1
 
     def part(self, i: Array, per_row: Any) -> tuple[SparseFeatures, Any]:
-        """All rows."""
+        """Return all rows, the only part."""
         del i
         return self, per_row
 
@@ -120,10 +120,10 @@ class SparseFeatures(NamedTuple):
 def centered(
     features: Array | BCOO, weights: Array, use_bias: Array, penalty: Array
 ) -> tuple[DenseFeatures | SparseFeatures, Array, Array]:
-    """The features with their means m, [1, d], and scales s; weights sum to 1.
+    """Return the features with their means m, [1, d], and scales s; weights sum to 1.
 
-    Scales are such that second derivatives of the objective have about the same diagonal
-    everywhere: the curvature of a loss is taken for ¼, its largest at two classes.
+    The scales make the diagonal of the Hessian of the objective about constant, assuming that the
+    curvature of a loss is ¼, its largest value for two classes.
     """
     if isinstance(features, BCOO):
         x: Any = features
@@ -146,7 +146,7 @@ def _scale(variance: Array, penalty: Array) -> Array:
 
 
 def padded_sparse(features: Any, rows: int, width: int, count: int) -> BCOO:
-    """A matrix of SciPy as a `BCOO` of this shape and, zeros added, of `count` entries."""
+    """Return a SciPy matrix as a `BCOO` of this shape, padded with zeros to `count` entries."""
     coo = features.tocoo()
     more = count - coo.nnz
     data = np.pad(np.asarray(coo.data, np.float64), (0, more))

@@ -1,13 +1,13 @@
-"""The linear model z = Wx + b under an α-entmax loss: fitted and read out in compiled functions.
+"""Fit and evaluate the linear model z = Wx + b under an α-entmax loss, in compiled functions.
 
-Compiling takes a second or two, a small fit a millisecond. Therefore arrays are padded, and
-everything padded to the same sizes runs the same compiled code: examples of weight 0, features that
-are 0 in every example, classes that are masked. None of them moves the minimum. An eighth is added
-at most, from 256 examples, 8 features and 4 classes on. α is traced, and the same code runs for
-every α: it chooses among the mappings of 1, 1.5 and 2, which are fast, or, in a program of its own,
-has that of a traced α. All else, Ω(p) and the slope p^(2−α), is written in p once.
+Compiling takes a second or two, a small fit a millisecond. Arrays are therefore padded, so that
+problems of the same padded sizes run the same compiled code: by examples of weight 0, features that
+are 0 in every example, and masked classes. None of these changes the minimum. Padding adds at most
+an eighth, from 256 examples, 8 features and 4 classes on. α is traced: one program selects among
+the fast mappings of 1, 1.5 and 2, and a second one handles any other α. The rest, Ω(p) and the
+slope p^(2−α), is written once in terms of p.
 
-Everything here is float64, also where JAX is set to float32: `float64()` is a scope.
+Everything here is float64, also where JAX is set to float32, by the context manager `float64()`.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from jsoftmax.estimators._newton import Evaluated, Hessian, Minimum, largest, mi
 
 
 class Coefficients(NamedTuple):
-    """W, of shape [K, d], and b, [K]; for two classes [1, d] and [1], and then z = (0, Wx + b)."""
+    """Coefficients W [K, d] and b [K]; for two classes [1, d] and [1], with z = (0, Wx + b)."""
 
     kernel: Any
     bias: Any
 
 
 class Bend(NamedTuple):
-    """s = p^(2−α) of every example, times its weight, and s/Σs: J = diag(s) − s sᵀ/Σs."""
+    """Slopes s = p^(2−α) of every example, times its weight, and s/Σs: J = diag(s) − s sᵀ/Σs."""
 
     slope: Array
     share: Array
 
 
 class Fit(NamedTuple):
-    """Coefficients, the objective there, the largest entry of its gradient, and steps taken."""
+    """Coefficients, their objective, the largest entry of its gradient, and the number of steps."""
 
     coefficients: Coefficients
     objective: float
@@ -54,11 +54,11 @@ class Fit(NamedTuple):
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:
-    """A scope in which JAX computes in float64; the global flags stay as they are.
+    """Make JAX compute in float64 within a `with` block, without changing global flags.
 
     Dtypes are promoted by the standard rules in it, since optax adds int32 to int64.
     """
-    # `jax.enable_x64` is there since JAX 0.8.
+    # `jax.enable_x64` exists since JAX 0.8.
     enable = getattr(jax, "enable_x64", None)
     if enable is None:
         enable = importlib.import_module("jax.experimental").enable_x64
@@ -80,7 +80,7 @@ def fit(
 ) -> Fit:
     r"""Minimise Σᵢ wᵢ L_α(zᵢ, yᵢ) / Σ w + penalty ‖W‖²/2; X is [n, d], targets [n, K].
 
-    The features X are an array, or a sparse matrix of SciPy, which stays sparse.
+    The features X are an array, or a SciPy sparse matrix, which stays sparse.
     """
     (n, d), k = features.shape, targets.shape[1]
     rows, width, classes = _roomy(n, 256), _roomy(d, 8), 2 if k == 2 else _roomy(k, 4)
@@ -111,12 +111,12 @@ def fit(
 
 
 def probabilities(scores: np.ndarray, alpha: float) -> np.ndarray:
-    """p of logits [n, K]."""
+    """Return p of logits [n, K]."""
     return _read_out(_entmax, scores, alpha)
 
 
 def log_probabilities(scores: np.ndarray, alpha: float) -> np.ndarray:
-    """log p of logits [n, K], right where p underflows; −∞ where it is 0."""
+    """Return log p of logits [n, K], accurate also where p underflows; −∞ where p is 0."""
     return _read_out(_log_entmax, scores, alpha)
 
 
@@ -133,9 +133,9 @@ def _read_out(function: Any, scores: np.ndarray, alpha: float) -> np.ndarray:
 def _fit(
     start, features, targets, weights, mask, alpha, penalty, use_bias, tol, most, *, is_known
 ) -> Minimum:
-    # The search moves in coordinates in which features are centered and scaled: V = s W and
-    # c = b + W m, for z = V (x − m)/s + c. Neither the objective nor the gradient by which it ends
-    # changes, but features need not have been standardised.
+    # The search uses the coordinates of centered and scaled features: V = s W and c = b + W m, for
+    # z = V (x − m)/s + c. The objective, and the gradient in the stopping rule, are unchanged, but
+    # features need not be standardised.
     # Classes come first, [K, n], since that is the faster layout of the products.
     x, mean, s = centered(features, weights, use_bias, penalty)
     regularizer, y, w = Tsallis(alpha), targets.T, weights[None]
@@ -168,7 +168,7 @@ def _fit(
 
     def hessian(bend: Bend) -> Hessian:
         h = bend.slope * (1 - bend.share)
-        # Examples with one class left do not bend the objective: most of them, for α > 1.
+        # Examples with one class in the support have no curvature: most of them, for α > 1.
         busy, rows, parts = x.gathered(jnp.sum(h, 0) > 0, (bend.slope, bend.share))
 
         def times(point: Coefficients) -> Coefficients:
@@ -193,17 +193,17 @@ def _fit(
     found = minimise(evaluate, hessian, point, size, tol, most)
     kernel = found.point.kernel / s
     bias = found.point.bias - kernel @ mean[0]
-    if len(bias) > 1:  # one number more in each changes nothing
+    if len(bias) > 1:  # a constant added to all biases changes nothing
         bias = use_bias * (bias - jnp.sum(mask * bias) / jnp.sum(mask))
     return found._replace(point=Coefficients(kernel, bias))
 
 
 _KNOWN = (1.0, 1.5, 2.0)  # α with mappings of their own
-_STEEPEST = 18.0  # of log slopes: for α > 2 they are infinite where a class enters
+_STEEPEST = 18.0  # the cap of log slopes: for α > 2 they are infinite where a class enters
 
 
 def _mapped(z, mask, axis, alpha, is_known, read: Any) -> Array:
-    """p, or log p, of a traced α; one of those with a mapping of its own if `is_known`."""
+    """Return p, or log p, of a traced α; if `is_known`, one of those with their own mapping."""
 
     def at(order: float | Array) -> Array:
         return read(problem("SoftmaxRegression", z, axis, mask, regularizer=Tsallis(order)))
@@ -225,7 +225,7 @@ def _log_entmax(scores, mask, alpha, *, is_known):
 
 
 def _roomy(n: int, least: int) -> int:
-    """The smallest size that is not less than `n` or `least` and has four binary digits."""
+    """Return the smallest size ≥ max(n, least) with at most four significant binary digits."""
     n = max(n, least)
     unit = 1 << max(n.bit_length() - 4, 0)
     return -(-n // unit) * unit

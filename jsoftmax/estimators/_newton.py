@@ -1,8 +1,8 @@
-"""A convex function of linear scores brought to its minimum by Newton steps, in one loop.
+"""Minimise a convex function of linear scores by Newton steps, in one loop.
 
-Each step is solved for by conjugate gradients, which need products with the features and no matrix
-of second derivatives, and is shortened until the function falls. The loop evaluates the function in
-one place only, so that it compiles once and fast.
+Conjugate gradients solve for each step from products with the features, without a Hessian matrix,
+and a line search shortens it until the function decreases. The loop evaluates the function in one
+place only, so that it compiles once and fast.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jax import Array
 
 _MOST_TRIES = 60  # lengths tried along one direction
-_FLAT = 0.6  # of the slope that may be left along it
+_FLAT = 0.6  # the share of the slope that may remain along it
 _MOST_TURNS = 250
 
 
 class Minimum(NamedTuple):
-    """Where the search ended and how: the size of the gradient, and the steps it took."""
+    """The end of the search: the point, the size of the gradient, and the number of steps."""
 
     point: Any
     value: Array
@@ -29,7 +29,7 @@ class Minimum(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """The function at a point: its value, its gradient, and what gives its second derivative."""
+    """The function at a point: its value, its gradient, and the input of its second derivative."""
 
     value: Array
     gradient: Any
@@ -37,16 +37,16 @@ class Evaluated(NamedTuple):
 
 
 class Hessian(NamedTuple):
-    """A second derivative, as products with it, and its diagonal."""
+    """A second derivative as a matrix-vector product, and its diagonal."""
 
     times: Callable[[Any], Any]
     diagonal: Any
 
 
 class _Search(NamedTuple):
-    """A point, the function there, and the length of a step between one too short and one too long.
+    """A point, the function there, and a step length between one too short and one too long.
 
-    `slope` is that along the direction at the point; `low` and `high` have those of the two ends.
+    `slope` is the slope along the direction at the point; `low` and `high` hold those of the ends.
     """
 
     point: Any
@@ -69,10 +69,10 @@ def minimise(
     tol: Array,
     most: Array,
 ) -> Minimum:
-    """Take steps until the `size` of the gradient is `tol`, there were `most`, or none moves.
+    """Take at most `most` steps until the `size` of the gradient is `tol`, or no step moves.
 
-    `hessian(bend)` is the second derivative where `bend` was evaluated. Close to the minimum the
-    function changes by less than its rounding. A step is judged by its slopes there (Hager and
+    `hessian(bend)` is the second derivative at the point of `bend`. Close to the minimum the
+    function changes by less than its rounding. There a step is accepted by its slopes (Hager and
     Zhang's approximate decrease), which lets the gradient fall to 1e-12 in float64.
     """
 
@@ -91,7 +91,7 @@ def minimise(
 
     zero, none = jnp.zeros_like(tol), jnp.zeros_like(most)
     first = jax.eval_shape(evaluate, start)
-    # The first turn of the loop evaluates the start, as a step of length 0 from a height of ∞.
+    # The first iteration evaluates the start, as a step of length 0 from the value ∞.
     here = Evaluated(jnp.full_like(first.value, jnp.inf), *jax.tree.map(jnp.ones_like, first[1:]))
     nothing, end = jax.tree.map(jnp.zeros_like, start), (zero, zero)
     s = _Search(start, here, nothing, zero, zero, end, end, none - 1, none, jnp.asarray(False))
@@ -100,7 +100,7 @@ def minimise(
 
 
 def _is_good(s: _Search, there: Evaluated, slope: Array) -> Array:
-    """Whether a step is near the lowest along its direction, or as near as rounding can tell."""
+    """Return whether a step is near the minimum along its direction, up to rounding."""
     fallen = there.value <= s.here.value + 1e-4 * s.length * s.slope
     eps = float(jnp.finfo(there.value.dtype).eps)
     level = jnp.abs(there.value - s.here.value) <= 16 * eps * jnp.abs(there.value)
@@ -109,11 +109,12 @@ def _is_good(s: _Search, there: Evaluated, slope: Array) -> Array:
 
 
 def _turned(s: _Search, point: Any, here: Evaluated, hessian: Callable, size: Callable) -> _Search:
-    """The next direction, from a point that was accepted."""
+    """Return the next direction, from an accepted point."""
     direction = _newton_direction(here.gradient, hessian(here.bend))
     slope = _dot(here.gradient, direction)
     moved = largest(jax.tree.map(jnp.subtract, point, s.point)) > 0
-    # Where rounding hides how the function falls, the gradient must, or it would go on for ever.
+    # Where rounding hides the decrease of the function, the gradient must decrease; otherwise the
+    # loop would not end.
     level = (here.value >= s.here.value) & (size(here.gradient) > 0.5 * size(s.here.gradient))
     steps = s.steps + 1
     stalled = ((steps > 0) & (level | ~moved)) | ~(slope < 0)
@@ -123,7 +124,7 @@ def _turned(s: _Search, point: Any, here: Evaluated, hessian: Callable, size: Ca
 
 
 def _at_another_length(s: _Search, slope: Array) -> _Search:
-    """A length nearer to the one at which the slope is 0, which rises, since the sum is convex."""
+    """Return a length nearer to the zero of the slope, which increases along a convex function."""
     is_short = slope < 0
     low, high = (
         tuple(jnp.where(is_end, new, old) for new, old in zip((s.length, slope), end, strict=True))
@@ -139,7 +140,7 @@ def _at_another_length(s: _Search, slope: Array) -> _Search:
 
 
 class _Residual(NamedTuple):
-    """A direction d, the residual r = −g − H d, and the conjugate direction to go on in."""
+    """A direction d, the residual r = −g − H d, and the next conjugate direction."""
 
     direction: Any
     residual: Any
@@ -150,13 +151,13 @@ class _Residual(NamedTuple):
 
 
 def _newton_direction(gradient: Any, hessian: Hessian) -> Any:
-    """−H⁻¹g, nearer the nearer the minimum is; along the gradient alone where H is 0."""
+    """Return −H⁻¹g, more exactly near the minimum; the negative gradient where H is 0."""
     scale = jax.tree.map(lambda x: jnp.where(x > 0, x, 1), hessian.diagonal)
     residual = jax.tree.map(jnp.negative, gradient)
     ahead = jax.tree.map(jnp.divide, residual, scale)
     square = _dot(residual, ahead)
-    # The nearer the minimum, the more exact; far from it exactness is lost on a sparse loss, of
-    # which the next step meets another piece.
+    # The nearer the minimum, the more exact. Far from it exactness is wasted on a sparse loss,
+    # since the next step leads to another piece of it.
     share = jnp.clip(jnp.sqrt(jnp.sqrt(square)), 0.1, 0.5)
     goal = share * share * square
 
@@ -187,7 +188,7 @@ def _newton_direction(gradient: Any, hessian: Hessian) -> Any:
 
 
 def largest(tree: Any) -> Array:
-    """The largest absolute value anywhere."""
+    """Return the largest absolute value of all leaves."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression and its sparse siblings, in scikit-learn's conventions."""
+"""Multinomial logistic regression and its sparse counterparts, with scikit-learn's conventions."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from jsoftmax.estimators import _linear as linear
 
 _NAME = "jsoftmax.SoftmaxRegression"
-_SPARSE = ("csr", "csc", "coo")  # formats that are taken as they are
+_SPARSE = ("csr", "csc", "coo")  # formats accepted without conversion
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):
-    r"""Linear scores, an α-entmax loss and an L2 penalty: logistic regression at α = 1.
+    r"""A linear classifier with α-entmax loss and L2 penalty: logistic regression at α = 1.
 
     .. math:: \min_{W, b} \; C \sum_i w_i L_α(W x_i + b, y_i) + \tfrac{1}{2} ‖W‖²
 
     L_α is `fenchel_young_loss`. With α = 1 this is `sklearn.linear_model.LogisticRegression`: the
-    same coefficients for the same C. α = 2 has the sparsemax loss; for every α > 1 classes that are
-    far behind get probability exactly 0. Targets may also be distributions: `fit_distributions`.
+    same coefficients for the same C. α = 2 has the sparsemax loss; for every α > 1 classes of low
+    score get probability exactly 0. Targets may also be distributions: `fit_distributions`.
 
-    The intercept is not penalised. Two classes have one vector of coefficients, those of class 1
-    where class 0 scores 0. The search is Newton's, each step by conjugate gradients, in float64
-    whatever JAX is set to; it ends where no entry of the gradient of the objective, divided by
-    C Σ w, exceeds `tol`. It scales the features for itself, so that they need not have been
-    standardised for its sake; but the penalty weighs features by their units, as it does in
-    scikit-learn. For α > 2 the gradient is not Lipschitz, and the search takes many steps.
+    The intercept is not penalised. Two classes have one vector of coefficients, those of class 1;
+    class 0 scores 0. The solver is Newton's method with conjugate gradients, in float64 whatever
+    the settings of JAX. It ends when no entry of the gradient of the objective, divided by C Σ w,
+    exceeds `tol`. It scales the features internally, so that they need not be standardised for it;
+    but the penalty depends on the units of features, as in scikit-learn. For α > 2 the gradient is
+    not Lipschitz, and the solver takes many steps.
 
-    A sparse X of SciPy stays sparse: it is kept as a `jax.experimental.sparse.BCOO`, of which each
-    step needs two products, so that time and memory grow with its entries. Features are centered
-    in these products and not in the matrix.
+    A SciPy sparse X stays sparse: it is stored as a `jax.experimental.sparse.BCOO`. Each step needs
+    two products with it, so that time and memory grow with the number of entries. Features are
+    centered in these products, not in the matrix.
 
     A fit is compiled once for all data of about the same size, and for every α: one program serves
     1, 1.5 and 2, a second one any other.
 
-    α is a constant here. The loss falls with its own α whatever the scores are, so choose it by the
-    score on held-out examples.
+    α is a constant here. The loss falls as its own α grows, whatever the scores, so choose it by
+    the score on held-out examples.
 
     Args:
         alpha: α > 0, finite.
-        C: how much the examples count against the penalty, > 0; `inf` takes the penalty away.
-        fit_intercept: whether there is a b.
-        class_weight: None; "balanced", which gives every class the same total weight; or a dict
-            from class to a weight ≥ 0, where classes left out have 1. A distribution's weight is
-            the mean of those of its classes.
-        tol: the largest entry of the gradient that counts as none.
-        max_iter: the most steps.
-        warm_start: whether `fit` starts from the coefficients of the last one.
+        C: the weight of the loss relative to the penalty, > 0; `inf` removes the penalty.
+        fit_intercept: whether there is an intercept b.
+        class_weight: None; "balanced" for the same total weight of every class; or a dict from
+            class to a weight ≥ 0, with 1 for missing classes. The weight of a distribution is the
+            mean of those of its classes.
+        tol: the tolerance for the largest entry of the gradient.
+        max_iter: the maximum number of steps.
+        warm_start: whether `fit` starts from the coefficients of the previous fit.
 
     Attributes:
         classes_: the K labels, sorted; after `fit_distributions` the columns 0, …, K − 1.
@@ -67,7 +67,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         converged_: whether that is at most `tol`.
         objective_: the minimum found, divided by C Σ w.
         n_features_in_: d.
-        feature_names_in_: names of the features, where `X` has names that are strings.
+        feature_names_in_: names of the features, if `X` has string names.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -84,7 +84,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         A. F. T. Martins and V. Niculae, "Learning with Fenchel–Young losses", JMLR 2020.
     """
 
-    # Without annotations, because by convention anything may be given here and `fit` judges it.
+    # Without annotations, because by convention any value is accepted here and `fit` validates it.
     def __init__(
         self,
         *,
@@ -116,7 +116,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             Itself.
 
         Raises:
-            TypeError: if an argument of the constructor is of the wrong type.
+            TypeError: if an argument of the constructor has the wrong type.
             ValueError: if one is out of range, shapes do not fit, or there is only one class.
         """
         self._check_arguments()
@@ -131,7 +131,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return self._fit(X, targets, classes, sample_weight)
 
     def fit_distributions(self, X: Any, Y: Any, sample_weight: Any = None) -> SoftmaxRegression:
-        """Fit to distributions over K classes, of which labels are the one-hot case.
+        """Fit to distributions over K classes; labels are the one-hot case.
 
         Args:
             X: features of shape [n, d], an array or a sparse matrix.
@@ -142,8 +142,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             Itself.
 
         Raises:
-            TypeError: if an argument of the constructor is of the wrong type.
-            ValueError: if one is out of range, shapes do not fit, or a row is no distribution.
+            TypeError: if an argument of the constructor has the wrong type.
+            ValueError: if one is out of range, shapes do not fit, or a row is not a distribution.
 
         Example:
             >>> import numpy as np
@@ -165,14 +165,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise ValueError(
-                f"{_NAME}: row {row} of `Y` is no distribution: its smallest entry is "
+                f"{_NAME}: row {row} of `Y` is not a distribution: its smallest entry is "
                 f"{Y[row].min():g} and its sum {Y[row].sum():g}. Divide counts by their sum, and "
                 "leave out rows without any."
             )
         return self._fit(X, Y, np.arange(Y.shape[1]), sample_weight)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """The scores Wx + b.
+        """Return the scores Wx + b.
 
         Args:
             X: features of shape [n, d], an array or a sparse matrix.
@@ -186,7 +186,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The probabilities p = entmax(Wx + b), some of them 0 where α > 1.
+        """Return the probabilities p = entmax(Wx + b), some of them 0 where α > 1.
 
         Args:
             X: features of shape [n, d], an array or a sparse matrix.
@@ -197,7 +197,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return linear.probabilities(self._logits(X), float(self.alpha))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """log p, right where p underflows, −∞ where p is 0.
+        """Return log p, accurate also where p underflows, −∞ where p is 0.
 
         Args:
             X: features of shape [n, d], an array or a sparse matrix.
@@ -208,7 +208,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return linear.log_probabilities(self._logits(X), float(self.alpha))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The class with the largest score.
+        """Return the class with the largest score.
 
         Args:
             X: features of shape [n, d], an array or a sparse matrix.
@@ -270,13 +270,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if self.coef_.shape != (outputs, features):
             raise ValueError(
                 f"{_NAME}: `warm_start` has coefficients of shape {self.coef_.shape}, but these "
-                f"data need {(outputs, features)}. Set warm_start=False to begin anew."
+                f"data need {(outputs, features)}. Set warm_start=False to start anew."
             )
         bias = self.intercept_ if self.fit_intercept else np.zeros(outputs)
         return linear.Coefficients(self.coef_, bias)
 
     def _weights(self, targets, classes, sample_weight) -> np.ndarray:
-        """One weight an example: its own times the mean of those of its classes."""
+        """Return one weight per example: its own times the mean of those of its classes."""
         n = len(targets)
         if sample_weight is None:
             weights = np.ones(n)
@@ -290,7 +290,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
                     f"example, shape ({n},)."
                 )
         if not (weights >= 0).all() or not weights.any():
-            fault = "is zero everywhere" if not weights.any() else f"has {weights.min():g} in it"
+            fault = "is zero everywhere" if not weights.any() else f"contains {weights.min():g}"
             raise ValueError(
                 f"{_NAME}: `sample_weight` {fault}; no weight may be negative and some must be "
                 "positive."
@@ -312,7 +312,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         unknown = [label for label in given if label not in known]
         if unknown:
             raise ValueError(
-                f"{_NAME}: `class_weight` has {unknown[0]!r}, which is none of the classes {known}."
+                f"{_NAME}: `class_weight` has {unknown[0]!r}, which is not one of the classes "
+                f"{known}."
             )
         per_class = np.array([float(given.get(label, 1)) for label in known])
         if not (np.isfinite(per_class) & (per_class >= 0)).all() or not (targets @ per_class).any():
@@ -323,7 +324,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return per_class
 
     def _check_arguments(self) -> None:
-        """The constructor's arguments, which scikit-learn's conventions leave until here."""
+        """Check the constructor's arguments, which scikit-learn's conventions defer to `fit`."""
         for name, kind in (
             ("alpha", numbers.Real), ("C", numbers.Real), ("tol", numbers.Real),
             ("max_iter", numbers.Integral),

@@ -1,4 +1,4 @@
-"""Scores, targets → loss."""
+"""Losses of scores against targets."""
 
 from jsoftmax.losses._cross_entropy import cross_entropy
 from jsoftmax.losses._fenchel_young import entmax_loss, fenchel_young_loss, sparsemax_loss

@@ -1,4 +1,4 @@
-"""Cross-entropy: the expected −log p, right for the most confident and the most wrong."""
+"""Cross-entropy, the expected −log p, accurate for p near 1 and for p near 0."""
 
 from __future__ import annotations
 
@@ -38,60 +38,60 @@ def cross_entropy(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The expected negative log-likelihood of targets under `softmax` of the logits.
+    r"""Compute the expected negative log-likelihood of targets under `softmax` of the logits.
 
     .. math:: L = \sum_i w_i y_i (-\log p_i) + λ (\log\sum_i e^{z_i/T})²
 
-    with p = softmax(z/T), and with c tanh(z/c) in the place of z where there is a soft cap c. It
-    equals `optax.softmax_cross_entropy` and `..._with_integer_labels` where these are right, and
-    is right to a few eps also where a confident logit leaves −log p ≈ 0, and at any offset. For a
+    with p = softmax(z/T), and with c tanh(z/c) in place of z for a soft cap c. It equals
+    `optax.softmax_cross_entropy` and `..._with_integer_labels` where these are accurate, and is
+    accurate to a few eps also where a confident logit makes −log p ≈ 0, and at any offset. For a
     distribution it is KL(y‖p) + H(y); `fenchel_young_loss` at α = 1 is KL alone.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         targets: classes, integers of the shape of `logits` without the class axis (numbered
             row-major in the order of the tuple if `axis` is one); or distributions, floats of the
-            shape of `logits` that sum to 1 along `axis`, and differentiable. A row of zeros does
-            not count: its loss and gradient are 0.
+            shape of `logits` that sum to 1 along `axis`, and differentiable. A row of zeros is
+            ignored: its loss and gradient are 0.
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part. Target mass
             on another class makes the loss +∞, with a finite gradient.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, with p ∝ q exp z: the class
             frequencies make it the balanced softmax. 0 masks a class. Differentiable.
-        ignore_index: rows with this label have loss 0 and gradient 0. An integer; a traced one,
-            too, but then known labels are not checked.
+        ignore_index: rows with this label have loss 0 and gradient 0. An integer; it may be traced,
+            but then known labels are not checked.
         label_smoothing: s from 0 to 1, a number or an array with size 1 along `axis`: y becomes
             (1−s) y plus s spread evenly over the unmasked classes. NaN out of range in a
             `jax.Array`.
         class_weights: w ≥ 0, one number a class, or any shape that broadcasts to `logits`. The
-            sign is not checked in a `jax.Array`; there a negative weight counts as it is.
+            sign is not checked in a `jax.Array`; negative weights there are used unchanged.
         z_loss: λ, a number or an array with size 1 along `axis`. It pulls the log-partition to 0,
-            and so is the one term here that depends on the offset of the logits. At T = 0, where
-            it has no limit, it is left out.
-        margin: m, a number or an array with size 1 along `axis`, taken from the score z of the
-            label before it is divided by T. With cosines for logits and T = 1/s this is CosFace.
+            and is the only term that depends on the offset of the logits. At T = 0, where it has no
+            limit, it is left out.
+        margin: m, a number or an array with size 1 along `axis`, subtracted from the score z of the
+            label before the division by T. With cosines for logits and T = 1/s this is CosFace.
             Targets must be classes. Differentiable.
-        angular_margin: m from 0 to π, likewise, in radians: the logits are cosines, and that of the
+        angular_margin: m in [0, π), likewise, in radians: the logits are cosines, and that of the
             label becomes cos(arccos z + m), or z − m sin m where the angle is beyond π − m. With
             T = 1/s this is ArcFace; with `margin` too it is cos(θ + m₂) − m₃.
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
             the limit from above, a loss of 0 or +∞. T < 0 favours the lowest scores: −∞ takes the
             mass, +∞ gets none; exclude classes by `where`.
-        logits_soft_cap: c > 0, a number; None for none. A logit of −∞ stays excluded.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        logits_soft_cap: c > 0, a number, or None for no cap. A logit of −∞ stays excluded.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
-        One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of
-        range in a `jax.Array`, whose values are not checked.
+        One loss a row, in float32 at least. 0 for a fully masked row. NaN for a label out of
+        range in a `jax.Array`; its values are not checked.
 
     Raises:
         TypeError: if `logits` are not real numbers, or `where` or `targets` have a wrong dtype.
         ValueError: if shapes do not fit, there are no classes, a label, `label_smoothing` or
-            `angular_margin` given by Python or numpy is out of range, or there is a margin at
-            distributions.
+            `angular_margin` given by Python or numpy is out of range, or a margin is given with
+            distributions as targets.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,7 +134,7 @@ def cross_entropy(
 def _with_margins(
     function: str, ask: Problem, targets: Any, margin: Any, angular_margin: Any
 ) -> Problem:
-    """The problem with lowered scores of labels."""
+    """Return the problem with lowered scores of labels."""
     margins = read_margins(
         function,
         margin,
@@ -147,24 +147,24 @@ def _with_margins(
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"jsoftmax.{function}: `margin` and `angular_margin` need integer targets; these are "
-            f"distributions of dtype {labels.dtype}, which have no one label."
+            f"distributions of dtype {labels.dtype}, without a single label."
         )
     labels = wide(jnp.expand_dims(labels, ask.classes.axis))
     is_label = ask.classes.index(ask.z).astype(labels.dtype) == labels
-    # Where T < 0 has turned the scores over, it is the highest that is the worst.
+    # Where T < 0 has negated the scores, the highest is the worst.
     z = ask.sign * lowered(ask.sign * ask.z, is_label, margins)
     return dataclasses.replace(ask, z=ask.unmasked(z, -jnp.inf))
 
 
 def log_partition_of(ask: Problem) -> Array:
-    """log Σ exp(z/T), kept as a size-1 axis; 0 for a row without any class."""
+    """Return log Σ exp(z/T), kept as a size-1 axis; 0 for a fully masked row."""
     level = ask.conjugate()
     level = jnp.where(level == -jnp.inf, 0, level)
     return level if ask.temperature is None else quotient(level, ask.temperature)
 
 
 def _capped(function: str, logits: ArrayLike, cap: Any) -> Array:
-    """c tanh(z/c) in the computing dtype, where −∞ stays −∞."""
+    """Return c tanh(z/c) in the computing dtype; −∞ stays −∞."""
     z = checks.as_array(function, "logits", logits)
     c = checks.static_number(cap)
     if c is None or not c > 0:

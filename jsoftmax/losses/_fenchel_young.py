@@ -1,4 +1,4 @@
-"""Fenchel–Young losses: Ω*(z) + Ω(y) − ⟨y, z⟩, summed from terms none of which is negative.
+"""Fenchel–Young losses Ω*(z) + Ω(y) − ⟨y, z⟩ as sums of non-negative terms.
 
 The textbook form loses a small loss in the difference of large numbers. With p the prediction,
 z − τ = ω′(p) on its support, and Σ (y − p) = 0,
@@ -55,7 +55,7 @@ def fenchel_young_loss(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The loss whose prediction is `regularized_argmax`: zero exactly when p = y, gradient p − y.
+    r"""Compute the loss of `regularized_argmax`: zero exactly when p = y, with gradient p − y.
 
     .. math:: L = Ω^*(z) + Ω(y) - ⟨y, z⟩ ≥ 0, \qquad Ω(p) = \sum_i q_i\, ω(p_i/q_i)
 
@@ -64,35 +64,35 @@ def fenchel_young_loss(
     logits.
 
     Never minimise it over the order α of `Tsallis`: for every one-hot target the loss *falls* as α
-    grows, whatever the logits are, so α would run away without anything being learned.
+    grows, whatever the logits, so α would diverge without anything being learned.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         targets: classes, integers of the shape of `logits` without the class axis; or
             distributions, floats of the shape of `logits` that sum to 1 along `axis`. A row of
-            zeros does not count: its loss and gradient are 0.
+            zeros is ignored: its loss and gradient are 0.
         regularizer: ω, a `Regularizer`; its arrays have size 1 along `axis`.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`: only these classes take part. Target mass
             on another class makes the loss +∞, with a finite gradient.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None. A class
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None. A class
             of prior 0 is masked. Differentiable.
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: s from 0 to 1: y becomes (1−s) y plus s spread evenly over the unmasked
             classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
-        One loss a row, in float32 at least. 0 for a row without any class. NaN for a label out of
-        range in a `jax.Array`, whose values are not checked.
+        One loss a row, in float32 at least. 0 for a fully masked row. NaN for a label out of
+        range in a `jax.Array`; its values are not checked.
 
     Raises:
         TypeError: if `logits` are not real numbers, `where` or `targets` have a wrong dtype, or
-            `regularizer` is none.
+            `regularizer` is not a Regularizer.
         ValueError: if shapes do not fit, there are no classes, or a prior, label or
             `label_smoothing` given by Python or numpy is out of range.
 
@@ -130,9 +130,9 @@ def entmax_loss(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The loss of `entmax`: `fenchel_young_loss`, at α = 1.5 unless told otherwise.
+    r"""Compute the loss of `entmax`: `fenchel_young_loss` of order α, 1.5 by default.
 
-    Never minimise it over its own α: it falls as α grows, whatever the logits are.
+    Never minimise it over its own α: it falls as α grows, whatever the logits.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
@@ -145,7 +145,7 @@ def entmax_loss(
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
@@ -185,7 +185,7 @@ def sparsemax_loss(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The loss of `sparsemax`: `fenchel_young_loss` at α = 2, a smooth multi-class hinge.
+    r"""Compute the loss of `sparsemax`: `fenchel_young_loss` at α = 2, a smooth multi-class hinge.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
@@ -197,7 +197,7 @@ def sparsemax_loss(
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
@@ -238,7 +238,7 @@ def _loss(
         loss = perceptron(ask.z, y, ask.hard(), classes.max(ask.z), classes)
     else:
         loss = fenchel_young(ask.z, y, ask.prior, ask.regularizer, classes, read.labels)
-        if ask.temperature is not None:  # where it is 0, the regularizer vanishes
+        if ask.temperature is not None:  # it is 0 where the regularizer vanishes
             limit = perceptron(ask.z, y, ask.hard(), classes.max(ask.z), classes)
             loss = jnp.where(ask.temperature == 0, limit, loss)
     return ask.squeezed(read.settle(weighted(loss, weights, y, classes)))
@@ -246,9 +246,9 @@ def _loss(
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
 def perceptron(z: Array, y: Array, p: Array, least: Array, classes: ClassAxis) -> Array:
-    """The loss at α = ∞, where Ω = 0: max ⟨p, z⟩ − ⟨y, z⟩, kept as a size-1 axis.
+    """Return the loss at α = ∞, where Ω = 0: max ⟨p, z⟩ − ⟨y, z⟩, kept as a size-1 axis.
 
-    Measured from `least`, the lowest score that is chosen, no term of Σ (p − y) z is negative.
+    Measured from `least`, the lowest score with mass, no term of Σ (p − y) z is negative.
     """
     move = p - y
     moves = (move != 0) & (z > -jnp.inf)
@@ -262,7 +262,7 @@ def perceptron(z: Array, y: Array, p: Array, least: Array, classes: ClassAxis) -
 
 @partial(perceptron.defjvp, symbolic_zeros=True)
 def _perceptron_jvp(classes, primals, tangents):
-    # p is piecewise constant, and Σ (p − y) = 0 leaves nothing of a move of `least`.
+    # p is piecewise constant, and the tangent of `least` drops out since Σ (p − y) = 0.
     z, y, p, least = primals
     d_z, d_y, *_ = tangents
     loss = perceptron(z, y, p, least, classes)
@@ -275,14 +275,14 @@ def _perceptron_jvp(classes, primals, tangents):
     return loss, tangent
 
 
-# Compiled once for a shape also when it is called outside of `jit`, where a log p of −∞ off the
-# support is then no result that `jax.debug_infs` looks at; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`: `jax.debug_infs` then does not see
+# the log p of −∞ off the support. Inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=(4,), inline=True)
 def fenchel_young(
     z: Array, y: Array, prior: Array | None, regularizer: Regularizer, classes: ClassAxis,
     labels: Array | None = None,
 ) -> Array:  # fmt: skip
-    """Ω*(z) + Ω(y) − ⟨y, z⟩, kept as a size-1 axis; y is one-hot where there are `labels`."""
+    """Return Ω*(z) + Ω(y) − ⟨y, z⟩, kept as a size-1 axis; y is one-hot if `labels` are given."""
     guess = prediction(z, prior, regularizer, classes)
     return attained(*guess, z, y, labels, prior, regularizer, classes)
 
@@ -292,7 +292,7 @@ def attained(
     p: Array, log_p: Array, rest: Array, t: Array | None, z: Array, y: Array, labels: Array | None,
     prior: Array | None, regularizer: Regularizer, classes: ClassAxis,
 ) -> Array:  # fmt: skip
-    """Ω*(z) + Ω(y) − ⟨y, z⟩ at its p, summed from terms none of which is negative."""
+    """Return Ω*(z) + Ω(y) − ⟨y, z⟩ at its p, as a sum of non-negative terms."""
     chex.assert_equal_shape([p, log_p, z, y])
     row = _row_of(p, z, prior, regularizer, classes)
     every = _Entries(log_p, t, z, y, prior)
@@ -303,11 +303,11 @@ def attained(
         own = classes.index(z).astype(labels.dtype) == labels
         label = _terms(every.at(labels, classes), row, rest, regularizer)
         loss = label + classes.sum(jnp.where(own, 0, others))
-    return jnp.where((row.top == -jnp.inf) & (loss == loss), 0, loss)  # no NaN is lost
+    return jnp.where((row.top == -jnp.inf) & (loss == loss), 0, loss)  # keeps NaN
 
 
 class _Entries(NamedTuple):
-    """Entries of rows: all of them, or one of each."""
+    """Entries of rows: all of them, or one per row."""
 
     log_p: Array
     t: Array | None
@@ -316,7 +316,7 @@ class _Entries(NamedTuple):
     prior: Array | None
 
     def at(self, labels: Array, classes: ClassAxis) -> _Entries:
-        """Those of the labels, which have all of y."""
+        """Return the entries of the labels, which have all of y."""
         log_p, t, z, prior = self.log_p, self.t, self.z, self.prior
         if prior is not None and prior.shape != z.shape:
             prior = jnp.where(z == z, prior, prior)  # split as z is on an Explicit mesh
@@ -327,7 +327,7 @@ class _Entries(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A row as its largest score tells of it."""
+    """A row described by its largest score."""
 
     top: Array  # the largest score
     marginal: Array  # ω′(p/q) there
@@ -346,13 +346,13 @@ def terms_of(
     p: Array, log_p: Array, rest: Array, t: Array | None, z: Array, y: Array, prior: Array | None,
     regularizer: Regularizer, classes: ClassAxis,
 ) -> Array:  # fmt: skip
-    """The terms of `attained`, one a class."""
+    """Return the terms of `attained`, one per class."""
     row = _row_of(p, z, prior, regularizer, classes)
     return _terms(_Entries(log_p, t, z, y, prior), row, rest, regularizer)
 
 
 def _terms(of: _Entries, row: _Row, rest: Array, regularizer: Regularizer) -> Array:
-    """The terms of the loss, y (τ + ω′(0) − z) of classes off the support among them."""
+    """Return the terms of the loss, including y (τ + ω′(0) − z) of classes off the support."""
     log_p, t, z, y, prior = of
     p = jnp.exp(log_p)
     log_r = relative_logarithm(refined_log(log_p, p, rest), t, z, prior, regularizer)
@@ -368,13 +368,13 @@ def _terms(of: _Entries, row: _Row, rest: Array, regularizer: Regularizer) -> Ar
     behind = jnp.where(empty, bottom, 0) - row.above(z)
     terms = terms + jnp.where(empty, y * jnp.where(empty, jnp.maximum(behind, 0), 0), 0)
     lost = beyond_reach(z, y, row.top) | ((z == -jnp.inf) & (y > 0))
-    if regularizer.bound < jnp.inf:  # no p exceeds it, so a target that does is never reached
+    if regularizer.bound < jnp.inf:  # p never reaches a target above the bound
         lost = lost | (u > regularizer.bound * (1 + 4 * float(jnp.finfo(z.dtype).eps)))
     return jnp.where(lost, jnp.inf, terms)
 
 
 def _terms_of_zero(of: _Entries, regularizer: Regularizer) -> Array:
-    """The terms of the loss where y = 0."""
+    """Return the terms of the loss where y = 0."""
     log_p, t, z, _, prior = of
     log_r = relative_logarithm(log_p, t, z, prior, regularizer)
     r = relative_to(prior, jnp.exp(log_p))
@@ -386,8 +386,8 @@ def _terms_of_zero(of: _Entries, regularizer: Regularizer) -> Array:
 
 @partial(attained.defjvp, symbolic_zeros=True)
 def _attained_jvp(classes, primals, tangents):
-    # Nothing is gained by moving p, because the maximum of ⟨p, z⟩ − Ω(p) is there. The value is
-    # returned as what it is, a loss, so that it is differentiated by this rule again.
+    # The tangent of p drops out, since p maximises ⟨p, z⟩ − Ω(p). The primal output is again this
+    # function, so that higher derivatives use the same rule.
     p, log_p, rest, t, z, y, labels, prior, regularizer = primals
     *_, d_z, d_y, _, d_prior, d_regularizer = tangents
     loss = attained(p, log_p, rest, t, z, y, labels, prior, regularizer, classes)
@@ -409,7 +409,7 @@ def _attained_jvp(classes, primals, tangents):
 
 
 def along_regularizer(p, y, z, prior, regularizer, d_regularizer, classes) -> Array | None:
-    """(∂Ω(y)/∂θ − ∂Ω(p)/∂θ) θ̇, 0 in a row without any class; None where θ does not move."""
+    """Return (∂Ω(y)/∂θ − ∂Ω(p)/∂θ) θ̇, 0 in a fully masked row; None where θ is constant."""
     along = along_parameters(
         lambda x: entropy_of(p, prior, x, classes) - entropy_of(y, prior, x, classes),
         regularizer,
@@ -426,14 +426,14 @@ def _largest(r, z, classes):
 def relative_logarithm(
     log_p: Array, t: Array | None, z: Array, prior: Array | None, regularizer: Regularizer
 ) -> Array:
-    """log(p/q), from t = ω′(p/q) where the link has a bound."""
+    """Return log(p/q), from t = ω′(p/q) for a bounded link."""
     if t is not None:
         return jnp.where(z == -jnp.inf, z, regularizer.log_link(t, t))
     return without_log_prior(log_p, prior)
 
 
 def prediction(z, prior, regularizer, classes):
-    """p, log p, the mass of all classes but one that has almost all, and t = ω′(p/q) if bounded."""
+    """Return p, log p, the mass without a dominant class, and t = ω′(p/q) for a bounded link."""
     log_p, t = solved_logarithms(z, prior, regularizer, classes)
     p = jnp.exp(log_p)
     return p, log_p, mass_of_the_rest(p, classes), t

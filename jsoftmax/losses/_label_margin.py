@@ -1,8 +1,7 @@
-"""Margins at the label: its score is lowered before the softmax, so that it must lead by more.
+"""Lower the score of the label before the softmax, so that it must lead by a margin.
 
-A class leads by a margin if it has the largest score also after its own was lowered. The additive
-margin takes m from the score; the angular one takes the score for a cosine, and adds m to its
-angle.
+The additive margin subtracts m from the score; the angular one reads the score as a cosine and adds
+m to its angle.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from jsoftmax.core import _checks as checks
 
 
 class Margins(NamedTuple):
-    """Numbers of a row, or None for no margin."""
+    """The margins of each row, or None for no margin."""
 
     additive: Array | None
     angular: Array | None
@@ -27,10 +26,10 @@ class Margins(NamedTuple):
 def read_margins(
     function: str, margin: Any, angular_margin: Any, per_row: Callable[[str, Any], Array]
 ) -> Margins | None:
-    """The margins as one number a row each, None where both are the number 0.
+    """Return the margins as one number a row each, or None if both are the number 0.
 
     Raises:
-        ValueError: for a known angle that is not from 0 to π, or shapes that do not fit.
+        ValueError: for a known angle out of range [0, π), or shapes that do not fit.
     """
     known = checks.known_values(angular_margin)
     if known is not None and not ((known >= 0) & (known < math.pi)).all():
@@ -48,7 +47,7 @@ def read_margins(
 
 
 def lowered(z: Array, is_label: Array, margins: Margins | None) -> Array:
-    """Scores of which those of labels are lowered; −∞ stays."""
+    """Return the scores with those of the labels lowered; −∞ stays."""
     if margins is None:
         return z
     own = z
@@ -60,8 +59,8 @@ def lowered(z: Array, is_label: Array, margins: Margins | None) -> Array:
 
 
 def _turned(cosine: Array, m: Array) -> Array:
-    # cos(θ + m) for θ up to π − m. Beyond, where it would rise again, c − m sin m, which falls.
-    # The slope sin(θ + m)/sin θ is infinite at θ = 0; there it is cos m, the part that is finite.
+    # cos(θ + m) for θ up to π − m. Beyond that it would rise again, so c − m sin m, which falls.
+    # The slope sin(θ + m)/sin θ is infinite at θ = 0; there its finite part cos m is used.
     square = (1 - cosine) * (1 + cosine)
     is_inside = square > 0
     sine = jnp.where(is_inside, jnp.sqrt(jnp.where(is_inside, square, 1)), 0)

@@ -1,4 +1,4 @@
-"""The algebra of log losses: Σ y (−log p), exact where p is near 1, shared by every loss here."""
+"""Compute log losses Σ y (−log p) that stay exact where p is near 1, for every loss here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jsoftmax.core._scores import difference
 from jsoftmax.core._simplex import log_probabilities, probabilities
 from jsoftmax.core.regularizers import SHANNON
 
-# A p above this is the only one of its row, also where rounding lifts two halves above one half.
+# At most one p of a row is above this, even where rounding lifts two halves above one half.
 ALONE = 0.75
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def label_log_loss(z: Array, labels: Array, classes: ClassAxis) -> Array:
-    """−log p of the labels for p ∝ exp z, both kept as a size-1 axis."""
+    """Return −log p of the labels for p ∝ exp z, both kept as a size-1 axis."""
     top = classes.max(z)
     own = classes.at(z, labels)
     log_total = sums_apart(z, top, _is_label(z, labels, classes), own, classes).log_total
@@ -40,7 +40,7 @@ def _label_log_loss_jvp(classes, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _label_surplus(z, labels, classes):
-    """p − y, made of the terms of the sum, so that the compiler keeps one array."""
+    """Return p − y, from the terms of the sum, so that the compiler keeps one array."""
     apart = _is_label(z, labels, classes)
     sums = sums_apart(z, classes.max(z), apart, classes.at(z, labels), classes)
     return jnp.where(apart, -sums.rest, sums.terms / sums.total)
@@ -49,7 +49,7 @@ def _label_surplus(z, labels, classes):
 @_label_surplus.defjvp
 def _label_surplus_jvp(classes, primals, tangents):
     z, labels = primals
-    # It moves as p does; where a label is out of reach its p is 0 and stays.
+    # Its tangent is that of p; where a label is out of reach its p is the constant 0.
     _, moved = jax.jvp(lambda z: probabilities(z, None, SHANNON, classes), (z,), tangents[:1])
     return _label_surplus(z, labels, classes), moved
 
@@ -59,22 +59,22 @@ def _is_label(z, labels, classes):
 
 
 class SumsApart(NamedTuple):
-    """Sums of a row of which one class is kept apart."""
+    """Sums of a row with one class kept apart."""
 
-    terms: Array  # exp(z − max z) of every class, but 0 of the one apart
-    total: Array  # Σ of all terms, that of the one apart included,
-    log_total: Array  # and its logarithm
-    rest: Array  # the mass of all other classes; 0 where the one apart is out of reach
+    terms: Array  # exp(z − max z) of every class, 0 for the class apart
+    total: Array  # Σ of all terms, including that of the class apart
+    log_total: Array  # log(total)
+    rest: Array  # the mass of all other classes; 0 where the class apart is out of reach
 
 
 def sums_apart(z: Array, top: Array, apart: Array, own: Array, classes: ClassAxis) -> SumsApart:
-    """The sums of rows of which the class at `apart`, of score `own`, is kept apart.
+    """Return the sums of rows with the class at `apart`, of score `own`, kept apart.
 
-    Nothing cancels in log1p(Σ' + (own term − 1)) where the class apart has the largest score: there
-    the bracket is 0. Elsewhere Σ' holds a 1.
+    Nothing cancels in log1p(Σ' + (own term − 1)): the bracket is 0 where the class apart has the
+    largest score, and elsewhere Σ' contains a 1.
     """
     terms = jnp.where(apart, 0, jnp.exp(difference(z, top)))
-    # An empty row, and one whose label is no class, have nothing to take away.
+    # A fully masked row, or one with an invalid label, has nothing to subtract.
     ahead = jnp.where(top == -jnp.inf, 0, jnp.minimum(-behind(own, top), 0))
     less = jnp.expm1(ahead)
     others = classes.sum(terms)
@@ -84,18 +84,18 @@ def sums_apart(z: Array, top: Array, apart: Array, own: Array, classes: ClassAxi
 
 
 def behind(z: Array, top: Array) -> Array:
-    """max z − z: ∞ for finite scores where the largest is ∞."""
+    """Return max z − z: ∞ for finite scores where the largest is ∞."""
     return jnp.where((top == jnp.inf) & (z < jnp.inf), jnp.inf, -difference(z, top))
 
 
 def expected_log_loss(z: Array, y: Array, classes: ClassAxis) -> Array:
-    """Σ y (−log p) for p ∝ exp z, kept as a size-1 axis."""
+    """Return Σ y (−log p) for p ∝ exp z, kept as a size-1 axis."""
     return expected(*_log_softmax(z, classes), z, y, classes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
 def expected(p: Array, log_p: Array, rest: Array, z: Array, y: Array, classes: ClassAxis) -> Array:
-    # An empty row has no log p, and loses nothing.
+    # A fully masked row has no log p, and loss 0.
     log_p = jnp.where(beyond_reach(z, y, classes.max(z)), -jnp.inf, log_p)
     loss = classes.sum(jnp.where(y == 0, 0, -y * jnp.where(y == 0, 0, log_p)))
     return jnp.where(classes.max(z) == -jnp.inf, 0, loss)
@@ -103,8 +103,8 @@ def expected(p: Array, log_p: Array, rest: Array, z: Array, y: Array, classes: C
 
 @partial(expected.defjvp, symbolic_zeros=True)
 def _expected_jvp(classes, primals, tangents):
-    # That of log p is counted with z: L̇ = Σ (p Σy − y) ż − Σ log p ẏ. The value is returned as
-    # what it is, a loss, so that it is differentiated by this rule again.
+    # The tangent of log p is counted with z: L̇ = Σ (p Σy − y) ż − Σ log p ẏ. The primal output is
+    # again this function, so that higher derivatives use the same rule.
     p, log_p, rest, z, y = primals
     *_, d_z, d_y = tangents
     loss = expected(p, log_p, rest, z, y, classes)
@@ -121,24 +121,24 @@ def _expected_jvp(classes, primals, tangents):
 def surplus(
     p: Array, rest: Array, y: Array, total: Array | float, apart: Array | None = None
 ) -> Array:
-    """total · p − y. For the class kept apart, a p near 1, from the mass `rest` of all others."""
+    """Return total · p − y, for a p near 1 from the mass `rest` of all other classes."""
     apart = p > ALONE if apart is None else apart
     return jnp.where(apart, (total - y) - total * rest, total * p - y)
 
 
 def mass_of_the_rest(p: Array, classes: ClassAxis) -> Array:
-    """Σ p over all classes but the one near 1, if there is one."""
+    """Return Σ p over all classes except one with p near 1, if there is one."""
     return classes.sum(jnp.where(p > ALONE, 0, p))
 
 
 def refined_log(log_p: Array, p: Array, rest: Array) -> Array:
-    """log p, from the mass of the rest where p is near 1 and log p almost 0."""
+    """Return log p, from the mass of the rest where p is near 1 and log p almost 0."""
     top = p > ALONE
     return jnp.where(top, jnp.log1p(-jnp.where(top, rest, 0)), log_p)
 
 
 def beyond_reach(z: Array, y: Array, top: Array) -> Array:
-    """Where a class of finite score has target mass though the largest score is +∞."""
+    """Return where a class of finite score has target mass though the largest score is +∞."""
     return (y > 0) & (z < jnp.inf) & (top == jnp.inf)
 
 

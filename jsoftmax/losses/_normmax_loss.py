@@ -1,4 +1,4 @@
-"""The loss of normmax, whose regularizer is a norm."""
+"""The Fenchel–Young loss of normmax, with a norm as the regularizer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def normmax_loss(
     class_weights: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Fenchel–Young loss whose prediction is `normmax`; its gradient is p − y.
+    r"""Compute the Fenchel–Young loss of `normmax`, with gradient p − y.
 
     .. math:: L = \max_{p \in Δ} (⟨p, z⟩ - ‖p‖_α) + ‖y‖_α - ⟨y, z⟩ ≥ 0
 
@@ -43,7 +43,7 @@ def normmax_loss(
         ignore_index: rows with this label have loss 0 and gradient 0.
         label_smoothing: from 0 to 1, spread evenly over the unmasked classes.
         class_weights: w ≥ 0, one number a class; the loss of a row is multiplied by ⟨w, y⟩.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         One loss a row, in float32 at least.
@@ -70,10 +70,10 @@ def normmax_loss(
 
 
 def norm_loss(z: Array, y: Array, alpha: Array, classes: ClassAxis) -> Array:
-    """max (⟨p, z⟩ − ‖p‖) + ‖y‖ − ⟨y, z⟩, kept as a size-1 axis.
+    """Return max (⟨p, z⟩ − ‖p‖) + ‖y‖ − ⟨y, z⟩, kept as a size-1 axis.
 
     On the support z − μ = (p/‖p‖)^(α−1) = g, so with v = z − max z the loss is
-    (‖y‖ − 1) + (1 − max g) + Σ y (−v), where 1 − max g is formed from all but the largest g.
+    (‖y‖ − 1) + (1 − max g) + Σ y (−v), where 1 − max g is computed from all but the largest g.
     """
     q = norm_powers(z, alpha, classes)
     return _attained(escort(q, z, alpha, classes), q, z, y, alpha, classes)
@@ -85,7 +85,7 @@ def _attained(p: Array, q: Array, z: Array, y: Array, alpha: Array, classes: Cla
     behind = jnp.where(beyond_reach(z, y, top), jnp.inf, -difference(z, top))
     behind = classes.sum(jnp.where(y == 0, 0, y * jnp.where(y == 0, 0, behind)))
     loss = (norm(y, alpha, classes) - 1) + _short_of_one(q, alpha, classes) + behind
-    # XLA's maxima may lose a NaN, which sums and comparisons let pass.
+    # XLA's maxima may lose a NaN; sums and comparisons keep it.
     total = classes.sum(p)
     loss = jnp.where(total == total, loss, total)
     return jnp.where((top == -jnp.inf) & (loss == loss), 0, jnp.where(loss < 0, 0, loss))
@@ -93,7 +93,7 @@ def _attained(p: Array, q: Array, z: Array, y: Array, alpha: Array, classes: Cla
 
 @partial(_attained.defjvp, symbolic_zeros=True)
 def _attained_jvp(classes, primals, tangents):
-    # As for the other Fenchel–Young losses, nothing is gained by moving p.
+    # As in the other Fenchel–Young losses, the tangent of p drops out at the maximum.
     p, q, z, y, alpha = primals
     *_, d_z, d_y, d_alpha = tangents
     loss = _attained(p, q, z, y, alpha, classes)
@@ -117,7 +117,7 @@ def _attained_jvp(classes, primals, tangents):
 
 
 def _short_of_one(q, alpha, classes):
-    """1 − max g for q = g^(α/(α−1)), whose sum is one."""
+    """Return 1 − max g for q = g^(α/(α−1)) with Σ q = 1."""
     largest = classes.max(q)
     ties = classes.sum((q == largest).astype(q.dtype))
     others = classes.sum(jnp.where(q == largest, 0, q)) + (ties - 1) * largest

@@ -1,4 +1,4 @@
-"""Targets made ready: classes or distributions, checked, smoothed, weighted, some ignored."""
+"""Validate and canonicalise targets: classes or distributions, smoothing, weights, ignored rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from jsoftmax.core._problem import Problem
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """A distribution y over the classes of every row, and what becomes of the row's loss.
+    """A distribution y over the classes of every row, with flags for the loss of the row.
 
-    `valid` is False for rows whose loss is NaN, because their label is no class; `counted` is
-    False for rows that are ignored or have no target mass, whose loss is 0. Both keep a size-1
-    class axis; None stands for True everywhere. `labels` are the classes where all of y is theirs.
+    `valid` is False for rows with a label out of range, and their loss is NaN. `counted` is False
+    for rows that are ignored or have no target mass, and their loss is 0. Both keep a size-1 class
+    axis; None means True everywhere. `labels` are the classes if every y is one-hot.
     """
 
     y: Array
@@ -30,13 +30,13 @@ class Targets:
     labels: Array | None = None
 
     def counted_rows(self, ask: Problem) -> Problem:
-        """The problem with 0 in rows that do not count: no NaN or ∞ there reaches a gradient."""
+        """Return the problem with 0 in ignored rows: no NaN or ∞ there reaches a gradient."""
         if self.counted is None:
             return ask
         return dataclasses.replace(ask, z=jnp.where(self.counted, ask.z, 0))
 
     def settle(self, loss: Array) -> Array:
-        """The per-row loss, 0 in rows that do not count and NaN in invalid ones."""
+        """Return the per-row loss, 0 in ignored rows and NaN in invalid ones."""
         if self.valid is not None:
             loss = jnp.where(self.valid, loss, jnp.nan)
         return loss if self.counted is None else jnp.where(self.counted, loss, 0)
@@ -49,7 +49,7 @@ def read_targets(
     ignore_index: Any = None,
     label_smoothing: Any = 0.0,
 ) -> Targets:
-    """Targets of integer dtype as classes, of floating dtype as distributions."""
+    """Read targets of integer dtype as classes, of floating dtype as distributions."""
     shape, rows = ask.z.shape, ask.rows
     smoothing = _smoothing(function, label_smoothing, ask)
     array = checks.as_array(function, "targets", targets)
@@ -59,7 +59,7 @@ def read_targets(
                 f"jsoftmax.{function}: `ignore_index` needs integer targets; these are "
                 f"distributions of dtype {array.dtype}. A row of zeros is left out."
             )
-        # Rows may share a distribution; a size of 1 along the class axis would be a mistake.
+        # Rows may share a distribution, but size 1 along the class axis is a mistake.
         if array.ndim != len(shape) or any(
             n != shape[a] and (n != 1 or a in ask.classes.axis)
             for a, n in enumerate(array.shape, -len(shape))
@@ -97,7 +97,7 @@ def read_targets(
 
 
 def _one_label(function: str, number: Any) -> int | Array:
-    """`ignore_index` as an int where it is known while tracing, or as an integer array."""
+    """Return `ignore_index` as an int where it is known while tracing, or as an integer array."""
     array = checks.as_array(function, "ignore_index", number)
     if array.shape or not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
@@ -108,8 +108,8 @@ def _one_label(function: str, number: Any) -> int | Array:
 
 
 def differs(labels: Array, number: int | Array) -> Array:
-    """Whether each label is another than `number`, which may be one that their dtype lacks."""
-    # In the dtype of the labels such a number would wrap into one of them.
+    """Return whether each label differs from `number`, which their dtype may be unable to hold."""
+    # Cast to the dtype of the labels, such a number could wrap into one of them.
     limits = jnp.iinfo(labels.dtype)
     if not isinstance(number, jax.Array):
         within = limits.min <= number <= limits.max
@@ -120,7 +120,7 @@ def differs(labels: Array, number: int | Array) -> Array:
 
 
 def check_labels(function: str, known: np.ndarray, ask: Problem, ignore_index: int | None) -> None:
-    """Labels given as Python or numpy values are checked while tracing."""
+    """Check labels given as Python or numpy values while tracing."""
     classes = ask.classes.size(ask.z)
     bad = known < 0
     if is_known(classes):
@@ -129,13 +129,13 @@ def check_labels(function: str, known: np.ndarray, ask: Problem, ignore_index: i
         bad &= known != ignore_index
     if bad.any():
         raise ValueError(
-            f"jsoftmax.{function}: label {known[bad].flat[0]} is no class: there are {classes}, "
-            f"from 0 to {classes - 1}. To leave rows out, name their label as `ignore_index`."
+            f"jsoftmax.{function}: label {known[bad].flat[0]} is out of range [0, {classes}). To "
+            "leave rows out, pass their label as `ignore_index`."
         )
 
 
 def one_hot(labels: Array, ask: Problem) -> tuple[Array, Array]:
-    """One-hot rows for labels with a size-1 class axis, and whether each label is a class."""
+    """Return one-hot rows for labels with a size-1 class axis, and whether each is in range."""
     labels = wide(labels)
     index = ask.classes.index(ask.z).astype(labels.dtype)
     valid = (labels >= 0) & (labels < ask.classes.size(ask.z))
@@ -143,12 +143,12 @@ def one_hot(labels: Array, ask: Problem) -> tuple[Array, Array]:
 
 
 def wide(labels: Array) -> Array:
-    """Labels in int32 at least, in which those of a narrow or unsigned dtype cannot wrap."""
+    """Return labels in int32 at least, where narrow or unsigned labels cannot wrap."""
     return labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
 
 
 def read_weights(function: str, class_weights: Any, ask: Problem) -> Array | None:
-    """Class weights along the class axis, or of any shape that broadcasts to the logits."""
+    """Return class weights along the class axis, or of a shape that broadcasts to the logits."""
     if class_weights is None:
         return None
     w = checks.as_array(function, "class_weights", class_weights)
@@ -170,7 +170,7 @@ def read_weights(function: str, class_weights: Any, ask: Problem) -> Array | Non
 
 
 def weighted(loss: Array, weights: Array | None, y: Array, classes: ClassAxis) -> Array:
-    """The loss of each row times ⟨w, y⟩, where a weight of 0 outweighs an infinite loss."""
+    """Return the loss of each row times ⟨w, y⟩, where weight 0 makes even an infinite loss 0."""
     if weights is None:
         return loss
     weight = classes.sum(weights * y)
@@ -178,7 +178,7 @@ def weighted(loss: Array, weights: Array | None, y: Array, classes: ClassAxis) -
 
 
 def _smoothing(function: str, smoothing: Any, ask: Problem) -> Array | None:
-    """`label_smoothing` as one number a row, NaN where it is found out of range only now."""
+    """Return `label_smoothing` as one number a row, with NaN for traced values out of range."""
     known = checks.known_values(smoothing)
     if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The loss of the relaxed k-hot mapping: k right classes a row."""
+"""The Fenchel–Young loss of the relaxed k-hot mapping, for k labels a row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def topk_entmax_loss(
     regularizer: Regularizer | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Fenchel–Young loss whose prediction is `topk_entmax`: zero when its k classes are right.
+    r"""Compute the Fenchel–Young loss of `topk_entmax`: zero where p is k-hot at the labels.
 
     .. math:: L = \max_{0 ≤ p ≤ 1, \sum p = k} (⟨p, z⟩ - Ω_α(p)) + Ω_α(y) - ⟨y, z⟩ ≥ 0
 
@@ -42,17 +42,17 @@ def topk_entmax_loss(
         logits: scores z of shape [..., K, ...], any real dtype.
         labels: k different classes a row, integers of shape [..., k]: the shape of `logits`
             without the class axis, and k last.
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None. Do not
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 if None. Do not
             minimise over it.
         axis: the class axis.
         where: boolean mask that broadcasts to `logits`: only these classes take part. A target
             among the others makes the loss +∞, with a finite gradient.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
-        One loss a row, in float32 at least. NaN for labels that are out of range or named twice in
-        a `jax.Array`, whose values are not checked.
+        One loss a row, in float32 at least. NaN for labels out of range or repeated in a row of a
+        `jax.Array`; its values are not checked.
 
     Raises:
         TypeError: if `logits` are not real numbers, or `where` or `labels` have a wrong dtype.
@@ -73,11 +73,11 @@ def topk_entmax_loss(
         raise ValueError(f"jsoftmax.{function}: `axis` must be a single axis.")
     read, k = _k_hot(function, labels, ask)
     z, y, classes = ask.z, read.y, ask.classes
-    # Where fewer than k classes are left, all are chosen, and a target is among the others.
+    # Where fewer than k classes are left, all are chosen, and a target is masked.
     room = jnp.where(z == -jnp.inf, 0, jnp.ones_like(z))
     total = jnp.clip(classes.sum(room), 1, k)
     loss = k_hot_loss(z, y, total, ask.regularizer, classes)
-    if ask.temperature is not None:  # where it is 0, the regularizer vanishes
+    if ask.temperature is not None:  # it is 0 where the regularizer vanishes
         p = solve_capped(ask, room, total)
         limit = perceptron(z, y, p, anchor_of(z, room, total, classes), classes)
         loss = jnp.where(ask.temperature == 0, limit, loss)
@@ -116,12 +116,12 @@ def _k_hot(function, labels, ask):
     return Targets(y, valid), k
 
 
-# Compiled once for a shape also outside of `jit`, as `fenchel_young` is.
+# Compiled once for each shape, also outside `jit`, as `fenchel_young` is.
 @partial(jax.jit, static_argnums=(4,), inline=True)
 def k_hot_loss(
     z: Array, y: Array, total: Array, regularizer: Regularizer, classes: ClassAxis
 ) -> Array:
-    """Ω*(z) + Ω(y) − ⟨y, z⟩ over 0 ≤ p ≤ 1, Σ p = total, kept as a size-1 axis."""
+    """Return Ω*(z) + Ω(y) − ⟨y, z⟩ over 0 ≤ p ≤ 1, Σ p = total, kept as a size-1 axis."""
     upper = jnp.where(z > -jnp.inf, jnp.ones_like(z), 0)
     p, t = capped_masses(z, None, regularizer, upper, total, classes)
     return _attained(p, t, z, y, regularizer, classes)
@@ -157,7 +157,7 @@ def _attained(
 
 @partial(_attained.defjvp, symbolic_zeros=True)
 def _attained_jvp(classes, primals, tangents):
-    # As for the other Fenchel–Young losses, nothing is gained by moving p.
+    # As in the other Fenchel–Young losses, the tangent of p drops out at the maximum.
     p, t, z, y, regularizer = primals
     _, _, d_z, _, d_regularizer = tangents
     loss = _attained(p, t, z, y, regularizer, classes)

@@ -1,4 +1,4 @@
-"""Scores → probabilities."""
+"""Mappings from scores to probabilities."""
 
 from jsoftmax.mappings._boltzmann import (
     boltzmann,

@@ -1,4 +1,4 @@
-"""Energies at a temperature: the Gibbs distribution and its thermodynamics, with k_B = 1."""
+"""The Gibbs distribution and its thermodynamics, with k_B = 1."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ def boltzmann(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Gibbs distribution of states with given energies: the lower, the more probable.
+    r"""Compute the Gibbs distribution of states, where lower energies are more probable.
 
     .. math:: p_i = e^{-E_i/T} / Z, \qquad Z = \sum_j e^{-E_j/T}
 
-    It minimises the mean energy less T times the entropy; it is `softmin` under its older name.
+    It minimises the mean energy minus T times the entropy. It equals `softmin`.
 
     Args:
         energies: E of shape [..., K, ...], in units of k_B × temperature. +∞ is a forbidden state
             (at T > 0).
-        temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the ground
-            states equal shares; T < 0 is population inversion: +∞ takes the mass,
-            −∞ gets none.
+        temperature: T, a number or an array with size 1 along `axis`. T = 0 gives the ground states
+            equal shares; T < 0 is population inversion: +∞ takes the mass, −∞ gets none.
         axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`: only these states exist.
-        axis_name: name of the mesh or `vmap` axis over which the states are split.
+        axis_name: name of the mesh or `vmap` axis that splits the states.
 
     Returns:
         p of the shape and dtype of `energies`.
@@ -61,7 +60,7 @@ def log_partition(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The logarithm of the partition function, :math:`\log Z = \log\sum_i e^{-E_i/T}`.
+    r"""Compute the log of the partition function, :math:`\log Z = \log\sum_i e^{-E_i/T}`.
 
     Its derivative with respect to −1/T is the mean energy.
 
@@ -72,7 +71,7 @@ def log_partition(
         axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the states are split.
+        axis_name: name of the mesh or `vmap` axis that splits the states.
 
     Returns:
         One number a row, in float32 at least.
@@ -92,7 +91,7 @@ def log_partition(
 
 
 def _divided(z: Array, t: Array) -> Array:
-    """z/T for T ≥ 0 with its limits: infinities stay, and at T = 0 only the sign of z is left."""
+    """Return z/T for T ≥ 0 with its limits: infinities stay, and T = 0 keeps only the sign of z."""
     infinite = jnp.isinf(z)
     y = quotient(jnp.where(infinite, 0, z), t)
     y = jnp.where(is_zero(t) & (z > 0), jnp.inf, jnp.where(is_zero(t) & (z < 0), -jnp.inf, y))
@@ -108,10 +107,10 @@ def free_energy(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Helmholtz's free energy :math:`F = -T \log Z`, the mean energy less T times the entropy.
+    r"""Compute Helmholtz's free energy :math:`F = -T \log Z`, the mean energy minus T × entropy.
 
-    The smooth minimum of the energies; its gradient is `boltzmann`, its derivative with respect
-    to T minus the entropy.
+    It is the smooth minimum of the energies. Its gradient is `boltzmann`, and its derivative with
+    respect to T is minus the entropy.
 
     Args:
         energies: E of shape [..., K, ...].
@@ -119,7 +118,7 @@ def free_energy(
         axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the states are split.
+        axis_name: name of the mesh or `vmap` axis that splits the states.
 
     Returns:
         One number a row, in float32 at least; the ground energy at T = 0.
@@ -146,7 +145,7 @@ def mean_energy(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The expected energy :math:`⟨E⟩ = \sum_i p_i E_i` under `boltzmann`.
+    r"""Compute the expected energy :math:`⟨E⟩ = \sum_i p_i E_i` under `boltzmann`.
 
     Args:
         energies: E of shape [..., K, ...].
@@ -154,7 +153,7 @@ def mean_energy(
         axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the states are split.
+        axis_name: name of the mesh or `vmap` axis that splits the states.
 
     Returns:
         One number a row, in float32 at least.
@@ -181,7 +180,7 @@ def heat_capacity(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""How fast the mean energy grows with temperature: :math:`C = d⟨E⟩/dT = \mathrm{Var}(E)/T²`.
+    r"""Compute the heat capacity :math:`C = d⟨E⟩/dT = \mathrm{Var}(E)/T²` under `boltzmann`.
 
     Args:
         energies: E of shape [..., K, ...].
@@ -190,7 +189,7 @@ def heat_capacity(
         axis: the axis or axes of the states; None for all.
         where: boolean mask that broadcasts to `energies`.
         keepdims: keep the axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the states are split.
+        axis_name: name of the mesh or `vmap` axis that splits the states.
 
     Returns:
         One number a row, in float32 at least, in units of k_B.
@@ -206,7 +205,7 @@ def heat_capacity(
     """
     ask = _states("heat_capacity", energies, temperature, axis, where, axis_name)
     p = ask.probabilities()
-    # A ground state of −∞ is alone, and has no variance.
+    # A ground state of −∞ takes all the mass, so the variance is 0.
     e = jnp.where((p > 0) & jnp.isfinite(ask.z), ask.sign * ask.z, 0)
     from_mean = jnp.where(p == 0, 0, e - ask.classes.sum(p * e))
     if ask.temperature is not None:

@@ -1,4 +1,4 @@
-"""Mappings with caps or with another mass than one: the relaxed k-hot arg max and its kin."""
+"""Mappings with caps on p or with total mass k: relaxed k-hot arg max and constrained entmax."""
 
 from __future__ import annotations
 
@@ -31,28 +31,29 @@ def topk_entmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The relaxed k-hot arg max: `entmax` with a budget of k ones.
+    r"""Compute the relaxed k-hot arg max: `entmax` with total mass k and entries of at most 1.
 
     .. math:: p = \arg\max ⟨p, z/T⟩ - Ω_α(p)
               \quad\text{over}\quad 0 ≤ p_i ≤ 1,\; \sum_i p_i = k
 
     so that :math:`p_i = \min(1, [1 + (α-1)(z_i/T - τ)]_+^{1/(α-1)})`. k = 1 is `entmax`; k need not
-    be whole. As T → 0 or α → ∞ the k largest classes get 1. `topk_sigmoid` is its smooth kin.
+    be an integer. As T → 0 or α → ∞ the k largest classes get 1. `topk_sigmoid` is the smooth
+    counterpart.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
             `axis`. Differentiable where some class is strictly between 0 and 1; elsewhere its
             derivative is 0.
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 if None.
         axis: the class axis or axes; None for all.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, which makes Ω(p) = Σ q ω(p/q);
             0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers), between 0 and
@@ -69,8 +70,8 @@ def topk_entmax(
         [1.         0.7500 0.2500 0.        ]
 
     Reference:
-        B. Amos, V. Koltun and J. Z. Kolter, "The limited multi-label projection layer", 2019, has
-        the Fermi–Dirac form of it.
+        B. Amos, V. Koltun and J. Z. Kolter, "The limited multi-label projection layer", 2019, for
+        the Fermi–Dirac form.
     """
     ask = problem(
         "topk_entmax", logits, axis, where, regularizer=chosen("topk_entmax", alpha, regularizer),
@@ -90,12 +91,12 @@ def topk_sigmoid(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Logistic functions with a common shift such that they sum to k.
+    r"""Compute logistic functions with a common shift that makes them sum to k.
 
     .. math:: p_i = σ(z_i/T - τ), \qquad \sum_i p_i = k
 
-    The Fermi–Dirac distribution of k particles: the smooth relaxation of the k largest, never
-    exactly 0 or 1. `topk_entmax` is the sparse one.
+    The Fermi–Dirac distribution of k particles: a smooth relaxation of the indicator of the k
+    largest, never exactly 0 or 1. `topk_entmax` is the sparse one.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
@@ -107,7 +108,7 @@ def topk_sigmoid(
             0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         p of the shape and dtype of `logits`, between 0 and 1, summing to k.
@@ -145,7 +146,7 @@ def capped_entmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`entmax` in which no class may have more than its cap.
+    r"""Compute `entmax` with an upper bound on the probability of each class.
 
     .. math:: p = \arg\max_{p \in Δ,\; p ≤ u} ⟨p, z/T⟩ - Ω_α(p)
 
@@ -155,15 +156,15 @@ def capped_entmax(
         logits: scores z of shape [..., K, ...], any real dtype.
         upper: the caps u ≥ 0, a number or an array that broadcasts to `logits`; their sum over the
             unmasked classes must be at least 1. Differentiable.
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 if None.
         axis: the class axis or axes; None for all.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`, which makes Ω(p) = Σ q ω(p/q);
             0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         p of the shape and dtype of `logits`, with 0 ≤ p ≤ u, summing to 1.
@@ -212,7 +213,7 @@ def _check_caps(upper: np.ndarray, ask: Problem) -> None:
 
 
 def mass(function: str, k: Any, ask: Problem) -> Array:
-    """The total mass k as an array with a size-1 class axis."""
+    """Return the total mass k as an array with a size-1 class axis."""
     number = checks.static_number(k)
     known = checks.known_values(k) if number is None else np.float64(number)
     classes = ask.classes.size(ask.z)
@@ -228,12 +229,12 @@ def mass(function: str, k: Any, ask: Problem) -> Array:
 
 
 def solve_capped(ask: Problem, upper: Array, total: Array, filled_ones: int | None = None) -> Array:
-    """p of the capped problem, with temperature, mask and limits."""
+    """Return p of the capped problem, with temperature, mask and limits."""
     upper = jnp.where(ask.z > -jnp.inf, upper, 0)
     upper = jnp.where(jnp.isnan(ask.z), jnp.ones_like(upper), upper)
     y = ask.z
     if ask.temperature is not None:
-        # At T = 0 the classes above the anchor are at their caps, and those below it at 0.
+        # At T = 0 the classes above the anchor are at their caps, and those below it at zero.
         anchor = anchor_of(ask.z, upper, total, ask.classes, filled_ones)
         y = cooled(ask.z, ask.temperature, ask.classes, anchor)
     p, _ = capped_masses(y, ask.prior, ask.regularizer, upper, total, ask.classes, filled_ones)
@@ -241,6 +242,6 @@ def solve_capped(ask: Problem, upper: Array, total: Array, filled_ones: int | No
 
 
 def ones_filled_by(k: Any) -> int | None:
-    """How many classes of cap 1 hold a mass that is known while tracing."""
+    """Return ⌈k⌉ where k is known while tracing, otherwise None."""
     number = checks.static_number(k)
     return None if number is None else math.ceil(number)

@@ -1,4 +1,4 @@
-"""What a module may hold as its α or T: a number learned inside an interval, or a constant."""
+"""Constraints on the α or T of a module: a number learned inside an interval, or a constant."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from jsoftmax.core.regularizers import chosen
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """The numbers between `lower`, at least 0, and `upper`, perhaps infinite.
+    """An interval with `lower` ≥ 0 and a finite or infinite `upper`, parametrised without bounds.
 
-    A free parameter f stands for lower + (upper − lower) σ(f), or for lower + softplus(f) where
-    there is no upper bound. The ends are reached by rounding, and never passed.
+    A free parameter f maps to lower + (upper − lower) σ(f), or to lower + softplus(f) without an
+    upper bound. Rounding can reach the ends, but not pass them.
     """
 
     lower: float
     upper: float = np.inf
 
     def number(self, free: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The number that a free parameter stands for, in float32 at least."""
+        """Return the number of a free parameter, in float32 at least."""
         free = free.astype(jnp.promote_types(free.dtype, jnp.float32))
         if self.upper == np.inf:
             return self.lower + jax.nn.softplus(free)
@@ -44,9 +44,9 @@ class Interval:
         *,
         constant: str | None = None,
     ) -> Float[Array, "..."]:
-        """The free parameter, of the shape and dtype asked for, that stands for `number`.
+        """Return the free parameter of `number`, in the given shape and dtype.
 
-        `constant` says how to have a number that is not learned.
+        `constant` is the remedy in the error message: how to make the number a constant.
         """
         x = np.asarray(number, np.float64)
         if not 0 <= self.lower < self.upper:
@@ -75,7 +75,7 @@ class Interval:
 
 
 def constant_regularizer(function: str, alpha: ArrayLike | None, regularizer: Any) -> Held:
-    """What a module that learns no α was given, as a setting that has a hash."""
+    """Return the fixed α or regularizer of a module as a hashable setting."""
     if alpha is not None:
         alpha = constant_alpha(function, alpha)
     if isinstance(regularizer, Held):
@@ -84,7 +84,7 @@ def constant_regularizer(function: str, alpha: ArrayLike | None, regularizer: An
 
 
 def constant_alpha(function: str, alpha: ArrayLike) -> float:
-    """`alpha`, if it is a positive number known while tracing."""
+    """Return `alpha` if it is a positive number known while tracing."""
     number = static_number(alpha)
     if number is None:
         raise TypeError(

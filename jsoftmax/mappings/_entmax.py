@@ -27,32 +27,32 @@ def entmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""Probabilities that trade score against Tsallis entropy of order α.
+    r"""Compute the probabilities that trade off score and Tsallis entropy of order α.
 
     .. math:: p = \arg\max_{p \in Δ} ⟨p, z/T⟩ - Ω_α(p)
               \quad\text{with}\quad Ω_α(p) = \frac{\sum_i p_i^α - 1}{α(α-1)},
 
-    whose solution is :math:`p_i = [1 + (α-1)(z_i/T - τ)]_+^{1/(α-1)}`. For α > 1 classes far below
+    with the solution :math:`p_i = [1 + (α-1)(z_i/T - τ)]_+^{1/(α-1)}`. For α > 1 classes far below
     the best get probability exactly zero; the larger α, the fewer remain. α = 1 is `softmax`,
-    α = 2 `sparsemax`, α = ∞ `hardmax`; for 0 < α < 1 every class keeps a heavy tail. Nothing jumps
-    between them, and α may be traced, learned, and differ from row to row.
+    α = 2 `sparsemax`, α = ∞ `hardmax`; for 0 < α < 1 the tails are heavier than those of softmax.
+    The map is continuous in α, and α may be traced, learned, and differ from row to row.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
             those of +∞ share all the mass (at T > 0).
         alpha: α > 0, a number or an array with size 1 along `axis`. A number known while tracing
-            is faster: 1, 1.5 and 2 have closed forms for the power. But each such number is a
-            program of its own: in a schedule it would compile at every step, which takes seconds.
-            Give a schedule's α as an array, `jnp.asarray(alpha)`, and it compiles once.
+            is faster: 1, 1.5 and 2 have closed forms for the power. But each such number compiles
+            its own program: in a schedule, one at every step, which takes seconds. Give a
+            schedule's α as an array, `jnp.asarray(alpha)`, to compile once.
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
             the limit from above, arg max with ties shared. T < 0 favours the lowest scores: −∞
             takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
@@ -92,7 +92,7 @@ def sparsemax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Euclidean projection of scores onto the probability simplex: `entmax` at α = 2.
+    r"""Project scores onto the probability simplex, in Euclidean distance: `entmax` at α = 2.
 
     .. math:: p = \arg\min_{p \in Δ} ‖p - z/T‖², \qquad p_i = [z_i/T - τ]_+
 
@@ -100,11 +100,11 @@ def sparsemax(
         logits: scores z of shape [..., K, ...], any real dtype.
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
@@ -134,13 +134,13 @@ def sparsemax(
 def binary_entmax(
     logits: ArrayLike, alpha: ArrayLike = 1.5, *, temperature: ArrayLike = 1.0
 ) -> Float[Array, "..."]:
-    r"""The counterpart of the logistic function for any α: `entmax` of (z, 0), first entry.
+    r"""Compute the counterpart of the logistic function for any α: the first entry of entmax(z, 0).
 
     At α = 1 it is the sigmoid, at α = 2 the clipped line :math:`\min(1, \max(0, (z/T+1)/2))`; for
     α > 1 it reaches 0 and 1 at finite z.
 
     Args:
-        logits: scores z of any shape, each a problem of its own.
+        logits: scores z of any shape, each one a separate problem.
         alpha: α > 0, a number or an array that broadcasts to `logits`.
         temperature: T, a number or an array that broadcasts to `logits`, of either sign.
 
@@ -171,7 +171,7 @@ def binary_entmax(
 
 
 def _expanded(name: str, x: ArrayLike) -> Array | np.ndarray:
-    """`x` with a class axis; numbers of numpy stay numpy, so that they can be checked."""
+    """Return `x` with a class axis; numpy values stay numpy, so that they can be checked."""
     known = checks.known_values(x)
     array = checks.as_array("binary_entmax", name, x) if known is None else known
     return array[..., None]
@@ -191,7 +191,7 @@ def smoothmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The maximum smoothed by any member of the family; its gradient is `entmax`.
+    r"""Compute the smooth maximum of any regularizer of the family; its gradient is `entmax`.
 
     .. math:: T Ω_α^*(z/T) = \max_{p \in Δ} ⟨p, z⟩ - T Ω_α(p)
 
@@ -200,22 +200,22 @@ def smoothmax(
 
     Args:
         logits: scores z of shape [..., K, ...].
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1 where it is None.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1 if None.
         axis: the class axis or axes; None for all.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 gives
             the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
-        One number a row, in float32 at least. −∞ for a row without any class (+∞ if T < 0).
+        One number a row, in float32 at least. −∞ for a fully masked row (+∞ if T < 0).
 
     Raises:
         TypeError: if `logits` are not real numbers or `where` is not boolean.
@@ -248,7 +248,7 @@ def entropy(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Tsallis entropy of order α, in the normalisation in which `entmax` maximises it.
+    r"""Compute the Tsallis entropy of order α, normalised as in the objective of `entmax`.
 
     .. math:: -Ω_α(p) = \frac{1 - \sum_i p_i^α}{α(α-1)}, \qquad -Ω_1(p) = -\sum_i p_i \log p_i
 
@@ -257,14 +257,14 @@ def entropy(
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1 where it is None.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1 if None.
         axis: the class axis or axes; None for all.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `probabilities`.
-        prior: a reference measure q ≥ 0 that broadcasts to `probabilities`, 1 where it is None,
+        prior: a reference measure q ≥ 0 that broadcasts to `probabilities`, 1 if None,
             which makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         keepdims: keep the class axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         One number a row, in float32 at least.
@@ -287,6 +287,6 @@ def entropy(
     )  # fmt: skip
     p = ask.unmasked(ask.z, 0)
     value = ask.entropy(p)
-    if ask.temperature is not None:  # where α = ∞ the problem has T = 0
+    if ask.temperature is not None:  # for α = ∞ the problem has T = 0
         value = jnp.where(ask.temperature == 0, 0, value)
     return ask.squeezed(value, keepdims)

@@ -1,4 +1,4 @@
-"""The choice between XLA and a kernel, made in one place for every function of rows."""
+"""Choose between XLA and a kernel, in one place for every function of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMPLEMENTATIONS = ("xla", "pallas")
 
 
 def by_rows(function: _Function) -> _Function:
-    """A function of rows of logits that obeys its argument `implementation`."""
+    """Return a function of rows of logits that dispatches on its argument `implementation`."""
     signature = inspect.signature(function)
     name = function.__name__
 
@@ -38,14 +38,14 @@ def by_rows(function: _Function) -> _Function:
 
 
 def has_record() -> bool:
-    """Whether any kernel is recorded on this machine."""
+    """Return whether any kernel is recorded on this machine."""
     from jsoftmax.kernels import has_record
 
     return has_record()
 
 
 def _by_record(function, name, given):
-    """By a kernel on the platforms where it was right, and faster, and by XLA elsewhere."""
+    """Compute by a kernel on the platforms where it was right and faster, by XLA elsewhere."""
     platforms = recorded(name, given)
     if not platforms:
         return function(**given)
@@ -54,7 +54,7 @@ def _by_record(function, name, given):
     return _chosen(function, name, platforms, known, arrays)
 
 
-# Compiled once for a shape also when it is called outside of `jit`.
+# Compiled once for each shape, also when called outside `jit`.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _chosen(function, name, platforms, known, arrays):
     from jsoftmax.kernels import by_record
@@ -67,10 +67,10 @@ def _chosen(function, name, platforms, known, arrays):
 
 
 def check(function: str, implementation: Any) -> None:
-    """Refuse an unknown name.
+    """Reject an unknown name of an implementation.
 
     Raises:
-        ValueError: if it is one.
+        ValueError: if the name is unknown.
     """
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(
@@ -91,7 +91,7 @@ _RECORDED: dict[str, tuple[str, float | None]] = {
 
 
 def recorded(function: str, given: Mapping[str, Any]) -> frozenset[str]:
-    """The platforms on which a kernel was right, and faster, for these arguments."""
+    """Return the platforms where a kernel was right and faster for these arguments."""
     from jsoftmax.kernels import case_of, chosen
 
     if function not in _RECORDED:

@@ -1,4 +1,4 @@
-"""The normaliser of softmax: log Σ exp of scores, whole, of signed weights, or from parts."""
+"""The log-normaliser of softmax: of whole rows, with signed weights, or merged from parts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def logsumexp(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."] | tuple[Float[Array, "..."], Float[Array, "..."]]:
-    r"""The smooth maximum whose gradient is `softmax`.
+    r"""Compute the log-sum-exp of scores, a smooth maximum with `softmax` as its gradient.
 
     .. math:: T \log\sum_i b_i e^{z_i/T}
 
@@ -68,31 +68,31 @@ def logsumexp(
     limit), and its gradient the limiting p. For any other α there is `smoothmax`; for partial
     results that are merged later, `PartialLogSumExp`.
 
-    With weights b of either sign it is the logarithm of a signed sum, as that of
-    `jax.nn.logsumexp`: differences of numbers that only their logarithms can hold. b ≥ 0 and
-    `prior` are the same; their product is taken.
+    With weights b of either sign it is the logarithm of a signed sum, as in `jax.nn.logsumexp`: it
+    subtracts numbers that only their logarithms can represent. b ≥ 0 and `prior` have the same
+    effect; if both are given they are multiplied.
 
     Args:
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes; None for all.
-        b: finite weights of either sign that broadcast to `logits`, 1 where it is None. Where it is
-            0 a class takes no part, whatever its score is. Differentiable, also at 0.
+        b: finite weights of either sign that broadcast to `logits`, 1 if None. A weight of 0
+            excludes its class, whatever the score. Differentiable, also at 0.
         where: boolean mask that broadcasts to `logits`: only these classes take part.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 gives
             the smooth minimum: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
         keepdims: keep the class axis with size 1.
         return_sign: return a pair: T log |Σ|, and the sign of the sum Σ, −1, 0 or 1.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
-        One number a row, in float32 at least. −∞ for a row without any class (+∞ if T < 0), and
-        for a sum of 0, where the derivative is taken as 0. Without `return_sign` NaN for a negative
-        sum. NaN where scores of +∞ have weights of both signs.
+        One number a row, in float32 at least. −∞ for a fully masked row (+∞ if T < 0), and
+        for a sum of 0, with derivative 0. Without `return_sign` NaN for a negative sum. NaN where
+        scores of +∞ have weights of both signs.
 
     Raises:
         TypeError: if `logits` or `b` are not real numbers or `where` is not boolean.
@@ -120,7 +120,7 @@ def logsumexp(
 
 
 class PartialLogSumExp(NamedTuple):
-    """What a part of a row contributes to its `logsumexp`: the online, one-pass form.
+    """The contribution of a part of a row to its `logsumexp`: the online, one-pass form.
 
     Parts merge in any order and grouping, so rows can be streamed in blocks (`lax.scan`), split
     over devices, or reduced as a tree. `PartialLogSumExp.nothing(shape)` is the neutral element.
@@ -151,7 +151,7 @@ class PartialLogSumExp(NamedTuple):
         *,
         where: ArrayLike | None = None,
     ) -> PartialLogSumExp:
-        """The contribution of a block of logits [..., K, ...], without its class axis."""
+        """Return the contribution of a block of logits [..., K, ...], without its class axis."""
         ask = problem("PartialLogSumExp.of", logits, axis, where)
         maximum = ask.classes.max(ask.z)
         total = ask.classes.sum(jnp.exp(difference(ask.z, maximum)))
@@ -159,11 +159,11 @@ class PartialLogSumExp(NamedTuple):
 
     @classmethod
     def nothing(cls, shape: tuple[int, ...], dtype: Any = jnp.float32) -> PartialLogSumExp:
-        """The contribution of no logits at all."""
+        """Return the contribution of an empty block, the neutral element of `merge`."""
         return cls(jnp.full(shape, -jnp.inf, dtype), jnp.zeros(shape, dtype))
 
     def merge(self, other: PartialLogSumExp) -> PartialLogSumExp:
-        """The contribution of both parts."""
+        """Return the contribution of both parts together."""
         maximum = jnp.maximum(self.maximum, other.maximum)
         return PartialLogSumExp(
             maximum,
@@ -172,6 +172,6 @@ class PartialLogSumExp(NamedTuple):
         )
 
     def value(self) -> Array:
-        """log Σ exp z over all that was merged; −∞ for nothing."""
+        """Return log Σ exp z over all merged blocks; −∞ for the neutral element."""
         some = self.total != 0
         return self.maximum + jnp.where(some, jnp.log(jnp.where(some, self.total, 1)), 0)

@@ -1,4 +1,4 @@
-"""Normmax: the regularizer is a norm, so p is the escort of an entmax rather than an entmax."""
+"""Normmax, with a norm as the regularizer: p is the escort distribution of an entmax."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def normmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Probabilities that trade score against the α-norm of the distribution.
+    r"""Compute the probabilities that trade off score and the α-norm of the distribution.
 
     .. math:: p = \arg\max_{p \in Δ} ⟨p, z/T⟩ - ‖p‖_α
 
-    Unlike `entmax` it prefers *equal* shares on its support, the more so the larger α; at α = ∞
-    the mass is shared equally. With q = entmax of order 2 − 1/α of the scores α/(α−1) z it is
+    Unlike `entmax` it prefers *equal* shares on its support, more so for larger α; at α = ∞ the
+    mass is shared equally. With q = entmax of order 2 − 1/α of the scores α/(α−1) z it is
     :math:`p ∝ q^{1/α}`.
 
     Args:
@@ -43,7 +43,7 @@ def normmax(
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         p of the shape and dtype of `logits` (the default float dtype for integers).
@@ -72,7 +72,7 @@ def normmax(
 def normmax_problem(
     function, logits, alpha, axis, where, temperature, axis_name
 ) -> tuple[Problem, Array]:
-    """The problem, and α as an array: NaN where it is not above 1."""
+    """Return the problem, and α as an array with NaN where it is not above 1."""
     ask = problem(function, logits, axis, where, temperature=temperature, axis_name=axis_name)
     number = checks.static_number(alpha)
     if number is not None and not number > 1:
@@ -89,26 +89,26 @@ def normmax_problem(
 
 
 def norm_probabilities(z: Array, alpha: Array, classes: ClassAxis) -> Array:
-    """p = argmax ⟨p, z⟩ − ‖p‖_α."""
+    """Return p = argmax ⟨p, z⟩ − ‖p‖_α."""
     return escort(norm_powers(z, alpha, classes), z, alpha, classes)
 
 
 def norm_powers(z: Array, alpha: Array, classes: ClassAxis) -> Array:
-    """q = (p/‖p‖)^α, a constant to differentiation.
+    """Return q = (p/‖p‖)^α, with derivative 0.
 
     Stationarity is z − μ = (p/‖p‖)^(α−1) on the support. Hence q = (z − μ)₊^(α/(α−1)) sums to
     one, which makes q the entmax of order 2 − 1/α of α/(α−1) z.
     """
     z, alpha = jax.lax.stop_gradient((z, alpha))
     ratio = 1 - 1 / alpha
-    # Measured from the largest score, the quotient is rounded to an eps of the difference.
+    # Measured from the largest score, so that the error is an eps of the difference.
     v = difference(z, classes.max(z))
     return probabilities(v / ratio, None, Tsallis(1 + ratio), classes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def escort(q: Array, z: Array, alpha: Array, classes: ClassAxis) -> Array:
-    """p ∝ q^(1/α) for q = norm_powers(z, α)."""
+    """Return p ∝ q^(1/α) for q = norm_powers(z, α)."""
     root = jnp.where(q > 0, jnp.exp(jnp.log(jnp.where(q > 0, q, 1)) / alpha), q)
     total = classes.sum(root)
     return root / jnp.where(total == 0, 1, total)
@@ -137,7 +137,7 @@ def _escort_jvp(classes, primals, tangents):
 
 
 def norm(p: Array, alpha: Array, classes: ClassAxis) -> Array:
-    """‖p‖_α with a size-1 class axis, 1 for an empty row; scaled so that no power underflows."""
+    """Return ‖p‖_α with a size-1 class axis, scaled against underflow; 1 for a fully masked row."""
     largest = classes.max(p)
     largest = jnp.where(largest == 0, 1, largest)
     ratio = p / largest
@@ -146,7 +146,7 @@ def norm(p: Array, alpha: Array, classes: ClassAxis) -> Array:
 
 
 def power(ratio: Array, alpha: Array) -> Array:
-    """ratio^α for ratios from 0 to 1, also at α = ∞; its derivative at 1 is α."""
+    """Return ratio^α for ratios from 0 to 1, also at α = ∞; the derivative at 1 is α."""
     positive = jnp.where(ratio > 0, ratio, 1)
     finite = jnp.exp(jnp.where(alpha == jnp.inf, 1, alpha) * jnp.log(positive))
     limit = jnp.where((alpha == jnp.inf) & (ratio < 1), 0, finite)
@@ -154,6 +154,6 @@ def power(ratio: Array, alpha: Array) -> Array:
 
 
 def norm_gradient(p: Array, alpha: Array, classes: ClassAxis) -> Array:
-    """∇‖p‖_α = (p/‖p‖)^(α−1), 0 off the support."""
+    """Return ∇‖p‖_α = (p/‖p‖)^(α−1), 0 off the support."""
     log_ratio = jnp.log(jnp.where(p > 0, p, 1)) - jnp.log(norm(p, alpha, classes))
     return jnp.where(p > 0, jnp.exp((alpha - 1) * log_ratio), p)

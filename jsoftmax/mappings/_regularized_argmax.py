@@ -1,4 +1,4 @@
-"""The one map behind the family: arg max of scores less any regularizer, with any prior."""
+"""The regularized arg max of scores: the general map of the family, with any prior."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def regularized_argmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""Probabilities that trade score against a regularizer.
+    r"""Compute the probabilities that trade off score and a regularizer.
 
     .. math:: p = \arg\max_{p \in Δ} ⟨p, z/T⟩ - \sum_i q_i\, ω(p_i/q_i),
 
-    whose solution is :math:`p_i = q_i\, (ω')^{-1}(z_i/T - τ)` with τ such that Σ p = 1. `softmax`,
+    with the solution :math:`p_i = q_i\, (ω')^{-1}(z_i/T - τ)`, Σ p = 1 fixing τ. `softmax`,
     `sparsemax` and `entmax` are this function with `Tsallis(1.0)`, `Tsallis(2.0)` and
     `Tsallis(alpha)`. `capped_entmax` and `topk_entmax` bound p, `fenchel_young_loss` is the loss.
 
@@ -39,12 +39,12 @@ def regularized_argmax(
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
             exactly 0 and gradient exactly 0.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None; it need
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None; it need
             not sum to 1. q = 0 excludes a class; with `Tsallis(1.0)` p ∝ q exp(z/T).
             Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T = 0 means
             the limit from above, arg max with ties shared in proportion to the prior.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
@@ -53,8 +53,8 @@ def regularized_argmax(
         p of the shape and dtype of `logits` (the default float dtype for integers).
 
     Raises:
-        TypeError: if `logits` are not real numbers, `where` is not boolean, or `regularizer` is
-            none.
+        TypeError: if `logits` are not real numbers, `where` is not boolean, or `regularizer` is not
+            a Regularizer.
         ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or a prior
             given by Python or numpy is negative or infinite. A traced one gives NaN in its row.
 

@@ -1,12 +1,12 @@
-"""The logarithm of a weighted sum of exponentials in which weights may be negative.
+"""The logarithm of a weighted sum of exponentials, also with negative weights.
 
-A signed weight b is a measure |b| and a sign. Its logarithm joins the score, as that of a prior
-does, so that neither overflows; the signs enter the sum alone. With L = log |Σ b eᵛ|, s the sign of
-the sum, and e = s exp(v − L),
+A signed weight b is a measure |b| and a sign. log |b| is added to the score, like that of a prior,
+so that neither overflows; the signs enter only the sum. With L = log |Σ b eᵛ|, s the sign of the
+sum, and e = s exp(v − L),
 
     L̇ = Σ b e v̇ + Σ e ḃ,        (T L(z/T))˙ = Σ b e ż + T Σ e ḃ + (L − Σ b e v) Ṫ,
 
-also where b is 0, since there the sum is as smooth as anywhere.
+also where b is 0, since the sum is smooth there too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_signed(function: str, b: Any, ask: Problem) -> Array:
 
     Raises:
         TypeError: for weights that are not real numbers.
-        ValueError: for a shape that does not fit, or a known weight that is not finite.
+        ValueError: for a shape that does not broadcast, or a known weight that is not finite.
     """
     known = checks.known_values(b)
     if known is not None and not np.isfinite(known).all():
@@ -44,7 +44,7 @@ def read_signed(function: str, b: Any, ask: Problem) -> Array:
 
 
 def signed_sum(ask: Problem, b: Array) -> tuple[Array, Array]:
-    """T log |Σ b exp(z/T)| and the sign of the sum, kept as size-1 axes."""
+    """Return T log |Σ b exp(z/T)| and the sign of the sum, kept as size-1 axes."""
     value, sign = _signed_sum(ask.z, b, ask.temperature, ask.classes)
     return ask.sign * value, sign
 
@@ -55,7 +55,7 @@ def _signed_sum(
 ) -> tuple[Array, Array]:
     top, v = _from_the_top(z, b, temperature, classes)
     log, sign = _log_signed_sum(v, b, classes)
-    # Infinite scores are told by their top, unless they have weights of both signs.
+    # `top` identifies infinite scores, unless they have weights of both signs.
     infinite = (b != 0) & (z == jnp.inf)
     above, below = (classes.max(jnp.where(infinite & x, 1, 0)) for x in (b > 0, b < 0))
     undecided = (above > 0) & (below > 0)
@@ -85,7 +85,7 @@ def _signed_sum_jvp(classes, primals, tangents):
 
 
 def _from_the_top(z, b, temperature, classes) -> tuple[Array, Array]:
-    """The largest score of a class of b ≠ 0, and (z − it)/T; −∞ where b is 0 and z infinite."""
+    """Return top, the largest score with b ≠ 0, and (z − top)/T; −∞ where b = 0 and z = ±∞."""
     z = jnp.where((b != 0) | jnp.isfinite(z), z, -jnp.inf)
     top = classes.max(jnp.where(b == 0, -jnp.inf, z))
     if temperature is None:
@@ -94,11 +94,11 @@ def _from_the_top(z, b, temperature, classes) -> tuple[Array, Array]:
 
 
 def _grown(z, b, top, log, sign, temperature, classes) -> Array:
-    """T L, with its limits at T = 0 and T = ∞."""
+    """Return T L, with its limits at T = 0 and T = ∞."""
     nothing = log == -jnp.inf
     grown = jnp.where(nothing, -jnp.inf, temperature * jnp.where(nothing, 0, log))
     grown = jnp.where(log == 0, log, grown)
-    # At T = ∞ the logarithm outweighs everything. Where |Σ b| is 1, the mean of the scores is left.
+    # At T = ∞ the logarithm outweighs everything. Where |Σ b| is 1, the mean of the scores remains.
     at_infinity = (temperature == jnp.inf) & jnp.isfinite(top)
     small = jnp.abs(log) <= 8 * float(jnp.finfo(log.dtype).eps)
     counted = (b != 0) & (z > -jnp.inf)
@@ -108,7 +108,7 @@ def _grown(z, b, top, log, sign, temperature, classes) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _log_signed_sum(v: Array, b: Array, classes: ClassAxis) -> tuple[Array, Array]:
-    """log |Σ b eᵛ| and the sign of the sum, kept as size-1 axes; −∞ and 0 for a sum of 0."""
+    """Return log |Σ b eᵛ| and the sign of the sum, kept as size-1 axes; −∞ and 0 for a sum of 0."""
     weighted = jnp.where(b == 0, -jnp.inf, v + _log_size(b))
     finite = float(jnp.finfo(v.dtype).max)
     level = jnp.clip(classes.max(weighted), -finite, finite)
@@ -127,9 +127,9 @@ def _log_signed_sum_jvp(classes, primals, tangents):
 
 
 def _shares(v: Array, b: Array, log: Array) -> tuple[Array, Array]:
-    """|Σ| as shares b exp(v − L), and exp(v − L).
+    """Return the shares b exp(v − L) that sum to the sign of the sum, and exp(v − L).
 
-    A sum of 0 has an infinite derivative, or is that of a row without classes: its L is taken as 0.
+    A sum of 0 has an infinite derivative, or is that of a fully masked row; its L is set to 0.
     """
     below = v - jnp.where(log == -jnp.inf, 0, log)
     # Where b is 0, v may be so high that the exponential overflows.
@@ -139,5 +139,5 @@ def _shares(v: Array, b: Array, log: Array) -> tuple[Array, Array]:
 
 
 def _log_size(b: Array) -> Array:
-    """log |b|, 0 at 0."""
+    """Return log |b|, 0 at 0."""
     return jnp.log(jnp.abs(jnp.where(b == 0, 1, b)))

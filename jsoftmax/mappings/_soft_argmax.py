@@ -1,4 +1,4 @@
-"""Soft arg max: where the maximum is, as an expectation."""
+"""Soft arg max: the expected location of the maximum."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def soft_argmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The expected index, or coordinate, of the class: :math:`\sum_i p_i x_i`.
+    r"""Compute the expected index, or coordinate, of the class: :math:`\sum_i p_i x_i`.
 
-    A differentiable stand-in for `argmax`. It is a mean: between two separate peaks it lies where
-    neither is. With α > 1 far classes do not pull at all.
+    A differentiable substitute for `argmax`. It is a mean: with two separate peaks it lies between
+    them, at neither. With α > 1 classes of low score have no influence at all.
 
     Args:
         logits: scores z of shape [..., K, ...], for instance a heat map.
         coordinates: x, broadcastable to `logits`; the index along the axis if None.
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         alpha: α > 0 of the `entmax` that weighs, a number or an array with size 1 along `axis`; 1
-            where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+            if None.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `logits`.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes Ω(p) = Σ q ω(p/q); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 gives
             the mean coordinate of the largest entries, with zero gradient. T < 0 favours the
             lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         One number a row, in float32 at least. If `axis` is a tuple or None and no coordinates are
@@ -81,7 +81,7 @@ def soft_argmax(
     if axis_name is not None:
         raise ValueError(
             "jsoftmax.soft_argmax: give `coordinates` when several axes are split by `axis_name`; "
-            "which of them is split is not known here."
+            "the function cannot tell which of them is split."
         )
     iotas = [jax.lax.broadcasted_iota(p.dtype, p.shape, a % p.ndim) for a in ask.classes.axis]
     return jnp.stack([ask.squeezed(ask.classes.sum(p * iota)) for iota in iotas], axis=-1)

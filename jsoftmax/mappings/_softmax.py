@@ -1,4 +1,4 @@
-"""Softmax and its nearest relatives: its logarithm, its mirror and its limit."""
+"""Softmax, its logarithm, softmin, and the limit of both at temperature 0."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def softmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""Probabilities proportional to the exponentials of scores.
+    r"""Compute probabilities proportional to the exponentials of scores.
 
     .. math:: p_i = e^{z_i/T} / \sum_j e^{z_j/T}
 
     With inverse temperature β write `temperature=1/β`; with a base b, :math:`p_i ∝ b^{z_i}`, write
     `temperature=1/math.log(b)`. That is negative for 0 < b < 1, and a negative temperature favours
-    the *smallest* score. `jax.nn.softmax` takes a subset of these arguments; in its place this
-    function gives a row of zeros for a row without any class, the limit for infinite scores, and
-    rounds only once from a narrow dtype.
+    the *smallest* score. `jax.nn.softmax` takes a subset of these arguments. Unlike it, this
+    function returns zeros for a fully masked row and the limit for infinite scores, and rounds only
+    once from a narrow dtype.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype. Scores of −∞ get probability 0,
             those of +∞ share all the mass (at T > 0).
         axis: the class axis, a tuple of axes that together hold the classes, or None for all.
         where: boolean mask that broadcasts to `logits`. Classes where it is False get probability
-            exactly 0 and gradient exactly 0, whatever their score is.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+            exactly 0 and gradient exactly 0, whatever their score.
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 means
             the limit from above, arg max with ties shared; T = ±∞ gives equal probabilities. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
@@ -82,7 +82,7 @@ def log_softmax(
     axis_name: Hashable | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""The logarithm of `softmax`, right where the probability itself underflows.
+    r"""Compute the logarithm of `softmax`, accurate also where the probability underflows.
 
     .. math:: \log p_i = z_i/T - \log\sum_j e^{z_j/T}
 
@@ -90,18 +90,18 @@ def log_softmax(
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`; −∞ is returned where it is False.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes p ∝ q exp(z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
         implementation: "xla", or "pallas" for one kernel, which raises NotImplementedError for an
             argument that it does not take. None is "pallas" on hardware where
             `python -m jsoftmax.kernels` found it right and faster, else "xla".
 
     Returns:
         log p of the shape and dtype of `logits`, or float32 for formats that have no infinity.
-        −∞ throughout for a row without any class.
+        −∞ throughout for a fully masked row.
 
     Raises:
         TypeError: if `logits` are not real numbers or `where` is not boolean.
@@ -133,19 +133,20 @@ def softmin(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`softmax` towards the minimum: probabilities proportional to :math:`e^{-z_i/T}`.
+    r"""Compute probabilities proportional to :math:`e^{-z_i/T}`.
 
-    Here +∞ gets probability 0, and −∞ is the minimum; exclude classes with `where`.
+    It is `softmax` of −z: scores of +∞ get probability 0, and −∞ is the minimum; exclude classes
+    with `where`.
 
     Args:
         logits: scores z of shape [..., K, ...].
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes p ∝ q exp(−z/T); 0 masks a class. Differentiable.
         temperature: T, a number or an array with size 1 along `axis`, of either sign; T < 0 is
             `softmax` at −T.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         p of the shape and dtype of `logits`.
@@ -180,9 +181,9 @@ def hardmax(
     prior: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    """One-hot arg max with ties shared: the limit of every mapping here at temperature 0.
+    """Return the one-hot arg max with ties shared, the limit of these mappings at temperature 0.
 
-    Its gradient is zero. For a single winner take `jnp.argmax`.
+    Its gradient is zero. For a single winner use `jnp.argmax`.
 
     Args:
         logits: scores z of shape [..., K, ...].
@@ -190,7 +191,7 @@ def hardmax(
         where: boolean mask that broadcasts to `logits`.
         prior: a reference measure q ≥ 0 that broadcasts to `logits`; ties share in proportion to
             it, and 0 masks a class.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         p of the shape and dtype of `logits`: 1/m at the m largest entries, 0 elsewhere.

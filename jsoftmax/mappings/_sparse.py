@@ -1,4 +1,4 @@
-"""A sparse distribution as the few classes that have any mass."""
+"""Sparse distributions as the values and indices of the few classes with mass."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class SparseEntmax(NamedTuple):
         values: their probabilities, of shape [..., size].
         indices: their class numbers, of shape [..., size]; meaningless where the value is 0.
         tau: the threshold τ in p = [1 + (α−1)((z − max z)/T − τ)]₊^(1/(α−1)), which is
-            `regularizer.link((z − max z)/T − τ)`, of shape [...]: it is measured from the largest
+            `regularizer.link((z − max z)/T − τ)`, of shape [...]. It is measured from the largest
             score, where it is exact.
-        certificate: whether this is all of the distribution, of shape [...]. Where it is False,
-            more than `size` classes have mass, and the values are those of the problem that the
-            listed classes make on their own.
+        certificate: whether the listed classes hold all the mass, of shape [...]. Where it is
+            False, more than `size` classes have mass, and the values solve the problem restricted
+            to the listed classes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,28 +59,28 @@ def entmax_sparse(
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
 ) -> SparseEntmax:
-    r"""`entmax` as the values and indices of at most `size` classes, with a proof that it is whole.
+    r"""Compute `entmax` as values and indices of at most `size` classes, with a certificate.
 
-    The threshold is found among the `size` largest scores alone. If the next score lies below it,
-    no other class has mass and the answer is exact: the certificate says so for every row.
+    The threshold is computed from the `size` largest scores alone. If the next score lies below it,
+    no other class has mass and the answer is exact; the certificate states this for every row.
     Gradients flow through the listed classes only.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         size: how many classes to keep, at least 1; static.
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None. For α ≤ 1
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 if None. For α ≤ 1
             every class has mass, and the certificate is True only if `size` reaches the number of
             classes.
         axis: the class axis.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`. Its map is sparse if its
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`. Its map is sparse if its
             `marginal` is finite at 0.
         where: boolean mask that broadcasts to `logits`.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
             favours the lowest scores: −∞ takes the mass, +∞ gets none; exclude classes by `where`.
 
     Returns:
-        A `SparseEntmax` whose class axis, the last, has min(size, K) entries; values of the dtype
-        of `logits`, τ in float32 at least.
+        A `SparseEntmax`. Its class axis is the last and has min(size, K) entries; values of the
+        dtype of `logits`, τ in float32 at least.
 
     Raises:
         TypeError: if `logits` are not real numbers, `where` is not boolean or `size` not an int.
@@ -107,7 +107,7 @@ def entmax_sparse(
     class_axis = ask.classes.axis[0]
     z = jnp.moveaxis(cooled(ask.z, ask.temperature, ask.classes), class_axis, -1)
     family = ask.regularizer.by_rows(lambda _, x: jnp.moveaxis(x, class_axis, -1))
-    # One more than will be kept, to see whether it has mass too. A NaN counts as the largest.
+    # One more than is kept, to check whether it has mass too. A NaN counts as the largest.
     kept = min_dim(size, z.shape[-1])
     scores, indices = jax.lax.top_k(z, min_dim(kept + 1, z.shape[-1]))
     listed, following = scores[..., :kept], scores[..., kept:]

@@ -1,4 +1,4 @@
-"""To act: draw an action from a policy, and say afterwards how probable it was."""
+"""Draw actions from a policy, and compute their log-probabilities."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def sample_action(
     .. math:: a ∼ (1 - ε)\, \mathrm{entmax}_α(z/T) + ε\, u
 
     With the default α = 1 the policy is `softmax`; with `temperature=0` it is greedy and breaks
-    ties at random. An action of probability zero is never drawn. What was drawn is scored by
-    `log_prob` with the same arguments.
+    ties at random. An action of probability zero is never drawn. `log_prob` with the same arguments
+    scores the drawn action.
 
     Args:
         key: a `jax.random` key. One serves a whole batch.
         preferences: action values or logits z of shape [..., K, ...], any real dtype.
-        axis: the action axis; or axes, whose actions are numbered row-major.
-        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`; 1 where
-            it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        axis: the action axis, or axes with their actions numbered row-major.
+        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`; 1 if
+            None.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
             the share ε too. Those with a preference of −∞ (T < 0: of +∞) are not.
-        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 where it is None, which
+        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 if None, which
             makes Ω(π) = Σ q ω(π/q); it need not sum to 1. Actions of prior 0 are not allowed.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
-            the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            prefers the lowest scores: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split. All parts are
-            given the same key, and draw the same action.
+        axis_name: name of the mesh or `vmap` axis that splits the actions. Give all parts the same
+            key; they draw the same action.
 
     Returns:
         One number a row, from 0 to K − 1, in the default integer dtype; −1 in a row without any
@@ -109,34 +109,34 @@ def log_prob(
     epsilon: ArrayLike = 0.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The log-probability of actions under the policy that `sample_action` draws from.
+    r"""Return the log-probability of actions under the policy of `sample_action`.
 
     .. math:: \log π(a), \qquad π = (1 - ε)\, \mathrm{entmax}_α(z/T) + ε\, u
 
-    It is right to a few eps also where π(a) underflows (with ε = 0) or is almost 1, and its
-    gradient is finite everywhere: 0 for an action that a sparse policy does not take. A policy
-    gradient is the gradient of its product with an advantage.
+    It is accurate to a few eps also where π(a) underflows (with ε = 0) or is almost 1, and its
+    gradient is finite everywhere: 0 for an action of probability 0. A policy gradient is the
+    gradient of its product with an advantage.
 
     Args:
         preferences: action values or logits z of shape [..., K, ...], any real dtype.
         actions: integers of the shape of `preferences` without the action axis (numbered row-major
             if `axis` is a tuple).
         axis: the action axis or axes.
-        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`; 1 where
-            it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        alpha: α > 0, a number or an array with size 1 along `axis`: the order of `entmax`; 1 if
+            None.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
         where: boolean mask that broadcasts to `preferences`: only these actions are allowed, in
             the share ε too. Those with a preference of −∞ (T < 0: of +∞) are not.
-        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 where it is None, which
+        prior: a reference policy q ≥ 0 that broadcasts to `preferences`, 1 if None, which
             makes Ω(π) = Σ q ω(π/q); it need not sum to 1. Actions of prior 0 are not allowed.
-        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0 takes
-            the arg-min side: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
+        temperature: T, a number or an array with size 1 along `axis`, of either sign. T < 0
+            prefers the lowest scores: −∞ is the minimum, +∞ gets 0; exclude actions by `where`.
         epsilon: ε from 0 to 1, a number or an array with size 1 along `axis`.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+        axis_name: name of the mesh or `vmap` axis that splits the actions.
 
     Returns:
         One number a row, in float32 at least: −∞ for an action of probability zero, NaN for a
-        number that is no action in a `jax.Array`, whose values are not checked.
+        number out of range in a `jax.Array`; its values are not checked.
 
     Raises:
         TypeError: if `preferences` are not real numbers, `actions` are not integers or `where` is
@@ -150,7 +150,7 @@ def log_prob(
         >>> print(log_prob(z, 0), log_prob(z, 0, alpha=2.0), log_prob(z, 0, epsilon=0.1))
         -7.003 -inf -3.376
 
-        The best policy whose KL from another is penalised is π ∝ π₀ exp(z/T):
+        With a penalty on the KL from another policy π₀ the best policy is π ∝ π₀ exp(z/T):
 
         >>> before = jnp.array([0.5, 0.25, 0.25])
         >>> after = before * jnp.exp(z)
@@ -204,23 +204,23 @@ def _policy(
 
 
 def _allowed(ask: Problem) -> Array:
-    """1 for actions that may be taken. Masked ones, and those of prior 0, have z = −∞ as well."""
+    """Return 1 for allowed actions. Masked ones, and those of prior 0, also have z = −∞."""
     return (ask.z != -jnp.inf).astype(ask.z.dtype)
 
 
 def _log(p: Array) -> Array:
-    """log p, −∞ at 0 with the gradient 0 there."""
+    """Return log p, −∞ with gradient 0 at p = 0."""
     return jnp.where(p == 0, -jnp.inf, jnp.log(jnp.where(p == 0, 1, p)))
 
 
 def _read_actions(function: str, actions: Any, ask: Problem) -> tuple[Array, Array]:
-    """The actions as int32 with a size-1 axis, 0 in place of what is none, and which are any."""
+    """Return the actions as int32 with a size-1 axis, 0 if out of range, and a mask of validity."""
     array = checks.as_array(function, "actions", actions)
     shape, count = ask.z.shape, ask.classes.size(ask.z)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
-            f"jsoftmax.{function}: `actions` has dtype {array.dtype}; give the integers that "
-            "number the actions."
+            f"jsoftmax.{function}: `actions` has dtype {array.dtype}; give integers, one action "
+            "number a row."
         )
     if array.shape != ask.rows:
         raise ValueError(
@@ -230,10 +230,7 @@ def _read_actions(function: str, actions: Any, ask: Problem) -> tuple[Array, Arr
     known = checks.known_values(actions)
     if known is not None and ((known < 0) | (known >= count)).any():
         wrong = known[(known < 0) | (known >= count)].flat[0]
-        raise ValueError(
-            f"jsoftmax.{function}: {wrong} in `actions` is no action: there are {count}, from 0 to "
-            f"{count - 1}."
-        )
+        raise ValueError(f"jsoftmax.{function}: {wrong} in `actions` is out of range [0, {count}).")
     array = jnp.expand_dims(array, ask.classes.axis)
     valid = is_class(array, count)
     return jnp.where(valid, array, 0).astype(jnp.int32), valid

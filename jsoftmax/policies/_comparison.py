@@ -1,4 +1,4 @@
-"""Two policies beside each other: how far apart they are, and how to correct for acting by one."""
+"""Compare two policies: their divergence, and importance ratios of actions."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def kl_divergence(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The Kullback–Leibler divergence of q from p, safe where either is zero.
+    r"""Return the Kullback–Leibler divergence of q from p, safe where either is zero.
 
     .. math:: \mathrm{KL}(p ‖ q) = \sum_i p_i \log\frac{p_i}{q_i} - p_i + q_i ≥ 0
 
-    The last two terms vanish in the sum, and keep every single term from being negative, so that
-    the divergence of two almost equal policies is not lost in rounding. A trust region uses
-    KL(old ‖ new). Where the new policy is the softmax of logits, `fenchel_young_loss(logits, old)`
-    is the same number, and finite also where a new probability underflows.
+    The last two terms vanish in the sum, and make every single term non-negative, so that the
+    divergence of two almost equal policies is not lost in rounding. A trust region uses
+    KL(old ‖ new). If the new policy is the softmax of logits, `fenchel_young_loss(logits, old)` is
+    the same number, and finite also where a new probability underflows.
 
     Args:
         p: probabilities of shape [..., K, ...], non-negative, summing to 1 along `axis`.
@@ -40,11 +40,11 @@ def kl_divergence(
         axis: the class axis or axes.
         where: boolean mask that broadcasts to `p`: only these classes take part.
         keepdims: keep the class axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
-        One number a row, in float32 at least. +∞ where p has mass that q has not; the gradient
-        leaves out what is infinite in it, and is finite.
+        One number a row, in float32 at least. +∞ where p has mass and q has none; the gradient
+        leaves out its infinite terms, and is finite.
 
     Raises:
         TypeError: if `p` or `q` are not real numbers or `where` is not boolean.
@@ -92,13 +92,13 @@ def _kl_jvp(classes, primals, tangents):
 def importance_ratio(
     log_pi: ArrayLike, log_mu: ArrayLike, *, low: ArrayLike = 0.0, high: ArrayLike = jnp.inf
 ) -> Float[Array, "..."]:
-    r"""How much more probable an action is under policy π than under μ, which chose it.
+    r"""Return the ratio of an action's probability under π to that under μ, which chose it.
 
     .. math:: ρ = \min(\max(π(a)/μ(a),\; \mathrm{low}),\; \mathrm{high})
 
-    With `high` it is the truncated ratio of V-trace, with both bounds the clipped one of proximal
-    policy optimisation. The bounds are set before the exponential is taken: it does not overflow,
-    and the gradient beyond them is 0 and not NaN.
+    With `high` it is the truncated ratio of V-trace, with both bounds the clipped ratio of proximal
+    policy optimisation. The bounds apply before the exponential: it does not overflow, and the
+    gradient beyond them is 0, not NaN.
 
     Args:
         log_pi: log π(a) of any shape, as from `log_prob`.
@@ -107,11 +107,11 @@ def importance_ratio(
         high: the largest ratio.
 
     Returns:
-        Ratios, in float32 at least: 0 (or `low`) for an action that π does not take, whatever μ is;
-        ∞ (or `high`) for one that μ does not take and π does.
+        Ratios, in float32 at least: 0 (or `low`) where π(a) = 0, whatever μ is; ∞ (or `high`) where
+        μ(a) = 0 and π(a) > 0.
 
     Raises:
-        TypeError: if an argument is not made of real numbers.
+        TypeError: if an argument does not hold real numbers.
         ValueError: if shapes do not broadcast, or bounds that are numbers are not 0 ≤ low ≤ high.
 
     Example:
@@ -141,20 +141,20 @@ def importance_ratio(
 
 
 def log_importance_ratio(log_pi: ArrayLike, log_mu: ArrayLike) -> Float[Array, "..."]:
-    r"""The logarithm of `importance_ratio`, :math:`\log π(a) - \log μ(a)`, with its limits.
+    r"""Return the log of `importance_ratio`, :math:`\log π(a) - \log μ(a)`, with its limits.
 
-    Ratios of whole trajectories are products: sum these over time, and take one exponential.
+    Ratios of whole trajectories are products: sum the logs over time, and take one exponential.
 
     Args:
         log_pi: log π(a) of any shape, as from `log_prob`.
         log_mu: log μ(a) of the same shape, or one that broadcasts with it.
 
     Returns:
-        log ρ, in float32 at least: −∞ for an action that π does not take, whatever μ is; +∞ for one
-        that μ does not take and π does.
+        log ρ, in float32 at least: −∞ where π(a) = 0, whatever μ is; +∞ where μ(a) = 0 and
+        π(a) > 0.
 
     Raises:
-        TypeError: if an argument is not made of real numbers.
+        TypeError: if an argument does not hold real numbers.
         ValueError: if shapes do not broadcast.
 
     Example:

@@ -1,4 +1,4 @@
-"""Policies that now and then forget what they know: a share ε of the mass is spread evenly."""
+"""ε-mixtures: policies with a share ε of their mass spread evenly over the allowed actions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def epsilon_mixture(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Any policy with a share ε of its mass spread evenly over the allowed actions.
+    r"""Mix a policy with the uniform policy over the allowed actions, in shares 1 − ε and ε.
 
     .. math:: (1 - ε)\, p + ε\, u, \qquad u_i = 1/n \text{ for the } n \text{ allowed actions}
 
-    Of `hardmax` it makes the ε-greedy policy, of `softmax` the ε-softmax one. An action that p
-    never takes is allowed unless `where` excludes it, so give the mask here too.
+    From `hardmax` it gives the ε-greedy policy, from `softmax` the ε-softmax one. An action of
+    probability 0 counts as allowed unless `where` excludes it, so pass the mask here too.
 
     Args:
         probabilities: p of shape [..., K, ...], non-negative, summing to 1 along `axis`.
@@ -34,7 +34,7 @@ def epsilon_mixture(
         axis: the action axis or axes.
         where: boolean mask that broadcasts to `probabilities`: actions where it is False get
             probability exactly 0 and gradient exactly 0.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+        axis_name: name of the mesh or `vmap` axis that splits the actions.
 
     Returns:
         Probabilities of the shape and dtype of `probabilities`. A row without any allowed action is
@@ -69,14 +69,14 @@ def epsilon_mixture(
 
 
 def mixed(p: Array, epsilon: Array, allowed: Array, classes: ClassAxis) -> Array:
-    """(1 − ε) p + ε u; `allowed` is 1 where an action may be taken, and 0 elsewhere."""
-    # The products apart, so that an ε of NaN leaves disallowed actions and empty rows at 0.
+    """Return (1 − ε) p + ε u; `allowed` is 1 for allowed actions, and 0 elsewhere."""
+    # Separate products, so that an ε of NaN leaves excluded actions and fully masked rows at 0.
     shift = allowed / jnp.maximum(classes.sum(allowed), 1) - p
     return jnp.where(allowed > 0, p + epsilon * shift, 0)
 
 
 def read_epsilon(function: str, epsilon: Any, ask: Problem) -> Array | None:
-    """ε as one number a row, NaN where it is out of range; None where it is the number 0."""
+    """Return ε as one number a row, NaN where it is out of range; None for the number 0."""
     checks.as_array(function, "epsilon", epsilon)
     number, known = checks.static_number(epsilon), checks.known_values(epsilon)
     if known is not None and not ((known >= 0) & (known <= 1)).all():

@@ -28,28 +28,27 @@ def mellowmax(
     keepdims: bool = False,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The smooth maximum that is also a non-expansion: the mean at ω = 0, the maximum at ω = ∞.
+    r"""Compute a smooth maximum that is a non-expansion: mean at ω = 0, maximum at ω = ∞.
 
     .. math:: \mathrm{mm}_ω(x) = \frac1ω \log\Big(\frac1n \sum_i e^{ω x_i}\Big)
 
-    It is `logsumexp` at temperature 1/ω less log(n)/ω, so that equal values have themselves as
+    It is `logsumexp` at temperature 1/ω minus log(n)/ω, so that n equal values have that value as
     their maximum; a Bellman operator with it is a contraction. It is the average, over all inverse
-    temperatures from 0 to ω, of the expected value under `softmax`. The policy that goes with it
-    has the temperature `mellowmax_temperature`.
+    temperatures from 0 to ω, of the expected value under `softmax`. The corresponding policy is
+    `softmax` at `mellowmax_temperature`.
 
     Args:
-        values: x of shape [..., K, ...]. A value of −∞ is counted in n; to leave an action out,
-            mask it.
+        values: x of shape [..., K, ...]. A value of −∞ counts in n; mask an action to exclude it.
         omega: ω, a number or an array with size 1 along `axis`, of either sign, differentiable.
-            ω < 0 takes the arg-min side, the smooth minimum: −∞ is the minimum, +∞ the farthest;
-            exclude actions by `where`.
+            ω < 0 gives the smooth minimum: −∞ is the minimum, +∞ the farthest; exclude actions by
+            `where`.
         axis: the action axis or axes.
         where: boolean mask that broadcasts to `values`: only these n actions take part.
         keepdims: keep the axis with size 1.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+        axis_name: name of the mesh or `vmap` axis that splits the actions.
 
     Returns:
-        One number a row, in float32 at least. −∞ for a row without any action (+∞ if ω < 0).
+        One number a row, in float32 at least. −∞ for a fully masked row (+∞ if ω < 0).
 
     Raises:
         TypeError: if `values` are not real numbers or `where` is not boolean.
@@ -75,7 +74,7 @@ def mellowmax(
 def read(
     function: str, values: Any, omega: Any, axis: Any, where: Any, axis_name: Any
 ) -> tuple[Problem, Array, Array]:
-    """The problem with values turned over where ω < 0, |ω|, and the sign of ω."""
+    """Return the problem with values negated where ω < 0, |ω|, and the sign of ω."""
     ask = problem(function, values, axis, where, axis_name=axis_name, called="values")
     w = checks.per_row(function, "omega", omega, ask.z, ask.classes, ask.z.dtype)
     sign = jnp.where(w < 0, jnp.asarray(-1, w.dtype), jnp.asarray(1, w.dtype))
@@ -84,16 +83,16 @@ def read(
 
 
 def log_mean(z: Array, w: Array, counted: Array, classes: ClassAxis) -> tuple[Array, Array]:
-    """L = log mean e^x, kept as a size-1 axis, and x = w (z − max z), for 0 ≤ w < ∞.
+    """Return L = log mean e^x, kept as a size-1 axis, and x = w (z − max z), for 0 ≤ w < ∞.
 
-    `counted` is 1 for what takes part in the mean, and 0 for the rest, where x = 0.
+    `counted` is 1 for classes in the mean, and 0 for the rest, where x = 0.
     """
     finite = float(jnp.finfo(z.dtype).max) / 4
     v = jnp.where(counted > 0, difference(z, classes.max(z)), 0)
     x = jnp.maximum(jnp.maximum(v, -finite) * w, -finite)
     n = jnp.maximum(classes.sum(counted), 1)
     mean, shortfall = (classes.sum(counted * f(x)) / n for f in (jnp.exp, jnp.expm1))
-    # Near 1 the mean of e^x has lost what that of e^x − 1 still has.
+    # Near 1 the mean of e^x has lost digits that the mean of e^x − 1 keeps.
     near = mean > 0.5
     from_one = jnp.log1p(jnp.where(near, shortfall, 0))
     return jnp.where(near, from_one, jnp.log(jnp.where(near | (mean == 0), 1, mean))), x
@@ -101,10 +100,10 @@ def log_mean(z: Array, w: Array, counted: Array, classes: ClassAxis) -> tuple[Ar
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _excess(z: Array, w: Array, counted: Array, classes: ClassAxis) -> Array:
-    """mm_w(z) − max z for w ≥ 0, kept as a size-1 axis, with the derivative of mm_w(z)."""
+    """Return mm_w(z) − max z for w ≥ 0, kept as a size-1 axis, with the derivative of mm_w(z)."""
     top = classes.max(z)
     logarithm, x = log_mean(z, jnp.where(w == jnp.inf, 1, w), counted, classes)
-    # Where w is so small that no e^x is told from 1 + x, mellowmax is the mean.
+    # Where w is so small that e^x rounds to 1 + x, mellowmax is the mean.
     linear = classes.max(-x) < float(jnp.finfo(z.dtype).eps) / 4
     n = jnp.maximum(classes.sum(counted), 1)
     bounded = jnp.isfinite(top)

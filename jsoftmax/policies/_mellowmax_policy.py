@@ -1,4 +1,4 @@
-"""The policy that goes with mellowmax: a softmax whose temperature depends on the values."""
+"""The mellowmax policy: a softmax with a temperature that depends on the values."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def mellowmax_temperature(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The temperature at which the expected value under `softmax` is `mellowmax`.
+    r"""Return the temperature that makes the expected value under `softmax` equal `mellowmax`.
 
     .. math:: \sum_i p_i x_i = \mathrm{mm}_ω(x) \quad\text{for}\quad
               p = \mathrm{softmax}(x/T),\; T = 1/β
 
-    Of all policies whose expected value is the mellowmax, this softmax has the largest entropy.
-    Since mellowmax is the average of such expected values over the inverse temperatures from 0 to
-    ω, there is exactly one root β, and it lies between 0 and ω; for values close together it is
-    ω/2. The wider they spread, the hotter the policy.
+    Of all policies with the mellowmax as their expected value, this softmax has the largest
+    entropy. Since mellowmax is the average of such expected values over the inverse temperatures
+    from 0 to ω, there is exactly one root β, and it lies between 0 and ω; for values close together
+    it is ω/2. The wider they spread, the hotter the policy.
 
     Args:
         values: x of shape [..., K, ...].
         omega: ω, a number or an array with size 1 along `axis`, of either sign, differentiable.
-            ω < 0 takes the arg-min side: −∞ is the minimum; exclude actions by `where`.
+            ω < 0 favours the lowest values: −∞ is the minimum; exclude actions by `where`.
         axis: the action axis or axes.
         where: boolean mask that broadcasts to `values`: only these actions take part.
-        axis_name: name of the mesh or `vmap` axis over which the actions are split.
+        axis_name: name of the mesh or `vmap` axis that splits the actions.
 
     Returns:
         T in float32 at least, of the shape of `values` with size 1 along `axis`, as `temperature`
         of `softmax` takes it; of the sign of ω, ∞ at ω = 0 and 0 at ω = ±∞. Relative to the spread
-        of ωx, T is right to a few eps; the policy always is.
+        of ωx, T is accurate to a few eps; the policy always is.
 
     Raises:
         TypeError: if `values` are not real numbers or `where` is not boolean.
@@ -73,11 +73,11 @@ def mellowmax_temperature(
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _fraction(z: Array, w: Array, counted: Array, classes: ClassAxis) -> Array:
-    """β/w from 0 to 1, the root r of Σ p x = L for p = softmax(r x), x = w (z − max z)."""
+    """Return β/w from 0 to 1, the root r of Σ p x = L for p = softmax(r x), x = w (z − max z)."""
     return _solved(z, w, counted, classes)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=3, inline=True)
 def _solved(z: Array, w: Array, counted: Array, classes: ClassAxis) -> Array:
     logarithm, x = log_mean(z, w, counted, classes)
@@ -88,14 +88,14 @@ def _solved(z: Array, w: Array, counted: Array, classes: ClassAxis) -> Array:
 
     zero, one = filled(logarithm, 0), filled(logarithm, 1)
     r = least_float(enough, zero, one, classes.anywhere)
-    # Equal values have any root; and where one of them is infinite, any T is the limit.
+    # For equal values any r is a root; and where one of them is infinite, any T is the limit.
     open_row = (classes.max(-x) > 0) & jnp.isfinite(classes.max(z))
     return jnp.where(open_row, r, 0.5)
 
 
 @_fraction.defjvp
 def _fraction_jvp(classes, primals, tangents):
-    # With q = softmax(x), whose log-mean has the derivative Σ q ẋ:  Var ṙ = Σ (q − p − p r u) ẋ for
+    # L has the derivative Σ q ẋ with q = softmax(x). So Var ṙ = Σ (q − p − p r u) ẋ for
     # u = x − Σ p x and the variance of u under p. For close values q − p and p r u almost cancel,
     # so q − p is p (e^h − 1) with h = log(q/p).
     z, w, counted = primals

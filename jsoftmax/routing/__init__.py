@@ -1,10 +1,10 @@
-"""Router logits → experts of each token, their weights, and the statistics that balance them.
+"""Route tokens to experts: chosen experts, their weights, and statistics that balance their load.
 
     routing = route(logits, 8)                        experts, weights, statistics
-    routing.statistics.balance_loss, .z_loss          from sums that add up over devices and steps
+    routing.statistics.balance_loss, .z_loss          from sums that add over devices and steps
     bias = update_bias(bias, routing.statistics.load, 1e-3)   or balance without a loss
 
-Tokens are not moved here: dispatch to experts, and the combination of results, are the model's.
+Dispatching tokens to experts and combining their results is left to the model.
 """
 
 from jsoftmax.routing._route import Routing, route

@@ -1,4 +1,4 @@
-"""A limit on the weight that an expert gives to all tokens: `capped_entmax` along the tokens."""
+"""Limit the weight that an expert gives to all tokens, by `capped_entmax` along the tokens."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def within_capacity(
     regularizer: Regularizer,
     axis_name: Hashable | None,
 ) -> Array:
-    """Weights [..., E] that sum to the capacity at most over the tokens, ranked by `rank`."""
+    """Return weights [..., E] with sums over tokens within capacity, ranked by `rank`."""
     if weights.ndim == 1:
         return within_capacity(weights[None], rank[None], capacity, regularizer, axis_name)[0]
     tokens = tuple(range(weights.ndim - 1))
     total = jnp.sum(weights, tokens, keepdims=True)
     total = total if axis_name is None else jax.lax.psum(total, axis_name)
     is_over = jax.lax.stop_gradient(~(total <= capacity))  # a NaN stays one
-    # Elsewhere the caps leave no room for a distribution, and any problem that has one will do.
+    # Elsewhere the caps sum to less than 1, so any feasible problem is solved instead.
     share = capped_entmax(
         rank,
         jnp.where(is_over, weights / capacity, 1),
@@ -41,7 +41,7 @@ def within_capacity(
 
 
 def read_capacity(function: str, capacity: Any, logits: Array) -> Array:
-    """The capacity as one number an expert, NaN where a traced one is not positive.
+    """Return the capacity as one number per expert, NaN where a traced one is not positive.
 
     Raises:
         ValueError: for a known number that is not positive, or a shape other than [] and [E].

@@ -1,4 +1,4 @@
-"""The choice of experts: the k best of a token, from its best groups of experts."""
+"""Choose the k best experts of a token, from its best groups of experts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jsoftmax.core._problem import Problem
 
 
 class Limits(NamedTuple):
-    """How many experts, of how many groups."""
+    """The numbers of chosen experts and groups."""
 
     k: int
     groups: int
     kept: int
-    best: int  # experts that judge a group
+    best: int  # the number of best experts that score a group
 
 
 def read_limits(
@@ -52,10 +52,10 @@ def read_limits(
 
 
 def chosen_experts(z: Array, s: Array, bias: Array | None, limits: Limits) -> tuple[Array, Array]:
-    """The numbers of the k best experts, and whether there are that many: (..., k) arrays.
+    """Return the k best experts of each token, and whether each exists, as (..., k) arrays.
 
-    Experts are judged by s + b. Without a bias those of the kept groups are told apart by z, of
-    which s is a monotone function that saturates.
+    Experts are ranked by s + b. Without a bias those of the kept groups are ranked by z, since s is
+    a monotone function of z that saturates.
     """
     choice = jax.lax.stop_gradient(z if bias is None else jnp.where(z == -jnp.inf, z, s + bias))
     if limits.kept < limits.groups:
@@ -63,17 +63,17 @@ def chosen_experts(z: Array, s: Array, bias: Array | None, limits: Limits) -> tu
         if bias is None:
             judged = jax.lax.stop_gradient(jnp.where(z == -jnp.inf, z, s))
         choice = jnp.where(_in_kept_groups(judged, limits), choice, -jnp.inf)
-    # `top_k` takes −0 for less than 0, and of equal numbers the first.
+    # `top_k` ranks −0 below 0, and picks the first of equal numbers.
     found, experts = jax.lax.top_k(jnp.where(choice == 0, 0, choice), limits.k)
     return experts, ~(found == -jnp.inf)
 
 
 def _in_kept_groups(judged: Array, limits: Limits) -> Array:
-    """Whether each expert is in a group that is kept."""
+    """Return whether each expert is in a group that is kept."""
     *tokens, experts = judged.shape
     grouped = judged.reshape(*tokens, limits.groups, experts // limits.groups)
     best, _ = jax.lax.top_k(grouped, limits.best)
-    # An expert that takes no part adds nothing, and a group without any other is the last.
+    # A masked expert adds nothing, and a group of masked experts ranks last.
     score = jnp.sum(jnp.where(best == -jnp.inf, 0, best), -1)
     score = jnp.where(best[..., 0] == -jnp.inf, -jnp.inf, score)
     _, kept = jax.lax.top_k(jnp.where(score == 0, 0, score), limits.kept)

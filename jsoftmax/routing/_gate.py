@@ -1,4 +1,4 @@
-"""The linear gate of a router: features and a table of experts → logits, in float32 at least."""
+"""The linear gate of a router, from features to logits in float32 at least."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jsoftmax.core import _checks as checks
 def gate_logits(
     function: str, features: Any, kernel: Array, bias: Array | None, dtype: Any, precision: Any
 ) -> Array:
-    """Logits h W + b [..., E] in `dtype`; None for that of both promoted, float32 at least.
+    """Return logits h W + b [..., E] in `dtype`; None promotes both, to float32 at least.
 
     Raises:
         TypeError: for features that are not real numbers.
-        ValueError: for features of another width than the kernel's.
+        ValueError: for features with a width other than the kernel's.
     """
     h = checks.as_array(function, "features", features)
     if h.ndim == 0 or h.shape[-1] != kernel.shape[0]:
         raise ValueError(
             f"jsoftmax.{function}: `features` have shape {h.shape}; their last axis must be of "
-            f"size {kernel.shape[0]}, as the module was told."
+            f"size {kernel.shape[0]}, as given to the module."
         )
     if dtype is None:
         dtype = jnp.result_type(checks.compute_dtype(h), checks.compute_dtype(kernel))
@@ -34,7 +34,7 @@ def gate_logits(
 
 
 def without_bias(function: str) -> ValueError:
-    """The error of an update that has nothing to move."""
+    """Return the error for an update without a balancing bias."""
     return ValueError(
         f"jsoftmax.{function}: there is no balancing bias to update. Give the module "
         "use_balancing_bias=True."

@@ -1,4 +1,4 @@
-"""Routing: the experts of each token, and how much of it each of them takes."""
+"""Routing: choose the experts of each token, and their weights."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Routing(NamedTuple):
     """The result of `route`.
 
     Args:
-        experts: of shape [..., k], the numbers of the chosen experts, the best first. E, which is
-            no expert, where a token has fewer: its update of an array of E rows is dropped by
-            `mode="drop"`.
-        weights: of shape [..., k], how much of the token each expert takes; 0 where there is none.
+        experts: of shape [..., k], the numbers of the chosen experts, the best first. The number E
+            fills the places of missing experts: with `mode="drop"` its update of an array of E rows
+            is dropped.
+        weights: of shape [..., k], the weight of each expert; 0 for a missing expert.
         statistics: `RoutingStatistics`, sums over all tokens.
 
     Example:
@@ -76,19 +76,19 @@ def route(
     "entmax"     softmax(z)             entmax of the k chosen z      entmax(z) at the chosen
     ============ ====================== ============================= =========================
 
-    A softmax before the choice, divided by its sum over the chosen, *is* the softmax after it: one
-    option has both names. With "entmax" the support chooses: an expert of weight 0 is none, and a
-    token has from 1 to k of them. With a `bias` that follows the load (`update_bias`) experts are
-    balanced without a loss. Experts that tie are taken by the lowest number.
+    A softmax before the choice, divided by its sum over the chosen, *is* the softmax after it, so
+    one option covers both. With "entmax" the support decides: experts of weight 0 are dropped, and
+    a token has from 1 to k experts. With a `bias` that follows the load (`update_bias`) experts are
+    balanced without a loss. Ties are broken by the lowest number.
 
-    With a `capacity` c the weights that one expert gives to all tokens sum to c at most. An expert
-    that more is asked of solves, over the tokens that chose it,
+    With a `capacity` c the weights that one expert gives to all tokens sum to at most c. An expert
+    with more demand solves, over the tokens that chose it,
 
     .. math:: \max_{q} ⟨q, \log s⟩ - Ω(q), \qquad 0 ≤ q_t ≤ w_t/c, \quad \sum_t q_t = 1
 
-    which is `capped_entmax` along the tokens, and gives them c q: each keeps its weight or less,
-    and the least certain are dropped. At α = 1 all give way in proportion to s. This looks at the
-    other tokens of the batch, later ones too.
+    which is `capped_entmax` along the tokens, and assigns them c q: no weight grows, and the least
+    certain tokens are dropped. At α = 1 weights shrink in proportion to s. The result depends on
+    the other tokens of the batch, later ones included.
 
     Args:
         logits: router scores z of shape [..., E], any real dtype. The tokens are all axes but the
@@ -98,21 +98,21 @@ def route(
         normalize: whether the weights of a token sum to 1 over its experts.
         bias: b of shape [E], or any shape that broadcasts to `logits`. It enters the choice only
             and has no gradient.
-        groups: n, into which the E experts are cut in their order; n divides E.
+        groups: the number n of equal groups of consecutive experts; n divides E.
         groups_kept: how many groups a token may choose from, those with the largest sum of their
             `group_best` best s + b; None for all.
-        group_best: how many of its experts judge a group: 2 as DeepSeek-V3, 1 as DeepSeek-V2.
+        group_best: how many of its experts score a group: 2 as in DeepSeek-V3, 1 as in DeepSeek-V2.
         alpha: α > 0 of "entmax" and of the capacity, a number; an array has size 1 along the
-            experts, and for a capacity along the tokens too. 1.5 where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        capacity: c > 0, the most weight an expert may give, a number or one for each expert, of
-            shape [E]; None for no limit. As a factor f of an even share, f × tokens × k/E of
-            assignments and f × tokens/E of weight, which here is meant.
+            experts, and for a capacity along the tokens too. 1.5 if None.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`.
+        capacity: c > 0, the largest total weight of an expert, a number or one for each expert, of
+            shape [E]; None for no limit. It limits weight: a capacity factor f is f × tokens/E here
+            (not f × tokens × k/E, the limit on assignments).
         where: boolean mask that broadcasts to `logits`: only these experts take part. Shape
-            [..., 1] leaves out tokens, which count in no statistic.
-        axis_name: name of the mesh or `vmap` axis, or a tuple of them, over which the *tokens* are
-            split: statistics are then those of all tokens, the same on every part, and a capacity
-            is shared.
+            [..., 1] masks tokens, also in the statistics.
+        axis_name: name of the mesh or `vmap` axis, or a tuple of them, that splits the *tokens*:
+            statistics are then those of all tokens, the same on every part, and a capacity is
+            shared.
 
     Returns:
         `Routing`: experts as int32, weights in the dtype of `logits` (the default float dtype for
@@ -196,12 +196,12 @@ def _bias(function: str, bias: Any, ask: Problem) -> Array | None:
 
 
 def _with_gaps(experts: Array, weights: Array, exists: Array, z: Array) -> tuple[Array, Array]:
-    """Experts and weights, with the number E and the weight 0 where there is none."""
+    """Return experts and weights, with the number E and the weight 0 for missing experts."""
     return jnp.where(exists, experts, z.shape[-1]), jnp.where(exists, weights, 0)
 
 
 def _dense(x: Array, experts: Array, like: Array) -> Array:
-    """Numbers or flags of the chosen experts in a row of all experts, of shape [..., E]."""
+    """Scatter numbers or flags of the chosen experts into rows of all experts, [..., E]."""
     places = _LAST.index(like)[..., None, :] == experts[..., None]
     if x.dtype == jnp.bool_:
         return jnp.any(places & x[..., None], -2)

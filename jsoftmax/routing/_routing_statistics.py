@@ -1,4 +1,4 @@
-"""Sums over tokens that tell how evenly experts are used, and the losses made of them."""
+"""Statistics of the load of experts, as sums over tokens, and the losses computed from them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 
 
 class RoutingStatistics(NamedTuple):
-    r"""Sums over the tokens that `route` has seen; a token without any expert counts for nothing.
+    r"""Sums over the tokens of `route`, without fully masked tokens.
 
     Every field is a sum. So statistics of parts of a batch are added field by field: by
-    `jax.tree.map` over microbatches, by `jax.lax.psum` over a mesh axis. The losses are made of
-    them afterwards, since the mean of the losses of parts is not the loss of the whole.
+    `jax.tree.map` over microbatches, by `jax.lax.psum` over a mesh axis. Compute the losses
+    afterwards, since the mean of the losses of parts is not the loss of the whole.
 
     Args:
         load: of shape [E], how many tokens chose each expert, before a capacity.
@@ -44,7 +44,7 @@ class RoutingStatistics(NamedTuple):
     def balance_loss(self) -> Float[Array, ""]:
         """E Σ f_i P_i, f the shares of `load` and P those of `importance`: 1 where all are equal.
 
-        Gradients flow through P alone. 0 where no token counts.
+        Gradients flow through P alone. 0 without any unmasked token.
         """
         dtype = self.importance.dtype
         share = self.load.astype(dtype) / jnp.maximum(jnp.sum(self.load), 1).astype(dtype)
@@ -53,7 +53,7 @@ class RoutingStatistics(NamedTuple):
 
     @property
     def z_loss(self) -> Float[Array, ""]:
-        """The mean of (log Σ exp z)² over tokens; 0 where none counts."""
+        """The mean of (log Σ exp z)² over tokens; 0 without any unmasked token."""
         tokens = jnp.maximum(self.tokens, 1).astype(self.squared_log_partition.dtype)
         return self.squared_log_partition / tokens
 

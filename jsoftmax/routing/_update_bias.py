@@ -1,4 +1,4 @@
-"""Balance without a loss: a bias of each expert that follows its load."""
+"""Balance experts without a loss, by a bias of each expert that follows its load."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def update_bias(bias: ArrayLike, load: ArrayLike, rate: ArrayLike = 1e-3) -> Flo
 
     .. math:: b_i ← b_i + r\, \mathrm{sign}\Big(\frac1E \sum_j n_j - n_i\Big)
 
-    The bias enters the choice of `route` and not the weights, so no gradient disturbs the task.
+    The bias enters the choice of `route` but not the weights, so no gradient disturbs the task.
     Update it after each step, with the load summed over all devices.
 
     Args:
         bias: b of shape [..., E], any real dtype.
         load: n of the shape of `bias`, tokens of each expert: `statistics.load` of `route`.
-        rate: r, how far a bias moves in one step.
+        rate: r, the change of a bias in one step.
 
     Returns:
         The new bias, of the shape and dtype of `bias` (the default float dtype for integers).
 
     Raises:
-        TypeError: if an argument is not of real numbers.
+        TypeError: if an argument does not hold real numbers.
         ValueError: if `bias` and `load` differ in shape, or there are no experts.
 
     Example:
@@ -47,6 +47,6 @@ def update_bias(bias: ArrayLike, load: ArrayLike, rate: ArrayLike = 1e-3) -> Flo
     dtype = checks.compute_dtype(bias)
     n = load.astype(dtype)
     rate = checks.as_array(function, "rate", rate).astype(dtype)
-    # Compared as E n and Σ n, which are whole numbers where the loads are.
+    # Compared as E n and Σ n, which are integers where the loads are.
     moved = bias.astype(dtype) + rate * jnp.sign(jnp.sum(n, -1, keepdims=True) - n * n.shape[-1])
     return moved.astype(checks.result_dtype(bias))

@@ -1,4 +1,4 @@
-"""Keys, scores → samples: exact, truncated, relaxed, one-hot with a gradient."""
+"""Sampling from scores: exact, truncated, relaxed, and one-hot with a gradient."""
 
 from jsoftmax.sampling._alias import AliasTable
 from jsoftmax.sampling._categorical import categorical, sample_from

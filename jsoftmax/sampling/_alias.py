@@ -1,4 +1,4 @@
-"""A table from which every draw takes the same small time, whatever the number of classes."""
+"""The alias method: a table for draws in constant time, whatever the number of classes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ from jsoftmax.core._keys import one_key
 from jsoftmax.sampling._shapes import leading_shape
 from jsoftmax.sampling._wide_integers import Words, product_high
 
-_FULL = 2**32  # what a column of the table holds
+_FULL = 2**32  # the capacity of a column of the table
 
 
 class AliasTable(NamedTuple):
-    r"""The alias method: a fixed distribution, drawn from in O(1) per draw.
+    r"""A table of the alias method for a fixed distribution, with O(1) time per draw.
 
-    Of K columns of equal size each holds one class up to a threshold, and another, its alias, from
-    there on. A draw takes a column and a height in it, so one look-up whatever K is, where
-    `sample_from` bisects. Made once by `AliasTable.of`; a pytree, so it passes through `jit`,
-    `vmap` and `scan`.
+    Each of K columns of equal size holds one class up to a threshold, and another, its alias, above
+    it. A draw is a column and a height in it: one look-up for any K, where `sample_from` bisects.
+    Construct it once by `AliasTable.of`. It is a pytree, for `jit`, `vmap` and `scan`.
 
     Args:
-        thresholds: of shape [K], uint32: the share of a column that is its own class's, in units of
-            2⁻³².
-        aliases: of shape [K], int32: the class that has the rest.
+        thresholds: of shape [K], uint32: the share of a column for its own class, in units of 2⁻³².
+        aliases: of shape [K], int32: the class of the rest of the column.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -53,11 +51,11 @@ class AliasTable(NamedTuple):
 
     @classmethod
     def of(cls, weights: ArrayLike | Sequence[float]) -> AliasTable:
-        r"""The table of weights, which need not sum to 1. O(K log K), by numpy, outside of `jit`.
+        r"""Build the table of weights, which need not sum to 1, by numpy, outside `jit`.
 
-        The weights are rounded to multiples of 2⁻³²/K of their sum, so that the table, whose
-        entries are whole numbers, holds them exactly: a probability is off by at most 2⁻³¹/K and
-        the float64 rounding of the weight, and one of zero stays zero.
+        It takes O(K log K). The weights are rounded to multiples of 2⁻³²/K of their sum, which the
+        integer entries of the table represent exactly: a probability is off by at most 2⁻³¹/K plus
+        the float64 rounding of the weight, and a probability of zero stays zero.
 
         Args:
             weights: of shape [K], real numbers, not negative, finite, not all zero.
@@ -84,13 +82,13 @@ class AliasTable(NamedTuple):
         """
         if isinstance(self.thresholds, jax.core.Tracer):
             raise TypeError(
-                "jsoftmax.AliasTable.probabilities: the table is traced, and float64 is numpy's. "
-                "Ask before `jit`, and hand the probabilities over."
+                "jsoftmax.AliasTable.probabilities: the table is traced, but its probabilities are "
+                "computed in numpy's float64. Call this outside `jit`, and pass the result."
             )
         return _mass(np.asarray(self.thresholds), np.asarray(self.aliases))
 
     def sample(self, key: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
-        """Independent draws of the given shape, in the default integer dtype.
+        """Draw independent classes of the given shape, in the default integer dtype.
 
         Args:
             key: a key of `jax.random`.
@@ -98,17 +96,17 @@ class AliasTable(NamedTuple):
 
         Returns:
             Class numbers from 0 to K − 1. Each draw has 64 bits of noise, which choose the column
-            and, by what is left of them, the height.
+            and, by the remaining bits, the height.
 
         Raises:
-            TypeError: if `key` is no key or `shape` no tuple of sizes.
+            TypeError: if `key` is not a key or `shape` not a tuple of sizes.
             ValueError: if `key` holds several keys.
         """
         key = one_key("AliasTable.sample", key)
         shape = leading_shape("AliasTable.sample", shape)
         high, low = jax.random.bits(key, (2, *shape), jnp.uint32)
         zero = jnp.uint32(0)
-        # noise · K = column · 2⁶⁴ + height: the column is uniform but for 2⁻⁶⁴, and so the height.
+        # noise · K = column · 2⁶⁴ + height: the column is uniform up to 2⁻⁶⁴, and so is the height.
         size = Words(zero, jnp.uint32(self.classes))
         column = product_high(Words(high, low), size).low.astype(jnp.int32)
         height = high * size.low + product_high(Words(zero, low), Words(size.low, zero)).low
@@ -120,18 +118,18 @@ class AliasTable(NamedTuple):
 def table_of(weights: np.ndarray) -> tuple[AliasTable, np.ndarray]:
     """Return the table of checked weights, and the probabilities of its draws.
 
-    All is numpy until the last line, so that a table can be made while JAX traces.
+    Everything is numpy until the last line, so that a table can be built while JAX traces.
     """
     thresholds, aliases = _columns(_whole_numbers(weights))
     return AliasTable(jnp.asarray(thresholds), jnp.asarray(aliases)), _mass(thresholds, aliases)
 
 
 def checked_weights(function: str, name: str, weights: Any) -> np.ndarray:
-    """One weight a class, as float64 of numpy: not negative, finite, not all zero."""
+    """Return one weight per class as numpy float64: not negative, finite, not all zero."""
     if isinstance(weights, jax.core.Tracer):
         raise TypeError(
-            f"jsoftmax.{function}: `{name}` are traced, and a table is made by numpy. Make it "
-            "outside of `jit`; inside, `sample_from` draws from probabilities."
+            f"jsoftmax.{function}: `{name}` are traced, but numpy builds the table. Build it "
+            "outside `jit`; inside, `sample_from` draws from probabilities."
         )
     try:
         given = np.asarray(weights)
@@ -167,14 +165,14 @@ def checked_weights(function: str, name: str, weights: Any) -> np.ndarray:
 
 
 def _whole_numbers(w: np.ndarray) -> np.ndarray:
-    """The weights in units of 2⁻³²/K, as integers that sum to K 2³² exactly."""
+    """Return the weights in units of 2⁻³²/K, as integers that sum to K 2³² exactly."""
     total = w.size * _FULL
     w = w / w.max()
     exact = w * (total / w.sum())
     whole = np.floor(exact).astype(np.int64)
     missing = total - int(whole.sum())
-    # What rounding left over goes, a unit each, to those that lost most. Rounding of the sum itself
-    # may ask for more, or for less: then the largest give and take.
+    # The remainder goes, a unit each, to the weights that rounding reduced most. Rounding of the
+    # sum itself may leave more, or less: then the largest weights absorb the difference.
     left = np.where(w > 0, exact - whole, -1)
     few = min(max(missing, 0), np.count_nonzero(w))
     whole[np.argsort(left, kind="stable")[::-1][:few]] += 1
@@ -193,12 +191,12 @@ def _mass(thresholds: np.ndarray, aliases: np.ndarray) -> np.ndarray:
 
 
 def _columns(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds and aliases, from two running sums instead of two stacks.
+    """Return thresholds and aliases, from two running sums instead of two stacks.
 
     The heavy classes, in order, fill the columns of the light ones, in order. The k-th light class
     is filled by the first heavy one with Σ surplus up to it ≥ Σ deficits before k. A heavy class is
-    used up at the first light one with Σ deficits > Σ surplus up to it; what is then missing in its
-    own column comes from the next heavy class.
+    used up at the first light one with Σ deficits > Σ surplus up to it; the next heavy class then
+    fills the gap in its own column.
     """
     own = whole.copy()
     aliases = np.arange(whole.size)
@@ -215,6 +213,6 @@ def _columns(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own[heavy[end >= light.size]] = _FULL
     else:
         own[heavy] = _FULL
-    # A full column may as well be its own alias from the bottom on: 2³² does not fit.
+    # A full column is its own alias with any threshold, since 2³² does not fit.
     full = own == _FULL
     return np.where(full, 0, own).astype(np.uint32), aliases.astype(np.int32)

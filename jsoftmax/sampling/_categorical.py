@@ -1,4 +1,4 @@
-"""Exact draws of classes: from logits, and from probabilities however sparse."""
+"""Draw classes exactly, from logits or from probabilities, also sparse ones."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def categorical(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Int[Array, "..."]:
-    r"""Exact draws from `softmax` of the logits, one or many a row.
+    r"""Draw classes exactly from `softmax` of the logits, one or many per row.
 
     .. math:: P(y = i) = e^{z_i/T} / \sum_j e^{z_j/T}
 
-    The distribution function is inverted, and summed in whole numbers of 64 bits. A class of
-    probability zero is therefore never drawn, n draws from a row of K classes take O(K + n) memory
-    and O(K + n log K) time, where `jax.random.categorical` takes O(n K) of both, and one draw a row
-    takes a single number of noise. The draw for a key does not depend on how the classes are split.
-    `gumbel_argmax` draws the same distribution with noise for every class; `sample_from` draws
-    from probabilities, `AliasTable` many times from the same.
+    The cumulative distribution is summed in 64-bit integers and inverted, so a class of probability
+    zero is never drawn. n draws from a row of K classes take O(K + n) memory and O(K + n log K)
+    time, where `jax.random.categorical` takes O(n K) of both, and one draw per row takes a single
+    random number. The draw of a key does not depend on how the classes are split. `gumbel_argmax`
+    draws from the same distribution with noise for every class, `sample_from` from probabilities,
+    `AliasTable` repeatedly from fixed ones.
 
     Args:
         key: a key of `jax.random`.
@@ -51,23 +51,23 @@ def categorical(
         axis: the class axis, or a tuple of axes that together hold the classes, which are then
             numbered row-major.
         shape: the shape of the result. It ends in the shape of `logits` without the class axis, or
-            one to which that broadcasts: for n draws a row (n, ...). By default one draw a row.
+            a shape it broadcasts to: for n draws a row (n, ...). By default one draw a row.
         where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
-            evenly among the largest scores. T < 0 takes the arg-min side: −∞ is the minimum, +∞
+            evenly among the largest scores. T < 0 prefers the lowest scores: −∞ is the minimum, +∞
             gets 0; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
+        axis_name: name of the mesh or `vmap` axis that splits the class axis. The key must
             be the same on every part, and so will be the result.
 
     Returns:
-        Class numbers from 0 to K − 1, in the default integer dtype. −1, whose `jax.nn.one_hot` is a
-        row of zeros, where there is nothing to draw: a row without any class, or with NaN in it.
+        Class numbers from 0 to K − 1, in the default integer dtype. −1 where there is nothing to
+        draw: a fully masked row, or one with NaN; `jax.nn.one_hot` of it is a row of zeros.
         Probabilities are exact to the rounding of the exponential, computed in float32 at least,
         and to 2⁻⁴⁹ of the largest for K ≤ 2¹⁴, to K 2⁻⁶³ beyond.
 
     Raises:
-        TypeError: if `key` is no key, `logits` are not real numbers, `where` is not boolean, or
-            `shape` no tuple of sizes.
+        TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean, or
+            `shape` not a tuple of sizes.
         ValueError: if `key` holds several keys, shapes do not fit, `axis` is out of range, or there
             are no classes.
 
@@ -92,7 +92,7 @@ def categorical(
 
 
 def drawn_from(key: Array, ask: Problem, shape: tuple[int, ...]) -> Array:
-    """Draws from q exp(z/T) of a problem, without its probabilities."""
+    """Draw from q exp(z/T) of a problem, without computing its probabilities."""
     if ask.prior is not None:
         ask = dataclasses.replace(ask, z=ask.log_weights(), prior=None, temperature=None)
     per_row = (ask.classes.max(ask.z),)
@@ -110,31 +110,31 @@ def sample_from(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Int[Array, "..."]:
-    r"""Exact draws from probabilities: of any mapping, or any weights; a zero is never drawn.
+    r"""Draw classes exactly from probabilities or any weights; a zero is never drawn.
 
     .. math:: P(y = i) = p_i / \sum_j p_j
 
-    It is to probabilities what `categorical` is to logits, with the same cost; there is no
-    logarithm on the way, in which sparse distributions would lose their zeros. The result of
-    `entmax_sparse` is drawn from as it is, in time that does not depend on the number of classes.
+    The counterpart of `categorical` for probabilities, at the same cost. It takes no logarithm, so
+    sparse distributions keep their zeros. The result of `entmax_sparse` is sampled directly, in
+    time that does not depend on the number of classes.
 
     Args:
         key: a key of `jax.random`.
-        probabilities: p ≥ 0 of shape [..., K, ...]; rows need not sum to 1. Or a `SparseEntmax`,
-            whose listed classes are drawn from (without its certificate they may not be all).
+        probabilities: p ≥ 0 of shape [..., K, ...]; rows need not sum to 1. Or a `SparseEntmax`, to
+            draw from its listed classes (without its certificate there may be others).
         axis: the class axis, or a tuple of axes that together hold the classes, which are then
             numbered row-major. A `SparseEntmax` has its classes on the last.
         shape: the shape of the result, as in `categorical`.
         where: boolean mask that broadcasts to `probabilities`. Other classes are never drawn.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
-        Class numbers in the default integer dtype. −1 where there is nothing to draw: a row that is
-        all zero, or that has a NaN, negative or infinite weight in it.
+        Class numbers in the default integer dtype. −1 where there is nothing to draw: a row of
+        zeros, or one with a NaN, negative or infinite weight.
 
     Raises:
-        TypeError: if `key` is no key, `probabilities` are not real numbers, `where` is not boolean,
-            or `shape` no tuple of sizes.
+        TypeError: if `key` is not a key, `probabilities` are not real numbers, `where` is not
+            boolean, or `shape` not a tuple of sizes.
         ValueError: if `key` holds several keys, shapes do not fit, `axis` is out of range, or there
             are no classes.
 
@@ -175,7 +175,7 @@ def _from_listed(key, sparse, axis, shape, where, axis_name):
 
 @on_explicit_axes(like="x")
 def entries(x: Array, index: Array) -> Array:
-    """x[..., index] for an `index` whose shape ends in one to which x.shape[:-1] broadcasts."""
+    """Return x[..., index], where x.shape[:-1] broadcasts to the last axes of `index`."""
     rows = x.shape[:-1]
     row = jnp.arange(math.prod(rows), dtype=jnp.int32).reshape(rows)
     row = row.reshape((1,) * (index.ndim - row.ndim) + rows)
@@ -184,13 +184,13 @@ def entries(x: Array, index: Array) -> Array:
 
 
 def exponential(z: Array, top: Array, *temperature: Array) -> Array:
-    """Weights of scores. Infinities are at their limits; where there is NaN they are 0."""
+    """Return weights of scores, with limits for infinities, and 0 in rows with NaN."""
     v = cooled(z, temperature[0], _LAST, top) if temperature else difference(z, top)
     return jnp.where((v == v) & (top == top), jnp.exp(v), 0)
 
 
 def _relative(p: Array, top: Array) -> Array:
-    """Weights of probabilities; 0 where there is NaN."""
+    """Return weights of probabilities, with 0 in rows with NaN."""
     return jnp.where(top > 0, jnp.maximum(p / jnp.where(top > 0, top, 1), 0), 0)
 
 
@@ -201,7 +201,7 @@ def _drawn(key, ask: Problem, scores, per_row, weigh, shape) -> Array:
 
 
 def classes_last(x: Array, classes: ClassAxis) -> Array:
-    """`x` with its class axes as one, the last, numbered row-major."""
+    """Return `x` with its class axes merged into the last, numbered row-major."""
     if classes.axis == (-1,):
         return x
     last = tuple(range(-len(classes.axis), 0))

@@ -1,4 +1,4 @@
-"""A distribution over classes as a pytree: logits, and the mapping to their probabilities."""
+"""A categorical distribution as a pytree: logits, and the mapping to their probabilities."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from jsoftmax.sampling._shapes import leading_shape
 class Categorical(Distribution):
     r"""The distribution :math:`p = \mathrm{entmax}_α(z/T)` over K classes: sparse ones included.
 
-    With a `regularizer` and a `prior` it is that of `regularized_argmax`. A pytree: it may be an
-    argument, a result and a carry, and `vmap`, `scan` and indexing by `jax.tree.map` go over its
-    batch, because every array in it has the batch axes in front. α, T and numbers of a regularizer
-    that are Python numbers are part of its structure, as fast as elsewhere; arrays are leaves.
+    With a `regularizer` and a `prior` it is that of `regularized_argmax`. It is a pytree: it can be
+    an argument, a result or a carry, and `vmap`, `scan` and indexing by `jax.tree.map` act on its
+    batch, because every array in it has leading batch axes. Python numbers for α, T and the fields
+    of a regularizer are static, as fast as elsewhere; arrays are leaves.
 
     Args:
         logits: scores z of shape [..., K]; the classes are the last axis, the rest is the batch.
-        alpha: α > 0, a number or an array [..., 1]: `softmax` at 1, as is None, `sparsemax` at 2.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`; its arrays are [..., 1].
-        temperature: T, a number or an array [..., 1], of either sign. T < 0 takes the arg-min side:
+        alpha: α > 0, a number or an array [..., 1]: `softmax` at 1 or None, `sparsemax` at 2.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`; its arrays are [..., 1].
+        temperature: T, a number or an array [..., 1], of either sign. T < 0 prefers low scores:
             −∞ is the minimum, +∞ gets 0; exclude classes by `where`.
         where: boolean mask that broadcasts to `logits`. Other classes have probability 0.
-        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 where it is None, which
+        prior: a reference measure q ≥ 0 that broadcasts to `logits`, 1 if None, which
             makes Ω(p) = Σ q ω(p/q); a class of prior 0 has probability 0. Differentiable.
 
     Raises:
-        TypeError: if `logits` are not real numbers, `where` is not boolean, or `regularizer` is
-            none.
+        TypeError: if `logits` are not real numbers, `where` is not boolean, or `regularizer` is not
+            a Regularizer.
         ValueError: if shapes do not fit, there are no classes, `alpha` is a number that is not
             positive, or given beside a `regularizer`.
 
@@ -96,17 +96,17 @@ class Categorical(Distribution):
         return f"Categorical({of}, {self.regularizer}, temperature={self.temperature})"
 
     def probabilities(self) -> Float[Array, "..."]:
-        """p, of the shape and dtype of the logits."""
+        """Return p, of the shape and dtype of the logits."""
         ask = self._ask("probabilities")
         return ask.probabilities().astype(ask.dtype)
 
     def log_probabilities(self) -> Float[Array, "..."]:
-        """log p, −∞ off the support, of the shape of the logits."""
+        """Return log p, −∞ off the support, of the shape of the logits."""
         ask = self._ask("log_probabilities")
         return ask.log_probabilities().astype(ask.log_dtype)
 
     def sample(self, key: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
-        """Independent draws: see `categorical` and `sample_from`.
+        """Draw independent classes, as `categorical` and `sample_from` do.
 
         Args:
             key: a key of `jax.random`.
@@ -120,39 +120,39 @@ class Categorical(Distribution):
         ask = self._ask("sample")
         if ask.regularizer.is_exponential:
             return drawn_from(key, ask, shape)
-        # Not rounded to a narrow dtype, in which small probabilities would vanish.
+        # Not rounded to a narrow dtype, where small probabilities would vanish.
         return sample_from(key, ask.probabilities(), shape=shape)
 
     def log_prob(self, value: ArrayLike) -> Float[Array, "..."]:
-        """The log-probability of classes.
+        """Return the log-probability of classes.
 
         Args:
             value: integers, of a shape that broadcasts with the batch.
 
         Returns:
-            log p of the broadcast shape, in float32 at least: −∞ for a class without mass. NaN for
-            a number that is no class in a `jax.Array`; in a Python or numpy value a ValueError.
+            log p of the broadcast shape, in float32 at least: −∞ for a class without mass. A number
+            out of range gives NaN in a `jax.Array`, and a ValueError in a Python or numpy value.
         """
         return self._at("log_prob", value, Problem.log_probabilities, _log_prob)
 
     def prob(self, value: ArrayLike) -> Float[Array, "..."]:
-        """The probability of classes, as `log_prob`."""
+        """Return the probability of classes; arguments and errors as in `log_prob`."""
         return self._at("prob", value, Problem.probabilities)
 
     def mode(self) -> Int[Array, "..."]:
-        """The most probable class, the first among equals; −1 where there is none."""
+        """Return the most probable class, the first among equals; −1 for a fully masked row."""
         ask = self._ask("mode")
-        # The link rises, so scores say it, unless a prior outweighs them.
+        # The link is increasing, so the largest score decides, unless there is a prior.
         z = ask.z if ask.prior is None else ask.log_probabilities()
         best = jnp.argmax(z, -1)
         top = jnp.max(z, -1)
         return jnp.where(top > -jnp.inf, best, -1).astype(jnp.zeros((), int).dtype)
 
     def entropy(self, order: ArrayLike = 1.0) -> Float[Array, "..."]:
-        r"""Shannon's entropy −Σ p log p in nats, or that of Tsallis of another order.
+        r"""Return Shannon's entropy −Σ p log p in nats, or Tsallis' entropy of another order.
 
         Args:
-            order: q > 0, a number or an array [..., 1]: (1 − Σ p^q)/(q(q−1)), as `entropy` has it.
+            order: q > 0, a number or an array [..., 1]: (1 − Σ p^q)/(q(q−1)), as in `entropy`.
 
         Returns:
             One number a distribution, in float32 at least.
@@ -160,14 +160,13 @@ class Categorical(Distribution):
         return entropy(self._ask("entropy").probabilities(), order)
 
     def kl_divergence(self, other: Categorical) -> Float[Array, "..."]:
-        r"""Σ p log(p/q) from this distribution, p, to another, q; never negative.
+        r"""Return Σ p log(p/q) from this distribution, p, to another, q; never negative.
 
-        A class without mass here counts nothing. One that has mass here and none there makes it +∞,
-        with a finite gradient.
+        Classes with p = 0 contribute 0. A class with p > 0 and q = 0 makes it +∞, with a finite
+        gradient.
 
         Args:
-            other: over as many classes; batches broadcast. Its α, regularizer and prior may be
-                others.
+            other: over as many classes; batches broadcast. Its α, regularizer and prior may differ.
 
         Returns:
             One number a pair, in float32 at least.
@@ -175,7 +174,7 @@ class Categorical(Distribution):
         return self._against("kl_divergence", other, _divergence)
 
     def cross_entropy(self, other: Categorical) -> Float[Array, "..."]:
-        """−Σ p log q, from this distribution, p, to another, q; as `kl_divergence` at zeros."""
+        """Return −Σ p log q from this distribution, p, to another, q; zeros as `kl_divergence`."""
         return self._against("cross_entropy", other, _code_length)
 
     def _ask(self, method: str) -> Problem:
@@ -187,7 +186,7 @@ class Categorical(Distribution):
     def _at(
         self, method: str, value: ArrayLike, function: Callable, of_one: Callable | None = None
     ) -> Array:
-        """`function` of all classes, at a value; `of_one` for a softmax with one value a row."""
+        """Return `function` at a value; `of_one` for a softmax with one value per row."""
         ask = self._ask(method)
         index = checks.as_array(f"Categorical.{method}", "value", value)
         if not jnp.issubdtype(index.dtype, jnp.integer):
@@ -198,8 +197,7 @@ class Categorical(Distribution):
         known = checks.known_values(value)
         if known is not None and ((known < 0) | (known >= self.classes)).any():
             raise ValueError(
-                f"jsoftmax.Categorical.{method}: a `value` is no class: there are {self.classes}, "
-                f"from 0 to {self.classes - 1}."
+                f"jsoftmax.Categorical.{method}: a `value` is out of range [0, {self.classes})."
             )
         try:
             shape = jnp.broadcast_shapes(index.shape, self.batch_shape)
@@ -239,13 +237,13 @@ class Categorical(Distribution):
 
 
 def _log_prob(ask: Problem, index: Array) -> Array:
-    # Without the logarithms of all other classes, and right where it is almost 0.
+    # Without the logarithms of all other classes, and accurate where log p is almost 0.
     return ask.squeezed(log_prob_at(ask.log_weights(), index[..., None], ask.classes))
 
 
 def _divergence(p: Array, log_p: Array, log_q: Array) -> Array:
-    # Σ p log(p/q) − p + q, no term of which is negative: with d = log(q/p) it is p (eᵈ − 1 − d).
-    # The textbook sum would lose a small divergence, which is of second order in d.
+    # A sum of non-negative terms p log(p/q) − p + q = p (eᵈ − 1 − d) with d = log(q/p). The
+    # textbook sum would lose a small divergence, which is of second order in d.
     out_of_reach = (p > 0) & (log_q == -jnp.inf)
     both = (p > 0) & ~out_of_reach
     q = jnp.exp(jnp.where(log_q == -jnp.inf, 0, log_q))
@@ -255,13 +253,13 @@ def _divergence(p: Array, log_p: Array, log_q: Array) -> Array:
     near = p * _exp_less_line(jnp.where(upwards, 0, d))
     far = q - p - p * jnp.where(upwards, d, 0)
     terms = jnp.where(both, jnp.where(upwards, far, near), jnp.where(p > 0, 0, q + p))
-    # What has no class at all, and so does not sum to 1, loses nothing.
+    # A fully masked row, which does not sum to 1, has divergence 0.
     divergence = jnp.where(jnp.all(p == 0, -1), 0, jnp.sum(terms, -1))
     return jnp.where(jnp.any(out_of_reach, -1), jnp.inf, divergence)
 
 
 def _exp_less_line(d: Array) -> Array:
-    """eᵈ − 1 − d, which is d²/2 near 0."""
+    """Return eᵈ − 1 − d, which is d²/2 near 0."""
     small = jnp.abs(d) < 0.5
     x, y = jnp.where(small, d, 0), jnp.where(small, 0, d)
     series = jnp.zeros_like(d)

@@ -1,4 +1,4 @@
-"""What the modules return: with noise or without, relaxed or one-hot."""
+"""Choose the output of a module: with or without noise, relaxed or one-hot."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def choice(
     where: Any,
     hard: bool,
 ) -> Array:
-    """A sample drawn with `key`, or without a key the most probable class; relaxed unless `hard`.
+    """Return a sample drawn with `key`, or without a key the most probable class.
 
-    Where it is hard it is one-hot, and has the derivative of what is relaxed.
+    It is relaxed or, if `hard`, one-hot with the derivative of the relaxed one.
     """
     if key is None:
         soft = entmax(logits, alpha, axis, where=where, temperature=temperature)

@@ -1,4 +1,4 @@
-"""The density of relaxed samples, and of their logarithms."""
+"""Log-densities of relaxed samples and of their logarithms."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def concrete_log_prob(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The log-density of the concrete distribution, from which `gumbel_softmax` draws.
+    r"""Compute the log-density of the concrete distribution, sampled by `gumbel_softmax`.
 
     .. math:: p(x) = (n-1)!\; T^{n-1} \prod_i \frac{e^{z_i} x_i^{-T-1}}{\sum_j e^{z_j} x_j^{-T}}
 
     on the simplex of the n classes, with respect to the volume of any n − 1 of the x_i. It is not a
-    probability, and may be above 1. At small T samples underflow to the border, where the density
-    is 0 or infinite; there take `exp_concrete_log_prob` of a `gumbel_log_softmax`.
+    probability, and may exceed 1. At small T samples underflow to the border, where the density is
+    0 or infinite; use `exp_concrete_log_prob` of a `gumbel_log_softmax` there.
 
     Args:
         sample: x of shape [..., K, ...], positive, summing to 1 along `axis`. An x below the
-            smallest normal number is taken for that number.
+            smallest normal number is replaced by that number.
         logits: scores z that broadcast to the shape of `sample`. Classes of −∞ do not count among
             the n; where x is above 0 there, the density is 0.
         temperature: T > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes of `sample`.
         where: boolean mask that broadcasts to `sample`: only these classes exist.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
-        log p(x), one number a row, in float32 at least; 0 in a row without any class.
+        log p(x), one number a row, in float32 at least; 0 in a fully masked row.
 
     Raises:
         TypeError: if `sample` or `logits` are not real numbers or `where` is not boolean.
@@ -76,7 +76,7 @@ def exp_concrete_log_prob(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The log-density of the logarithm of a concrete sample, from `gumbel_log_softmax`.
+    r"""Compute the log-density of the logarithm of a concrete sample, from `gumbel_log_softmax`.
 
     .. math:: p(y) = (n-1)!\; T^{n-1} \prod_i \frac{e^{z_i - T y_i}}{\sum_j e^{z_j - T y_j}}
 
@@ -91,10 +91,10 @@ def exp_concrete_log_prob(
         temperature: T > 0, a number or an array with size 1 along `axis`.
         axis: the class axis or axes of `log_sample`.
         where: boolean mask that broadcasts to `log_sample`: only these classes exist.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
-        log p(y), one number a row, in float32 at least; 0 in a row without any class.
+        log p(y), one number a row, in float32 at least; 0 in a fully masked row.
 
     Raises:
         TypeError: if `log_sample` or `logits` are not real numbers or `where` is not boolean.
@@ -123,7 +123,7 @@ def exp_concrete_log_prob(
 def _asked(
     name, called, sample, logits, temperature, axis, where, axis_name
 ) -> tuple[Problem, Array, Array]:
-    """The problem of the shape of the sample, the sample, and which classes can be drawn."""
+    """Return the problem in the shape of the sample, the sample, and a mask of drawable classes."""
     check_temperature(name, "temperature", temperature, zero=False)
     sample = checks.as_array(name, called, sample)
     logits = checks.as_array(name, "logits", logits)
@@ -140,7 +140,7 @@ def _asked(
 
 
 def _log_density(ask: Problem, y: Array, exists: Array) -> Array:
-    """The log-density of y, kept as a size-1 axis."""
+    """Return the log-density of y, kept as a size-1 axis."""
     classes = ask.classes
     n = jnp.maximum(classes.sum(exists.astype(y.dtype)), 1)
     t = jnp.ones((), y.dtype) if ask.temperature is None else ask.temperature
@@ -151,7 +151,7 @@ def _log_density(ask: Problem, y: Array, exists: Array) -> Array:
 
 
 def _settled(ask: Problem, log_density: Array, impossible: Array) -> Array:
-    """−∞ where a class has mass that could not be drawn; what stands behind a mask is nothing."""
+    """Return the log-density, −∞ where a class has impossible mass; masked entries are ignored."""
     impossible = ask.unmasked(impossible, False)
     some = ask.classes.sum(impossible.astype(log_density.dtype)) > 0
     return jnp.where(some, -jnp.inf, log_density)

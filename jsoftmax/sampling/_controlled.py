@@ -1,4 +1,4 @@
-"""ReinMax of several samples, each a control variate for the others."""
+"""ReinMax of several samples, each with the others as control variates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reinmax_cv(
     weight: ArrayLike = 0.25,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "S ..."]:
-    r"""Samples with the derivative of `reinmax` and each other as control variates.
+    r"""Draw samples with the derivative of `reinmax` and each other as control variates.
 
     .. math:: D_s \sim p = \mathrm{softmax}(z), \qquad
               ∂D_s := M_s\,∂z + \frac{c}{S-1} \sum_{t \ne s} (\bar M - M_t)\,∂z, \qquad
@@ -35,14 +35,14 @@ def reinmax_cv(
 
     where M_s ∂z is the derivative of `reinmax` at D_s. With q = softmax(z/T) the mean M̄ is
     J(q) + (p − q)(p − q)ᵀ/2, which is J(p) at T = 1. The gradient of a mean (1/S) Σ f(D_s) has the
-    expectation of `reinmax`, since the terms that are added have mean 0 and do not depend on D_s.
-    In other words each sample has the mean of ∇f at the others as its baseline. For a linear f and
-    c = 1 the variance is 0. The more ∇f changes from class to class, the smaller is the best c; a
-    larger one adds variance.
+    expectation of `reinmax`, since the added terms have mean 0 and do not depend on D_s. In other
+    words, the baseline of each sample is the mean of ∇f at the others. For a linear f and c = 1 the
+    variance is 0. The more ∇f changes from class to class, the smaller is the best c; a larger c
+    adds variance.
 
-    One sample cannot be helped. Given D the derivative of `reinmax` is a number, and whatever else
-    multiplies ∇f(D) and keeps the mean for all f has that number as its own mean given D: its
-    variance is at least as large. `reinmax_rao`, and the ReinMax-CV of Wang and Bui, which adds
+    For a single sample this is impossible. Given D, the derivative of `reinmax` is constant, and
+    any other factor of ∇f(D) that keeps the mean for all f has that constant as its mean given D:
+    its variance is at least as large. `reinmax_rao`, and the ReinMax-CV of Wang and Bui, which adds
     Gumbel-softmax at two noises, change the mean instead.
 
     Args:
@@ -53,12 +53,12 @@ def reinmax_cv(
         axis: the class axis of `logits`, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
         samples: S ≥ 2, how many samples to draw; static.
-        weight: c, one finite number, which is not differentiated. 0 is `reinmax` of S samples.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        weight: c, one finite number, not differentiated. 0 gives `reinmax` of S samples.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         S independent one-hot samples, along a new first axis, of the dtype of `logits` (the default
-        float dtype for integers); zeros in a row without any class. They have a first derivative,
+        float dtype for integers); zeros in a fully masked row. They have a first derivative,
         with respect to `logits` only.
 
     Raises:
@@ -99,14 +99,14 @@ def reinmax_cv(
 
     hard = jax.vmap(sample)(jax.random.split(drawn.key, samples))
     own = 2 * jax.vmap(rotated)((hard + q) / 2) - rotated(p) / 2
-    # E DDᵀ = diag p makes 2 E J((D + q)/2) − J(p)/2 what is said above.
+    # M̄ = 2 E J((D + q)/2) − J(p)/2, which E DDᵀ = diag p turns into the formula above.
     mean = rotated(q) + (p - q) * classes.sum((p - q) * z) / 2
     others = (own.sum(0) - own) / (samples - 1)
     return drawn.returned(straight_through(hard, own + c.astype(own.dtype) * (mean - others)))
 
 
 def _one_number(function: str, name: str, value: ArrayLike) -> Array:
-    """A number, finite if it is known."""
+    """Return a number for all rows, checked to be finite if it is known while tracing."""
     number = checks.as_array(function, name, value)
     if number.ndim:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Straight-through estimators of less variance and of less bias."""
+"""Straight-through estimators with less variance or less bias."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def gumbel_rao(
     samples: int = 10,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`straight_through_gumbel` with its derivative averaged over the noise that draws the same.
+    r"""Draw a `straight_through_gumbel` sample with its derivative averaged over the noise.
 
     .. math:: D = \mathrm{onehot}\arg\max(z + G), \qquad
               ∂D := \frac1S \sum_{s=1}^S ∂\,\mathrm{softmax}((z + G_s)/T), \quad G_s \sim G \mid D
 
-    The expectation, and so the bias, is that of `straight_through_gumbel`; the variance is never
+    The expectation, and so the bias, is that of `straight_through_gumbel`. The variance is never
     larger (Rao and Blackwell), and the function of D is still evaluated once.
 
     Args:
@@ -39,11 +39,11 @@ def gumbel_rao(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
         samples: S ≥ 1, how many conditional samples to average; static. Memory grows with it.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class.
+        zeros in a fully masked row.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean or
@@ -68,7 +68,7 @@ def gumbel_rao(
     hard, z = drawn.hard(), drawn.movable
 
     def relaxed(key: Array) -> Array:
-        # The noise is a constant, also where its distribution depends on z.
+        # The noise is a constant to the derivative, though its distribution depends on z.
         scores = jax.lax.stop_gradient(_scores_given(hard, drawn, drawn.ask.z, key) - z) + z
         return drawn.soft(scores)
 
@@ -77,9 +77,9 @@ def gumbel_rao(
 
 
 def _scores_given(hard: Array, drawn: Draw, z: Array, key: Array) -> Array:
-    """Scores with noise, z + G, given that the largest is where `hard` is 1."""
-    # With E = e^(−G) exponential, the largest of all is −log E + log Z wherever it is. The others
-    # are below it: e^(−y_j) = E_j e^(−z_j) + e^(−largest).
+    """Return scores with noise, z + G, given that the largest is where `hard` is 1."""
+    # With E = e^(−G) exponential, the largest of all is −log E + log Z, at whichever class. The
+    # others are below it: e^(−y_j) = E_j e^(−z_j) + e^(−largest).
     classes = drawn.ask.classes
     noise = gumbel_like(key, z, classes)
     total = classes.sum(jnp.exp(z))
@@ -97,7 +97,7 @@ def reinmax(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A one-hot sample of softmax with a derivative that is right to second order.
+    r"""Draw a one-hot sample of softmax with a derivative of second-order accuracy.
 
     .. math:: D \sim p = \mathrm{softmax}(z), \qquad
               ∂D := 2\,J\!\left(\tfrac{D + \mathrm{softmax}(z/T)}2\right) ∂z - \tfrac12\,J(p)\,∂z,
@@ -105,8 +105,8 @@ def reinmax(
 
     The mean of the gradient is exact at T = 1 for every quadratic function of D, by Heun's rule;
     `straight_through_categorical` is Euler's, exact for linear ones. It evaluates the function
-    once and needs no derivative of second order. `reinmax_rao` has less variance at some bias,
-    `reinmax_cv` less at the same mean, for several samples.
+    once and needs no second derivative. `reinmax_rao` has less variance at some bias; `reinmax_cv`
+    has less variance at the same mean, for several samples.
 
     Args:
         key: one key of `jax.random`.
@@ -115,11 +115,11 @@ def reinmax(
             depend on it, and the derivative is of second order at T = 1 only.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class. It has a first derivative, with respect to `logits` only.
+        zeros in a fully masked row. It has a first derivative, with respect to `logits` only.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.
@@ -144,7 +144,7 @@ def reinmax(
     middle = (hard + tempered) / 2
 
     def rotated(p: Array) -> Array:
-        """J(p) z, whose derivative is J(p), since p is a constant."""
+        """Return J(p) z. Since p is constant, the derivative in z is J(p)."""
         return p * ask.classes.deviation(p, z)
 
     return drawn.returned(straight_through(hard, 2 * rotated(middle) - rotated(p) / 2))
@@ -160,20 +160,20 @@ def reinmax_rao(
     samples: int = 10,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`reinmax` whose larger term is the derivative of Gumbel-softmax, averaged over its noise.
+    r"""Draw a `reinmax` sample with its larger term averaged over Gumbel-softmax derivatives.
 
     .. math:: D \sim p = \mathrm{softmax}(z), \qquad
               ∂D := \frac2S \sum_{s=1}^S ∂\,\mathrm{softmax}((θ + G_s)/T) - \tfrac12\,J(p)\,∂z,
               \quad θ = \log\tfrac{D + p}2, \quad G_s \sim G \mid \arg\max(θ + G) = D
 
-    where the derivative of the softmax is taken as if ∂θ were ∂z. `reinmax` has J((D + p)/2) in the
-    place of the average. Given D that is a number, so conditioning on D cannot lower its variance;
-    here it changes the estimator. The mean is no longer exact for quadratic functions of D: what is
-    gained in variance is paid for in bias, and T weighs one against the other. The larger S, the
-    less variance, and the mean is the same for every S.
+    where the derivative of the softmax is taken as if ∂θ were ∂z. `reinmax` has J((D + p)/2) in
+    place of the average. Given D that is constant, so conditioning on D cannot lower its variance;
+    here it changes the estimator. The mean is no longer exact for quadratic functions of D: the
+    lower variance costs bias, and T sets the trade-off. A larger S lowers the variance, and the
+    mean is the same for every S.
 
-    It follows the public code that accompanies the paper: (D + p)/2 has the p of temperature 1, and
-    the derivative the factor 1/T. `reinmax_cv` lowers the variance and keeps the mean.
+    It follows the public code that accompanies the paper: (D + p)/2 uses p at temperature 1, and
+    the derivative has the factor 1/T. `reinmax_cv` lowers the variance and keeps the mean.
 
     Args:
         key: one key of `jax.random`. It draws the sample that `reinmax` draws.
@@ -183,11 +183,11 @@ def reinmax_rao(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
         samples: S ≥ 1, how many conditional samples to average; static. Memory grows with it.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class. It has a first derivative, with respect to `logits` only.
+        zeros in a fully masked row. It has a first derivative, with respect to `logits` only.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean or
@@ -212,7 +212,7 @@ def reinmax_rao(
     ask, z = drawn.ask, drawn.movable
     hard = drawn.hard()
     p, total = jax.lax.stop_gradient(softmax_of(drawn))
-    # log p/2 where another class was drawn, also of a p that underflows.
+    # log(p/2) where another class was drawn, also for a p that underflows.
     shifted = jnp.where(hard > 0, jnp.log((1 + p) / 2), ask.z - jnp.log(2 * total))
 
     def relaxed(key: Array) -> Array:
@@ -226,7 +226,7 @@ def reinmax_rao(
 
 
 def softmax_of(drawn: Draw) -> tuple[Array, Array]:
-    """softmax(z) at temperature 1, of scores measured from the largest, and Σ exp z > 0."""
+    """Return softmax(z) at temperature 1, of scores measured from the largest, and Σ exp z > 0."""
     exponentials = jnp.exp(drawn.ask.z)
     total = drawn.ask.classes.sum(exponentials)
     total = jnp.where(total == 0, 1, total)

@@ -1,4 +1,4 @@
-"""What distributions have in common: how JAX takes them apart, and the shape of their batch."""
+"""The base class of distributions: pytree registration and batch shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jsoftmax.core import _checks as checks
 
 
 class Distribution:
-    """A pytree of its `_fields`: arrays are leaves, numbers of Python are structure."""
+    """A pytree of its `_fields`: arrays are leaves, Python numbers are static."""
 
     _fields: ClassVar[tuple[str, ...]]
     logits: Array
@@ -28,7 +28,7 @@ class Distribution:
         return self.logits.shape[-1]
 
     def tree_flatten_with_keys(self):
-        """Leaves by name, and what is no leaf."""
+        """Return the leaves with their names, and the static fields."""
         values = [getattr(self, field) for field in self._fields]
         fixed = tuple(value if isinstance(value, float) else None for value in values)
         leaves = [
@@ -39,7 +39,7 @@ class Distribution:
 
     @classmethod
     def tree_unflatten(cls, fixed, leaves):
-        """What JAX puts in place of arrays is not looked at."""
+        """Rebuild without checks, since JAX may put other objects in place of arrays."""
         self = object.__new__(cls)
         for field, number, leaf in zip(cls._fields, fixed, leaves, strict=True):
             setattr(self, field, leaf if number is None else number)
@@ -47,12 +47,12 @@ class Distribution:
 
 
 def number_or_array(x: Any, shape: tuple[int, ...]) -> Any:
-    """A float where `x` is known while tracing, else an array with one number a distribution."""
+    """Return a float if `x` is known while tracing, else an array, one number per distribution."""
     number = checks.static_number(x)
     return spread(x, (*shape[:-1], 1)) if number is None else number
 
 
 def spread(x: Any, shape: tuple[int, ...]) -> Array:
-    """`x` with all batch axes, so that whatever goes over the batch takes it along."""
+    """Return `x` with all batch axes, so that `vmap`, `scan` and indexing include it."""
     x = jnp.asarray(x)
     return jnp.broadcast_to(x.reshape((1,) * (len(shape) - x.ndim) + x.shape), shape)

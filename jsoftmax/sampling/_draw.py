@@ -1,7 +1,7 @@
-"""What every function here begins with: a problem, a key, and the noise that goes with its scores.
+"""Validate the arguments of a sampler, and draw the Gumbel noise for its scores.
 
-One key draws one sample. Whatever function is called, relaxed, one-hot or in order, the noise of a
-key is the same, so that its answers are the limits and the gradients of one another.
+One key draws one sample. All functions, relaxed, one-hot or in order, use the same noise for a key,
+so that their results are limits and gradients of one another.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from jsoftmax.sampling._noise import gumbel_like
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """A problem whose scores are measured from the largest of their row, and Gumbel noise for them.
+    """A problem with scores measured from the largest of their row, and Gumbel noise for them.
 
-    A huge score would swallow the noise; measured from the largest, those that can win are small.
-    Of a row with scores of +∞ these are 0 and the rest are out of reach: their limit.
+    Rounding would lose the noise beside huge scores; measured from the largest, the scores that can
+    win are small. In a row with scores of +∞ these are 0 and the rest are out of reach: the limit.
     """
 
     ask: Problem
@@ -40,21 +40,21 @@ class Draw:
 
     @property
     def scores(self) -> Array:
-        """Scores with noise; the largest is at a sample from softmax of the scores."""
+        """The scores with noise; their arg max is a sample from softmax of the scores."""
         return self.ask.z + self.noise
 
     @property
     def movable(self) -> Array:
-        """The scores to differentiate: those of −∞, which nothing moves, are 0 here."""
+        """The scores to differentiate, with 0 for scores of −∞, which are constant."""
         return jnp.where(self.ask.z == -jnp.inf, 0, self.ask.z)
 
     def hard(self, temperature: Array | None = None) -> Array:
-        """A sample from softmax(z/T), one-hot; a row of zeros where there is no class to draw."""
+        """Return a one-hot sample from softmax(z/T), or zeros in a fully masked row."""
         z = cooled(self.ask.z, temperature, self.ask.classes)
         return one_hot_max(z + self.noise, self.ask.classes)
 
     def soft(self, scores: Array) -> Array:
-        """The relaxed arg max of `scores` at the temperature of the problem."""
+        """Return the relaxed arg max of `scores` at the temperature of the problem."""
         ask = dataclasses.replace(self.ask, z=scores)
         if ask.is_hard:
             return one_hot_max(scores, ask.classes)
@@ -64,7 +64,7 @@ class Draw:
         return jnp.where(ask.temperature == 0, one_hot_max(scores, ask.classes), p)
 
     def returned(self, sample: Array) -> Array:
-        """In the dtype of the logits."""
+        """Return the sample in the dtype of the logits."""
         return sample.astype(self.ask.dtype)
 
 
@@ -95,7 +95,7 @@ def draw(
 
 
 def check_temperature(function: str, name: str, temperature: Any, zero: bool = True) -> None:
-    """A temperature below 0 would turn the noise over with the scores."""
+    """Reject a temperature below 0, which would negate the noise along with the scores."""
     checks.as_array(function, name, temperature)
     known = checks.known_values(temperature)
     if known is not None and ((known < 0) if zero else (known <= 0)).any():
@@ -107,16 +107,16 @@ def check_temperature(function: str, name: str, temperature: Any, zero: bool = T
 
 
 def without_negative(temperature: Array | None, sign: float | Array) -> Array | None:
-    """The temperature, but NaN where it was found below 0 only now."""
+    """Return the temperature, with NaN where a traced one is below 0."""
     if temperature is None or isinstance(sign, float):
         return temperature
     return jnp.where(sign < 0, jnp.nan, temperature)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=1, inline=True)
 def one_hot_max(scores: Array, classes: ClassAxis) -> Array:
-    """1 at the largest score, at the first of them if rounding made several equal; no gradient."""
+    """Return 1 at the largest score, the first if several are equal, with derivative 0."""
     scores = jax.lax.stop_gradient(scores)
     top = classes.max(scores)
     index = classes.index(scores)

@@ -1,4 +1,4 @@
-"""The largest of perturbed scores, streamed: noise is made, compared and forgotten in blocks."""
+"""Find the largest perturbed score with noise that is drawn and discarded block by block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jsoftmax.sampling._noise import block_size, covering, gumbel_blocks, whole_
 from jsoftmax.sampling._shapes import sample_shape
 
 _LAST = ClassAxis((-1,))
-_AT_ONCE = 2**18  # numbers of noise in memory, about
+_AT_ONCE = 2**18  # approximate number of noise values in memory
 
 
 @on_explicit_axes(like="logits", axis="axis")
@@ -35,15 +35,15 @@ def gumbel_argmax(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Int[Array, "..."]:
-    r"""Exact draws from `softmax` that keep their noise when the logits change.
+    r"""Draw classes exactly from `softmax`, with noise that does not depend on the logits.
 
     .. math:: y = \arg\max_i z_i/T + g_i, \qquad g_i \text{ independent, } P(g_i ≤ t) = e^{-e^{-t}}
 
-    The same distribution as `categorical`, which is many times faster. Here every class has noise
-    of its own that depends on the key and its number alone. So with the same key other logits give
-    a draw that is coupled to this one: it stays the same unless another class overtakes. The noise
-    is made in blocks of classes and never held as a whole. It is that of `gumbel_softmax`, which
-    at T = 0 gives the same draw one-hot.
+    The same distribution as `categorical`, which is many times faster. Here every class has its own
+    noise, which depends only on the key and the class number. So with the same key, other logits
+    give a coupled draw: it stays the same unless another class overtakes. The noise is drawn in
+    blocks of classes and never stored as a whole. `gumbel_softmax` uses the same noise, and at
+    T = 0 gives the same draw one-hot.
 
     Args:
         key: a key of `jax.random`.
@@ -52,21 +52,21 @@ def gumbel_argmax(
         axis: the class axis, or a tuple of axes that together hold the classes, which are then
             numbered row-major.
         shape: the shape of the result. It ends in the shape of `logits` without the class axis, or
-            one to which that broadcasts: for n draws a row (n, ...). By default one draw a row.
+            a shape it broadcasts to: for n draws a row (n, ...). By default one draw a row.
         where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
         temperature: T, a number or an array with size 1 along `axis`, of either sign. T = 0 draws
-            evenly among the largest scores. T < 0 takes the arg-min side: −∞ is the minimum, +∞
+            evenly among the largest scores. T < 0 prefers the lowest scores: −∞ is the minimum, +∞
             gets 0; exclude classes by `where`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
+        axis_name: name of the mesh or `vmap` axis that splits the class axis. The key must
             be the same on every part, and so will be the result.
 
     Returns:
         Class numbers from 0 to K − 1, in the default integer dtype. −1 where there is nothing to
-        draw: a row without any class, or with NaN in it. Noise is drawn in float32 at least.
+        draw: a fully masked row, or one with NaN. Noise is drawn in float32 at least.
 
     Raises:
-        TypeError: if `key` is no key, `logits` are not real numbers, `where` is not boolean, or
-            `shape` no tuple of sizes.
+        TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean, or
+            `shape` not a tuple of sizes.
         ValueError: if `key` holds several keys, shapes do not fit, `axis` is out of range, or there
             are no classes.
 
@@ -97,15 +97,15 @@ def gumbel_argmax(
         most = jnp.iinfo(jnp.int32).max
         index = jax.lax.pmin(jnp.where(best == highest, index, most), axis_name)
         best = highest
-    # A NaN may lie in another chunk, or on another part, than the highest score.
+    # A NaN may be in another chunk, or on another part, than the highest score.
     drawn = (best > -jnp.inf) & ~jnp.isnan(_leading(top[..., 0], best.ndim))
     return jnp.where(drawn, index, -1).astype(jnp.zeros((), int).dtype)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnames=("shape", "size", "axis_name"), inline=True)
 def _streamed(key, z, top, temperature, shape, size, axis_name):
-    """The highest perturbed score of the classes of this part, −∞ for none, and the class."""
+    """Return the highest perturbed score of this part, −∞ for none, and its class."""
     n = z.shape[-1]
     first, offset, blocks = covering(n, size, axis_name)
     rows = math.prod(shape)
@@ -123,7 +123,7 @@ def _streamed(key, z, top, temperature, shape, size, axis_name):
         )
         z = jax.lax.dynamic_update_slice_in_dim(room, z, offset, axis=-1)
     place = jnp.arange(width, dtype=jnp.int32)
-    # Made from the scores: in a loop they must vary over a mesh as those do.
+    # Derived from the scores, since a loop carry must vary over the same mesh axes.
     nothing = jnp.where(z[..., 0] == z[..., 0], 0, 0).astype(jnp.int32)
     nothing = jnp.broadcast_to(_leading(nothing, len(shape)), shape)
     lowest = jnp.where(nothing == 0, -jnp.inf, -jnp.inf).astype(z.dtype)
@@ -137,7 +137,7 @@ def _streamed(key, z, top, temperature, shape, size, axis_name):
             scores = cooled(scores, temperature, _LAST, top)
         noise = gumbel_blocks(key, shape, first + step * chunk, chunk, size, z.dtype)
         scores = _leading(scores, noise.ndim) + noise
-        # NaN, which stands for a row that has one, is never above anything.
+        # NaN, the top of a row with NaN, compares false and never wins.
         highest = jnp.max(scores, axis=-1)
         hit = scores == highest[..., None]
         where = jnp.min(jnp.where(hit, _leading(place, noise.ndim), width), axis=-1)

@@ -1,10 +1,10 @@
-"""Draws by inverting a distribution function that is summed in whole numbers.
+"""Draw by inverting a cumulative distribution that is summed in integers.
 
 Weights from 0 to 1 are rounded to multiples of 2^−S, S = 49 for up to 2¹⁴ classes and
-63 − log₂ K beyond, and added as integers. So the sums have no rounding: they do not depend on how
-the classes are blocked or split, a class of weight zero has an interval of length zero, and the
-last interval ends where the total does. A draw is a uniform 64-bit fraction of the total, which
-changes no probability by more than 2⁻⁶³.
+63 − log₂ K beyond, and added as integers. So the sums do not round: they do not depend on how the
+classes are blocked or split, a class of weight zero has an interval of length zero, and the last
+interval ends exactly at the total. A draw is a uniform 64-bit fraction of the total, which changes
+no probability by more than 2⁻⁶³.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from jsoftmax.core._explicit_axes import on_explicit_axes
 from jsoftmax.sampling._noise import whole_chunk
 from jsoftmax.sampling._wide_integers import Words, from_limbs, product_high
 
-_LOW = 25  # bits of the lower limb: 128 of them are summed in a uint32
+_LOW = 25  # bits of the lower limb: a uint32 holds the sum of 128 of them
 _BLOCK = 128
-_CHUNK = 1024  # blocks that are summed at once on a CPU
+_CHUNK = 1024  # blocks summed at once on a CPU
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnames=("weigh", "shape", "axis_name"), inline=True)
 @on_explicit_axes(like="scores")
 def draw_classes(
@@ -38,9 +38,9 @@ def draw_classes(
     shape: tuple[int, ...],
     axis_name: Hashable | None,
 ) -> Array:
-    """Class numbers of the given shape for `scores` [*rows, classes]; −1 for rows without weight.
+    """Draw class numbers of the given shape for `scores` [*rows, classes]; −1 in weightless rows.
 
-    `weigh(scores, *per_row)` gives weights from 0 to 1, entry by entry; `per_row` are arrays
+    `weigh(scores, *per_row)` returns weights from 0 to 1, elementwise; `per_row` are arrays
     [*rows, 1].
     """
     return classes_of_words(random_words(key, shape), scores, per_row, weigh, shape, axis_name)
@@ -54,7 +54,7 @@ def classes_of_words(
     shape: tuple[int, ...],
     axis_name: Hashable | None,
 ) -> Array:
-    """The draws of `draw_classes` for given random words of that shape."""
+    """Return the draws of `draw_classes` for given random words of that shape."""
     *rows, n = scores.shape
     rows = tuple(rows)
     block = _block_size(n)
@@ -103,7 +103,7 @@ def classes_of_words(
 
 
 class _Limbs:
-    """Weights as whole numbers of `bits` bits, in two parts of which 128 can be summed at once."""
+    """Weights as integers of `bits` bits in two limbs; 128 of each limb can be summed at once."""
 
     def __init__(self, bits: int):
         self.scale = 2.0 ** (bits - _LOW)
@@ -117,19 +117,19 @@ class _Limbs:
         return self._words(jnp.cumsum(high, -1, jnp.int32), jnp.cumsum(low, -1, jnp.int32))
 
     def _split(self, weights: Array) -> tuple[Array, Array]:
-        # Scaling by a power of two and subtracting the whole part are exact.
+        # Scaling by a power of two and subtracting the integer part are exact.
         x = weights * self.scale
         high = jnp.floor(x)
         low = jnp.minimum(jnp.floor((x - high) * 2.0**_LOW + 0.5), 2.0**_LOW - 1)
         return high.astype(jnp.int32), low.astype(jnp.int32)
 
     def _words(self, high: Array, low: Array) -> Words:
-        # Sums may have passed 2³¹, not 2³²: as uint32 they are right.
+        # Sums may exceed 2³¹, but not 2³²: uint32 holds them.
         return from_limbs(high.astype(jnp.uint32), low.astype(jnp.uint32), _LOW)
 
 
 def _sums(scores: Array, per_row: tuple[Array, ...], weigh: Callable, limbs: _Limbs) -> Words:
-    """The sums of all blocks."""
+    """Return the sums of all blocks."""
 
     def whole(scores, *per_row):
         return limbs.total(weigh(scores, *per_row))
@@ -139,7 +139,7 @@ def _sums(scores: Array, per_row: tuple[Array, ...], weigh: Callable, limbs: _Li
 
     def chunked(scores, *per_row):
         # XLA on CPU writes weights and limbs of all scores to memory; a chunk of them stays in the
-        # cache (5 times as fast, and nothing as long as a row is allocated).
+        # cache (5 times as fast, and no row-length array is allocated).
         shape, block = scores.shape[:-1], scores.shape[-1]
         flat = scores.reshape(-1, block)
         parameters = tuple(jnp.broadcast_to(x, (*shape, 1)).reshape(-1, 1) for x in per_row)
@@ -152,7 +152,7 @@ def _sums(scores: Array, per_row: tuple[Array, ...], weigh: Callable, limbs: _Li
 
 
 def _in_one_block(u: Words, ends: Words, scores: Array, per_row, weigh, limbs: _Limbs) -> Array:
-    """One draw a row: the block by its sums, then the class within that block alone."""
+    """Return one draw per row: the block by its sums, then the class within that block alone."""
     last = scores.shape[-2] - 1
     block = _not_above(ends, u)
     chosen = jnp.minimum(block, last)[..., None]
@@ -160,20 +160,19 @@ def _in_one_block(u: Words, ends: Words, scores: Array, per_row, weigh, limbs: _
     before = before.map(lambda x: jnp.where(chosen > 0, x, 0)[..., 0])
     weights = weigh(jnp.take_along_axis(scores, chosen[..., None], axis=-2), *per_row)[..., 0, :]
     inner = limbs.cumulative(weights)
-    # Should these weights have been computed otherwise than their sum was, by an ulp, the class
-    # stays one with weight.
+    # Even if these weights differ by an ulp from those in the sum, the drawn class has weight.
     final = jnp.sum(inner.below(inner.map(lambda x: x[..., -1:])), -1, jnp.int32)
     within = jnp.minimum(_not_above(inner, u.minus(before)), final)
     return chosen[..., 0] * scores.shape[-1] + within
 
 
 def _not_above(cumulative: Words, u: Words) -> Array:
-    """How many partial sums are not above u: the number of the interval that u is in."""
+    """Return the number of partial sums not above u: the index of the interval of u."""
     return jnp.sum(~u.map(lambda x: x[..., None]).below(cumulative), -1, jnp.int32)
 
 
 def _search(u: Words, table: Words, rows: tuple[int, ...]) -> Array:
-    """The first class whose partial sum is above u, by bisection."""
+    """Return the first class with a partial sum above u, by bisection."""
     row = jnp.arange(math.prod(rows), dtype=jnp.int32).reshape(rows)
     row = jnp.broadcast_to(_leading(row, u.low.ndim), u.low.shape)
     low = jnp.where(u.low == u.low, jnp.int32(0), jnp.int32(0))  # varies over a mesh as u does
@@ -191,7 +190,7 @@ def _search(u: Words, table: Words, rows: tuple[int, ...]) -> Array:
 
 
 def _over_parts(mine: Words, axis_name: Hashable | None) -> tuple[Words, Words]:
-    """The total of the whole row, and the sum of the parts before this one."""
+    """Return the total of the whole row, and the sum of the parts before this one."""
     if axis_name is None:
         return mine, mine.map(jnp.zeros_like)
     me, parts = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
@@ -203,7 +202,7 @@ def _over_parts(mine: Words, axis_name: Hashable | None) -> tuple[Words, Words]:
 
 
 def random_words(key: Array, shape: tuple[int, ...]) -> Words:
-    """Uniform numbers of 64 bits."""
+    """Draw uniform 64-bit integers."""
     high, low = jax.random.bits(key, (2, *shape), jnp.uint32)
     return Words(high, low)
 
@@ -217,7 +216,7 @@ def _leading(x: Array, ndim: int) -> Array:
 
 
 def _block_size(n: int) -> int:
-    """Not more than 128; a divisor where there is one, so that no row need be padded."""
+    """Return a block size of at most 128, if possible a divisor, to avoid padding rows."""
     if n <= _BLOCK:
         return n
     for step in (8, 1):

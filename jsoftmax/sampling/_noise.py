@@ -1,8 +1,8 @@
-"""Gumbel noise that does not depend on how classes are split.
+"""Draw Gumbel noise that does not depend on how classes are split.
 
-Noise is drawn in blocks of at most 128 classes, each with a key into which the number of the block
-has been folded. Whoever has some of the classes draws the blocks in which they lie and cuts out
-what is theirs, so a row has the same noise in one piece, split over a mesh, or streamed.
+Noise is drawn in blocks of at most 128 classes, and the block number is folded into the key of each
+block. A device with some of the classes draws the blocks that cover them and slices out its part,
+so a row has the same noise in one piece, split over a mesh, or streamed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _BLOCK = 128
 
 
 def another_key(key: Array, number: int = 0) -> Array:
-    """A key for other noise than that of the blocks, whose numbers are folded in from 0 on."""
+    """Return a key for noise apart from that of the blocks, which fold in their numbers from 0."""
     return jax.random.fold_in(key, np.uint32(2**32 - 1 - number))
 
 
 def block_size(classes: int) -> int:
-    """How many classes there are in each block of a row of so many, all blocks alike.
+    """Return the number of classes in each block of a row, the same for all blocks.
 
-    At most 128, and such that fewer classes than there are blocks are drawn in vain.
+    It is at most 128, and chosen so that fewer surplus classes than blocks are drawn.
     """
     return -(-classes // -(-classes // _BLOCK))
 
@@ -38,7 +38,7 @@ def block_size(classes: int) -> int:
 def covering(
     length: int, size: int, axis_name: Hashable | None
 ) -> tuple[int | Array, int | Array, int]:
-    """Of `length` classes that lie here the first block, where in it they begin, and the blocks."""
+    """Return the first block of `length` local classes, their offset in it, and the block count."""
     if axis_name is None:
         return 0, 0, math.ceil(length / size)
     start = jax.lax.axis_index(axis_name) * length
@@ -50,7 +50,7 @@ def covering(
 def gumbel_blocks(
     key: Array, rows: tuple[Any, ...], first: int | Array, blocks: int, size: int, dtype: Any
 ) -> Array:
-    """The noise of whole blocks of classes in every row, of shape [*rows, blocks · size]."""
+    """Return the noise of whole blocks of classes in every row, of shape [*rows, blocks · size]."""
 
     def block(number: Array) -> Array:
         return gumbel(jax.random.fold_in(key, number), (*rows, size), dtype)
@@ -60,20 +60,20 @@ def gumbel_blocks(
 
 
 def whole_chunk(blocks: int, most: int) -> int:
-    """How many blocks to take at once, at most: a divisor if there is one, as a rest is copied."""
+    """Return the number of blocks per chunk, if possible a divisor, since a remainder is copied."""
     for chunk in range(min(most, blocks), most // 4, -1):
         if blocks % chunk == 0:
             return chunk
     return min(most, blocks)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnums=2, inline=True)
 def gumbel_like(key: Array, z: Array, classes: ClassAxis) -> Array:
-    """Independent standard Gumbel noise for every entry of `z`, of its dtype.
+    """Draw independent standard Gumbel noise for every entry of `z`, in its dtype.
 
-    Rows of `z` have noise of their own. Rows that lie on different devices inside `shard_map` do
-    only if the number of the device has been folded into the key.
+    Rows of `z` have independent noise. For rows on different devices inside `shard_map` this
+    requires that the device number has been folded into the key.
     """
     shape = z.shape
     rows = tuple(n for a, n in enumerate(shape, -z.ndim) if a not in classes.axis)
@@ -87,10 +87,10 @@ def gumbel_like(key: Array, z: Array, classes: ClassAxis) -> Array:
 
 
 def gumbel(key: Array, shape: tuple[Any, ...], dtype: Any) -> Array:
-    """−log E for exponential E, in which the largest values are the ones resolved best.
+    """Draw −log E for exponential E, with the best resolution for the largest values.
 
-    Only the largest are ever chosen. With all bits of a word going into a small E they reach 22 in
-    float32, where `jax.random.gumbel` stops at 16 and ties among a million classes.
+    Only the largest are ever chosen. With all bits of a word in a small E they reach 22 in float32,
+    where `jax.random.gumbel` stops at 16 and ties among a million classes.
     """
     bits, most = {4: (jnp.uint32, 2.0**32), 8: (jnp.uint64, 2.0**64)}[np.dtype(dtype).itemsize]
     drawn = jax.random.bits(key, shape, bits).astype(dtype)

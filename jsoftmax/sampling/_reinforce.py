@@ -1,4 +1,4 @@
-"""The score-function estimator, which differentiates no function, with a baseline that is free."""
+"""The score-function estimator (REINFORCE) with a leave-one-out baseline."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def reinforce_leave_one_out(
     *,
     where: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    r"""The mean of a function of one-hot samples, with an unbiased gradient for any function.
+    r"""Average a function over one-hot samples, with an unbiased gradient for any function.
 
     .. math:: \bar f = \frac1S \sum_s f(D_s), \qquad
               ∂\bar f := \frac1S \sum_s \Big(f(D_s) - \frac1{S-1} \sum_{t \ne s} f(D_t)\Big)
               \,∂\log p(D_s) + \frac1S \sum_s (∂f)(D_s)
 
     Each sample has the mean of the others as its baseline, which costs nothing and leaves the
-    gradient unbiased. `fn` need not be differentiable in its samples; what else it depends on is
-    differentiated as ever. The estimators that return one-hot samples instead differentiate `fn`,
-    and evaluate it once, for less variance and some bias.
+    gradient unbiased. `fn` need not be differentiable in its samples; its other inputs are
+    differentiated as usual. The estimators that return one-hot samples instead differentiate `fn`,
+    and evaluate it once, with less variance and some bias.
 
     Args:
         key: one key of `jax.random`.
         logits: scores z of shape [..., K, ...], any real dtype.
-        fn: takes a one-hot sample of the shape of `logits` to numbers. If their shape is that of
-            the rows, [...], each row is rewarded by its own; if it is shorter, say () or [batch],
-            a number rewards all of the rows that follow those axes.
+        fn: maps a one-hot sample of the shape of `logits` to numbers. If their shape is that of the
+            rows, [...], each row has its own reward; if it is shorter, say () or [batch], a number
+            is the reward of all rows along the remaining axes.
         samples: S ≥ 2, how many samples to draw; static. `fn` is mapped over them by `jax.vmap`.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
@@ -87,8 +87,8 @@ def reinforce_leave_one_out(
     rows = log_probs.shape[1:]
     if values.shape[1:] != rows[: values.ndim - 1]:
         raise ValueError(
-            f"jsoftmax.{name}: `fn` returns an array of shape {values.shape[1:]}; it must be that "
-            f"of the rows of `logits`, {rows}, or of the first of their axes."
+            f"jsoftmax.{name}: `fn` returns an array of shape {values.shape[1:]}; it must be the "
+            f"shape of the rows of `logits`, {rows}, or of their leading axes."
         )
     values = values.astype(jnp.promote_types(values.dtype, log_probs.dtype))
     log_probs = log_probs.sum(range(values.ndim, log_probs.ndim)).astype(values.dtype)

@@ -21,14 +21,14 @@ def gumbel_softmax(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A sample from the concrete distribution, the relaxation of a one-hot sample of softmax.
+    r"""Draw from the concrete distribution, the relaxation of a one-hot sample of softmax.
 
     .. math:: x = \mathrm{softmax}\big((z + G)/T\big), \qquad G_i \text{ standard Gumbel noise}
 
-    Its arg max is a sample of :math:`\mathrm{softmax}(z)` at every T. As T falls, x comes closer
-    to one-hot, and its gradient, unbiased for the relaxed problem, grows in variance: anneal T with
-    a schedule of optax. For a one-hot value with this gradient take `straight_through_gumbel`; for
-    log x, which does not underflow, `gumbel_log_softmax`; for a sparse x, `gumbel_entmax`.
+    Its arg max is a sample of :math:`\mathrm{softmax}(z)` at every T. As T falls, x approaches a
+    one-hot vector, and its gradient, unbiased for the relaxed problem, grows in variance: anneal T
+    with a schedule of optax. For a one-hot value with this gradient use `straight_through_gumbel`;
+    for log x, which does not underflow, `gumbel_log_softmax`; for a sparse x, `gumbel_entmax`.
 
     Args:
         key: one key of `jax.random`. The same key draws the same classes in every function of
@@ -40,9 +40,9 @@ def gumbel_softmax(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn
             and have gradient 0.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split. All parts are
-            given the same key, and draw what the whole row would. Where *rows* are split in
-            `shard_map`, fold the number of the device into the key.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis. Give all parts the
+            same key; together they draw the sample of the whole row. Where *rows* are split in
+            `shard_map`, fold the device number into the key.
 
     Returns:
         x of the shape and dtype of `logits` (the default float dtype for integers), summing to 1
@@ -84,7 +84,7 @@ def gumbel_log_softmax(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""The logarithm of `gumbel_softmax` of the same key, right where that underflows to 0.
+    r"""Return the logarithm of `gumbel_softmax` of a key, accurate where that underflows to 0.
 
     Its density is `exp_concrete_log_prob`.
 
@@ -94,7 +94,7 @@ def gumbel_log_softmax(
         temperature: T ≥ 0, a number or an array with size 1 along `axis`.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         log x of the shape and dtype of `logits` (of float32 for formats without infinity); −∞ at
@@ -134,7 +134,7 @@ def gumbel_entmax(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""`gumbel_softmax` through any α: relaxed samples of softmax that are themselves sparse.
+    r"""Draw relaxed samples of softmax that can be sparse: `gumbel_softmax` with entmax of any α.
 
     .. math:: x = \mathrm{entmax}_α\big((z + G)/T\big)
 
@@ -149,7 +149,7 @@ def gumbel_entmax(
         axis: the class axis, or a tuple of axes that together hold the classes.
         alpha: α > 0, a number or an array with size 1 along `axis`.
         where: boolean mask that broadcasts to `logits`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         x of the shape and dtype of `logits` (the default float dtype for integers), summing to 1

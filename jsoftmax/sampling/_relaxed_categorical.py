@@ -68,15 +68,15 @@ class RelaxedCategorical(Distribution):
         self.where = None if where is None else spread(where, self.logits.shape)
 
     def sample(self, key: ArrayLike, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        """Independent draws, differentiable in the logits and the temperature.
+        """Draw independent samples, differentiable in the logits and the temperature.
 
         Args:
             key: a key of `jax.random`.
             shape: how many draws from each distribution.
 
         Returns:
-            Points of the simplex [*shape, *batch, K], of the dtype of the logits; zeros where there
-            is no class. Noise is drawn in float32 at least.
+            Points of the simplex [*shape, *batch, K], of the dtype of the logits; zeros in fully
+            masked rows. Noise is drawn in float32 at least.
         """
         key = one_key("RelaxedCategorical.sample", key)
         shape = leading_shape("RelaxedCategorical.sample", shape)
@@ -84,13 +84,13 @@ class RelaxedCategorical(Distribution):
         return gumbel_softmax(key, z, self.temperature, where=self.where)
 
     def log_prob(self, value: ArrayLike) -> Float[Array, "..."]:
-        r"""The logarithm of the density with respect to all coordinates but one.
+        r"""Return the log-density with respect to all coordinates except one.
 
         .. math:: \log Γ(K) + (K-1) \log τ
                   + \sum_i \Big(\log\frac{e^{z_i} x_i^{-τ}}{\sum_j e^{z_j} x_j^{-τ}} - \log x_i\Big)
 
-        over the classes that take part: `concrete_log_prob`. An entry that has been rounded to 0 is
-        taken for the smallest normal number.
+        over the unmasked classes, as `concrete_log_prob`. An entry that was rounded to 0 is
+        replaced by the smallest normal number.
 
         Args:
             value: points x of the simplex, of a shape [..., K] that broadcasts with the logits.
@@ -104,7 +104,7 @@ class RelaxedCategorical(Distribution):
         if checks.static_number(self.temperature) == 0:
             raise ValueError(
                 "jsoftmax.RelaxedCategorical.log_prob: at `temperature` 0 there is no density; "
-                "take Categorical.log_prob, or a temperature above 0."
+                "use Categorical.log_prob, or a temperature above 0."
             )
         ask = problem("RelaxedCategorical.log_prob", self.logits, -1, self.where)
         x = checks.as_array("RelaxedCategorical.log_prob", "value", value).astype(ask.z.dtype)

@@ -1,4 +1,4 @@
-"""Shapes of samples, checked before any work."""
+"""Validate the shapes of samples before tracing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def sample_shape(function: str, shape: Any, rows: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the result: `rows` where none is given, else one to which `rows` broadcasts."""
+    """Return the shape of the result: `rows` by default, else a shape that `rows` broadcasts to."""
     if shape is None:
         return rows
     known = _sizes(function, shape)
@@ -24,7 +24,7 @@ def sample_shape(function: str, shape: Any, rows: tuple[int, ...]) -> tuple[int,
 
 
 def leading_shape(function: str, shape: Any) -> tuple[int, ...]:
-    """A shape that goes in front of another."""
+    """Return a shape of leading axes."""
     return _sizes(function, shape)
 
 

@@ -13,16 +13,15 @@ from jsoftmax.sampling._draw import check_temperature, draw, without_negative
 
 
 def straight_through(hard: ArrayLike, soft: ArrayLike) -> Float[Array, "..."]:
-    """The value of `hard` with the derivative of `soft`.
+    """Return the value of `hard` with the derivative of `soft`.
 
-    For any pair of a step and what stands in for it on the way back: a one-hot arg max and a
-    mapping, a k-hot one and `topk_entmax`, a rounded number and the number. The value is that of
-    `hard` to the bit, which soft + stop_gradient(hard − soft) is not; all orders of derivatives are
-    those of `soft`.
+    For any step function and its surrogate in the backward pass: a one-hot arg max and a mapping, a
+    k-hot one and `topk_entmax`, a rounded number and the number. The value equals `hard` bit for
+    bit, unlike soft + stop_gradient(hard − soft); derivatives of all orders are those of `soft`.
 
     Args:
         hard: the value, of any shape. Nothing is differentiated with respect to it.
-        soft: what is differentiated, of the shape of `hard` and a floating dtype.
+        soft: the differentiated surrogate, of the shape of `hard` and a floating dtype.
 
     Returns:
         `hard` in the dtype of `soft`.
@@ -48,8 +47,8 @@ def straight_through(hard: ArrayLike, soft: ArrayLike) -> Float[Array, "..."]:
     soft = checks.as_array("straight_through", "soft", soft)
     if not jnp.issubdtype(soft.dtype, jnp.floating):
         raise TypeError(
-            f"jsoftmax.straight_through: `soft` has dtype {soft.dtype}, of which there is no "
-            "derivative; give it floats."
+            f"jsoftmax.straight_through: `soft` has dtype {soft.dtype}, which has no derivative; "
+            "give it floats."
         )
     if hard.shape != soft.shape:
         raise ValueError(
@@ -78,13 +77,13 @@ def straight_through_categorical(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A one-hot sample of softmax, differentiated as if it were the probabilities.
+    r"""Draw a one-hot sample of softmax, differentiated as if it were the probabilities.
 
     .. math:: D \sim \mathrm{softmax}(z), \qquad ∂D := ∂\,\mathrm{softmax}(z/T)
 
-    The plain straight-through estimator. The derivative does not know which class was drawn, so
-    it varies little, and its bias is of first order: exact at T = 1 for a linear function of D.
-    `reinmax` corrects it to second order.
+    The plain straight-through estimator. The derivative does not depend on the drawn class, so it
+    has little variance. It is of first order: exact at T = 1 for a linear function of D. `reinmax`
+    corrects it to second order.
 
     Args:
         key: one key of `jax.random`.
@@ -94,11 +93,11 @@ def straight_through_categorical(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn
             and have gradient 0.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class.
+        zeros in a fully masked row.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.
@@ -131,12 +130,12 @@ def decoupled_straight_through(
     forward_temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A one-hot sample at one temperature, with the derivative of softmax at another.
+    r"""Draw a one-hot sample at one temperature, with the derivative of softmax at another.
 
     .. math:: D \sim \mathrm{softmax}(z/T_f), \qquad ∂D := ∂\,\mathrm{softmax}(z/T)
 
-    T_f says how much is explored, T how gradients are spread over classes; their best values need
-    not be near one another. T_f = 1 is `straight_through_categorical`.
+    T_f sets the exploration, T the spread of gradients over classes; their best values need not be
+    near one another. T_f = 1 is `straight_through_categorical`.
 
     Args:
         key: one key of `jax.random`.
@@ -145,12 +144,12 @@ def decoupled_straight_through(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`.
         forward_temperature: T_f ≥ 0 of the sample, a number or an array with size 1 along `axis`.
-            T_f = 0 takes the largest score, one of them at random where several are equal.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+            T_f = 0 takes the largest score, a random one of them if several are equal.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class.
+        zeros in a fully masked row.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.
@@ -187,7 +186,7 @@ def straight_through_gumbel(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A one-hot sample of softmax, differentiated as the `gumbel_softmax` of the same noise.
+    r"""Draw a one-hot sample of softmax, differentiated as `gumbel_softmax` of the same noise.
 
     .. math:: D = \mathrm{onehot}\arg\max(z + G), \qquad ∂D := ∂\,\mathrm{softmax}((z + G)/T)
 
@@ -201,11 +200,11 @@ def straight_through_gumbel(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn
             and have gradient 0.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A one-hot sample of the shape and dtype of `logits` (the default float dtype for integers);
-        zeros in a row without any class.
+        zeros in a fully masked row.
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers or `where` is not boolean.

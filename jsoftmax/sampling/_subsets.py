@@ -1,4 +1,4 @@
-"""Samples of k classes: without replacement and in order, and relaxed ones with k ones."""
+"""Samples of k classes: ordered ones without replacement, and relaxed k-hot ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jsoftmax.sampling._shapes import sample_shape
 
 
 class GumbelTopK(NamedTuple):
-    """The result of `gumbel_topk`: classes in the order in which they were drawn.
+    """The result of `gumbel_topk`: classes in the order of their draws.
 
     Args:
         indices: class numbers, with k along the class axis; −1 where a row had no class left.
@@ -51,14 +51,14 @@ def gumbel_topk(
     shape: tuple[int, ...] | None = None,
     where: ArrayLike | None = None,
 ) -> GumbelTopK:
-    r"""k classes drawn one after the other from softmax, without replacement, in one pass.
+    r"""Draw k classes from softmax without replacement, in order, in one pass.
 
     .. math:: P(i_1, …, i_k) = \prod_{t=1}^k
               \frac{e^{z_{i_t}}}{\sum_{j \notin \{i_1, …, i_{t-1}\}} e^{z_j}}
 
-    They are the k largest of z + G. The first is the class that `gumbel_softmax` of the same key
-    has as its arg max; all of them are those of `relaxed_topk` at T = 0. The log-probability is
-    differentiable in the logits, for score-function estimators.
+    They are the k largest of z + G. The first is the arg max of `gumbel_softmax` of the same key;
+    together they are the classes of `relaxed_topk` at T = 0. The log-probability is differentiable
+    in the logits, for score-function estimators.
 
     Args:
         key: one key of `jax.random`.
@@ -66,8 +66,8 @@ def gumbel_topk(
         k: how many, from 1 to K; static.
         axis: the class axis, one only.
         shape: the shape of `log_prob`, as in `categorical`: it ends in the shape of `logits`
-            without the class axis, or one to which that broadcasts. For n draws a row (n, ...).
-            By default one draw a row. Memory grows with it, since each draw has noise of its own.
+            without the class axis, or a shape it broadcasts to. For n draws a row (n, ...).
+            By default one draw per row. Memory grows with it, since each draw has its own noise.
         where: boolean mask that broadcasts to `logits`. Classes where it is False are never drawn.
 
     Returns:
@@ -76,7 +76,7 @@ def gumbel_topk(
 
     Raises:
         TypeError: if `key` is not a key, `logits` are not real numbers, `where` is not boolean, `k`
-            not an int, `axis` a tuple or `shape` no tuple of sizes.
+            not an int, `axis` a tuple or `shape` not a tuple of sizes.
         ValueError: if `key` is a batch of keys, shapes do not fit, `axis` is out of range, there
             are no classes, or `k` is not from 1 to K.
 
@@ -99,7 +99,7 @@ def gumbel_topk(
     if k > z.shape[last]:
         raise ValueError(
             f"jsoftmax.gumbel_topk: `k` is {k}, but `logits` of shape {z.shape} have only "
-            f"{z.shape[last]} classes along axis {axis}; without replacement no more can be drawn."
+            f"{z.shape[last]} classes along axis {axis}, and draws are without replacement."
         )
     mask = checks.mask_like("gumbel_topk", where, z)
     if shape is not None:
@@ -113,17 +113,17 @@ def gumbel_topk(
     return GumbelTopK(indices, log_prob)
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnames=("k", "last"), inline=True)
 def _in_order(z: Array, noise: Array, k: int, last: int) -> tuple[Array, Array]:
-    """The classes of the k largest z + noise, and the log-probability of drawing them so."""
+    """Return the classes of the k largest z + noise, and the log-probability of this order."""
     z, noise = jnp.moveaxis(z, last, -1), jnp.moveaxis(noise, last, -1)
     _, indices = jax.lax.top_k(jax.lax.stop_gradient(z) + noise, k)
     chosen = jnp.take_along_axis(z, indices, axis=-1)
     enough = chosen > -jnp.inf
     chosen = jnp.where(enough, chosen, 0)
-    # A draw at z has log-probability −log(1 + Σ exp(z_j − z)) over who is left after it. From the
-    # last draw to the first, so that small sums are not lost in large ones.
+    # A draw at z has log-probability −log(1 + Σ exp(z_j − z)) over the classes left after it. From
+    # the last draw to the first, so that small sums are not lost in large ones.
     others = jnp.vectorize(
         lambda i: jnp.ones(z.shape[-1], bool).at[i].set(False), signature="(k)->(n)"
     )
@@ -154,25 +154,25 @@ def relaxed_topk(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""A relaxed sample of k classes without replacement: `topk_entmax` of scores with noise.
+    r"""Draw a relaxed sample of k classes without replacement: `topk_entmax` of noisy scores.
 
     .. math:: x = \mathrm{topk}_α\big((z + G)/T,\; k\big), \qquad 0 ≤ x_i ≤ 1,\; \sum_i x_i = k
 
-    As T falls to 0, x becomes k-hot: the classes of `gumbel_topk` of the same key. No x_i passes 1,
-    as it can in sums of successive softmaxes (Xie and Ermon, 2019).
+    As T falls to 0, x becomes k-hot: the classes of `gumbel_topk` of the same key. No x_i exceeds
+    1, as it can in sums of successive softmaxes (Xie and Ermon, 2019).
 
     Args:
         key: one key of `jax.random`.
         logits: scores z of shape [..., K, ...], any real dtype.
         k: the mass, 0 < k ≤ number of unmasked classes; a number or an array with size 1 along
-            `axis`, differentiable; whole or not.
+            `axis`, differentiable; it need not be an integer.
         axis: the class axis, or a tuple of axes that together hold the classes.
         temperature: T ≥ 0, a number or an array with size 1 along `axis`.
-        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`: with `FermiDirac()` it is
-            the logistic form of `topk_sigmoid`, in which no x_i is 0 or 1.
+        alpha: α > 0, a number or an array with size 1 along `axis`; 1.5 if None.
+        regularizer: a `Regularizer` in place of `Tsallis(alpha)`: `FermiDirac()` gives the logistic
+            form of `topk_sigmoid`, where no x_i is 0 or 1.
         where: boolean mask that broadcasts to `logits`.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         x of the shape and dtype of `logits` (the default float dtype for integers), summing to k

@@ -1,4 +1,4 @@
-"""Whole numbers of 64 bits as pairs of 32: sums of them do not round, whatever the order."""
+"""64-bit integers as pairs of 32-bit words, for sums that do not depend on their order."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from jax import Array
 
 
 class Words(NamedTuple):
-    """high · 2³² + low, both uint32. Exact without x64, and the same on every device."""
+    """The integers high · 2³² + low, of two uint32: exact without x64, the same on every device."""
 
     high: Array
     low: Array
 
     def plus(self, other: Words) -> Words:
-        """The sum, modulo 2⁶⁴."""
+        """Return the sum, modulo 2⁶⁴."""
         low = self.low + other.low
         carry = (low < other.low).astype(jnp.uint32)
         return Words(self.high + other.high + carry, low)
 
     def minus(self, other: Words) -> Words:
-        """The difference, modulo 2⁶⁴."""
+        """Return the difference, modulo 2⁶⁴."""
         borrow = (self.low < other.low).astype(jnp.uint32)
         return Words(self.high - other.high - borrow, self.low - other.low)
 
     def below(self, other: Words) -> Array:
-        """Whether this is the smaller number."""
+        """Return whether this is the smaller number."""
         return (self.high < other.high) | ((self.high == other.high) & (self.low < other.low))
 
     def positive(self) -> Array:
-        """Whether it is not zero."""
+        """Return whether it is not zero."""
         return (self.high | self.low) > 0
 
     def cumulative(self, axis: int) -> Words:
-        """All partial sums along an axis, the first of which is the first number."""
+        """Return all inclusive partial sums along an axis."""
         return jax.lax.associative_scan(Words.plus, self, axis=axis)
 
     def map(self, function) -> Words:
-        """The same reshaped, sliced or moved."""
+        """Apply a reshape, slice or transpose to both words."""
         return Words(function(self.high), function(self.low))
 
 
 def from_limbs(high: Array, low: Array, bits: int) -> Words:
-    """high · 2^bits + low, of two uint32 limbs, for 0 < bits < 32."""
+    """Return high · 2^bits + low, of two uint32 limbs, for 0 < bits < 32."""
     return Words(high >> (32 - bits), high << bits).plus(Words(jnp.zeros_like(low), low))
 
 
 def product_high(x: Words, y: Words) -> Words:
-    """The upper 64 of the 128 bits of x · y: a fraction x/2⁶⁴ of y, rounded down."""
+    """Return the upper 64 of the 128 bits of x · y: a fraction x/2⁶⁴ of y, rounded down."""
     middle = _product(x.high, y.low)
     other = _product(x.low, y.high)
     zero = jnp.zeros_like(middle.low)
-    # What is carried out of the lower half: x.low·y.low contributes its high word only.
+    # The carry out of the lower half: x.low·y.low contributes its high word only.
     carry = Words(zero, _product(x.low, y.low).high)
     carry = carry.plus(Words(zero, middle.low)).plus(Words(zero, other.low))
     top = _product(x.high, y.high)
@@ -65,7 +65,7 @@ def product_high(x: Words, y: Words) -> Words:
 
 
 def _product(x: Array, y: Array) -> Words:
-    """All 64 bits of a product of two uint32."""
+    """Return all 64 bits of a product of two uint32."""
     half = jnp.uint32(0xFFFF)
     x1, x0, y1, y0 = x >> 16, x & half, y >> 16, y & half
     low, middle, other = x0 * y0, x1 * y0, x0 * y1

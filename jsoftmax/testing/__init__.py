@@ -1,4 +1,4 @@
-"""Value assertions for tests of what is built on jsoftmax, in the manner of chex."""
+"""Value assertions in the style of chex, for tests of code that uses jsoftmax."""
 
 from jsoftmax.testing._assert_certificate import assert_certificate
 from jsoftmax.testing._assert_distribution import assert_distribution

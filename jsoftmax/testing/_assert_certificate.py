@@ -25,19 +25,19 @@ def assert_certificate(
     temperature: ArrayLike = 1.0,
     atol: float | None = None,
 ) -> None:
-    r"""Assert that p is α-entmax of the logits, by a proof that needs no other implementation.
+    r"""Assert that p is α-entmax of the logits, without another implementation.
 
     .. math:: p = \operatorname{argmax}_{q ∈ Δ} ⟨q, z/T⟩ - Ω_α(q)
               \iff \sum_i p_i = 1, \quad p_i = \big[1 + (α-1)(z_i/T - τ)\big]_+^{1/(α-1)}
 
-    for one τ a row: the Karush–Kuhn–Tucker conditions, which say sum, support and stationarity. τ
-    is read from the class of the largest logit. An entry passes if it is within ε of the right
+    for one τ per row: the Karush–Kuhn–Tucker conditions of sum, support and stationarity. τ is
+    computed from the class of the largest logit. An entry passes if it is within ε of the right
     number, or the right number for a logit that is within ε max(1, |z_i − max z|/T). Values are
-    asserted: eagerly, or in a function that `chex.chexify` wraps around `jit`.
+    asserted eagerly, or in a function that `chex.chexify` wraps around `jit`.
 
     Args:
         p: probabilities, of the shape of `logits`.
-        logits: z, of any shape. −inf excludes a class; +inf shares the mass among its like.
+        logits: z, of any shape. −inf excludes a class; classes at +inf share the mass.
         alpha: α, positive and finite, a number or an array of size 1 along `axis`.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: a boolean mask that broadcasts to `logits`.
@@ -49,7 +49,8 @@ def assert_certificate(
         None, where it holds.
 
     Raises:
-        AssertionError: if p is no distribution, or another one. The message shows the worst entry.
+        AssertionError: if p is not a distribution, or the wrong one. The message shows the worst
+            entry.
         TypeError, ValueError: if arguments are of a wrong dtype or shape, α or T out of range.
 
     Example:
@@ -95,7 +96,7 @@ def assert_certificate(
 def _errors(
     q: Array, z: Array, a: Array, t: Array, keep: Array, axis: tuple[int, ...]
 ) -> tuple[Array, Array, Array]:
-    """Errors, the right probabilities by the threshold of the top, and the probability of that.
+    """Return errors, the right probabilities given that of the top class, and the latter.
 
     With v measured from the top, τ drops out: p^a = p_top^a + a v, in logs where a is near 0.
     """

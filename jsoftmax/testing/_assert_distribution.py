@@ -21,9 +21,9 @@ def assert_distribution(
 
     .. math:: 0 ≤ p_i < ∞, \qquad p_i = 0 \text{ where masked}, \qquad \Big|\sum_i p_i - 1\Big| ≤ ε
 
-    A fully masked row is all zeros. Values are asserted: eagerly, or in a function that
-    `chex.chexify` wraps around `jit`. The message shows the worst row or entry and its number.
-    `assert_certificate` asserts in addition that p is the right distribution.
+    A fully masked row is all zeros. Values are asserted eagerly, or in a function that
+    `chex.chexify` wraps around `jit`. The message shows the worst row or entry and its value.
+    `assert_certificate` also asserts that p is the right distribution.
 
     Args:
         p: probabilities, real numbers of any shape.
@@ -36,7 +36,7 @@ def assert_distribution(
         None, where it holds.
 
     Raises:
-        AssertionError: if an entry or a row breaks the law.
+        AssertionError: if an entry or a row violates these conditions.
         TypeError, ValueError: if `p`, `axis` or `where` are of a wrong dtype or shape.
 
     Example:
@@ -68,13 +68,13 @@ def assert_distribution(
 def assert_rows(
     assertion: str, p: Array, axis: tuple[int, ...], mask: Array | None, atol: float | None
 ) -> None:
-    """Assert the laws of a distribution in the name of another assertion."""
+    """Assert that rows are distributions, in the name of another assertion."""
     bound = tolerance(p, 2, 32) if atol is None else atol
     p = p.astype(checks.compute_dtype(p))
     keep = jnp.ones(p.shape, bool) if mask is None else jnp.broadcast_to(mask, p.shape)
     assert_worst(
         assertion, jnp.where((p >= 0) & (p < jnp.inf), 0, jnp.nan), 0,
-        "entry {place} is {p:.8g}, and no probability: finite and at least 0.", p=p,
+        "entry {place} is {p:.8g}, not a probability: finite and at least 0.", p=p,
     )  # fmt: skip
     assert_worst(
         assertion, jnp.where(keep, 0, p), 0,
@@ -88,6 +88,6 @@ def assert_rows(
 
 
 def tolerance(p: Array, given: float, computed: float) -> float:
-    """Units of the dtype of p, and of the dtype of computations: the larger of both."""
+    """Return the larger of two tolerances, in units of the dtype of p and of the computation."""
     own = jnp.finfo(checks.result_dtype(p)).eps
     return max(given * float(own), computed * float(jnp.finfo(checks.compute_dtype(p)).eps))

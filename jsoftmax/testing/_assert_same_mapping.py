@@ -27,14 +27,14 @@ def assert_same_mapping(
     .. math:: |a_i - b_i| ≤ ε_\text{abs} + ε_\text{rel} |b_i|, \qquad
               \text{likewise } J_a^⊤ c \text{ and } J_b^⊤ c
 
-    with a fixed normal c, which tells one Jacobian from another but for chance. Equal infinities
-    are the same, and so is NaN at the same place. Values are asserted: eagerly, or in a function
-    that `chex.chexify` wraps around `jit`.
+    with a fixed normal c, which almost surely distinguishes two Jacobians. Equal infinities are the
+    same, and so is NaN at the same place. Values are asserted eagerly, or in a function that
+    `chex.chexify` wraps around `jit`.
 
     Args:
         mapping_a: a function of the logits alone, which returns an array.
         mapping_b: the function it is compared with.
-        logits: real numbers of any shape; integers are taken as floats.
+        logits: real numbers of any shape; integers are converted to floats.
         rtol: ε_rel ≥ 0.
         atol: ε_abs ≥ 0.
 

@@ -1,4 +1,4 @@
-"""Assertions on the worst of many numbers, eagerly and under `chex.chexify` inside `jit`."""
+"""Assert a bound on the worst of many errors, eagerly or under `chex.chexify` inside `jit`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def assert_worst(assertion: str, error: Array, bound: float, message: str, **arr
     values: dict[str, Any] = {
         name: jnp.broadcast_to(x, error.shape)[index] for name, x in arrays.items()
     }
-    # Each coordinate is a number of its own, since checkify formats numbers and no tuples.
+    # Each coordinate is passed as a separate number, since checkify cannot format tuples.
     places = ", ".join(f"{{i{axis}}}" for axis in range(error.ndim))
     message = message.replace("{place}", f"({places}{',' if error.ndim == 1 else ''})")
     values |= {f"i{axis}": i for axis, i in enumerate(index)}
     if isinstance(holds, jax.core.Tracer):
-        # So begin the messages that chexify raises as AssertionError.
+        # chexify raises messages with this beginning as AssertionError.
         checkify.check(holds, f"[Chex] chexify assertion '{assertion}' failed: {message}", **values)
     elif not holds:
         raise AssertionError(f"[Chex] Assertion {assertion} failed: {message.format(**values)}")

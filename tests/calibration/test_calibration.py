@@ -274,7 +274,7 @@ def test_applying_keeps_excluded_classes_and_dtypes():
         ({"targets": LABELS[1:]}, "integer `targets` have shape"),
         ({"targets": np.full(ROWS, "cat")}, "`targets` is array(['cat',"),
         ({"targets": LABELS.astype(bool)}, "`targets` has dtype bool"),
-        ({"targets": np.full(ROWS, CLASSES)}, f"label {CLASSES} is no class"),
+        ({"targets": np.full(ROWS, CLASSES)}, f"label {CLASSES} is out of range"),
         ({"alpha": 0.0}, "`alpha` must be positive"),
         ({"alpha": INF}, "`alpha` must be finite"),
         ({"regularizer": js.Tsallis(INF)}, "`alpha` must be finite"),

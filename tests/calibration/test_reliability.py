@@ -230,7 +230,7 @@ def test_the_brier_score_is_a_squared_distance():
         ({"labels": LABELS[1:]}, "`labels` have shape (59,), but `probabilities`"),
         ({"labels": np.full(ROWS, "cat")}, "`labels` is array(['cat',"),
         ({"labels": P}, "give integers, one class a row"),
-        ({"labels": -LABELS - 1}, "is no class: there are 4, from 0 to 3"),
+        ({"labels": -LABELS - 1}, r"is out of range \[0, 4\)"),
         ({"axis": (0, 0)}, "must name at least one axis, and none twice"),
         ({"where": np.ones(CLASSES)}, "give it a boolean mask"),
         ({"weights": np.full(ROWS, NAN)}, "`weights` must not be negative, nor NaN"),
@@ -248,7 +248,7 @@ def test_mistakes_are_named(function, change, message):
 def test_mistakes_with_the_brier_score_are_named():
     with pytest.raises(ValueError, match=r"^jsoftmax\.brier_score: `labels` have shape"):
         js.brier_score(P, LABELS[1:])
-    with pytest.raises(ValueError, match=r"^jsoftmax\.brier_score: label 4 is no class"):
+    with pytest.raises(ValueError, match=r"^jsoftmax\.brier_score: label 4 is out of range"):
         js.brier_score(P, LABELS * 0 + CLASSES)
 
 

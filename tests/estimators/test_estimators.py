@@ -347,7 +347,11 @@ def test_padding_adds_an_eighth_at_most(n, least, size):
         ({"tol": 0.0}, ValueError, "`tol` must be positive"),
         ({"max_iter": 10.0}, TypeError, "`max_iter` must be a whole number, not 10.0"),
         ({"class_weight": "equal"}, TypeError, "must be None, 'balanced' or a dict, not 'equal'"),
-        ({"class_weight": {7: 1.0}}, ValueError, "has 7, which is none of the classes [0, 1, 2]"),
+        (
+            {"class_weight": {7: 1.0}},
+            ValueError,
+            "has 7, which is not one of the classes [0, 1, 2]",
+        ),
         ({"class_weight": {0: -1.0}}, ValueError, "must be finite, not negative"),
     ],
 )
@@ -362,8 +366,8 @@ def test_a_wrong_argument_gets_one_sentence(options, error, reason):
 @pytest.mark.parametrize(
     ("Y", "reason"),
     [
-        ([[0.5, 0.6], [1, 0]], "row 0 of `Y` is no distribution: its smallest entry is 0.5"),
-        ([[1, 0], [1.5, -0.5]], "row 1 of `Y` is no distribution: its smallest entry is -0.5"),
+        ([[0.5, 0.6], [1, 0]], "row 0 of `Y` is not a distribution: its smallest entry is 0.5"),
+        ([[1, 0], [1.5, -0.5]], "row 1 of `Y` is not a distribution: its smallest entry is -0.5"),
         ([[1.0], [1.0]], "`Y` has shape (2, 1); give one distribution"),
         ([0, 1], "`Y` has shape (2,); give one distribution over two or more classes an example"),
     ],
@@ -377,7 +381,7 @@ def test_what_is_no_distribution_is_refused(Y, reason):
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [
-        ([1.0, -1.0], "`sample_weight` has -1 in it"),
+        ([1.0, -1.0], "`sample_weight` contains -1"),
         ([0.0, 0.0], "`sample_weight` is zero everywhere"),
         ([1.0], "`sample_weight` has shape (1,); give one number an example, shape (2,)"),
     ],

@@ -42,7 +42,7 @@ def test_help_names_every_option(capsys):
         ("--heads 8 --key-heads 3", "--key-heads 3"),
         ("--features 100", "--features 100"),
         ("--alpha 0", "--alpha 0"),
-        ("--text nowhere.txt", "nowhere.txt is no file"),
+        ("--text nowhere.txt", "nowhere.txt is not a file"),
         ("--resume", "--checkpoints"),
         ("--resume --checkpoints nowhere", "no checkpoint in nowhere"),
         ("--generate Once", "--checkpoints"),

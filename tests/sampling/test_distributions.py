@@ -229,7 +229,7 @@ def test_mistakes_are_answered(unchecked):
         js.Categorical(1.0)
     with pytest.raises(TypeError, match=r"jsoftmax.Categorical.log_prob: `value` has dtype float"):
         d.log_prob(np.ones(2))
-    with pytest.raises(ValueError, match=r"jsoftmax.Categorical.prob: a `value` is no class.*4"):
+    with pytest.raises(ValueError, match=r"jsoftmax.Categorical.prob: a `value` is out of range"):
         d.prob(4)
     with pytest.raises(ValueError, match=r"Categorical.log_prob: `value` of shape \(3,\).*\(2,\)"):
         d.log_prob(np.zeros(3, int))

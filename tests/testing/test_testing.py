@@ -27,11 +27,11 @@ WRONG = {
     ),
     "a negative number": (
         lambda p: assert_distribution(p), P.at[0, 3, 1].set(-0.25),
-        r"entry \(0, 3, 1\) is -0\.25, and no probability",
+        r"entry \(0, 3, 1\) is -0\.25, not a probability",
     ),
     "NaN": (
         lambda p: assert_distribution(p), P.at[2, 0, 4].set(jnp.nan),
-        r"entry \(2, 0, 4\) is nan, and no probability",
+        r"entry \(2, 0, 4\) is nan, not a probability",
     ),
     "an infinity": (
         lambda p: assert_distribution(p), P.at[2, 0, 4].set(jnp.inf), r"\(2, 0, 4\) is inf",

@@ -1,12 +1,12 @@
-"""Curves: p as a function of the scores and of the sought threshold, in coordinates that hold.
+"""Curves: p as a function of the scores and the unknown threshold, in stable coordinates.
 
 A *curve* gives p for v = z − anchor at a place on it, in coordinates that neither overflow nor
-cancel, and says how to move along it.
+cancel, and defines how to move along it.
 
 The curves of `Tsallis` with a = α − 1 are all p = (c + a v)₊^(1/a). Up to a = 1 the anchor is the
 largest score and c, or its logarithm, is kept as a sum of two floats: rounded to one, it would
-spoil the sum of a wide row. Beyond, p leaves zero with infinite slope and so many digits of c
-count that the anchor has to be the class at the edge of the support itself.
+spoil the sum of a wide row. For a > 1, p leaves zero with infinite slope, and so many digits of c
+matter that the anchor has to be the class at the edge of the support itself.
 """
 
 from jsoftmax.core.curves._bounded_marginals import bounded_marginals as bounded_marginals

@@ -1,4 +1,4 @@
-"""Masses with their slopes, and how far scores are above the threshold, where p does not tell."""
+"""Compute masses with their slopes, and the marginals z − τ of a bounded link."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def bounded_marginals(
     curve: Curve, regularizer: Regularizer, z: Array, anchor: Array, place: Any
 ) -> Array | None:
-    """ω′(p) of a link with a bound, near which p tells nothing of it, kept finite; else None."""
+    """Return ω′(p), kept finite, of a bounded link, since p near the bound cannot; else None."""
     if regularizer.bound == math.inf:
         return None
     assert isinstance(curve, Shift | Level)
@@ -29,14 +29,14 @@ def bounded_marginals(
 
 
 def slope_at(r: Array, t: Array | None, regularizer: Regularizer) -> Array:
-    """1/ω″(r), of t = ω′(r) where the link has a bound."""
+    """Return 1/ω″(r), from t = ω′(r) for a bounded link."""
     return regularizer.slope(r) if t is None else jnp.exp(regularizer.log_slope(t))
 
 
 def masses_and_slopes(
     curve: Curve, regularizer: Regularizer, z: Array, anchor: Array, place: Any
 ) -> tuple[Array, Array]:
-    """p of scores and s = 1/ω″(p), by the curve where it knows both."""
+    """Return p of scores and s = 1/ω″(p), from the curve where it has slopes."""
     if has_slopes(curve):
         shares = curve.shares(jnp.minimum(z, float(jnp.finfo(z.dtype).max)), anchor, place)
         p, s = (share * factor for share, factor in zip(shares, curve.factors(), strict=True))

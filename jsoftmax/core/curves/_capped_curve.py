@@ -1,4 +1,4 @@
-"""Any curve, with its masses clipped."""
+"""Curves with clipped masses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Capped:
         return jnp.where(far, self.upper, jnp.minimum(p, self.upper))
 
     def deficits(self, z, anchor, place):
-        """u − p."""
+        """Return u − p."""
         if not isinstance(self.curve, Shift):
             return self.upper - self.masses(z, anchor, place)
         far = self._far_above(z, anchor)
@@ -52,24 +52,24 @@ class Capped:
         return jnp.where(far, 0, jnp.maximum((self.upper - 1) + short, 0))
 
     def _far_above(self, z, anchor):
-        """Where a score is so far above the anchor that it is capped, and the curve overflows."""
+        """Return where a score is capped, so far above the anchor that the curve would overflow."""
         return difference(z, anchor) > float(jnp.finfo(z.dtype).max) ** 0.5
 
     def coordinates(self, lowest, highest):
-        """Those of two masses of the anchor: its shift, its logarithm, or at an edge the mass.
+        """Return the coordinates of two masses of the anchor: shift, logarithm, or mass at an edge.
 
-        The lowest is one of the smallest class with mass, and an edge below it may have none.
+        The lowest is that of the smallest class with mass, and an edge below it may have none.
         """
         if self.from_edge:
             return filled(highest, 0), highest
         if self.is_shift:
-            # No shift is that of a mass of 1, which a class by itself has: half of it is less.
+            # No finite shift gives the mass 1 of a class by itself; half of it is a lower bound.
             lowest = jnp.minimum(lowest, 0.5)
             return tuple(self.curve.at_level(jnp.log(x))[0] for x in (lowest, highest))
         return jnp.log(lowest), jnp.log(highest)
 
     def at(self, coordinate, rest):
-        """The place at a coordinate, given as a sum of two."""
+        """Return the place at a coordinate, given as a sum of two."""
         if self.is_shift:
             return coordinate, rest
         if isinstance(self.curve, Edge):

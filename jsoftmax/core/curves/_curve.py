@@ -1,4 +1,4 @@
-"""The interface of curves, and what they share."""
+"""The interface of curves, and their shared helpers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax import Array
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-_FAR_BELOW = -10.0  # the gap of a sum that underflowed: some place far below the sought one
+_FAR_BELOW = -10.0  # the gap of a sum that underflowed: some place far below the solution
 
 
 @runtime_checkable
@@ -20,12 +20,12 @@ class Curve(Protocol):
 
     @property
     def order(self) -> float | Array:
-        """The error that a secant step leaves falls as this power of the gap it closes."""
+        """The order of convergence: a secant step leaves an error of this power of the gap."""
         ...
 
     @property
     def slope(self) -> float | Array:
-        """About how fast the gap grows along the curve, where the search begins."""
+        """The approximate slope of the gap along the curve at the start of the search."""
         ...
 
     @property
@@ -34,71 +34,71 @@ class Curve(Protocol):
         ...
 
     def start(self, anchor: Array) -> Any:
-        """Where the search starts: the anchor alone has mass one or, at an edge, none."""
+        """Return the start of the search: the anchor alone has mass one or, at an edge, none."""
         ...
 
     def at_level(self, level: Array) -> Any:
-        """The place at which the anchor has this log-mass, rounded to one float."""
+        """Return the place where the anchor has this log-mass, rounded to one float."""
         ...
 
     def masses(self, z: Array, anchor: Array, place: Any) -> Array:
-        """p of the scores `z`."""
+        """Return p of the scores `z`."""
         ...
 
     def log_masses(self, z: Array, anchor: Array, place: Any) -> Array:
-        """log p, −∞ off the support."""
+        """Return log p, −∞ off the support."""
         ...
 
     def gap(self, mass: Array) -> Array:
-        """How far a sum of masses is above one: the search finds its root."""
+        """Return how far a sum of masses is above one; the search finds its root."""
         ...
 
     def move(self, place: Any, step: Array) -> Any:
-        """The place one step along the curve, in the direction of more mass."""
+        """Return the place one step along the curve, in the direction of more mass."""
         ...
 
 
 @runtime_checkable
 class Sloped(Curve, Protocol):
-    """A curve on which the slopes of the masses come almost for nothing with them."""
+    """A curve that computes the slopes along with the masses, at almost no cost."""
 
     @property
     def has_slopes(self) -> bool:
-        """Whether that is so for the numbers of this one."""
+        """Whether that holds for the parameters of this curve."""
         ...
 
     def shares(self, z: Array, anchor: Array, place: Any) -> tuple[Array, Array]:
-        """Return p and s = ∂p/∂z without the factors of the row. No score may be +∞."""
+        """Return p and s = ∂p/∂z without the per-row factors. No score may be +∞."""
         ...
 
     def factors(self) -> tuple[float, float]:
-        """Return the factors of the row for p and for s."""
+        """Return the per-row factors for p and for s."""
         ...
 
     def drift(self, place: Any) -> Array:
-        """How fast all z − τ move along the curve: ∂p/∂step = drift · s."""
+        """Return the rate of change of all z − τ along the curve: ∂p/∂step = drift · s."""
         ...
 
 
 def has_slopes(curve: Curve) -> TypeIs[Sloped]:
-    """Whether slopes come with the masses."""
+    """Return whether slopes come with the masses."""
     return isinstance(curve, Sloped) and curve.has_slopes
 
 
 def is_asked(curve: Curve) -> Array | bool:
-    """Which rows the curve is for: the numbers of the others are NaN, as in `Tsallis.on_curve`."""
+    """Return the rows that use the curve: the others have a NaN for a, as in `Tsallis.on_curve`."""
     a = getattr(curve, "a", None)
     return a == a if isinstance(a, Array) else True
 
 
 class FromTop:
-    """Curves along which log Σ p is almost a straight line in the log-mass of the largest score.
+    """Curves with log Σ p almost linear in the log-mass of the largest score.
 
     Its slope is 1 for n equal scores, and more where the support widens: about 1 + a.
     """
 
     from_edge = False
-    highest = math.inf  # log-mass at which the search may start
+    highest = math.inf  # the largest log-mass for the start of the search
 
     def gap(self, mass):
         none = mass <= 0  # not NaN
@@ -106,13 +106,13 @@ class FromTop:
 
 
 def two_sum(large: Array, small: Array) -> tuple[Array, Array]:
-    """The sum, rounded, and its rounding error."""
+    """Return the rounded sum and its rounding error."""
     total = large + small
     return total, small - (total - large)
 
 
 def exact_sum(x: Array, y: Array) -> tuple[Array, Array]:
-    """The sum, rounded, and its rounding error, whichever is larger."""
+    """Return the rounded sum and its rounding error, whichever term is larger."""
     total = x + y
     of_y = total - x
     return total, (x - (total - of_y)) + (y - of_y)

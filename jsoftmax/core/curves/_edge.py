@@ -14,7 +14,7 @@ from jsoftmax.core._scores import difference
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """a > 1: p = (xᵃ + a v)₊^(1/a), x the mass of the class at the edge. The place is (x, xᵃ)."""
+    """Curve of a > 1: p = (xᵃ + a v)₊^(1/a) for the mass x at the edge. The place is (x, xᵃ)."""
 
     a: float | Array
 
@@ -41,7 +41,7 @@ class Edge:
         return jnp.where(z == anchor, safe_log(place[0]), log_p)
 
     def argument(self, z, anchor, place):
-        """p^a, negative below the support; at the anchor xᵃ may underflow."""
+        """Return p^a, negative below the support; at the anchor xᵃ may underflow."""
         return self.a * difference(z, anchor) + place[1]
 
     def gap(self, mass):
@@ -51,5 +51,5 @@ class Edge:
         return self.at(place[0] + step)
 
     def at(self, x):
-        """The place at which the class at the edge has the mass x."""
+        """Return the place where the class at the edge has the mass x."""
         return x, jnp.exp(self.a * jnp.log(jnp.maximum(x, 0)))

@@ -1,4 +1,4 @@
-"""The curve of any regularizer, by its log-link."""
+"""The curve of any regularizer, from its log-link."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class LevelPlace(NamedTuple):
-    """A place on `Level`: a log-mass as a sum of two, and log p of the scores that it solves."""
+    """A place on `Level`: a log-mass as a sum of two, and log p of the scores if solved for."""
 
     level: Array
     rest: Array
-    known: Array | None = None  # where they lie in memory
+    known: Array | None = None  # log p, for scores in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Level(FromTop):
-    """Any regularizer: log p = log_link(ω′(e^λ) + v). The place is λ."""
+    """Curve of any regularizer: log p = log_link(ω′(e^λ) + v). The place is λ."""
 
     regularizer: Regularizer
 
@@ -52,7 +52,7 @@ class Level(FromTop):
         return jnp.where(z == -jnp.inf, -jnp.inf, log_p)
 
     def marginals(self, z, anchor, place):
-        """ω′(p)."""
+        """Return ω′(p)."""
         huge = float(jnp.finfo(z.dtype).max) ** 0.5
         # The marginal of the anchor, which is infinite at the end of a domain.
         t = jnp.clip(self.regularizer.log_marginal(place.level), -huge, huge)

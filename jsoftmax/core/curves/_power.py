@@ -1,4 +1,4 @@
-"""The curve of small whole powers, without exponentials: p = (c + a v)₊^(1/a)."""
+"""The curve of small integer powers, without exponentials: p = (c + a v)₊^(1/a)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jsoftmax.core._filled import filled
 from jsoftmax.core._scores import difference
 from jsoftmax.core.curves._curve import FromTop, exact_sum, two_sum
 
-_EXACT = 1, 2, 4  # powers 1/a where a division by a is exact
+_EXACT = 1, 2, 4  # powers 1/a with exact division by a
 
 
 @dataclasses.dataclass(frozen=True)
 class Power(FromTop):
-    """a from about 1/5 to 1: p = (c + a v)₊^(1/a). The place is c, as a sum of two.
+    """Curve of a from about 1/5 to 1: p = (c + a v)₊^(1/a). The place is c, as a sum of two.
 
-    Sparsemax, 1.5-entmax and all whole powers up to the fourth do without exponentials. For a > 1
-    it is right for large p only, which is enough to find about where the edge of the support is.
+    Sparsemax, 1.5-entmax and all integer powers up to the fourth need no exponentials. For a > 1
+    only large p are accurate, which is enough to locate the edge of the support roughly.
     """
 
     a: float | Array
@@ -78,7 +78,7 @@ class Power(FromTop):
         return c + rest
 
     def _whole_power(self):
-        """1/a, if it is a small whole number known while tracing."""
+        """Return 1/a if it is a small integer known while tracing, otherwise None."""
         if not isinstance(self.a, float):
             return None
         power = round(1 / self.a)
@@ -89,7 +89,7 @@ class Power(FromTop):
         return jnp.maximum((difference(z, anchor) * self.a + c) + rest, 0)
 
     def _above(self, z, anchor, place):
-        """z − τ on the support, two operations: τ is known to as many digits as the place."""
+        """Return z − τ on the support, in two operations: τ has as many digits as the place."""
         most = float(jnp.finfo(z.dtype).max)
         tau, rest = exact_sum(jnp.clip(anchor, -most, most), -place[0] / self.a)
         return jnp.maximum((z - tau) - (rest - place[1] / self.a), 0)
@@ -102,15 +102,18 @@ class Power(FromTop):
         return two_sum(jnp.where(near, c, 0), jnp.where(near, rest + grown, grown))
 
     def threshold(self, anchor, place):
-        """The score at which p leaves zero."""
+        """Return the score where p leaves zero."""
         return anchor - (place[0] + place[1]) / self.a
 
 
 def _growth(x: Array) -> Array:
-    """eˣ − 1, to about an eps of x near 0; `jnp.expm1` costs as much as a sum over 64 classes."""
+    """Return eˣ − 1 near 0, to about an eps of x.
+
+    `jnp.expm1` costs as much as a sum over 64 classes.
+    """
     return x * relative_growth(x)
 
 
 def relative_growth(x: Array) -> Array:
-    """(eˣ − 1)/x near 0."""
+    """Return (eˣ − 1)/x near 0."""
     return 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5)))

@@ -1,4 +1,4 @@
-"""The curve of a ≤ 1 in a scale of its own: p = e^λ (1 + a (w + δ))₊^(1/a)."""
+"""The curve of a ≤ 1 on its own scale: p = e^λ (1 + a (w + δ))₊^(1/a)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from jsoftmax.core.curves._power import relative_growth
 
 @dataclasses.dataclass(frozen=True)
 class Scaled(FromTop):
-    """a ≤ 1: p = e^λ (1 + a (w + δ))₊^(1/a), w = v e^(−aλ), at a = 0 too.
+    """Curve of a ≤ 1: p = e^λ (1 + a (w + δ))₊^(1/a), w = v e^(−aλ), at a = 0 too.
 
-    The place is λ and δ, and the scale e^(−aλ), which would else be computed for each class. Any
-    two places with the same e^(aλ) (1 + aδ) are the same. Near the end of a search only δ moves:
-    the scale rounded anew would move classes with little mass by an eps of the largest.
+    The place is λ, δ, and the scale e^(−aλ), stored so that it is not recomputed for each class.
+    Any two places with the same e^(aλ) (1 + aδ) are equal. Near the end of a search only δ moves: a
+    rounding of the scale would move classes with little mass by an eps of the largest.
     """
 
     a: float | Array
-    has_above: bool = False  # scores above the anchor, at which p may be infinite
+    has_above: bool = False  # whether scores may be above the anchor, where p can be infinite
 
     @property
     def slope(self):
@@ -51,7 +51,7 @@ class Scaled(FromTop):
         if isinstance(self.a, float) and self.a <= -0.2:  # far from 0, log loses nothing
             power = 1 + self.a * w
             if self.has_above:
-                # A score may be so far above the anchor that its mass has no bound.
+                # A score may be so far above the anchor that its mass is infinite.
                 least = float(jnp.finfo(w.dtype).max) ** (self.a / 2)
                 power = jnp.where(power < least, least, power)
             return level + jnp.log(power) * (1 / self.a)
@@ -59,7 +59,7 @@ class Scaled(FromTop):
 
     def move(self, place, step):
         level, rest, scale = place
-        # A small δ is known to a small part of an eps.
+        # A small δ is accurate to a small part of an eps.
         near = jnp.abs(rest) + jnp.abs(step) < 2**-12
         x = jnp.where(near, step, 0)
         grown = rest + (1 + self.a * rest) * (x * relative_growth(self.a * x))

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Shift(FromTop):
-    """A link that is a symmetric distribution function: p = link(v + μ), 1 − p = link(−v − μ).
+    """Curve of a symmetric distribution function as link: p = link(v + μ), 1 − p = link(−v − μ).
 
     The place is μ, as a sum of two.
     """
 
     regularizer: Regularizer
 
-    order = 1.0  # near 1, or at a kink, no more is sure
+    order = 1.0  # near p = 1, or at a kink, no higher order is certain
     slope = 1.0
     highest = math.log(0.5)
 
@@ -39,11 +39,11 @@ class Shift(FromTop):
         return self.regularizer.link(self.marginals(z, anchor, place))
 
     def is_near_one(self, place):
-        """Whether the anchor has so much mass that the slopes of all masses sum to little."""
+        """Return whether the mass of the anchor is so near 1 that the slopes sum to little."""
         return place[0] > self.at_level(filled(place[0], math.log(0.75)))[0]
 
     def complements(self, z, anchor, place):
-        """1 − p."""
+        """Return 1 − p."""
         return self.regularizer.complement(self.marginals(z, anchor, place))
 
     def log_masses(self, z, anchor, place):
@@ -51,12 +51,12 @@ class Shift(FromTop):
         return jnp.where(z == -jnp.inf, -jnp.inf, self.regularizer.log_link(t, t))
 
     def log_complements(self, z, anchor, place):
-        """log(1 − p)."""
+        """Return log(1 − p)."""
         t = -self.marginals(z, anchor, place)
         return self.regularizer.log_link(t, t)
 
     def marginals(self, z, anchor, place):
-        """ω′(p)."""
+        """Return ω′(p)."""
         shift, rest = place
         return (difference(z, anchor) + shift) + rest
 

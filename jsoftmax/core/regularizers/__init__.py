@@ -1,4 +1,4 @@
-"""The regularizers of the library. What they override makes them fast and precise."""
+"""The regularizers of the library. They override base-class methods for speed and precision."""
 
 from jsoftmax.core.regularizers._chosen import chosen, of_order
 from jsoftmax.core.regularizers._elastic import Elastic

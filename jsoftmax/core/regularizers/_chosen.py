@@ -1,4 +1,4 @@
-"""The regularizer that a function was given, by name or by its order α."""
+"""Resolve the regularizer of a function call, given as an object or by its order α."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jsoftmax.core.regularizers._tsallis import Tsallis
 
 
 def of_order(function: str, alpha: Any, beside_axis: bool = True) -> Tsallis:
-    """Return Tsallis' regularizer of an α that `function` was given.
+    """Return Tsallis' regularizer for the argument `alpha` of `function`.
 
-    `beside_axis` says that it may have been confused with an axis.
+    With `beside_axis` the error suggests that an axis was passed as α.
 
     Raises:
         ValueError: for an α known while tracing that is not positive.
@@ -38,7 +38,7 @@ def chosen(
     order: float = 1.5,
     beside_axis: bool = True,
 ) -> Regularizer:
-    """Return the regularizer that `function` was given, by name or by its order α.
+    """Return the regularizer of a call of `function`, given as an object or by its order α.
 
     Raises:
         ValueError: if both are given, or for an α known while tracing that is not positive.

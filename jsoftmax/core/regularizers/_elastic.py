@@ -1,4 +1,4 @@
-"""Negative entropy and a square."""
+"""The elastic regularizer: negative entropy plus a squared norm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jsoftmax.core._wright_omega import wright_omega
 
 @dataclasses.dataclass(frozen=True)
 class Elastic(Regularizer):
-    r"""Negative entropy and a square: between `softmax` and a softmax of sparsemax's evenness.
+    r"""Negative entropy plus a squared norm: softmax with saturating scores.
 
     .. math:: Ω(p) = \sum_i p_i \log p_i + \frac{λ}{2} (‖p‖² - 1)
 
@@ -68,7 +68,7 @@ class Elastic(Regularizer):
         return jnp.where(w > 1, jnp.log(jnp.maximum(w, 1)) - jnp.log(strength), t - w)
 
     def _grown(self, t):
-        """w = λp, with w + log w = t + log λ and log p = t − w, which cancels where w is large."""
+        """Return w = λp, solving w + log w = t + log λ. For large w, log p = t − w cancels."""
         some = jnp.asarray(self.strength, t.dtype) > 0
         strength = jnp.where(some, self.strength, 1).astype(t.dtype)
         return jnp.where(some, wright_omega(t + jnp.log(strength)), 0), strength
@@ -81,7 +81,7 @@ class Elastic(Regularizer):
         return 1 / (1 + self.strength * jnp.exp(log_p))
 
     def without_limit(self) -> tuple[Elastic, bool | Array]:
-        """Return NaN in the place of a traced λ below 0."""
+        """Return the regularizer with NaN in place of a traced λ below 0."""
         if isinstance(self.strength, float):
             return self, False
         return Elastic(jnp.where(self.strength >= 0, self.strength, jnp.nan)), False

@@ -1,4 +1,4 @@
-"""The binary entropy of each probability."""
+"""The Fermi–Dirac regularizer: the binary entropy of each probability."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FermiDirac(Symmetric):
         return jnp.where(log_p < 0, finite, jnp.where(log_p == log_p, jnp.inf, log_p))
 
     def divergence(self, y: Array, p: Array, log_p: Array) -> Array:
-        """Return KL of y from p, and of 1 − y from 1 − p."""
+        """Return KL of y from p plus KL of 1 − y from 1 − p."""
         rest = 1 - p
         log_rest = jnp.log(jnp.where(rest > 0, rest, 1))
         log_rest = jnp.where(rest > 0, log_rest, jnp.where(rest == 0, -jnp.inf, jnp.nan))

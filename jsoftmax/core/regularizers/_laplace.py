@@ -1,4 +1,4 @@
-"""Laplace's distribution function as a link."""
+"""The regularizer with Laplace's distribution function as its link."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Laplace(Symmetric):
         return jnp.where(low <= 0, low, jnp.where(log_p == log_p, high, log_p))
 
     def divergence(self, y: Array, p: Array, log_p: Array) -> Array:
-        """Return ω(y) − ω(p) − ω′(p)(y − p), on one side of ½ a KL of y or of 1 − y."""
+        """Return ω(y) − ω(p) − ω′(p)(y − p): with both on one side of ½, a KL of y or of 1 − y."""
         rest = jnp.where(p < 1, 1 - p, 0)
         log_rest = jnp.where(rest > 0, jnp.log(positive(rest)), -jnp.inf)
         inside = jnp.clip(p, float(jnp.finfo(p.dtype).tiny), 1 - float(jnp.finfo(p.dtype).eps) / 2)

@@ -1,4 +1,4 @@
-"""Regularizers of a probability and of its complement alike."""
+"""Regularizers that are symmetric in a probability and its complement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jsoftmax.core.curves import Curve, Shift
 
 @dataclasses.dataclass(frozen=True)
 class Symmetric(Regularizer):
-    """One with ω(p) = ω(1 − p), whose link is a symmetric distribution function."""
+    """A regularizer with ω(p) = ω(1 − p): its link is a symmetric distribution function."""
 
     def complement(self, t: Array) -> Array:
         """Return 1 − p, which is the link of −t."""

@@ -25,8 +25,8 @@ class Tsallis(Regularizer):
 
     .. math:: Ω_α(p) = \frac{\sum_i p_i^α - 1}{α(α-1)}, \qquad Ω_1(p) = \sum_i p_i \log p_i
 
-    `entmax(z, alpha)` is `regularized_argmax(z, Tsallis(alpha))`. A Python number is part of the
-    program, and 1, 1.5 and 2 are fast; a `jax.Array` may be traced, learned, and differ by row.
+    `entmax(z, alpha)` is `regularized_argmax(z, Tsallis(alpha))`. A Python number is static, and 1,
+    1.5 and 2 are fast; a `jax.Array` may be traced, learned, and differ by row.
 
     Args:
         alpha: α > 0, a number or an array with size 1 along the class axis (for attention: of
@@ -102,7 +102,7 @@ class Tsallis(Regularizer):
     def divergence(self, y: Array, p: Array, log_p: Array) -> Array:
         """Return ω(y) − ω(p) − ω′(p)(y − p) ≥ 0.
 
-        For y = 0 it is p^α/α. Otherwise, with w = log(p/y), it is y^α β(w) for
+        For y = 0 this is p^α/α. Otherwise, with w = log(p/y), it is y^α β(w) for
 
             β(w) = (e^{αw} − 1)/α − (e^{aw} − 1)/a = e^{aw} w [φ(w) − φ(−aw)]/α,  φ(x) = (eˣ − 1)/x,
 
@@ -144,7 +144,7 @@ class Tsallis(Regularizer):
     def on_curve(self, anywhere: Callable, solved: Callable[[Curve], Any]) -> Any:
         """Return `solved` on the curve that suits α: of all rows, or, for a traced α, of each row.
 
-        All its results have one number, or one entry, a row, to which α broadcasts.
+        Every result of `solved` has a shape that α broadcasts to.
         """
         a = self.exponent
         if not isinstance(a, Array):
@@ -158,7 +158,7 @@ class Tsallis(Regularizer):
             return solved(Scaled(jnp.where(jnp.abs(a) < 1e-20, 1e-20, a)))
 
         def each():
-            # A search leaves the rows of the other curve after one look at the NaN of their a.
+            # Rows of the other curve have a = NaN, so that a search stops there at its first step.
             beyond, below = (jnp.where(rows, a, jnp.nan) for rows in (a > 1, a <= 1))
             return jax.tree.map(
                 lambda x, y: jnp.where(a > 1, x, y), solved(Edge(beyond)), scaled(below)
@@ -181,7 +181,7 @@ class Tsallis(Regularizer):
         return self.alpha > 2
 
     def without_limit(self) -> tuple[Tsallis, bool | Array]:
-        """Return α = 2 in the place of ∞, and NaN in that of a traced α that is not positive."""
+        """Return α = 2 in place of ∞, and NaN in place of a traced α that is not positive."""
         if isinstance(self.alpha, float):
             return (Tsallis(2.0), True) if self.alpha == jnp.inf else (self, False)
         limit = self.alpha == jnp.inf
@@ -193,5 +193,5 @@ SHANNON = Tsallis(1.0)
 
 
 def _large(dtype) -> float:
-    """So large that one more factor of any reasonable size does not overflow."""
+    """Return a number so large that one more factor of reasonable size does not overflow."""
     return float(jnp.finfo(dtype).max) ** 0.8

@@ -1,4 +1,4 @@
-"""Scores → masks of the classes that stay, and draws from these: sampling of language models."""
+"""Truncated sampling for language models: masks of the kept classes, and draws from them."""
 
 from jsoftmax.sampling.truncation._cut_masks import eta_mask, min_p_mask, top_n_sigma_mask
 from jsoftmax.sampling.truncation._mass_masks import top_k_mask, top_p_mask, typical_mask

@@ -1,4 +1,4 @@
-"""Masks of the classes that stay, by a cut that a formula gives: min-p, top-nσ, η."""
+"""Truncation masks with a closed-form cut: min-p, top-nσ, η."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def min_p_mask(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the classes with at least `min_p` times the largest probability.
+    r"""Return the mask of the classes with at least `min_p` times the largest probability.
 
     .. math:: m_i = [q_i ≥ p_{\min} \max_j q_j], \qquad q = \mathrm{softmax}(z/T)
 
-    It takes one maximum and a comparison. Give it as `where` to `softmax`, `categorical` or another
+    It takes one maximum and a comparison. Pass it as `where` to `softmax`, `categorical` or another
     mask.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         min_p: from 0 to 1; a number or an array with size 1 along `axis`, traced or not. 0 keeps
-            every class, 1 the largest. A traced one out of this range is clipped to it, and a NaN
-            keeps every class.
+            every class, 1 the largest. A traced value out of range is clipped, and NaN keeps every
+            class.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
-            scores; T < 0 turns the order over.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+            scores; T < 0 reverses the order.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Never empty, except where no class takes part.
@@ -74,20 +74,21 @@ def top_n_sigma_mask(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the scores within n standard deviations of the largest.
+    r"""Return the mask of the scores within n standard deviations of the largest.
 
     .. math:: m_i = [z_i ≥ \max_j z_j - n σ], \qquad σ² = \frac1K \sum_j (z_j - \bar z)²
 
-    No temperature changes it. Give it as `where` to `softmax`, `categorical` or another mask.
+    It does not depend on a temperature. Pass it as `where` to `softmax`, `categorical` or another
+    mask.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         n: at least 0; a number or an array with size 1 along `axis`, traced or not. 0 keeps the
-            largest, ∞ every class. A traced n below 0 is taken as 0, and a NaN keeps every class.
+            largest, ∞ every class. A traced n below 0 counts as 0, and NaN keeps every class.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out of σ too, and so
             are scores of −∞.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Never empty, except where no class takes part.
@@ -120,24 +121,23 @@ def eta_mask(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the classes with a probability of at least η, which falls with the entropy.
+    r"""Return the mask of the classes with probability at least η, which falls with the entropy.
 
     .. math:: m_i = [q_i ≥ η], \qquad η = \min(ε, \sqrt ε e^{-H(q)}), \qquad
               q = \mathrm{softmax}(z/T)
 
-    Give it as `where` to `softmax`, `categorical` or another mask.
+    Pass it as `where` to `softmax`, `categorical` or another mask.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         epsilon: ε from 0 to 1; a number or an array with size 1 along `axis`, traced or not. 0
-            keeps every class. A traced ε out of this range is clipped to it, and a NaN keeps every
-            class.
+            keeps every class. A traced ε out of range is clipped, and NaN keeps every class.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out, and the
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
-            scores; T < 0 turns the order over.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+            scores; T < 0 reverses the order.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Never empty, except where no class takes part: the
@@ -164,7 +164,7 @@ def eta_mask(
     return ask.unmasked(found, False)
 
 
-# Each is compiled once for a shape also when it is called outside of `jit`.
+# Each is compiled once for each shape, also when called outside `jit`.
 @partial(jax.jit, static_argnums=3, inline=True)
 def _by_ratio(z: Array, ratio: Array, temperature: Array | None, classes: ClassAxis) -> Array:
     return kept.kept_by_ratio(z, ratio, temperature, classes.max(z), classes)

@@ -1,4 +1,4 @@
-"""Find the cut at or above which classes together weigh a target, by maxima and sums alone.
+"""Find the cut that keeps classes of a target total weight, by maxima and sums alone.
 
 For weights w ≥ 0 and an order u of the classes,
 
@@ -6,8 +6,8 @@ For weights w ≥ 0 and an order u of the classes,
 
 S is a step function that falls in t. log S/(Σw − S) is close to a straight line in t, since tails
 of scores are close to exponential: a secant on it, kept in a bracket, comes within some hundred
-classes of the cut in 3 to 6 sums. These are then found exactly among the maxima of short blocks,
-which one more sum confirms. Halving the bits of t would take 31 sums.
+classes of the cut in 3 to 6 sums. The cut itself is then read from the maxima of short blocks, and
+one more sum confirms it. Halving the bits of t would take 31 sums.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from jax import Array
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._filled import filled
 
-_PATIENCE = 8  # turns of the secant alone; then every third halves the bits of the bracket
-_NEAR = 300  # classes between an end of the bracket and the cut, about: then they are looked at
-_BLOCKS = (16, 8)  # classes of which one is looked at; the larger, if it divides the row
-_ROUNDING = 4  # eps: what sums of a whole row are wrong by, about
+_PATIENCE = 8  # secant steps alone; then every third step halves the bits of the bracket
+_NEAR = 300  # about so many classes from an end of the bracket to the cut, their maxima are used
+_BLOCKS = (16, 8)  # classes per block with one maximum; the larger, if it divides the row
+_ROUNDING = 4  # eps: the approximate error of sums of a whole row
 
 
 class _Bracket(NamedTuple):
-    """S(low) ≥ target > S(high), one of each a row."""
+    """Brackets S(low) ≥ target > S(high), one per row."""
 
     low: Array
     high: Array
-    mass_low: Array  # S(low),
-    mass_high: Array  # and S(high), 0 while it is not known;
-    rise_low: Array  # the function whose zero the secant looks for, or half of it
+    mass_low: Array  # S(low)
+    mass_high: Array  # S(high), 0 while it is not known
+    rise_low: Array  # at low, the function that the secant finds a zero of, or half of it
     rise_high: Array
     turned: Array  # the end that moved last: 1 for low, −1 for high
-    is_stuck: Array  # whether the last sum was that of an end: between them lies no class
+    is_stuck: Array  # whether the last sum equalled that of an end: no class is in between
     found: Array  # whether low is a cut
     turn: Array
 
@@ -55,17 +55,17 @@ def cut_at(
     classes: ClassAxis,
     is_monotone: bool = True,
 ) -> Array:
-    """Return a cut t a row: the classes with `order` ≥ t are the fewest that weigh the target.
+    """Return a cut t per row: the classes with `order` ≥ t are the fewest that weigh the target.
 
     Classes of the same order stay together. A mass that differs from the target by the rounding of
     its sum counts as the target.
 
     Args:
-        order: u, −∞ for classes that take no part.
+        order: u, −∞ for excluded classes.
         weights: w; None for 1 each.
         total: Σ w.
         target: at most the total. Below the weight of one class, the largest stay.
-        lowest: an order at or above which the classes weigh the target for certain.
+        lowest: an order low enough that the classes from it on weigh the target for certain.
         anchor: with the rate, a bound on weights: no class with u ≥ t has less than
             exp(rate · min(t − anchor, 0)).
         rate: see `anchor`; 0 where all weights are 1.
@@ -73,7 +73,7 @@ def cut_at(
         classes: the class axis.
     """
     given = (order, weights, total, target, lowest, anchor, rate)
-    constants = jax.tree.map(jax.lax.stop_gradient, given)  # which classes stay has no derivative
+    constants = jax.tree.map(jax.lax.stop_gradient, given)  # the kept set has no derivative
     return classes.by_rows(partial(_searched, classes, is_monotone), *constants)
 
 
@@ -89,13 +89,13 @@ def _searched(
     rate: Array,
 ) -> Array:
     top = classes.max(order)
-    top = jnp.where(target == target, top, top)  # varies over a mesh as the target does too
+    top = jnp.where(target == target, top, top)  # varies over the mesh axes of the target too
     row = _Row(classes, order, weights, total, lowest, top, anchor, rate, is_monotone)
     return row.cut(target, row.block())
 
 
 class _Row(NamedTuple):
-    """A row of which a cut is sought: see `cut_at`."""
+    """A row to be cut: see `cut_at`."""
 
     classes: ClassAxis
     order: Array
@@ -109,12 +109,12 @@ class _Row(NamedTuple):
 
     def mass(self, t: Array) -> Array:
         here = self.order >= t
-        if self.weights is None:  # whole numbers, exact up to 2³¹
+        if self.weights is None:  # integers, exact up to 2³¹
             return self.classes.sum(here.astype(jnp.int32)).astype(self.total.dtype)
         return self.classes.sum(jnp.where(here, self.weights, 0))
 
     def least(self, t: Array) -> Array:
-        """A weight that no class with u ≥ t is below."""
+        """Return a lower bound of the weights of classes with u ≥ t."""
         below = t - self.anchor
         return jnp.exp(jnp.where(below < 0, below * self.rate, 0))
 
@@ -124,18 +124,18 @@ class _Row(NamedTuple):
 
     def is_cut(self, low: Array, s: Array, target: Array) -> Array:
         rounding = _ROUNDING * float(jnp.finfo(s.dtype).eps) * s
-        # Without any of its classes it would weigh too little. A NaN ends the search.
+        # Without one of its classes the total would be too small. A NaN ends the search.
         return ~(s - self.least(low) >= target) | (s - target <= rounding)
 
     def block(self) -> int | None:
-        """The length of the blocks of which the maxima are looked at; None in short rows."""
+        """The length of the blocks that are reduced to their maxima; None in short rows."""
         fits = (n for n in _BLOCKS if self.classes.peaks(self.order, size=n) is not None)
         return next(fits, None)
 
     def cut(self, target: Array, block: int | None) -> Array:
-        """The cut, by secants, and near it by looks at the maxima of blocks."""
+        """Return the cut, by secants, and near it from the maxima of blocks."""
         aim = self.rise(target)
-        alone = self.least(self.top)  # the largest weighs at least that
+        alone = self.least(self.top)  # a lower bound of the weight of the largest
         nothing = filled(self.top, 0)
         start = _Bracket(
             low=jnp.where(alone >= target, self.top, self.lowest),
@@ -159,7 +159,7 @@ class _Row(NamedTuple):
             t = jnp.where(is_late, _between(b.low, b.high), t)
             t = jnp.where(t == t, t, b.high)
             above, below = self.distances(b, target, t)
-            # Nothing lies on one side of the last t, or little lies between an end and the cut.
+            # No class is on one side of the last t, or few are between an end and the cut.
             is_near = b.is_stuck if block is None else jnp.minimum(above, below) < _NEAR
             wants = is_near & ~is_late & ~b.found
             t = jax.lax.cond(
@@ -173,7 +173,7 @@ class _Row(NamedTuple):
         return end.low
 
     def distances(self, b: _Bracket, target: Array, near: Array) -> tuple[Array, Array]:
-        """At most how many classes are between the low end and the cut, and the cut and the high.
+        """Return bounds on the number of classes from the low end to the cut, and to the high end.
 
         The latter holds if the cut is not below `near`.
         """
@@ -183,10 +183,10 @@ class _Row(NamedTuple):
         )
 
     def probed(self, b: _Bracket, target: Array, from_low: Array, block: int | None) -> Array:
-        """The cut, if of the classes from an end of the bracket to it no two share a block.
+        """Return the cut, if no two classes from an end of the bracket to the cut share a block.
 
-        From the high end they are the fewest that weigh what it lacks, from the low end the fewest
-        that weigh more than it has too much.
+        From the high end they are the fewest that weigh its deficit, from the low end the fewest
+        that weigh more than its excess.
         """
         before_high = jnp.where(self.order < b.high, self.order, -jnp.inf)
         if block is None:  # the next class
@@ -200,7 +200,7 @@ class _Row(NamedTuple):
         too_much = b.mass_low - target
         if weights is None:
             more, unit = too_much + 1, jnp.ones_like(too_much)
-        else:  # from the low end in units of the least weight, which all are at least
+        else:  # from the low end in units of the least weight, a lower bound of all
             more, unit = _next(too_much), jnp.where(from_low, self.least(b.low), 1)
             weights = weights / unit
         each = jnp.ones_like(toward) if weights is None else weights
@@ -219,11 +219,11 @@ class _Row(NamedTuple):
         return jnp.where(from_low, -cut, cut)
 
     def tried(self, b: _Bracket, t: Array, target: Array, aim: Array) -> _Bracket:
-        """The bracket after a sum at t."""
+        """Return the bracket after a sum at t."""
         s = self.mass(t)
         enough = s >= target
         f = self.rise(s) - aim
-        # An end that stays twice gets half its weight (the Illinois rule), or the secant creeps.
+        # An end that stays twice gets half its weight (the Illinois rule); else the secant creeps.
         half_low = jnp.where(b.turned < 0, 0.5, 1.0).astype(s.dtype)
         half_high = jnp.where(b.turned > 0, 0.5, 1.0).astype(s.dtype)
         moved = _Bracket(
@@ -246,26 +246,26 @@ class _Row(NamedTuple):
 
 
 def _ordered(x: Array) -> Array:
-    """Floats as integers of the same order."""
+    """Return floats as integers of the same order."""
     kind = np.dtype(f"int{8 * x.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(x, kind)
     return jnp.where(bits < 0, bits ^ np.iinfo(kind).max, bits)
 
 
 def _floats(ordered: Array, dtype: np.dtype) -> Array:
-    """The inverse of `_ordered`."""
+    """Return the floats of integers, the inverse of `_ordered`."""
     kind = ordered.dtype
     bits = jnp.where(ordered < 0, ordered ^ np.iinfo(kind).max, ordered)
     return jax.lax.bitcast_convert_type(bits, dtype)
 
 
 def _between(low: Array, high: Array) -> Array:
-    """The float in the middle of all floats from `low` to `high`."""
+    """Return the float in the middle of all floats from `low` to `high`."""
     a, b = _ordered(low), _ordered(high)
     return _floats((a >> 1) + (b >> 1) + (a & b & 1), low.dtype)
 
 
 def _next(x: Array) -> Array:
-    """The next float above a finite one."""
+    """Return the next float above a finite one."""
     ordered = _ordered(jnp.where(x == 0, 0, x))  # −0 has other bits than 0
     return jnp.where(jnp.abs(x) < jnp.inf, _floats(ordered + 1, x.dtype), x)

@@ -1,6 +1,6 @@
-"""Decide which classes of a row stay, for scores whose excluded classes are at −∞.
+"""Decide which classes of a row stay; excluded classes have scores of −∞.
 
-No choice is empty where a class takes part. A NaN always stays, so that it is seen.
+At least one class stays in a row that is not fully masked. A NaN always stays, to remain visible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jsoftmax.sampling.truncation._cut_search import cut_at
 
 
 def kept_by_rank(z: Array, k: Array, classes: ClassAxis) -> Array:
-    """Keep the k largest scores, with all that equal the last of them."""
+    """Keep the k largest scores, with all ties of the last of them."""
     total = classes.sum((z > -jnp.inf).astype(jnp.int32)).astype(z.dtype)
     lowest = -classes.max(jnp.where(z > -jnp.inf, -z, -jnp.inf))
     target = jnp.minimum(jnp.maximum(k, 1), total)
@@ -26,11 +26,11 @@ def kept_by_rank(z: Array, k: Array, classes: ClassAxis) -> Array:
 def kept_by_mass(
     z: Array, p: Array, temperature: Array | None, top: Array, classes: ClassAxis
 ) -> Array:
-    """Keep the largest scores that together have probability p, with all that equal the last."""
+    """Keep the largest scores that together have probability p, with all ties of the last."""
     w = jnp.exp(relative(z, temperature, top, classes))
     total = classes.sum(w)
     p = jnp.clip(p, 0, 1)
-    # Of n classes those below a share (1 − p)/n of the largest have at most 1 − p together.
+    # Of n classes, those below a share (1 − p)/n of the largest have at most 1 − p together.
     t = jnp.ones((), z.dtype) if temperature is None else temperature
     lowest = top + _product(jnp.log((1 - p) / classes.size(z)), t)
     return at_least(z, cut_at(z, w, total, p * total, lowest, top, 1 / t, classes))
@@ -39,13 +39,13 @@ def kept_by_mass(
 def kept_by_typicality(
     z: Array, p: Array, temperature: Array | None, top: Array, classes: ClassAxis
 ) -> Array:
-    """Keep those with −log p closest to the entropy that together have probability p."""
+    """Keep the classes with −log p closest to the entropy that together have probability p."""
     v, w, total, v_mean = _weighed(z, temperature, top, classes)  # log p + H is v − its mean
     nearness = jnp.where(v > -jnp.inf, -jnp.abs(v - v_mean), v)
     lowest = -classes.max(jnp.where(nearness > -jnp.inf, -nearness, -jnp.inf))
     one = jnp.ones((), z.dtype)
     target = jnp.clip(p, 0, 1) * total
-    # At a distance d from the mean a class weighs exp(mean − d) at least.
+    # At a distance d from the mean a class weighs at least exp(mean − d).
     cut = cut_at(nearness, w, total, target, lowest, -v_mean, one, classes, is_monotone=False)
     return at_least(nearness, cut)
 
@@ -87,7 +87,7 @@ def at_least(order: Array, cut: Array) -> Array:
 
 
 def relative(z: Array, temperature: Array | None, top: Array, classes: ClassAxis) -> Array:
-    """(z − max z)/T with its limits; −∞ for classes that have no mass beside one of +∞."""
+    """Return (z − max z)/T with its limits; −∞ for classes without mass beside one of +∞."""
     if temperature is not None:
         return cooled(z, temperature, classes, top)
     v = difference(z, top)
@@ -97,7 +97,7 @@ def relative(z: Array, temperature: Array | None, top: Array, classes: ClassAxis
 def _weighed(
     z: Array, temperature: Array | None, top: Array, classes: ClassAxis
 ) -> tuple[Array, Array, Array, Array]:
-    """v = (z − max z)/T, w = eᵛ, Σ w, and the mean of v by w."""
+    """Return v = (z − max z)/T, w = eᵛ, Σ w, and the mean of v by w."""
     v = relative(z, temperature, top, classes)
     w = jnp.exp(v)
     total = classes.sum(w)
@@ -106,7 +106,7 @@ def _weighed(
 
 
 def _product(log_share: Array, temperature: Array) -> Array:
-    """T log(share), 0 at T = 0."""
+    """Return T log(share), 0 at T = 0."""
     is_cold = temperature < jnp.finfo(temperature.dtype).tiny
     most = jnp.finfo(temperature.dtype).max
     finite = jnp.maximum(log_share, -most) * jnp.where(is_cold, 0, jnp.minimum(temperature, most))

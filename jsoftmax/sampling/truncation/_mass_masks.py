@@ -1,4 +1,4 @@
-"""Masks of the classes that stay, by how many or how much they are: top-k, top-p, typical."""
+"""Truncation masks that keep a given number or mass of classes: top-k, top-p, typical."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def top_k_mask(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the k largest scores of each row, without sorting.
+    r"""Return the mask of the k largest scores of each row, without sorting.
 
     .. math:: m_i = [z_i ≥ t], \qquad t = \max\{t : |\{j : z_j ≥ t\}| ≥ k\}
 
-    Give it as `where` to `softmax`, `categorical`, another mask, or a loss. The cut t is found by
+    Pass it as `where` to `softmax`, `categorical`, another mask, or a loss. The cut t is found by
     maxima and sums, so a vocabulary that is split over a mesh is not gathered.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         k: how many stay, at least 1; a number or an array with size 1 along `axis`, traced or not.
-            K or more keeps every class. A traced k below 1 is taken as 1, a NaN as K.
+            K or more keeps every class. A traced k below 1 counts as 1, a NaN as K.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out, and not
             counted.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Scores equal to the last that stays stay too, so
@@ -46,7 +46,7 @@ def top_k_mask(
     Raises:
         TypeError: if `logits` are not real numbers or `where` is not boolean.
         ValueError: if shapes do not fit, `axis` is out of range, there are no classes, or `k` is a
-            number below 1 or not whole.
+            number below 1 or not an integer.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -72,24 +72,23 @@ def top_p_mask(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the fewest classes that together have probability p (nucleus), without sorting.
+    r"""Return the mask of the fewest classes with total probability p (nucleus), without sorting.
 
     .. math:: m_i = [z_i ≥ t], \qquad t = \max\{t : \sum_{z_j ≥ t} \mathrm{softmax}(z/T)_j ≥ p\}
 
-    Give it as `where` to `softmax`, `categorical` or another mask. The cut t is found by maxima and
+    Pass it as `where` to `softmax`, `categorical` or another mask. The cut t is found by maxima and
     sums, so a vocabulary that is split over a mesh is not gathered.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         p: from 0 to 1; a number or an array with size 1 along `axis`, traced or not. 0 keeps the
-            largest, 1 every class. A traced p out of this range is clipped to it, and a NaN keeps
-            every class.
+            largest, 1 every class. A traced p out of range is clipped, and NaN keeps every class.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out, and the
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
-            scores; T < 0 turns the order over.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+            scores; T < 0 reverses the order.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Scores equal to the last that stays stay too. A
@@ -125,25 +124,25 @@ def typical_mask(
     temperature: ArrayLike = 1.0,
     axis_name: Hashable | None = None,
 ) -> Bool[Array, "..."]:
-    r"""Mask of the classes closest to the entropy that together have probability p.
+    r"""Return the mask of the classes closest to the entropy that together have probability p.
 
     .. math:: m_i = [|\log q_i + H(q)| ≤ d], \qquad q = \mathrm{softmax}(z/T)
 
-    with the smallest d for which their probability is p. Beside the improbable classes it leaves
-    out those that are more probable than typical, the largest among them. Give it as `where` to
-    `softmax`, `categorical` or another mask.
+    with the smallest d that gives them probability p. Besides improbable classes it leaves out
+    those that are more probable than typical, even the largest. Pass it as `where` to `softmax`,
+    `categorical` or another mask.
 
     Args:
         logits: scores z of shape [..., K, ...], any real dtype.
         p: from 0 to 1; a number or an array with size 1 along `axis`, traced or not. 0 keeps the
-            closest class, 1 every class. A traced p out of this range is clipped to it, and a NaN
-            keeps every class.
+            closest class, 1 every class. A traced p out of range is clipped, and NaN keeps every
+            class.
         axis: the class axis or axes; None for all.
         where: boolean mask that broadcasts to `logits`. Other classes are left out, and the
             probabilities are those of the remaining ones.
         temperature: T, a number or an array with size 1 along `axis`. T = 0 keeps the largest
-            scores; T < 0 turns the order over.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+            scores; T < 0 reverses the order.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         A boolean mask of the shape of `logits`. Classes as close as the last that stays stay too. A
@@ -170,7 +169,7 @@ def typical_mask(
     return ask.unmasked(found, False)
 
 
-# Each is compiled once for a shape also when it is called outside of `jit`.
+# Each is compiled once for each shape, also when called outside `jit`.
 @partial(jax.jit, static_argnums=2, inline=True)
 def _by_rank(z: Array, k: Array, classes: ClassAxis) -> Array:
     return kept.kept_by_rank(z, k, classes)

@@ -1,4 +1,4 @@
-"""Penalties for tokens that have occurred, and the counts that they need."""
+"""Penalties for repeated tokens, and the counts of occurrences that they need."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def penalized_logits(
               r_i = \begin{cases} 1/θ & z_i > 0 \\ θ & z_i ≤ 0 \end{cases}
               \text{ where } c_i + c^{\text{prompt}}_i > 0, \text{ and } 1 \text{ elsewhere}
 
-    with counts c of the tokens generated so far. The repetition penalty θ looks at the prompt too.
+    with counts c of the tokens generated so far. The repetition penalty θ counts the prompt too.
 
     Args:
         logits: scores z of shape [..., K], any real dtype.
-        counts: c ≥ 0, how often each class has been generated; it broadcasts to `logits`, as all
-            that follow. `token_counts` makes it.
-        prompt_counts: how often each occurs in the prompt.
-        repetition: θ > 0; above 1 it lowers what has occurred, 1 changes nothing.
-        presence: π, subtracted once from what has been generated.
+        counts: c ≥ 0, how often each class has been generated, as `token_counts` returns it. This
+            and all following arguments broadcast to `logits`.
+        prompt_counts: how often each class occurs in the prompt.
+        repetition: θ > 0; above 1 it lowers tokens that have occurred, 1 changes nothing.
+        presence: π, subtracted once from every token that has been generated.
         frequency: φ, subtracted for each occurrence.
         bias: b, added at the end: a bias for single tokens, −∞ to exclude them.
 
@@ -47,9 +47,9 @@ def penalized_logits(
         computed in float32 at least. Differentiable in `logits` and the penalties.
 
     Raises:
-        TypeError: if an argument is not of real numbers.
-        ValueError: if a shape does not fit, or `repetition` is a number that is not positive. A
-            traced one gives NaN.
+        TypeError: if an argument does not hold real numbers.
+        ValueError: if a shape does not broadcast, or `repetition` is a number that is not positive.
+            A traced one gives NaN.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,11 +101,11 @@ def token_counts(
     .. math:: c_i = |\{t : y_t = i\}|
 
     Args:
-        tokens: classes y, integers of shape [..., t]. Others than 0 to K − 1 count for nothing.
+        tokens: classes y, integers of shape [..., t]. Values out of range [0, K) are not counted.
         classes: K, on all parts together.
         where: boolean mask that broadcasts to `tokens`: only these are counted.
-        axis_name: name of the mesh or `vmap` axis over which the classes are split evenly: the
-            counts are then those of this part.
+        axis_name: name of the mesh or `vmap` axis that splits the classes evenly; the counts are
+            then those of this part.
 
     Returns:
         Counts of shape [..., K], int32.
@@ -113,8 +113,8 @@ def token_counts(
     Raises:
         TypeError: if `tokens` are not integers, `where` is not boolean, or `classes` is not an
             integer.
-        ValueError: if `tokens` is a single number, shapes do not fit, `classes` is not positive, or
-            parts do not divide it.
+        ValueError: if `tokens` is a single number, shapes do not fit, or `classes` is not positive
+            or not divisible by the number of parts.
 
     Example:
         >>> import jax.numpy as jnp

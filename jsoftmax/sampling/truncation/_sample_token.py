@@ -44,11 +44,11 @@ def sample_token(
 
     .. math:: P(y = i) ∝ m_i e^{z_i/T}
 
-    The mask m is made by `top_n_sigma_mask`, `top_k_mask`, `top_p_mask`, `min_p_mask`,
-    `typical_mask` and `eta_mask`, in this order, each of the classes that those before it left.
-    None leaves one out. Nothing is sorted, and a vocabulary that is split over a mesh is not
-    gathered. A batch may mix requests: every setting may be an array with one number a row, with
-    T = 0 for a greedy row, k = K, p = 1, `min_p` = 0 or ε = 0 for one that is not truncated by it.
+    The mask m combines `top_n_sigma_mask`, `top_k_mask`, `top_p_mask`, `min_p_mask`, `typical_mask`
+    and `eta_mask`, in this order, each applied to the classes that the previous ones kept. None
+    skips one. Nothing is sorted, and a vocabulary that is split over a mesh is not gathered. A
+    batch may mix requests: every setting may be an array with one number per row. T = 0 makes a row
+    greedy; k = K, p = 1, `min_p` = 0 or ε = 0 switch off that truncation for a row.
 
     Args:
         key: a key of `jax.random`. The draws are those of `categorical` with `where` = m.
@@ -57,26 +57,26 @@ def sample_token(
             numbered row-major.
         temperature: T ≥ 0, a number or an array with size 1 along `axis`. T = 0 draws evenly among
             the largest scores.
-        k: how many of the largest stay, at least 1; as all that follow a number or an array with
-            size 1 along `axis`, traced or not.
-        p: the probability of the fewest that stay (nucleus), from 0 to 1.
-        min_p: the least probability of those that stay, in units of the largest, from 0 to 1.
+        k: how many of the largest stay, at least 1; like the following settings a number or an
+            array with size 1 along `axis`, traced or not.
+        p: the probability of the fewest classes that stay (nucleus), from 0 to 1.
+        min_p: the least probability of a class that stays, relative to the largest, from 0 to 1.
         n_sigma: how many standard deviations below the largest score others may be, at least 0.
-        typical_p: the probability of those closest to the entropy, which stay, from 0 to 1.
+        typical_p: the probability of the classes closest to the entropy that stay, from 0 to 1.
         epsilon: ε of `eta_mask`, from 0 to 1.
         where: boolean mask that broadcasts to `logits`. Other classes are never drawn.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split. The key must
+        axis_name: name of the mesh or `vmap` axis that splits the class axis. The key must
             be the same on every part, and so will be the result.
 
     Returns:
         `token`, `log_prob` and `whole_log_prob`, each of the shape of the rows: class numbers in
         the default integer dtype, and log-probabilities in float32 at least. These are
-        differentiable in `logits` and T at the token and the mask that were drawn.
+        differentiable in `logits` and T, with the token and the mask as constants.
 
     Raises:
-        TypeError: if `key` is no key, `logits` are not real numbers, or `where` is not boolean.
+        TypeError: if `key` is not a key, `logits` are not real numbers, or `where` is not boolean.
         ValueError: if `key` holds several keys, shapes do not fit, `axis` is out of range, there
-            are no classes, or a known setting is out of its range.
+            are no classes, or a known setting is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -106,7 +106,7 @@ def sample_token(
     return SampledToken(*map(ask.squeezed, found))
 
 
-# Compiled once for a shape also when it is called outside of `jit`; inside it leaves no trace.
+# Compiled once for each shape, also when called outside `jit`; inside `jit` it is inlined.
 @partial(jax.jit, static_argnames=("rows", "classes"), inline=True)
 def _sampled(
     key: Array,

@@ -25,7 +25,7 @@ def setting(
     """Return a setting in the rank and computing dtype of the logits.
 
     Raises:
-        ValueError: for a known number out of its range, and for a shape that does not fit.
+        ValueError: for a known number out of range, and for a shape that does not broadcast.
     """
     known = checks.known_values(x)
     if known is not None and not ((known >= least) & (known <= most)).all():

@@ -1,4 +1,4 @@
-"""Speculative sampling: accept drafts so that the tokens are distributed as the target's."""
+"""Speculative sampling: accept or reject drafts so that tokens follow the target distribution."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Speculation(NamedTuple):
     """The result of `speculative_sample`.
 
     Args:
-        tokens: integers of shape [..., n + 1]: the accepted drafts, the token that was drawn after
-            them, and −1 from there on.
+        tokens: integers of shape [..., n + 1]: the accepted drafts, the token drawn after them, and
+            −1 from there on.
         accepted: int32 of shape [...], how many drafts were accepted, from 0 to n.
 
     Example:
@@ -43,7 +43,7 @@ def residual_probabilities(
     *,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "..."]:
-    r"""Return the distribution from which to draw after a draft was rejected.
+    r"""Return the distribution of the token after a rejected draft.
 
     .. math:: r_i = \frac{(p_i - q_i)_+}{\sum_j (p_j - q_j)_+}
 
@@ -53,7 +53,7 @@ def residual_probabilities(
         draft: q ≥ 0 of shape [..., K, ...], rows that sum to 1; zeros for no draft.
         target: p ≥ 0 of the same shape.
         axis: the class axis.
-        axis_name: name of the mesh or `vmap` axis over which the class axis is split.
+        axis_name: name of the mesh or `vmap` axis that splits the class axis.
 
     Returns:
         r of the shape and dtype of `target`.
@@ -91,32 +91,31 @@ def speculative_sample(
     where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Speculation:
-    r"""Accept the drafts of a small model so that the tokens are distributed as a large one's.
+    r"""Accept drafts of a small model so that the tokens follow the distribution of a large one.
 
     .. math:: P(\text{accept } y_t) = \min(1, p_t(y_t)/q_t(y_t))
 
-    for each draft if those before it were accepted. After the first that is rejected a token is
-    drawn from `residual_probabilities`, after the last one that is accepted from the next
-    distribution of the target. This is exact for any distributions, sparse or truncated ones too,
-    if q are those from which the drafts were drawn.
+    for each draft if those before it were accepted. After the first rejected draft a token is drawn
+    from `residual_probabilities`; if all are accepted, from the next distribution of the target.
+    This is exact for any distributions, also sparse or truncated ones, if the drafts were drawn
+    from q.
 
     Args:
         key: a key of `jax.random`.
         tokens: the drafts y, integers of shape [..., n].
-        draft: q of shape [..., n, K], the distributions from which they were drawn.
-        target: p of shape [..., n + 1, K], those of the target at the same places and at the next.
-        where: boolean mask of shape [..., n]: the first place that is False ends the drafts of its
-            row, as if there were fewer.
-        axis_name: name of the mesh or `vmap` axis over which the classes are split. The key must be
+        draft: q of shape [..., n, K], the distributions that the drafts were drawn from.
+        target: p of shape [..., n + 1, K], those of the target at the same and the next position.
+        where: boolean mask of shape [..., n]: the first False ends the drafts of its row, as if
+            there were fewer.
+        axis_name: name of the mesh or `vmap` axis that splits the classes. The key must be
             the same on every part, and so will be the result.
 
     Returns:
         `tokens` of shape [..., n + 1] in the default integer dtype and `accepted` of shape [...].
-        The token that is drawn is −1 where there is nothing to draw: a row that is zero, or that
-        has NaN in it.
+        The drawn token is −1 where there is nothing to draw: a row of zeros, or one with NaN.
 
     Raises:
-        TypeError: if `key` is no key, or an argument has a wrong dtype.
+        TypeError: if `key` is not a key, or an argument has a wrong dtype.
         ValueError: if shapes do not fit.
 
     Example:
@@ -172,6 +171,6 @@ def speculative_sample(
 
 
 def _at_place(x: Any, place: Array) -> Array:
-    """x[..., place, :]."""
+    """Return x[..., place, :]."""
     hit = jnp.arange(x.shape[-2], dtype=jnp.int32) == place[..., None]
     return jnp.sum(jnp.where(hit[..., None], x, 0), -2)

@@ -20,13 +20,13 @@ from jsoftmax.sampling.truncation._settings import setting
 
 
 class SampledToken(NamedTuple):
-    """The result of `sample_token`: a class a row, and its log-probabilities.
+    """The result of `sample_token`: a class per row, and its log-probabilities.
 
     Args:
         token: class numbers; −1 where there is nothing to draw.
-        log_prob: log-probability of the token under the truncated distribution from which it was
-            drawn; −∞ where the token is −1.
-        whole_log_prob: its log-probability at the same temperature with no class left out but by
+        log_prob: log-probability of the token under the truncated distribution; −∞ where the token
+            is −1.
+        whole_log_prob: its log-probability at the same temperature without truncation, except for
             `where`; −∞ where the token is −1.
 
     Example:
@@ -43,7 +43,7 @@ class SampledToken(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What rows are truncated by, in this order; None for not at all."""
+    """The settings of the truncations, in the order of their application; None skips one."""
 
     n_sigma: Array | None = None
     k: Array | None = None
@@ -59,7 +59,7 @@ def read_settings(
     """Check the settings of `function`.
 
     Raises:
-        ValueError: for a known number out of its range, and for a shape that does not fit.
+        ValueError: for a known number out of range, and for a shape that does not broadcast.
     """
     ranges: dict[str, dict[str, Any]] = {
         "n_sigma": {"least": 0},
@@ -76,7 +76,7 @@ def read_settings(
 
 
 def truncated(z: Array, settings: Settings, temperature: Array | None, classes: ClassAxis) -> Array:
-    """Return scores with −∞ in the place of classes that do not stay."""
+    """Return scores with −∞ in place of classes that do not stay."""
     known = jax.lax.stop_gradient(z)
     top = classes.max(known)
 
@@ -92,7 +92,7 @@ def truncated(z: Array, settings: Settings, temperature: Array | None, classes: 
         known = cut(known, kept.kept_by_mass(known, s.p, temperature, top, classes))
     if s.min_p is not None:
         known = cut(known, kept.kept_by_ratio(known, s.min_p, temperature, top, classes))
-    if s.typical_p is not None:  # the only one that may leave out the largest
+    if s.typical_p is not None:  # the only truncation that may leave out the largest
         known = cut(known, kept.kept_by_typicality(known, s.typical_p, temperature, top, classes))
         top = classes.max(known)
     if s.epsilon is not None:
