@@ -1,4 +1,4 @@
-"""A scale of attention that grows with the number of keys that a query sees."""
+"""Scale of attention that grows with the number of visible keys."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jsoftmax.core import _checks as checks
 
 
 def by_length(delta: ArrayLike, beta: Array, gamma: Array) -> Callable[[Array], Array]:
-    """The function n ↦ δ + β (log n)^γ of visible keys, for `attention_fn`.
+    """Return the function n ↦ δ + β (log n)^γ of visible keys, for `attention_fn`.
 
-    A query that sees one key gets it whole, whatever the scale; it is given that of two, where the
-    power has a derivative.
+    A query that sees one key has weight 1 on it, whatever the scale. It takes the scale of n = 2,
+    since the power has no derivative at log 1 = 0.
     """
 
     def scale(visible):
@@ -27,7 +27,7 @@ def by_length(delta: ArrayLike, beta: Array, gamma: Array) -> Callable[[Array], 
 
 
 def learned_number(module: str, name: str, start: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    """The numbers of each head where learning starts."""
+    """Return the initial numbers of each head."""
     start = checks.as_array(module, name, start)
     if start.shape not in ((), (1,), shape):
         raise ValueError(

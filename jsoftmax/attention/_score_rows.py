@@ -1,4 +1,4 @@
-"""The scores of a block of queries as rows that the threshold solver may ask."""
+"""Scores of a block of queries, as rows for the threshold solver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jsoftmax.core._scores import Dense
 
 
 def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
-    """The rows of scores of a block of queries: an array where one block has all the keys."""
+    """Return a block's rows of scores: an array where one block has all the keys."""
     if key_blocks(rule, fixed) == 1:
         z = scores(moving, fixed, rule)
         return InMemory(z, rule.classes, rule=rule, trees=(moving, fixed))
@@ -31,7 +31,7 @@ def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
 
 @dataclasses.dataclass(frozen=True)
 class InMemory(Dense):
-    """The scores of one block of keys, which are all there are here."""
+    """Rows with all their keys in one block."""
 
     _: dataclasses.KW_ONLY
     rule: Rule
@@ -53,7 +53,7 @@ class InMemory(Dense):
 
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """Scores that are computed block by block, again for every reduction."""
+    """Rows with scores that are recomputed block by block for every reduction."""
 
     rule: Rule
     trees: Trees
@@ -123,7 +123,7 @@ class Streamed:
 
 
 def ground(row: InMemory | Streamed, sink: Array | None) -> tuple[Array, Array]:
-    """The largest score, and what it alone reaches."""
+    """Return the largest score, and a floor that it alone reaches."""
     pair = row.highest()
     if sink is not None:
         none = jnp.full_like(pair[0], -jnp.inf)
