@@ -141,7 +141,7 @@ MISTAKES = [
     (1.5, TypeError, "integer"),
     (np.ones(B), TypeError, "integers"),
     (np.ones(3, int), ValueError, r"shape \(3,\).*one for each batch entry, of shape \(2,\)"),
-    ("segments", ValueError, "beside `query_segment_ids`"),
+    ("segments", ValueError, "with `query_segment_ids`"),
     ("end", ValueError, "'segments'"),
 ]
 
