@@ -41,8 +41,8 @@ def without_scale(module: str, attention: Mapping[str, Any], options: Mapping[st
     """Raise TypeError for arguments that the module sets itself."""
     for name, given in (("attention_fn", options), ("scale", attention), ("alpha", attention)):
         if name in given:
-            remedy = "by its own argument" if name == "alpha" else "not at all"
+            remedy = "pass it to the module" if name == "alpha" else "leave it out"
             raise TypeError(
-                f"jsoftmax.{module}: `{name}` is not free here, because the number of visible keys "
-                f"decides; give it {remedy}."
+                f"jsoftmax.{module}: `{name}` is set by the module, which scales by the number of "
+                f"visible keys; {remedy}."
             )
