@@ -39,7 +39,7 @@ class Outline:
 
     @property
     def heads(self) -> int:
-        """Of queries."""
+        """Number of query heads."""
         return self.key_heads * self.groups
 
     def by_head(self, x: Array) -> Array:

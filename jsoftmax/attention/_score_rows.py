@@ -38,15 +38,15 @@ class InMemory(Dense):
     trees: Trees
 
     def every(self, sums: Callable) -> Any:
-        """The sums of sums(z, moving, fixed), over the parts of a split row too."""
+        """Return the sums of sums(z, moving, fixed), over the parts of a split row too."""
         return over_parts(sums(self.values, *self.trees), self.classes.axis_name)
 
     def highest(self) -> tuple[Array, Array]:
-        """The largest score, and the next below it."""
+        """Return the largest score, and the next below it."""
         return of_whole_rows(highest(self.values), self.classes)
 
     def hardened(self, floor: Array) -> InMemory:
-        """The largest scores alone, where α is ∞."""
+        """Return only the largest scores, where α is ∞."""
         values = hardened(self.rule.hard_rows(self.trees[1].hard), self.values, floor)
         return dataclasses.replace(self, values=values)
 
@@ -75,7 +75,7 @@ class Streamed:
         return self.every(lambda z, *_: row_sum(fn(z)))
 
     def every(self, sums: Callable) -> Any:
-        """The sums of sums(z, moving, fixed), over the parts of a split row too."""
+        """Return the sums of sums(z, moving, fixed), over the parts of a split row too."""
 
         def of_block(trees):
             moving, fixed = trees
@@ -103,7 +103,7 @@ class Streamed:
         return Dense(peaks.reshape(*peaks.shape[:-2], -1), self.classes)
 
     def highest(self) -> tuple[Array, Array]:
-        """The largest score, and the next below it."""
+        """Return the largest score, and the next below it."""
         none = like_rows(*self.trees, value=-jnp.inf)
 
         def step(pair, trees):
@@ -112,7 +112,7 @@ class Streamed:
         return of_whole_rows(fold(self.rule, step, (none, none), self.trees), self.classes)
 
     def hardened(self, floor: Array) -> Streamed:
-        """The largest scores alone, where α is ∞."""
+        """Return only the largest scores, where α is ∞."""
         return dataclasses.replace(self, floor=floor)
 
     def _scores(self, trees):

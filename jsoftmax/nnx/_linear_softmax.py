@@ -1,4 +1,4 @@
-"""Softmax output layer over many classes that never holds all logits of a token."""
+"""Softmax output layer over many classes; its loss never holds whole rows of logits."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Tiles:
         return None if self.hard is not False else self.shorter
 
     def hardened(self, hard: Hard, floor: Array) -> Tiles:
-        """The largest scores alone, where α is ∞."""
+        """Return only the largest scores, where α is ∞."""
         return dataclasses.replace(self, hard=hard, floor=floor, top=None)
 
     def _folded(self, fn, reduction, join, neutral):

@@ -86,7 +86,7 @@ class Spec:
 
     @property
     def heads(self) -> int:
-        """Of queries, in all batch entries."""
+        """Number of query heads in all batch entries."""
         return self.entries * self.key_heads * self.groups
 
     @property

@@ -89,7 +89,7 @@ class Rows:
         return self.number(x)
 
     def piece(self, x: Node, i: Any, known: dict) -> Any:
-        """Form a piece of a long array."""
+        """Compute a piece of a long array."""
         for node in self._formed(x):
             if id(node) in known:
                 continue

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m jsoftmax.kernels",
         description="Try every kernel on this machine: its values and gradients against XLA's, "
-        "its time beside XLA's and others'. The record that it writes is what "
+        "its time beside XLA's and others'. It writes the record that "
         "implementation=None chooses by.",
     )
     names = sorted({x.name for x in _operations.operations()})
