@@ -173,7 +173,7 @@ def _entry(known: Any) -> Entry:
 def write(new: Sequence[Entry], path: pathlib.Path, failed: Iterable[tuple[Any, ...]] = ()) -> None:
     """Add entries to a file; they replace those of the same trials and of trials that failed.
 
-    A broken file is replaced. The file is replaced as a whole, so that no reader sees half of it.
+    A broken file is replaced. The write is atomic, so that no reader sees half of a file.
     """
     with using_record(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
