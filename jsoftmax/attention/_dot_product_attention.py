@@ -127,9 +127,9 @@ def dot_product_attention(
 
     Returns:
         The mixtures, of shape (*batch, queries, heads, value width), in the dtype that query, key
-        and value promote to. With `return_residual` a pair of them and the thresholds τ of z − τ =
-        ω′(p), of shape (*batch, queries, heads). Where α = 1 these are the logsumexp of the scores.
-        Unlike those of `jax.nn` they are differentiable.
+        and value promote to. With `return_residual` a pair of them and the thresholds τ, of shape
+        (*batch, queries, heads), where z − τ = ω′(p). Where α = 1 these are the logsumexp of the
+        scores. Unlike those of `jax.nn` they are differentiable.
 
     Raises:
         TypeError: for arrays that are not real numbers, masks that are not boolean, a boolean bias,

@@ -35,8 +35,8 @@ class LinearSoftmax(nn.Module):
         features: d, the size of the last axis of the input.
         classes: K, the number of classes.
         use_bias: whether to add b.
-        dtype: features, W and b are converted to this dtype; None leaves them as they are. Losses
-            are computed in float32 at least.
+        dtype: the dtype that features, W and b are converted to; by default that of all promoted.
+            Losses are computed in float32 at least.
         param_dtype: the dtype of W and b.
         kernel_init: initialiser of W, of shape [K, d], the layout of an embedding.
         bias_init: initialiser of b, of shape [K].

@@ -43,8 +43,8 @@ class SampledSoftmax(nnx.Module):
         sampled_loss: `sampled_softmax_loss`, `importance_sampling_loss`, `nce_loss`,
             `negative_sampling_loss`, or a function with their signature.
         use_bias: whether to add b.
-        dtype: features, W and b are converted to this dtype; None leaves them as they are. Losses
-            are computed in float32 at least.
+        dtype: the dtype that features, W and b are converted to; by default that of all promoted.
+            Losses are computed in float32 at least.
         param_dtype: the dtype of W and b.
         kernel_init: initialiser of W, of shape [K, d], the layout of an embedding.
         bias_init: initialiser of b, of shape [K].

@@ -25,10 +25,10 @@ class ScalableAttention(nnx.MultiHeadAttention):
 
     is the attention, with learned β and γ. Over more keys softmax is flatter, and entmax denser;
     the scale counters that, so that parameters learned at one length serve at others. n is the
-    number of `visible_keys`: it restarts with every packed document, and grows with a cache. With δ
-    = 1 it is adaptive-scalable entmax, and starts as plain attention where β starts at 0; with α =
-    1 and δ = 0 it is scalable softmax. It is called like Flax's module and has the same parameters,
-    and in addition `learned_beta` and `learned_gamma` of shape [heads].
+    number of `visible_keys`: it restarts with every packed document, and grows with a cache.
+    Adaptive-scalable entmax has δ = 1, and starts as plain attention where β starts at 0; scalable
+    softmax has α = 1 and δ = 0. It is called like Flax's module and has the same parameters, and in
+    addition `learned_beta` and `learned_gamma` of shape [heads].
 
     Args:
         num_heads: the number of heads.
