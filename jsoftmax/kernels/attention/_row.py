@@ -93,7 +93,7 @@ def folded(x: Array, reduction: Callable, rows: int) -> Array:
 
 
 def peaks_shape(spec: Spec, keys: int) -> tuple[int, int]:
-    """Return the shape of the peaks of `keys` keys, padded to whole turns of tiles."""
+    """Return the shape of the peaks of `keys` keys, with room for a turn beyond the last."""
     return (keys // spec.block_k + TOGETHER - 1) * spec.peaks, spec.block_q
 
 
