@@ -1,4 +1,4 @@
-"""Queries, keys, values → mixtures, with weights from any mapping of the family."""
+"""Attention: mixtures of values, with weights from any mapping of the family."""
 
 from jsoftmax.attention._alibi import ALiBi
 from jsoftmax.attention._attention_fn import attention_fn

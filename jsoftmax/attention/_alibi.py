@@ -1,4 +1,4 @@
-"""Attention with linear biases: scores fall with distance."""
+"""Attention with linear biases (ALiBi): a penalty on scores that grows with distance."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from jsoftmax.core import _checks as checks
 
 @dataclasses.dataclass(frozen=True)
 class ALiBi(LaidScore):
-    r"""Linear biases: each head takes slope × distance from its scores.
+    r"""Linear biases: each head subtracts slope × distance from its scores.
 
     .. math:: z_{ts} ← z_{ts} - m_h\, |t - s|
 
-    Give it to `dot_product_attention` as `score_fn`. As a `bias` the same would be an array of all
-    queries and keys; here it is computed with each block, and so is the gradient of the slopes.
+    Pass it to `dot_product_attention` as `score_fn`. A `bias` would be an array of all queries and
+    keys; here the penalty is computed with each block, and so is the gradient of the slopes.
 
     Args:
-        slopes: m, a number or of shape (heads,). Those of the paper, for a power of 2 of heads, are
-            2^(−8 i/heads) for i = 1 … heads. Differentiable.
+        slopes: m, a number or of shape (heads,). The paper takes 2^(−8 i/heads) for i = 1 … heads,
+            where the number of heads is a power of 2. Differentiable.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax
@@ -61,12 +61,12 @@ class ALiBi(LaidScore):
             )
 
     def laid(self, outline: Outline) -> tuple[tuple[Array, ...], ...]:
-        """The slopes by head."""
+        """Return the slopes by head."""
         return (outline.by_head(jnp.asarray(self.slopes).reshape(-1)),), (), ()
 
     def of_block(
         self, score: Array, laid: tuple[tuple[Array, ...], ...], query: Array, key: Array
     ) -> Array:
-        """The scores of a block."""
+        """Return the scores of a block."""
         ((slopes,), _, _) = laid
         return score - slopes * jnp.abs(query - key).astype(score.dtype)

@@ -1,4 +1,4 @@
-"""Attention block by block: how the work is cut, and which blocks nobody sees."""
+"""Compute attention block by block, and skip the blocks that no query sees."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from jsoftmax.attention._products import may_be_split
 from jsoftmax.core import _checks as checks
 from jsoftmax.core._named_trees import Trees
 
-_GROUPS = 8  # into which queries are parted, where later ones see more keys
-_IN_MEMORY = 2**17  # keys, with whose scores a row may lie in memory
+_GROUPS = 8  # groups of queries, where later ones see more keys
+_IN_MEMORY = 2**17  # keys: rows up to this length keep their scores in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much is computed together: queries, keys, and on a CPU how many scores; None for any."""
+    """Block sizes: of queries, of keys, and on a CPU of scores; None for no limit."""
 
     block_q: Any
     block_k: Any
     scores: int | None
-    are_known: bool = True  # else they may be symbols, of which none is cut
+    are_known: bool = True  # else they may be symbols, and such axes are not cut
 
 
 def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: Any) -> Sizes:
-    """The sizes that are given, and for the others the rule.
+    """Return the block sizes that are given, and defaults for the others.
 
     On a CPU (measured on two cores) a block should fit the caches and still be large enough for a
     matrix product, so batch entries and heads come one after another. On other platforms, and on a
     mesh, all of them are computed together: that keeps a large device busy, and a loop over an axis
-    that is split over devices would gather it. Softmax goes through its keys once. Other mappings
-    go through them again for every step towards τ, so their scores are kept in memory, for fewer
-    queries at once. A step of decoding has so few scores that nothing is cut, and neither is an
-    array of unknown size, for `jax.export`.
+    that is split over devices would gather it. Softmax reads its keys once. Other mappings read
+    them again at every iteration for τ, so their scores are kept in memory, for fewer queries at
+    once. A decoding step has so few scores that nothing is split into blocks, and neither is an
+    array of symbolic size, for `jax.export`.
 
     Raises:
-        TypeError: for a size that is not a whole number.
+        TypeError: for a size that is not an integer.
         ValueError: for a size below 1.
     """
     for name, size in (("block_q", block_q), ("block_k", block_k)):
@@ -76,7 +76,7 @@ def sizes_for(function: str, given: Given, rule: Rule, block_q: Any, block_k: An
 def computed(
     given: Given, rule: Rule, sizes: Sizes, return_residual: bool
 ) -> Array | tuple[Array, Array]:
-    """The mixtures and, if they are asked for, τ, in the dtype and with the axes of results."""
+    """Return the mixtures, and τ on request, with the dtype and axes of the results."""
     arguments = prepared(given, rule)
     out, tau = attend(arguments, sizes)
     out = arguments.output(out)
@@ -84,9 +84,9 @@ def computed(
 
 
 def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
-    """Σ p v and τ, of shapes (*batch, head, group, query, width) and (*batch, head, group, query).
+    """Return Σ p v and τ: (*batch, head, group, query, width) and (*batch, head, group, query).
 
-    What a window hides is left out, if the places of queries and keys are known while tracing.
+    Keys outside the window are skipped if the positions of queries and keys are static.
     """
     trees, rule = (arguments.moving, arguments.fixed), arguments.rule
     queries, keys = trees[1].row_places.shape[-2], trees[1].column_places.shape[-1]
@@ -101,7 +101,7 @@ def attend(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
 
 
 def _in_windows(rule, trees, sizes, length, before, after):
-    """Equal windows, which are all computed by the same loop."""
+    """Compute windows of equal size, all in one loop."""
     queries = trees[0].q.shape[-2]
     count = -(-queries // length)
     trees = resized(_with_columns(trees), QUERIES, count * length)
@@ -121,7 +121,7 @@ def _in_windows(rule, trees, sizes, length, before, after):
 def _attended(
     rule: Rule, trees: Trees, sizes: Sizes, window: tuple[int | None, int | None] = (None, None)
 ) -> tuple[Array, Array]:
-    """All queries of `trees`, with all keys but those that a window is known to hide."""
+    """Compute all queries of `trees`, with all keys except those statically outside the window."""
     if not sizes.are_known:
         rule = dataclasses.replace(rule, block_q=sizes.block_q, block_k=sizes.block_k)
         out, found = mixture(rule, *trees)
@@ -144,7 +144,7 @@ def _attended(
 
 
 def _stripes(queries, keys, block_q, block_k, before, after) -> tuple[Stripe, ...]:
-    """Later queries see later keys: a few groups, each with those from its first to its last."""
+    """Group the queries, each group with its first to its last visible key."""
     step = block_q * -(-queries // (block_q * _GROUPS))
     stripes = []
     for start in range(0, queries, step):
@@ -159,13 +159,13 @@ def _stripes(queries, keys, block_q, block_k, before, after) -> tuple[Stripe, ..
 
 
 def _even(size: int, block: int) -> int:
-    """The size of as many blocks as are needed, with little padding in the last."""
+    """Return the block size with the same number of blocks and the least padding in the last."""
     even = -(-size // -(-size // block)) if size else 1
     return min(block, -(-even // 8) * 8, max(size, 1))
 
 
 def _with_columns(trees: Trees) -> Trees:
-    """With a mask of keys, that padding is not seen."""
+    """Add a mask of keys, so that padding is not seen."""
     moving, fixed = trees
     if fixed.columns is None:
         fixed = fixed._replace(columns=fixed.column_places == fixed.column_places)

@@ -33,12 +33,13 @@ from jsoftmax.core._problem import read_regularizer
 from jsoftmax.core._regularizer import parted
 
 # Few queries share a head's keys, groups counted, and are few beside these. Among as many keys as
-# queries, as in training, gradients are slower where keys are not moved, save for very few queries.
+# queries, as in training, gradients are slower where keys are not transposed, except for very few
+# queries.
 _FEW_SHARING, _VERY_FEW, _KEYS_TO_A_QUERY = 64, 8, 8
 
 
 class Given(NamedTuple):
-    """The checked arrays of a call; None for an argument that was left out."""
+    """The validated arrays of a call; None for an omitted argument."""
 
     query: Array
     key: Array
@@ -54,20 +55,20 @@ class Given(NamedTuple):
     key_value_seq_lengths: Array | None
     query_segment_ids: Array | None
     key_value_segment_ids: Array | None
-    offset: Array | None  # (*batch, queries or 1): how far a query's place is from its number,
-    before: Array | None  # and keys seen before and after one, where tracing does not tell
+    offset: Array | None  # (*batch, queries or 1): position of a query less its index;
+    before: Array | None  # keys seen before and after it, where traced
     after: Array | None
     dropout_rng: Array | None
-    query_start: Array | None  # the place of the first query, if they are a part of longer ones
+    query_start: Array | None  # the position of the first query, in a part of a longer sequence
     key_start: Array | None
-    query_count: Array | None = None  # how many of them are in use, if not all
+    query_count: Array | None = None  # how many queries are in use, if not all
     key_count: Array | None = None
     score_arrays: tuple[Array, ...] = ()  # of the score function,
     key_score_arrays: tuple[Array, ...] = ()  # and those beside the keys, if they lie elsewhere
 
     @property
     def groups(self) -> int:
-        """How many heads of queries share one of keys."""
+        """Number of query heads that share a key head."""
         return self.query.shape[-2] // self.key.shape[-2]
 
     @property
@@ -82,7 +83,7 @@ class Given(NamedTuple):
         return self.dtype if self.dtype.itemsize >= 4 else np.dtype(np.float32)
 
     def by_head(self, x: Array) -> Array:
-        """One number, or one for each head, with the axes of scores."""
+        """Reshape one number, or one for each head, to the axes of scores."""
         heads, key_heads = self.query.shape[-2], self.key.shape[-2]
         split = (key_heads, heads // key_heads) if x.size == heads else (1, 1)
         lead = (1,) * (self.query.ndim - 3)
@@ -96,7 +97,7 @@ class Given(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """The arguments of `dot_product_attention`, checked and brought into one form."""
+    """The arguments of `dot_product_attention`, validated and in canonical form."""
 
     moving: Moving
     fixed: Fixed
@@ -104,7 +105,7 @@ class Arguments:
     dtype: np.dtype
 
     def output(self, x: Array) -> Array:
-        """(*batch, head, group, query, width) → (*batch, query, heads, width) in the dtype."""
+        """Reshape (*batch, head, group, query, width) to (*batch, query, heads, width); cast."""
         *batch, heads, groups, queries, width = x.shape
         x = x.reshape(*batch, heads * groups, queries, width)
         return jnp.swapaxes(x, -2, -3).astype(self.dtype)
@@ -138,15 +139,15 @@ def read_arguments(
     key_start: Array | None = None,
     in_one_block: bool = False,
 ) -> tuple[Given, Rule]:
-    """Check the arguments of `function`: its arrays, and all that is known while tracing.
+    """Validate the arguments of `function`: its arrays and its static arguments.
 
-    Queries and keys may be parts of longer sequences, which start at these places.
-    `in_one_block` allows the computation to be uncut.
+    Queries and keys may be parts of longer sequences, which start at these positions.
+    `in_one_block` allows the computation to use a single block.
 
     Raises:
         TypeError: for arrays that are not real numbers, masks that are not boolean, lengths and
-            segments that are not integers, keys that are none.
-        ValueError: for shapes that do not fit, and for numbers out of their range.
+            segments that are not integers, invalid random keys.
+        ValueError: for shapes that do not match, and for numbers out of range.
     """
     query, key, value = (
         checks.as_array(function, name, x)
@@ -208,9 +209,9 @@ def read_arguments(
     is_placed = query_offset is not None or query_start is not None
     if is_causal and not is_placed and queries == 1 and isinstance(keys, int) and keys > 1:
         warnings.warn(
-            f"jsoftmax.{function}: one query with `is_causal` sees the first of {keys} keys alone, "
-            "as in jax.nn. If it stands elsewhere, say where by `query_offset`, as in a step of "
-            "decoding; query_offset=0 keeps it there.",
+            f"jsoftmax.{function}: one query with `is_causal` sees only the first of {keys} keys, "
+            "as in jax.nn. In a decoding step give its position by `query_offset`; "
+            "query_offset=0 keeps it at the first key.",
             stacklevel=3,
         )
     window, before, after = window_of(function, local_window_size, is_causal, batch, offset)
@@ -255,7 +256,7 @@ def read_arguments(
 
 
 def prepared(given: Given, rule: Rule) -> Arguments:
-    """The arrays promoted, grouped by head, and in one form for all masks."""
+    """Promote the arrays, group them by head, and combine all masks into one form."""
     query, key, value = given.query, given.key, given.value
     computing = given.computing
     *batch, queries, heads, width = query.shape
@@ -403,7 +404,7 @@ def _check_shapes(function, query, key, value):
 
 
 def _check_whole(function, name, x):
-    """On Explicit axes JAX tells how an array is split, and refuses to cut such an axis again."""
+    """Refuse an axis that is split on an Explicit mesh, since JAX cannot block it again."""
     *_, length, _, width = jax.typeof(x).sharding.spec
     if length is not None:
         part, over = "sequence", length
@@ -422,7 +423,7 @@ def _check_whole(function, name, x):
 
 
 def _aligned(function, name, x, whole):
-    """`x` with leading size-1 axes, broadcastable to (*batch, heads, queries, keys)."""
+    """Return `x` with leading size-1 axes, broadcastable to (*batch, heads, queries, keys)."""
     if not checks.broadcasts(x, whole):
         raise ValueError(
             f"jsoftmax.{function}: `{name}` has shape {x.shape}, which does not broadcast to the "

@@ -1,4 +1,4 @@
-"""Attention in the place of Flax's own."""
+"""Attention functions that replace Flax's own."""
 
 from __future__ import annotations
 
@@ -43,48 +43,48 @@ def attention_fn(
     block_k: int | None = None,
     axis_name: Hashable | None = None,
 ) -> Callable[..., Array]:
-    """`dot_product_attention` as Flax calls it, with the options that Flax has no words for.
+    """Return an `attention_fn` for Flax's modules, with the options that Flax lacks.
 
-    Give the function that it returns to `flax.nnx.MultiHeadAttention` or to
-    `flax.linen.MultiHeadDotProductAttention` as their `attention_fn`. It takes all that theirs take
-    and obeys it, decoding with a cache, dropout, `dtype`, `precision`, masks of zeros and ones and
-    `sow_weights` included; what it cannot obey is an error. With α = 1 it gives what Flax's gives,
-    but for three things: a query that may see no key gets zeros, where Flax gives the mean of all
-    values; dropout draws other numbers from the same key; and the weights are always computed in
-    float32 at least, as if by `force_fp32_for_softmax`.
+    Pass the function returned to `flax.nnx.MultiHeadAttention` or to
+    `flax.linen.MultiHeadDotProductAttention` as `attention_fn`. It supports the arguments of Flax's
+    own: decoding with a cache, dropout, `dtype`, `precision`, masks of zeros and ones, and
+    `sow_weights`. Unsupported options raise an error. With α = 1 it agrees with Flax's except in
+    three points. A query that sees no key gets zeros, where Flax gives the mean of all values.
+    Dropout draws other numbers from the same key. The weights are always computed in float32 at
+    least, as with `force_fp32_for_softmax`.
 
-    Fewer queries than keys are a step of decoding, or several: the last query stands at the last
-    key that the mask shows, or that there is. From there `is_causal` counts, and for one query
-    `local_window_size` too, so that both are right beside Flax's cache. A `query_offset` says
-    otherwise: 0 for the places of `jax.nn`.
+    Fewer queries than keys are one decoding step or several: the last query is aligned with the
+    last key that the mask shows, or with the last of all. `is_causal` counts from there, and for
+    one query `local_window_size` too, so that both are right beside Flax's cache. A `query_offset`
+    overrides this: 0 for the positions of `jax.nn`.
 
-    An α that is learned belongs to a module: see `jsoftmax.nnx.AdaptivelySparseAttention` and its
-    twin in `jsoftmax.linen`. A bias is a keyword of the function returned:
+    A learned α belongs to a module: see `jsoftmax.nnx.AdaptivelySparseAttention` and its twin in
+    `jsoftmax.linen`. A bias is a keyword of the function returned:
     `functools.partial(attention_fn(1.5), bias=bias)`.
 
     Args:
         alpha: α > 0: 1 is softmax, as is None, 2 is sparsemax; a number, or of shape [heads].
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` instead of `Tsallis(alpha)`.
         scale: of the scores q·k, a number, of shape [heads], or for each query; 1/√width where it
-            is None. Or a function of `visible_keys`, integers [..., T, 1 or heads], that says by
-            how much to multiply that: `lambda n: s * jnp.log(n)` is scalable softmax.
-        is_causal: whether every call is causal. (Flax's modules ask for it call by call, those of
-            Linen only by a mask, which costs memory, and time for what it hides.)
-        query_offset: the place of the first query among the keys, if it is known; as
-            `dot_product_attention` takes it.
-        query_seq_lengths: how many queries of each batch entry take part; this and those below are
-            as `dot_product_attention` takes them.
-        key_value_seq_lengths: how many keys of each batch entry take part.
+            is None. Or a function that maps `visible_keys`, integers [..., T, 1 or heads], to a
+            factor of 1/√width: `lambda n: s * jnp.log(n)` is scalable softmax.
+        is_causal: whether every call is causal. (Flax's modules set it call by call. Those of Linen
+            do so only by a mask, which costs memory, and time for the hidden keys.)
+        query_offset: the position of the first query among the keys, if it is known; as in
+            `dot_product_attention`.
+        query_seq_lengths: how many queries of each batch entry are in use; this and the arguments
+            below are as in `dot_product_attention`.
+        key_value_seq_lengths: how many keys of each batch entry are in use.
         local_window_size: how many keys a query sees on either side.
-        query_segment_ids: the segment of each query; it sees the keys of its own.
+        query_segment_ids: the segment of each query, which sees only keys of its own segment.
         key_value_segment_ids: the segment of each key.
-        logits_soft_cap: c of c·tanh(z/c), put upon scores z.
-        sinks: scores that stand beside the keys and have no value.
-        score_fn: a function of a score and its places, such as `ALiBi`.
-        implementation: which program computes it.
+        logits_soft_cap: c of c·tanh(z/c), applied to scores z.
+        sinks: scores of one more class for each head, which has no value.
+        score_fn: a function of a score and its positions, such as `ALiBi`.
+        implementation: "xla", "pallas", "cudnn" or "tokamax".
         block_q: how many queries are computed at once.
         block_k: how many keys are computed at once.
-        axis_name: the mesh axis over which keys and values are split.
+        axis_name: the mesh axis that splits keys and values.
 
     Returns:
         A function of query [..., T, heads, width], key and value [..., S, heads, width], and of the
@@ -92,7 +92,7 @@ def attention_fn(
         mixtures [..., T, heads, width] in `dtype`, by default that of the three arrays promoted. It
         raises NotImplementedError for keywords that replace the products (those of Linen with
         "einsum" in their names) and for a `precision` beside a kernel, and ValueError for a
-        precision that is not one for all products.
+        precision that differs from product to product.
 
     Example:
         >>> import jax
@@ -177,7 +177,7 @@ def attention_fn(
             )
         with _matmul_precision(precision):
             if module is not None:
-                # The name of Flax's collection, by which NNX finds its type.
+                # Flax's name of the collection: NNX finds its type by it.
                 weights = attention_weights(query, key, **arrays)
                 module.sow("intermediates", "attention_weights", weights)
             return dot_product_attention(
@@ -195,7 +195,7 @@ def attention_fn(
 
 
 def _at_the_end(query: Array, key: Array, mask: Array | None) -> Array | int | None:
-    """The place of the first of fewer queries than keys, where the last is at the last key."""
+    """Return the position of the first query, where the last one is aligned with the last key."""
     queries, keys = query.shape[-3], key.shape[-3]
     if not (isinstance(queries, int) and isinstance(keys, int) and queries < keys):
         return None
@@ -203,7 +203,7 @@ def _at_the_end(query: Array, key: Array, mask: Array | None) -> Array | int | N
         return keys - queries
     shape = *query.shape[:-3], 1, 1, keys
     if mask.ndim > len(shape) or mask.shape[-1:] not in ((keys,), (1,)):
-        return None  # a mistake, which attention answers
+        return None  # a mistake: attention raises the error
     last = jnp.max(jnp.where(mask, jnp.arange(keys, dtype=jnp.int32), -1), axis=-1, initial=-1)
     last = jnp.max(last.reshape((1,) * (len(shape) - mask.ndim) + last.shape), axis=(-1, -2))
     return jnp.broadcast_to(last, query.shape[:-3]) + (1 - queries)
@@ -214,13 +214,13 @@ def _refuse(**replacements: Callable[..., Any] | None) -> None:
         if replacement is not None:
             raise NotImplementedError(
                 f"jsoftmax.attention_fn: `{name}` would replace the products of attention, which "
-                "here are computed block by block. Leave it out, and likewise `precision` may "
-                "choose how the products are computed; or take Flax's own attention."
+                "here are computed block by block. Leave it out, and choose how they are computed "
+                "by `precision`; or use Flax's own attention."
             )
 
 
 def _matmul_precision(precision: Any) -> contextlib.AbstractContextManager[Any]:
-    """A context in which products have this precision, given as `jax.lax.dot_general` takes it."""
+    """Return a context that sets the precision of products, given as for `jax.lax.dot_general`."""
     if precision is None:
         return contextlib.nullcontext()
     both = set(precision) if isinstance(precision, tuple | list) else {precision}
@@ -228,13 +228,13 @@ def _matmul_precision(precision: Any) -> contextlib.AbstractContextManager[Any]:
         if len(both) == 1:
             return jax.default_matmul_precision(_name(both.pop()))
     raise ValueError(
-        f"jsoftmax.attention_fn: `precision` {precision!r} is not one precision for all products; "
+        f"jsoftmax.attention_fn: `precision` {precision!r} is not a precision for all products; "
         'give it a jax.lax.Precision, or its name such as "highest", or a DotAlgorithmPreset.'
     )
 
 
 def _name(precision: Any) -> str:
-    """The name by which `jax.default_matmul_precision` knows it."""
+    """Return the name of a precision for `jax.default_matmul_precision`."""
     if isinstance(precision, lax.DotAlgorithmPreset):
         return precision.name
     if isinstance(precision, str) and precision in lax.DotAlgorithmPreset.__members__:

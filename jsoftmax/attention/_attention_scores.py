@@ -1,4 +1,4 @@
-"""The scores of a block of queries and keys: q·k, scaled, biased, capped, −∞ if it is not seen."""
+"""Scores of a block of queries and keys: q·k, scaled, biased, capped, −∞ for a hidden key."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jsoftmax.attention._score_fn import with_score_fn
 
 
 def scores(moving: Moving, fixed: Fixed, rule: Rule) -> Array:
-    """z of shape (*batch, head, group, query, key).
+    """Return z of shape (*batch, head, group, query, key).
 
-    A query or key that held NaN holds zeros by now, and NaN is added to its scores: so it reaches
+    A query or key that held NaN holds zeros by now, and NaN is added to its scores. So NaN reaches
     the rows that see it, and no others, also in derivatives.
     """
     z = queries_by_keys(moving.q, moving.k, rule) * moving.scale

@@ -1,4 +1,4 @@
-"""The weights of attention as an array: for looking at them, at small sizes."""
+"""Weights of attention as an array, for inspection at small sizes."""
 
 from __future__ import annotations
 
@@ -40,39 +40,40 @@ def attention_weights(
     score_fn: Callable[..., Any] | None = None,
     axis_name: Hashable | None = None,
 ) -> Float[Array, "*batch heads queries keys"]:
-    """The weights p = entmax_α(scale · q kᵀ + bias) by which `dot_product_attention` mixes values.
+    """Return the attention weights p = entmax_α(scale · q kᵀ + bias).
 
-    They are an array of all queries and keys, to be looked at: for long sequences it does not fit
-    into memory, and attention itself never forms it.
+    `dot_product_attention` mixes values with these weights. They are an array of all queries and
+    keys, for inspection: for long sequences it does not fit into memory, and attention itself never
+    forms it.
 
     Args:
-        query: as for `dot_product_attention`, and so are all the others: shape
-            (*batch, queries, heads, width).
+        query: as for `dot_product_attention`, like all arguments below: shape (*batch, queries,
+            heads, width).
         key: shape (*batch, keys, key heads, width).
         bias: added to the scores; broadcastable to (*batch, heads, queries, keys).
         mask: boolean, True where a key takes part; broadcastable to (*batch, heads, queries, keys).
         alpha: α > 0, a number, or traced, then also of shape (heads,). 1 where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
+        regularizer: a `Regularizer` instead of `Tsallis(alpha)`.
         scale: the factor of q kᵀ, 1/√width where it is None.
-        is_causal: whether a query sees no key after its own place.
-        query_offset: the place of the first query among the keys.
+        is_causal: whether a query sees no key after its own position.
+        query_offset: the position of the first query among the keys.
         query_seq_lengths: integers of shape (*batch,).
         key_value_seq_lengths: integers of shape (*batch,).
-        local_window_size: how many keys before and after its own place a query sees.
+        local_window_size: how many keys before and after its own position a query sees.
         query_segment_ids: integers of shape (*batch, queries).
         key_value_segment_ids: integers of shape (*batch, keys).
-        logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z.
-        sinks: the score of one more class, whose weight is left out of the result.
-        score_fn: a function of (score, batch, head, query, key) that gives the score to be taken.
-        axis_name: the mesh (or `vmap`) axis over which *keys* are split, in `shard_map`.
+        logits_soft_cap: c > 0 replaces z by c tanh(z/c).
+        sinks: the score of one more class; its weight is not returned.
+        score_fn: a function of (score, batch, head, query, key) that returns the modified score.
+        axis_name: the mesh (or `vmap`) axis that splits *keys*, in `shard_map`.
 
     Returns:
         Shape (*batch, heads, queries, keys), in the dtype that query and key promote to. Rows sum
-        to 1, to less where there are sinks, and to 0 where there is no key.
+        to 1; with sinks to less than 1, and to 0 if fully masked.
 
     Raises:
         TypeError: for arrays of the wrong kind.
-        ValueError: for shapes that do not fit, and numbers out of their range.
+        ValueError: for shapes that do not match, and numbers out of range.
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax

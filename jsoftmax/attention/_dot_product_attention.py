@@ -1,4 +1,4 @@
-"""Attention with any mapping of the family."""
+"""Dot-product attention with any mapping of the family."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def dot_product_attention(
     Float[Array, "*batch queries heads value_width"]
     | tuple[Float[Array, "*batch queries heads value_width"], Float[Array, "*batch queries heads"]]
 ):
-    """Mixtures of values, with weights from softmax, any α-entmax, or any regularizer.
+    """Dot-product attention with weights from softmax, any α-entmax, or any regularizer.
 
     For each head, with z = scale · q kᵀ + bias,
 
         out = Σ_s p_s v_s,   p = argmax_{p in the simplex} ⟨p, z⟩ − Ω(p).
 
-    It takes what `jax.nn.dot_product_attention` takes, under the same names, and can be put in its
-    place. It differs in that Ω may be any, `Tsallis(alpha)` where it is not given; that a query
-    without any key gives zeros and no gradient, where `jax.nn` gives the mean of all values; that
-    NaN in a key which a query does not see does not reach it; and that the matrix of weights is
-    never formed: memory grows with length, not with its square, in every derivative (`jvp`, `grad`,
-    second derivatives of either kind), since weights are computed again, block by block, from the
-    threshold of their row. Blocks that `is_causal` or `local_window_size` hide wholly are not
-    computed. Computations are in float32 at least.
+    It takes the arguments of `jax.nn.dot_product_attention`, under the same names, and can replace
+    it. It differs in four points. Any Ω may be given; the default is `Tsallis(alpha)`. A fully
+    masked query gives zeros and no gradient, where `jax.nn` gives the mean of all values. NaN in a
+    key does not reach the queries that do not see it. The matrix of weights is never formed: memory
+    grows with length, not with its square, in every derivative (`jvp`, `grad`, second derivatives
+    of either kind), since weights are recomputed block by block from the threshold of their row.
+    Blocks that `is_causal` or `local_window_size` hide wholly are not computed. Computations are in
+    float32 at least.
 
     Args:
         query: shape (*batch, queries, heads, width); any number of batch axes.
@@ -73,68 +73,69 @@ def dot_product_attention(
         mask: boolean, True where a key takes part; broadcastable to (*batch, heads, queries, keys).
         alpha: α > 0, 1 for softmax, 2 for sparsemax, ∞ for equal shares of the largest scores; a
             number, or traced, then also of shape (heads,). Differentiable. 1 where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`; its arrays are numbers or of
-            shape (heads,). Differentiable.
+        regularizer: a `Regularizer` instead of `Tsallis(alpha)`; its arrays are numbers or of shape
+            (heads,). Differentiable.
         scale: the factor of q kᵀ, 1/√width where it is None; a number, of shape (heads,), or one
             for each query, broadcastable to (*batch, queries, heads): an inverse temperature, which
             may grow with `visible_keys`. Differentiable.
-        is_causal: whether a query sees no key after its own place.
-        query_offset: the place of the first query among the keys, by which `is_causal` and
-            `local_window_size` count: the length of the cache before a step of decoding or a chunk
-            of a prompt. A whole number, or traced, then also one for each batch entry, of shape
-            (*batch,). With "segments" each segment of the queries begins where the same segment
-            of the keys does, so that order restarts with every pair of packed documents. 0 where
-            it is None, as in `jax.nn`: a single causal query then warns, for it sees one key.
+        is_causal: whether a query sees no key after its own position.
+        query_offset: the position of the first query among the keys, which `is_causal` and
+            `local_window_size` count from: the length of the cache before a decoding step or a
+            chunk of a prompt. An integer; if traced, also one for each batch entry, of shape
+            (*batch,). With "segments" each segment of the queries begins where the same segment of
+            the keys does, so that order restarts with every pair of packed documents. 0 where it is
+            None, as in `jax.nn`: a single causal query then warns, for it sees one key.
         query_seq_lengths: integers ≥ 0 of shape (*batch,): queries beyond give zeros.
         key_value_seq_lengths: integers ≥ 0 of shape (*batch,): keys beyond are not seen.
-        local_window_size: how many keys before and after its own place a query sees, a whole number
-            or a pair of them, where None stands for all. A number may be traced, then also one for
-            each batch entry, of shape (*batch,); what it hides is computed all the same.
-        query_segment_ids: integers of shape (*batch, queries): a query sees keys of its segment.
-        key_value_segment_ids: the same of keys, of shape (*batch, keys); those of the queries where
-            it is None.
-        logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z, before masks; a bias of −∞ stays
-            −∞. A number or of shape (heads,). Differentiable.
-        sinks: the score of one more class, which has no value, a number or of shape (heads,): what
-            it takes of the mass is lost to the mixture. At 0 it is the off-by-one softmax.
+        local_window_size: how many keys before and after its own position a query sees, an integer
+            or a pair, with None for all. An integer may be traced, then also one for each batch
+            entry, of shape (*batch,); keys outside a traced window are computed all the same.
+        query_segment_ids: integers of shape (*batch, queries): a query sees the keys of its
+            segment.
+        key_value_segment_ids: the same for keys, of shape (*batch, keys); those of the queries
+            where it is None.
+        logits_soft_cap: c > 0 replaces z by c tanh(z/c), before masks; a bias of −∞ stays −∞. A
+            number or of shape (heads,). Differentiable.
+        sinks: the score of one more class, which has no value, a number or of shape (heads,): its
+            share of the mass is lost to the mixture. At 0 this is the off-by-one softmax.
             Differentiable.
-        score_fn: a function of (score, batch, head, query, key) that gives the score to be taken
-            in its place, after scale and bias and before a soft cap: `ALiBi`, `T5Buckets`,
-            `ForgettingGate`, or one of yours. It is called with a score and four integers, and
-            mapped over all; `query` and `key` are places, from `query_offset` on; with several
-            batch axes `batch` counts their entries in order. It is computed with each block, and
-            so are its derivatives, also in arrays: the leaves of a pytree that is called, such as
+        score_fn: a function of (score, batch, head, query, key) that returns the modified score,
+            after scale and bias and before a soft cap: `ALiBi`, `T5Buckets`, `ForgettingGate`, or
+            one of yours. It is called with a score and four integers, and mapped over all; `query`
+            and `key` are positions, from `query_offset` on; with several batch axes `batch` counts
+            their entries in order. It is computed with each block, and so are its derivatives, also
+            in arrays: the leaves of a pytree that is called, such as
             `jax.tree_util.Partial(function, array)`, or those that a plain function closes over
             (which may not be indexed by a head or entry that is split over an Explicit mesh). A
-            plain function that is made anew for each eager call is compiled anew.
-        dropout_rng: a key for dropout, of `jax.random.key`.
-        dropout_rate: the share of weights that are dropped, from 0 to below 1; the others grow by
-            1/(1 − rate). Which they are depends on the key and on places, not on blocks.
+            plain function that is created for each eager call is compiled each time.
+        dropout_rng: a random key for dropout, from `jax.random.key`.
+        dropout_rate: the share of weights that are dropped, in [0, 1); the others are multiplied by
+            1/(1 − rate). The choice depends on the key and on positions, not on blocks.
         broadcast_dropout: whether all batch entries and heads drop the same weights.
         return_residual: also return τ.
-        implementation: "xla", which does all that is described here; "pallas", kernels for TPU and
-            GPU that do it on the chip (interpreted on a CPU, which is slow); or a kernel for
-            softmax, "cudnn" (by way of `jax.nn`) or "tokamax" (where it is installed). None is
-            "pallas" on hardware where `python -m jsoftmax.kernels` found it right and faster, else
-            "xla". What is named never falls back.
+        implementation: "xla", which supports every argument; "pallas", kernels for TPU and GPU that
+            compute on the chip (interpreted on a CPU, which is slow); or a kernel for softmax,
+            "cudnn" (by way of `jax.nn`) or "tokamax" (where it is installed). None is "pallas" on
+            hardware where `python -m jsoftmax.kernels` found it right and faster, else "xla". A
+            named implementation never falls back to another.
         block_q: how many queries are computed together; None for a number that suits the hardware.
         block_k: with how many of their keys; None as before: softmax takes 1024 at once, other α
-            all of them up to 2¹⁷, since otherwise q kᵀ is computed again for every step towards τ.
-        axis_name: the mesh (or `vmap`) axis over which *keys* and values are split, in `shard_map`,
-            each device holding one of equal parts, in their order. Lengths are those of all keys;
-            `bias`, `mask` and segments are those of this device's.
+            all of them up to 2¹⁷, since otherwise q kᵀ is recomputed at every iteration for τ.
+        axis_name: the mesh (or `vmap`) axis that splits *keys* and values, in `shard_map`. Each
+            device holds one of equal parts, in order. Lengths count all keys; `bias`, `mask` and
+            segments are those of this device's keys.
 
     Returns:
         The mixtures, of shape (*batch, queries, heads, value width), in the dtype that query, key
-        and value promote to. With `return_residual` a pair of them and the thresholds τ of
-        z − τ = ω′(p), of shape (*batch, queries, heads), which are the logsumexp of the scores
-        where α = 1. Unlike those of `jax.nn` they are differentiable.
+        and value promote to. With `return_residual` a pair of them and the thresholds τ, of shape
+        (*batch, queries, heads), where z − τ = ω′(p). Where α = 1 these are the logsumexp of the
+        scores. Unlike those of `jax.nn` they are differentiable.
 
     Raises:
-        TypeError: for arrays that are not real numbers, masks that are not boolean, a bias that is,
-            lengths and segments that are not integers, and a key that is none.
-        ValueError: for shapes that do not fit, numbers out of their range, and unknown names.
-        NotImplementedError: for an argument that the named kernel does not take.
+        TypeError: for arrays that are not real numbers, masks that are not boolean, a boolean bias,
+            lengths and segments that are not integers, and an invalid `dropout_rng`.
+        ValueError: for shapes that do not match, numbers out of range, and unknown names.
+        NotImplementedError: for an argument that the named kernel does not support.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax

@@ -1,4 +1,4 @@
-"""Which weights dropout keeps: drawn for every place of their matrix, however it is cut."""
+"""Dropout of weights, drawn for every position of their matrix, independent of blocks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from jax import Array
 
 from jsoftmax.attention._attention_problem import Fixed, Rule
 
-_TILE = 128  # keys whose bits are drawn together
+_TILE = 128  # keys with bits drawn together
 
 
 def kept(fixed: Fixed, rule: Rule) -> Array | float:
-    """1/(1 − rate) where a weight is kept, 0 where it is dropped; the number 1 without dropout.
+    """Return 1/(1 − rate) for weights that are kept, 0 for dropped ones; 1 without dropout.
 
-    A row of the matrix has a random key of its own, and in it every tile of keys: so the bits do
-    not depend on the blocks that are computed together, and a backward pass draws them again.
+    Every row of the matrix has a random key of its own, and so has every tile of keys in it. So the
+    bits do not depend on the blocks, and a backward pass draws them again.
     """
     if fixed.streams is None:
         return 1.0

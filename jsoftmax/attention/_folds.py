@@ -1,4 +1,4 @@
-"""Going through the keys of a block of queries, block by block."""
+"""Reduce over the keys of a block of queries, block by block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jsoftmax.core._named_trees import Trees, overlaid
 
 
 def fold(rule: Rule, step: Callable, state: Any, trees: Trees) -> Any:
-    """step(state, trees) over the blocks of keys."""
+    """Fold step(state, trees) over the blocks of keys."""
     if key_blocks(rule, trees[1]) == 1:
         return step(state, trees)
     parts, rest = split(trees, KEYS, rule.block_k)
@@ -27,7 +27,7 @@ def fold(rule: Rule, step: Callable, state: Any, trees: Trees) -> Any:
 
 
 def summed(rule: Rule, sums: Callable[[Trees], Any], trees: Trees) -> Any:
-    """The sum of sums(trees) over the blocks of keys, and over the parts of a split row."""
+    """Return the sum of sums(trees) over the blocks of keys, and over the parts of a split row."""
     if key_blocks(rule, trees[1]) == 1:
         total = sums(trees)
     else:
@@ -49,12 +49,12 @@ def over_parts(sums: Any, axis_name: Any) -> Any:
 
 
 def recomputed(function: Callable, static_argnums: tuple[int, ...] = ()) -> Callable:
-    """`function`, of whose work nothing is kept for the way back: there it is done again.
+    """Rematerialize: `function` saves no intermediate; the backward pass recomputes them.
 
     Custom derivatives in the body of a loop need this also to survive a second reverse pass: JAX
-    drops them where it looks for what a loop need not compute at each turn.
+    drops them where it looks for loop-invariant computations.
     """
-    # In a loop the compiler cannot merge what is computed twice; where there is none it may.
+    # The compiler cannot merge repeated computations in a loop; outside of one it may.
     return jax.checkpoint(function, prevent_cse=False, static_argnums=static_argnums)
 
 
@@ -64,7 +64,7 @@ def key_blocks(rule: Rule, fixed: Fixed) -> int:
 
 
 def like_rows(moving: Moving, fixed: Fixed, value: float) -> Array:
-    """One value for each row: an array that varies over a mesh as the data do."""
+    """Return one value for each row, in an array that varies over a mesh as the data do."""
     rows = fixed.row_spoiled + fixed.column_spoiled[..., :1]
     own = *moving.numbers, *moving.of_heads, *moving.of_queries, *moving.of_keys
     for x in (moving.bias, fixed.mask, moving.scale, *own):
@@ -74,7 +74,7 @@ def like_rows(moving: Moving, fixed: Fixed, value: float) -> Array:
 
 
 def mixed_values(weights: Array, v: Array, fixed: Fixed, rule: Rule) -> Array:
-    """Σ w v of each row, without the weights that dropout drops."""
+    """Return Σ w v of each row, without the dropped weights."""
     return weighted_values(weights * kept(fixed, rule), v, rule)
 
 

@@ -1,4 +1,4 @@
-"""Attention that forgets: the gates between a key and a query multiply its weight."""
+"""Forgetting attention: the gates between a key and a query multiply its weight."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jsoftmax.core import _checks as checks
 
 @dataclasses.dataclass(frozen=True)
 class ForgettingGate(LaidScore):
-    r"""A forget gate: a score loses the logarithms of all gates after its key, up to its query.
+    r"""A forget gate: adds log f of all gates after the key, up to the query, to the score.
 
     .. math:: z_{ts} ← z_{ts} + \sum_{i=s+1}^{t} \log f_i = z_{ts} + c_t - c_s
 
-    for cumulative sums c of log f. Give it to `dot_product_attention` as `score_fn`, beside
-    `is_causal`. Only c is kept, of the length of the keys; its gradient is summed block by block.
+    for cumulative sums c of log f. Pass it to `dot_product_attention` as `score_fn`, beside
+    `is_causal`. Only c is stored, one number for each key; its gradient is summed block by block.
 
     Args:
         cumulative: c at every key, of shape (*batch, keys, heads), or with size 1 where it is
-            shared: `jnp.cumsum(jax.nn.log_sigmoid(x), axis=-2)`. Queries take theirs from their
-            places among the keys, from `query_offset` on. In `ring_attention` each device gives
+            shared: `jnp.cumsum(jax.nn.log_sigmoid(x), axis=-2)`. Queries take theirs at their
+            positions among the keys, from `query_offset` on. In `ring_attention` each device gives
             its part of the sums over the whole sequence. Differentiable.
 
     Example:
@@ -54,7 +54,7 @@ class ForgettingGate(LaidScore):
         return jnp.add(score, c[entry, query, column] - c[entry, key, column])
 
     def check(self, outline: Outline) -> None:
-        """Raise an error for sums that do not fit the keys."""
+        """Raise an error for sums that do not match the keys."""
         x = checks.as_array(outline.function, "score_fn.cumulative", self.cumulative)
         shape = *outline.batch, outline.keys, outline.heads
         if x.ndim < 2 or not checks.broadcasts(x, shape) or x.shape[-2] != outline.keys:
@@ -65,8 +65,8 @@ class ForgettingGate(LaidScore):
         if outline.axis_name is not None:
             raise NotImplementedError(
                 f"jsoftmax.{outline.function}: ForgettingGate does not take keys that are split "
-                "by `axis_name`, since queries need sums at places that lie elsewhere. Split heads "
-                "or the batch."
+                "by `axis_name`, since queries need sums at positions on other devices. Split "
+                "heads or the batch."
             )
         if isinstance(outline.offset, int) and all(
             isinstance(n, int) for n in (outline.queries, outline.keys)
@@ -75,12 +75,12 @@ class ForgettingGate(LaidScore):
             if last > outline.keys or outline.offset < 0:
                 raise ValueError(
                     f"jsoftmax.{outline.function}: ForgettingGate needs the queries among the "
-                    f"keys: places {outline.offset} to {last - 1} of {outline.keys}. Give "
-                    "`query_offset`, and gates of all keys."
+                    f"{outline.keys} keys, but their positions are {outline.offset} to {last - 1}. "
+                    "Give `query_offset`, and gates of all keys."
                 )
 
     def laid(self, outline: Outline) -> tuple[tuple[Array, ...], ...]:
-        """The sums of keys, and of queries at their places among them."""
+        """Return the sums of keys, and of queries at their positions among them."""
         c = outline.by_place(jnp.asarray(self.cumulative))
         offset, queries = outline.offset, outline.queries
         if isinstance(offset, int):
@@ -96,6 +96,6 @@ class ForgettingGate(LaidScore):
     def of_block(
         self, score: Array, laid: tuple[tuple[Array, ...], ...], query: Array, key: Array
     ) -> Array:
-        """The scores of a block."""
+        """Return the scores of a block."""
         _, (of_queries,), (of_keys,) = laid
         return score + (of_queries - of_keys)

@@ -1,6 +1,6 @@
-"""Attention by the kernels of `jsoftmax.kernels`, with the derivatives of XLA's attention.
+"""Attention by the kernels of `jsoftmax.kernels`, with the derivatives of XLA attention.
 
-Reverse mode goes by kernels too. Forward mode, and every further derivative, is that of XLA's
+Kernels compute reverse mode too. Forward mode, and every further derivative, is that of XLA
 attention of the same arguments.
 """
 
@@ -24,30 +24,30 @@ from jsoftmax.core._mesh_axes import alike
 from jsoftmax.core._named_trees import changes_of
 
 _FUNCTION = "jsoftmax.dot_product_attention"
-_WINDOWS = ((None, None), (None, 0))  # that records know: none, and causal
+_WINDOWS = ((None, None), (None, 0))  # in records: none, and causal
 _MOVING = ("query", "key", "value", "bias", "scale", "soft_cap", "sinks")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Static, beside the rule: the blocks of XLA's attention, and whether τ is returned."""
+    """Static parameters beside the rule: XLA's block sizes, and whether τ is returned."""
 
     sizes: Sizes
     return_residual: bool
 
 
 def by_pallas(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> Any:
-    """The mixtures, and τ if it is asked for, in the form of `dot_product_attention`.
+    """Return the mixtures, and τ on request, in the form of `dot_product_attention`.
 
     Raises:
-        NotImplementedError: for what the kernels do not take.
+        NotImplementedError: for arguments that the kernels do not support.
     """
     refuse(f"{_FUNCTION}: implementation='pallas' does", given, rule)
     return _computed(alike(given), rule, Plan(sizes, return_residual))
 
 
 def by_record(given: Given, rule: Rule, sizes: Sizes, return_residual: bool) -> Any:
-    """The same, where no implementation is named: by kernels on hardware with a record of them."""
+    """Compute the same where no implementation is named: by kernels on hardware in their record."""
     platforms = _recorded(given, rule)
     if not platforms:
         return computed(given, rule, sizes, return_residual)
@@ -87,7 +87,7 @@ def _refused(given, rule):
 
 
 def _recorded(given, rule):
-    """The platforms on which kernels were right, and faster, for such a problem."""
+    """Return the platforms with kernels that were right and faster for such a problem."""
     from jsoftmax.kernels import case_of, chosen, has_record
 
     if not has_record() or any(_refused(given, rule).values()) or rule.is_part:
@@ -155,7 +155,7 @@ def _attended_jvp(rule, plan, with_rows, primals, tangents):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _pushed(rule, plan, residuals, changes):
-    """The tangents of mixtures and of τ, by XLA."""
+    """Return the tangents of mixtures and of τ, by XLA."""
     given, _ = residuals
 
     def outcome(moved):
@@ -174,7 +174,7 @@ def _pushed(rule, plan, residuals, changes):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _pulled(rule, names, residuals, cotangents):
-    """The cotangents of what moves, by kernels."""
+    """Return the cotangents of the differentiable inputs, by kernels."""
     given, found = residuals
     return pulled(given, rule, found, cotangents["out"], cotangents["tau"], names)
 

@@ -1,4 +1,4 @@
-"""Few queries beside a cache, read as it lies in memory: whole, or in pages."""
+"""Decoding: few queries beside a cache, read in its own layout, contiguous or in pages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Pages(NamedTuple):
 
 
 def attended_by_pages(given: Given, rule: Rule, pages: Pages) -> Array:
-    """The mixtures of few queries, whose keys and values lie in pages."""
+    """Return the mixtures of few queries, with keys and values in pages."""
     function, platforms = partial(_of_pages, rule), ("tpu", "cpu")
     return by_platform(function, given, pages, platforms=platforms, called="paged_attention")
 
@@ -36,13 +36,13 @@ def _of_pages(rule, platform, interpret, given, pages):
 
 
 def may_join(given: Given) -> bool:
-    """Whether the heads of few queries may be rows of one block, beside a cache as it lies."""
+    """Whether the heads of few queries may be rows of one block beside a cache in its layout."""
     others = given.bias, given.mask, given.query_segment_ids, given.dropout_rng
     return all(x is None for x in others)
 
 
 def joined(given: Given, rule: Rule, interpret: Any, pages: Pages | None = None) -> Array:
-    """The mixtures of few queries, whose keys and values are read as they lie in memory."""
+    """Return the mixtures of few queries, with keys and values read in their own layout."""
     from jsoftmax.kernels import attention as kernels
 
     *batch, queries, heads, width = given.query.shape
@@ -81,7 +81,7 @@ def joined(given: Given, rule: Rule, interpret: Any, pages: Pages | None = None)
 
 
 def _of_entries(x, table):
-    """Bounds in the order of each entry's pages: (entries, pages × whole vectors, width)."""
+    """Return bounds in the order of each entry's pages: (entries, pages × whole vectors, width)."""
     _, heads, width = x.shape
     x = x[table.reshape(-1, table.shape[-1])]
     x = jnp.tile(x, (1, 1, math.lcm(heads, 8) // heads, 1))

@@ -1,4 +1,4 @@
-"""The arguments of attention as kernels take them, and arrays of kernels as attention has them."""
+"""Convert the arguments of attention to the layout of kernels, and their results back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARTS = 8  # of a tile, each with bounds of its keys: rows of a vector
 def operands(
     given: Given, rule: Rule, platform: str, interpret: Any, moves: tuple[str, ...]
 ) -> tuple[Any, Any]:
-    """The static description of a kernel, and its arrays."""
+    """Return the static description of a kernel, and its arrays."""
     from jsoftmax.kernels import attention as kernels
 
     query, key, value = _of_one_dtype(given, platform)
@@ -63,7 +63,7 @@ def operands(
 
 
 def _of_one_dtype(given, platform):
-    """Query, key and value in a dtype that the platform multiplies."""
+    """Cast query, key and value to a dtype that the platform multiplies."""
     dtype = given.dtype
     if dtype.itemsize < 2 or (platform == "tpu" and dtype == jnp.float16):
         dtype = np.dtype(np.float32)
@@ -71,7 +71,7 @@ def _of_one_dtype(given, platform):
 
 
 def _of_heads(given, x):
-    """One number for each head of each batch entry."""
+    """Return one number for each head of each batch entry."""
     *batch, _, heads, _ = given.query.shape
     key_heads = given.key.shape[-2]
     x = given.by_head(x) if x.ndim <= 1 else x
@@ -80,7 +80,7 @@ def _of_heads(given, x):
 
 
 def _lengths(given, rule, entries):
-    """Queries, keys, keys before and after a query of each batch entry; whether they hide a key."""
+    """Return lengths and windows of each batch entry, and whether they hide a key."""
     from jsoftmax.kernels.attention import ALL
 
     queries, keys = given.query.shape[-3], given.key.shape[-3]
@@ -102,7 +102,7 @@ def _known(number, otherwise):
 
 
 def _of_scores(given, x, dtype, blocks):
-    """A mask or a bias as (shared heads, keys or 1, queries or 1), and how many are shared."""
+    """Return a mask or bias as (shared heads, keys or 1, queries or 1), and how many share it."""
     if x is None:
         return None, (1, 1, 1)
     *batch, _, heads, _ = given.query.shape
@@ -126,7 +126,7 @@ def _of_places(ids, block):
 
 
 def _streams(given, rule, entries):
-    """The words of random keys for dropout, one for each head."""
+    """Return the words of random keys for dropout, one for each head."""
     if given.dropout_rng is None:
         return None, (1, 1, 1)
     heads, key_heads = given.query.shape[-2], given.key.shape[-2]
@@ -150,7 +150,7 @@ def with_bounds(spec: Any, arrays: Any, key: Array) -> tuple[Any, Any]:
 
 
 def laid(spec: Any, x: Array, block: int) -> Array:
-    """(*batch, length, heads, width) as kernels of a platform take it: a GPU as it lies."""
+    """Lay out (*batch, length, heads, width) for kernels; a GPU reads it as it is."""
     if spec.is_tpu:
         return by_head(x, block)
     x = x.reshape(-1, *x.shape[-3:])
@@ -158,14 +158,14 @@ def laid(spec: Any, x: Array, block: int) -> Array:
 
 
 def by_head(x: Array, block: int) -> Array:
-    """(*batch, length, heads, width) → (entries × heads, blocks of places, width)."""
+    """Transpose (*batch, length, heads, width) to (entries × heads, blocks of positions, width)."""
     length, width = x.shape[-3], x.shape[-1]
     x = jnp.swapaxes(x, -2, -3).reshape(-1, length, width)
     return jnp.pad(x, [(0, 0), (0, -length % block), (0, 0)])
 
 
 def turned(x: Array, block: int) -> Array:
-    """(*batch, length, heads, width) → (entries × heads, width, blocks of places)."""
+    """Transpose (*batch, length, heads, width) to (entries × heads, width, blocks of positions)."""
     length, _, width = x.shape[-3:]
     x = jnp.moveaxis(x, -3, -1).reshape(-1, width, length)
     return jnp.pad(x, [(0, 0), (0, 0), (0, -length % block)])
@@ -181,19 +181,19 @@ def native(spec: Any, x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def result(given: Given, spec: Any, x: Array) -> Array:
-    """Vectors of queries as a kernel writes them → (*batch, queries, heads, width)."""
+    """Transpose a kernel's vectors of queries to (*batch, queries, heads, width)."""
     if spec.is_tpu:
         return of_rows(given, x)
     return native(spec, x, (*given.query.shape[:-1], x.shape[-1]), given.dtype)
 
 
 def of_rows(given: Given, x: Array) -> Array:
-    """(entries × heads, width, queries) → (*batch, queries, heads, width)."""
+    """Transpose (entries × heads, width, queries) to (*batch, queries, heads, width)."""
     *batch, queries, heads, _ = given.query.shape
     x = x[..., :queries].reshape(*batch, heads, x.shape[1], queries)
     return jnp.moveaxis(x, -1, -3).astype(given.dtype)
 
 
 def as_rows(spec: Any, x: Array) -> Array:
-    """(*batch, queries, heads) → (entries × heads, blocks of queries)."""
+    """Transpose (*batch, queries, heads) to (entries × heads, blocks of queries)."""
     return by_head(x[..., None].astype(spec.computing), spec.block_q)[..., 0]

@@ -1,4 +1,4 @@
-"""Attention by kernels, forward and back, on the platform that is compiled for."""
+"""Forward and backward pass of attention by kernels, on the platform that is compiled for."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from jsoftmax.core._solved_row import Masses, SolvedRow, mean_of
 
 
 def attended(given: Given, rule: Rule, with_rows: bool) -> dict[str, Array]:
-    """`out`; and with rows `tau`, and what the kernels of the way back need."""
+    """Return `out`; with rows also `tau` and the residuals of the backward kernels."""
     return by_platform(partial(_attended, rule, with_rows), given)
 
 
 def pulled(
     given: Given, rule: Rule, found: dict[str, Array], d_out: Array, d_tau: Array, names: tuple
 ) -> dict[str, Any]:
-    """The cotangents of the arguments of these names."""
+    """Return the cotangents of the arguments of these names."""
     return by_platform(partial(_pulled, rule, names), given, found, d_out, d_tau)
 
 
 def tiles_in_sight(given: Given, rule: Rule) -> Array:
-    """Which tiles the kernels of a TPU form: (heads × blocks of queries, tiles of keys)."""
+    """Return a flag for each tile that TPU kernels form: (heads × query blocks, key tiles)."""
     spec, arrays = operands(given, rule, "tpu", True, ())
     blocks, tiles = (
         n // size
@@ -78,12 +78,12 @@ def _attended(rule, with_rows, platform, interpret, given):
 
 
 def _turned(spec, x, laid):
-    """Keys or values as a kernel multiplies them: transposed for a TPU, as laid for a GPU."""
+    """Return keys or values as kernels multiply them: transposed for a TPU, as laid for a GPU."""
     return turned(x.astype(laid.dtype), spec.block_k) if spec.is_tpu else laid
 
 
 def _with_rows_of_nobody(spec, rows, count):
-    """What is kept of rows, and of rows that see nothing, up to so many."""
+    """Pad the residuals of rows with those of fully masked rows, up to `count`."""
     from jsoftmax.kernels.attention import ROWS
 
     known = {"tau": -jnp.inf, "floor": -jnp.inf, "anchor": -jnp.inf}
@@ -96,7 +96,7 @@ def _with_rows_of_nobody(spec, rows, count):
 
 
 def _flags(given, spec):
-    """The shape in which a TPU tells which tiles have mass, for it is that on every platform."""
+    """Return the shape of a TPU's flags of tiles with mass; it is the same on every platform."""
     from jsoftmax.kernels import attention as kernels
 
     queries, keys, width = given.query.shape[-3], given.key.shape[-3], given.key.shape[-1]
@@ -145,7 +145,7 @@ def _pulled(rule, names, platform, interpret, given, found, d_out, d_tau):
 
 
 def _of_numbers(given, spec, numbers, rows, sums, names):
-    """The cotangents of scale, cap, sinks and the numbers of the regularizer."""
+    """Return the cotangents of scale, cap, sinks and the numbers of the regularizer."""
     if given.sinks is not None:
         sums = _with_sinks(given, spec, numbers, rows, sums)
     results = {}
@@ -158,7 +158,7 @@ def _of_numbers(given, spec, numbers, rows, sums, names):
 
 
 def _with_sinks(given, spec, numbers, rows, sums):
-    """What the sink of each query adds: a class with a score, and without a value."""
+    """Add the sink of each query: a class with a score and without a value."""
     from jsoftmax.kernels.attention import ROWS, SHIFT
 
     row = SolvedRow(**{name: rows[:, i] for i, name in enumerate(ROWS)})
@@ -177,7 +177,7 @@ def _with_sinks(given, spec, numbers, rows, sums):
 
 
 def _of_bias(given, x):
-    """(heads, keys, queries) → the cotangent of the bias, summed where it is shared."""
+    """Return the cotangent of the bias from (heads, keys, queries), summed where it is shared."""
     *batch, queries, heads, _ = given.query.shape
     keys = given.key.shape[-3]
     x = x[:, :keys, :queries].reshape(*batch, heads, keys, queries).swapaxes(-1, -2)

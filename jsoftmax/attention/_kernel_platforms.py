@@ -1,4 +1,4 @@
-"""Which kernel each platform compiles, or interprets."""
+"""Select the kernel that each platform compiles or interprets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def by_platform(
     platforms: tuple[str, ...] = tuple(PLATFORMS),
     called: str = "dot_product_attention",
 ) -> Any:
-    """function(platform, interpret, given, ...) of the platform for which it is compiled."""
+    """Call function(platform, interpret, given, ...) for the platform that is compiled for."""
     from jsoftmax import kernels
 
     # No chip computes float64: it is interpreted, on a CPU.

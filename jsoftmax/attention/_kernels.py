@@ -1,4 +1,4 @@
-"""Kernels of others for plain softmax attention, taken by name."""
+"""Kernels of other libraries for plain softmax attention, chosen by name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def by_kernel(
     name: str, given: Given, rule: Rule, arrays: dict[str, Any], taken: dict[str, Any],
     refused: dict[str, bool],
 ) -> Array:  # fmt: skip
-    """The mixtures as the kernel of that name computes them.
+    """Compute the mixtures by the kernel of that name.
 
-    `arrays` and `taken` are passed on as they are; of `refused` none may be given.
+    `arrays` and `taken` are passed on unchanged; no argument in `refused` may be given.
 
     Raises:
         ValueError: for an unknown name.
-        NotImplementedError: for an argument that the kernel does not take.
+        NotImplementedError: for an argument that the kernel does not support.
     """
     if name not in _KERNELS:
         raise ValueError(
@@ -74,7 +74,7 @@ _KERNELS = {"cudnn": _cudnn, "tokamax": _tokamax}
 
 @partial(jax.jit, static_argnums=2)
 def _without_empty_rows(out: Array, given: Given, rule: Rule) -> Array:
-    """Zeros for queries that see no key, for which kernels give a mean of all values."""
+    """Return zeros for fully masked queries, where kernels give the mean of all values."""
     arguments = prepared(given, rule)
     seen = visible(arguments.fixed, arguments.rule)
     if seen is None:

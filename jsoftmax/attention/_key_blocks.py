@@ -1,6 +1,6 @@
-"""Which queries and keys are computed together, and cutting and joining arrays accordingly.
+"""Group queries and keys into blocks, and cut and join arrays accordingly.
 
-Everything is done on tuples of `Moving` and `Fixed`, whose arrays share their axes.
+All functions act on tuples of `Moving` and `Fixed`. Their arrays share their axes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WHOLE = "whole"  # arrays of a score function that are not cut into blocks
 
 
 def looped(function: Callable, rule: Rule, trees: Trees) -> Any:
-    """function(rule, *trees), on blocks of queries, and on a CPU on parts of the batch as well."""
+    """Call function(rule, *trees) on blocks of queries, and on a CPU on parts of the batch too."""
     lead = trees[0].q.shape[:-3]
     together = _together(rule, trees[0].q)
     whole = partial(_striped, function, rule)
@@ -54,7 +54,7 @@ def looped(function: Callable, rule: Rule, trees: Trees) -> Any:
 
 
 def _together(rule: Rule, q: Array) -> tuple[int, ...]:
-    """How many batch entries and heads a CPU computes at once: the last axes first."""
+    """Return how many batch entries and heads a CPU computes at once, the last axes first."""
     *lead, groups, _, _ = q.shape
     if rule.scores is None:
         return tuple(lead)
@@ -68,7 +68,7 @@ def _together(rule: Rule, q: Array) -> tuple[int, ...]:
 
 
 def _striped(function: Callable, rule: Rule, trees: Trees) -> Any:
-    """function(rule, *trees), on blocks of queries with the keys that they may see."""
+    """Call function(rule, *trees) on blocks of queries with the keys that they may see."""
     if not rule.stripes:
         return mapped(lambda trees: function(rule, *trees), trees, QUERIES, rule.block_q)
     lists = by_name(trees, lambda name, x: _stripes_of(name, x, rule.stripes))
@@ -81,7 +81,7 @@ def _striped(function: Callable, rule: Rule, trees: Trees) -> Any:
 
 
 def _stripes_of(name: str, x: Array, stripes: tuple[Stripe, ...]) -> list[Array]:
-    """What every stripe needs of one array."""
+    """Return the part of an array that each stripe needs."""
     xs = [x] * len(stripes)
     if _has(name, x, QUERIES):
         xs = _cut(x, QUERIES[name], [stripe.queries for stripe in stripes])
@@ -93,10 +93,10 @@ def _stripes_of(name: str, x: Array, stripes: tuple[Stripe, ...]) -> list[Array]
 
 
 def _cut(x: Array, axis: int, ranges: list[tuple[int, int]]) -> list[Array]:
-    """x from one place to before another along an axis, for each such range.
+    """Slice x along an axis, for each range from start to stop.
 
-    Put together of pieces that no range divides: on the way back these are added up, each only as
-    often as it was used, where a slice would add zeros of the whole length.
+    The slices are concatenations of pieces that no range divides. The backward pass adds up the
+    pieces, each only as often as it was used; that of a slice would add zeros of the whole length.
     """
     size = x.shape[axis]
     bounds = sorted({0, size}.union(*ranges))
@@ -107,7 +107,7 @@ def _cut(x: Array, axis: int, ranges: list[tuple[int, int]]) -> list[Array]:
 
 
 def mapped(function: Callable, trees: Trees, axes: dict[str, int] | int, block: Any) -> Any:
-    """function(trees) in blocks along an axis, one after another; results are put side by side.
+    """Map function(trees) over blocks along an axis, in sequence; concatenate the results.
 
     The results have the axis where queries have theirs, or, for an int, at that place.
     """
@@ -122,7 +122,7 @@ def mapped(function: Callable, trees: Trees, axes: dict[str, int] | int, block: 
 
 
 def split(trees: Trees, axes: dict[str, int] | int, block: int) -> tuple[Trees, Trees]:
-    """The arrays that have the axis, stacked in blocks along a new first one; and the others."""
+    """Return the arrays that have the axis, in blocks along a new first axis; and the others."""
 
     def stacked(x, axis):
         axis %= x.ndim
@@ -136,12 +136,12 @@ def split(trees: Trees, axes: dict[str, int] | int, block: int) -> tuple[Trees, 
 
 
 def taken(trees: Trees, axes: dict[str, int], start: int, stop: int) -> Trees:
-    """The places from `start` to `stop` along an axis."""
+    """Slice from `start` to `stop` along an axis."""
     return _each(trees, axes, lambda x, axis: jax.lax.slice_in_dim(x, start, stop, axis=axis))
 
 
 def padded(trees: Trees, axes: dict[str, int], before: int, after: int) -> Trees:
-    """Zeros, which as a mask are False, before and after an axis."""
+    """Pad an axis with zeros before and after; in a mask these are False."""
 
     def pad(x, axis):
         widths = [(0, 0)] * x.ndim
@@ -152,15 +152,15 @@ def padded(trees: Trees, axes: dict[str, int], before: int, after: int) -> Trees
 
 
 def resized(trees: Trees, axes: dict[str, int], size: int) -> Trees:
-    """Padded after the end, or cut there, to a size."""
+    """Pad or cut the end of an axis to a size."""
     excess = size - _size(trees, axes)
     return padded(trees, axes, 0, excess) if excess > 0 else taken(trees, axes, 0, size)
 
 
 def windows(trees: Trees, length: int, before: int, after: int) -> Trees:
-    """Blocks of `length` queries along a new first axis, each with the keys that it may see.
+    """Stack blocks of `length` queries along a new first axis, each with the keys it may see.
 
-    Keys have `before` places before those of the first query and `after` behind those of the last.
+    Keys have `before` positions before the first query and `after` behind the last.
     """
     count = _size(trees, QUERIES) // length
 
@@ -217,12 +217,12 @@ def _axis(name: str, axes: dict[str, int] | int) -> int | None:
 
 
 def _is_long(size: Any) -> bool:
-    """Whether an array of this size has the axis; a symbol, which has no number yet, says so."""
+    """Whether an array of this size has the axis; true of a symbolic size."""
     return not isinstance(size, int) or size > 1
 
 
 def _each(trees: Trees, axes, function: Callable[[Array, int], Array], *otherwise) -> Trees:
-    """`function` of every array that has the axis; the others as they are, or as they are given."""
+    """Apply `function` to every array that has the axis; leave the others, or take `otherwise`."""
 
     def chosen(name, x):
         if _has(name, x, axes):
@@ -233,7 +233,7 @@ def _each(trees: Trees, axes, function: Callable[[Array, int], Array], *otherwis
 
 
 def _merged(x: Array, axis: int) -> Array:
-    """Blocks stacked along the first axis, put side by side along another one of theirs."""
+    """Concatenate blocks stacked along the first axis, along another of their axes."""
     axis %= x.ndim - 1
     x = jnp.moveaxis(x, 0, axis)
     return x.reshape(*x.shape[:axis], math.prod(x.shape[axis : axis + 2]), *x.shape[axis + 2 :])

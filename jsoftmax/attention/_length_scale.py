@@ -1,4 +1,4 @@
-"""A scale of attention that grows with the number of keys that a query sees."""
+"""Scale of attention that grows with the number of visible keys."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jsoftmax.core import _checks as checks
 
 
 def by_length(delta: ArrayLike, beta: Array, gamma: Array) -> Callable[[Array], Array]:
-    """The function n ↦ δ + β (log n)^γ of visible keys, for `attention_fn`.
+    """Return the function n ↦ δ + β (log n)^γ of visible keys, for `attention_fn`.
 
-    A query that sees one key gets it whole, whatever the scale; it is given that of two, where the
-    power has a derivative.
+    A query that sees one key has weight 1 on it, whatever the scale. It takes the scale of n = 2,
+    since the power has no derivative at log 1 = 0.
     """
 
     def scale(visible):
@@ -27,7 +27,7 @@ def by_length(delta: ArrayLike, beta: Array, gamma: Array) -> Callable[[Array], 
 
 
 def learned_number(module: str, name: str, start: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    """The numbers of each head where learning starts."""
+    """Return the initial numbers of each head."""
     start = checks.as_array(module, name, start)
     if start.shape not in ((), (1,), shape):
         raise ValueError(
@@ -41,8 +41,8 @@ def without_scale(module: str, attention: Mapping[str, Any], options: Mapping[st
     """Raise TypeError for arguments that the module sets itself."""
     for name, given in (("attention_fn", options), ("scale", attention), ("alpha", attention)):
         if name in given:
-            remedy = "by its own argument" if name == "alpha" else "not at all"
+            remedy = "pass it to the module" if name == "alpha" else "leave it out"
             raise TypeError(
-                f"jsoftmax.{module}: `{name}` is not free here, because the number of visible keys "
-                f"decides; give it {remedy}."
+                f"jsoftmax.{module}: `{name}` is set by the module, which scales by the number of "
+                f"visible keys; {remedy}."
             )

@@ -1,4 +1,4 @@
-"""Putting together what attention found in parts of the keys."""
+"""Merge the results of softmax attention to parts of the keys."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from jsoftmax.mappings import logsumexp, softmax
 def merge_attention(
     mixtures: ArrayLike, residuals: ArrayLike, axis: int = 0
 ) -> tuple[Float[Array, "*batch queries heads value_width"], Float[Array, "*batch queries heads"]]:
-    """Softmax attention to all keys, from attention to parts of them.
+    """Merge softmax attention to parts of the keys into attention to all of them.
 
     With the residuals τ_i = logsumexp of the scores of part i,
 
         τ = logsumexp_i τ_i,   out = Σ_i exp(τ_i − τ) out_i,
 
     in any order and grouping: a cache read in pieces, keys on several devices, a prefix shared by
-    many sequences. That holds for softmax; the threshold of another α is no function of those of
-    the parts, and `dot_product_attention(..., axis_name=...)` finds it for split keys.
+    many sequences. This holds for softmax only: the threshold of another α is no function of those
+    of the parts, and `dot_product_attention(..., axis_name=...)` finds it for split keys.
 
     Args:
-        mixtures: what `dot_product_attention(..., return_residual=True)` gave for each part,
-            stacked along `axis`: shape (parts, *batch, queries, heads, value width) for axis 0.
-        residuals: what it gave second, stacked likewise, of shape (parts, *batch, queries, heads).
+        mixtures: the first result of `dot_product_attention(..., return_residual=True)` for each
+            part, stacked along `axis`: shape (parts, *batch, queries, heads, value width) for axis
+            0.
+        residuals: its second result, stacked likewise, of shape (parts, *batch, queries, heads).
         axis: the axis of the parts, in both.
 
     Returns:
         The mixtures over all keys and their residual τ, without the axis of the parts, as
-        `dot_product_attention` would give them; so they can be merged further.
+        `dot_product_attention` returns them; so they can be merged further.
 
     Raises:
         TypeError: for arrays that are not real numbers.
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not match.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax
@@ -62,7 +63,7 @@ def merge_attention(
     if mixtures.ndim != residuals.ndim + 1 or mixtures.shape[:-1] != residuals.shape:
         raise ValueError(
             f"jsoftmax.{function}: `mixtures` of shape {mixtures.shape} and `residuals` of shape "
-            f"{residuals.shape} do not fit: stack the pairs that attention returns along one new "
+            f"{residuals.shape} do not match: stack the pairs that attention returns along one new "
             "axis, so that mixtures have one axis more, the last."
         )
     (axis,) = checks.class_axis(function, residuals, axis, None, "residuals").axis
@@ -74,6 +75,6 @@ def merge_attention(
 def _merged(mixtures: Array, residuals: Array, axis: int) -> tuple[Array, Array]:
     dtype = checks.compute_dtype(residuals)
     shares = softmax(residuals.astype(dtype), axis)[..., None]
-    # A part without keys, whose share is 0, has the mixture 0.
+    # A part without keys has the share 0 and the mixture 0.
     out = jnp.sum(shares * mixtures, axis=axis - 1).astype(mixtures.dtype)
     return out, logsumexp(residuals, axis)

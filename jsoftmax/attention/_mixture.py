@@ -4,9 +4,9 @@ With s = slope(p), d = ż − (∂ω′/∂α)(p) α̇ and the escort mean o = �
 
     τ̇ = Σ s d/Σ s,    (Σ p v)˙ = Σ s d v − o Σ s d + Σ p v̇,
 
-which needs no weight of another block: each is computed again from its scores and τ. The sums are
-linear in what moves, and their transpose is the reverse mode, block by block too. For softmax s is
-p and o the mixture itself: the backward pass of FlashAttention.
+which needs no weight of another block: each is recomputed from its scores and τ. The sums are
+linear in the tangents, and their transpose is the reverse mode, block by block too. For softmax s
+is p and o the mixture itself: the backward pass of FlashAttention.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _OF_SCORES = (
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def mixture(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, SolvedRow]:
-    """Σ p v of every query, and its solved row. Of the row only τ has a derivative."""
+    """Return Σ p v of every query, and its solved row. Of the row only τ has a derivative."""
     return looped(solved, rule, (moving, fixed))
 
 
 def weights(rule: Rule, moving: Moving, fixed: Fixed) -> Array:
-    """p of every query and key, as one array."""
+    """Return p of every query and key, as one array."""
     _, row = mixture(rule, moving, fixed)
     return _masses(rule, moving, fixed, row.kept()).of(scores(moving, fixed, rule))
 
@@ -69,7 +69,7 @@ def _mixture_jvp(rule, primals, tangents):
 
 
 def _block_jvp(rule, moving, fixed, row, changes):
-    """The tangents of Σ p v and of τ."""
+    """Return the tangents of Σ p v and of τ."""
     if key_blocks(rule, fixed) == 1 and rule.axis_name is None:
         return _row_jvp(rule, moving, fixed, row, changes)
 
@@ -93,7 +93,7 @@ def _block_jvp(rule, moving, fixed, row, changes):
 
 
 def _row_jvp(rule, moving, fixed, row, changes):
-    """The same of whole rows: Σ s (d − τ̇) v + Σ p v̇, where no mean of values is needed."""
+    """Return the tangents of whole rows, Σ s (d − τ̇) v + Σ p v̇, without a mean of values."""
     masses = _masses(rule, moving, fixed, row)
     z, d_z = along(lambda m: scores(m, fixed, rule), moving, changes, _OF_SCORES)
     p = masses.of(z)
@@ -115,12 +115,12 @@ def _masses(rule, moving, fixed, row):
 
 
 def _pushed(rule, masses, z, p, d_z, changes):
-    """s d, the change of p but for that of the threshold."""
+    """Return s d, the change of p at a fixed threshold."""
     d = masses.change(z, p, d_z, rule.regularizer(changes.numbers))
     return jnp.zeros_like(p) if d is None else masses.weights(z, p) * d
 
 
-# The escort is known already: only its derivative, of which second derivatives are made, costs.
+# The escort is known already: only its derivative costs, and only second derivatives need that.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _with_escort(rule: Rule, moving: Moving, fixed: Fixed, row: SolvedRow) -> SolvedRow:
     return row
@@ -138,7 +138,7 @@ def _with_escort_jvp(rule, primals, tangents):
 
 
 def _block_escort(rule, moving, fixed, row):
-    """Σ s and Σ s v/Σ s."""
+    """Return Σ s and Σ s v/Σ s."""
 
     def sums(trees):
         moving, fixed = trees

@@ -1,4 +1,4 @@
-"""A step of decoding beside a cache in pages."""
+"""Decoding steps with a paged cache of keys and values."""
 
 from __future__ import annotations
 
@@ -42,35 +42,35 @@ def paged_attention(
     key_bounds: tuple[ArrayLike, ArrayLike] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "*batch queries heads value_width"]:
-    """Mixtures of values whose keys lie in pages, as the caches of many requests do.
+    """Attention with keys and values in pages, as in the caches of many requests.
 
-    It is `dot_product_attention` of the keys `key_pages[page_indices]`, of which each query sees
-    the first `lengths`. Queries stand at the last of these places, as they do once their own keys
-    are in the cache; so `is_causal` is for several of them, in speculative decoding and where a
-    prompt is read in chunks. The kernel copies the pages that a request has to the chip, one by
-    one, and forms nothing larger. Where α > 1 it copies values only of pages that have mass, and
-    with `key_bounds` keys only of pages that may have some: exactly, not nearly.
+    It is `dot_product_attention` of the keys `key_pages[page_indices]`; each query sees the first
+    `lengths` of them. Queries are at the last of these positions, since their own keys are in the
+    cache already. So `is_causal` matters for several queries, in speculative decoding and where a
+    prompt is read in chunks. The kernel copies the pages of a request to the chip, one by one, and
+    forms nothing larger. Where α > 1 it copies values only of pages that have mass, and with
+    `key_bounds` keys only of pages that may have some: the result is exact, not an approximation.
 
     Args:
         query: shape (*batch, queries, heads, width), few queries for each request.
         key_pages: shape (pages, page size, key heads, width), where the key heads divide the heads.
         value_pages: shape (pages, page size, key heads, value width).
-        page_indices: integers from 0 to below the number of pages, of shape (*batch, pages of a
-            request): where its keys lie, in their order. What stands after the last page in use
-            does not matter, but must be such a number.
+        page_indices: integers in [0, pages), of shape (*batch, pages of a request): the pages of
+            its keys, in order. Entries after the last page in use do not matter, but must be in
+            this range.
         lengths: integers ≥ 0 of shape (*batch,): how many keys a request has.
         alpha: as for `dot_product_attention`.
         regularizer: as there.
         scale: as there.
         logits_soft_cap: as there.
         sinks: as there.
-        is_causal: whether a query sees no key after its own place.
-        score_fn: as there; places count from the first key of a request.
-        key_bounds: two arrays of shape (pages, key heads, width), between which the keys of a page
-            lie that are in use: `key_pages.min(1), key_pages.max(1)`, kept with the pages. Only
-            the kernel reads them, and takes them as constants.
-        implementation: None or "xla", which gathers the pages; or "pallas", a kernel for TPU, whose
-            derivatives are XLA's, where page size × key heads is a multiple of 128.
+        is_causal: whether a query sees no key after its own position.
+        score_fn: as there; positions count from the first key of a request.
+        key_bounds: lower and upper bounds of the keys in use of each page, two arrays of shape
+            (pages, key heads, width): `key_pages.min(1), key_pages.max(1)`, kept with the pages.
+            Only the kernel reads them, as constants.
+        implementation: None or "xla", which gathers the pages; or "pallas", a kernel for TPU, where
+            page size × key heads is a multiple of 128. Its derivatives are XLA's.
 
     Returns:
         The mixtures, of shape (*batch, queries, heads, value width), in the dtype that query, keys
@@ -79,8 +79,8 @@ def paged_attention(
     Raises:
         TypeError: for arrays that are not real numbers, and for indices and lengths that are not
             integers.
-        ValueError: for shapes that do not fit, numbers out of their range, and unknown names.
-        NotImplementedError: for pages that the kernel does not take.
+        ValueError: for shapes that do not match, numbers out of range, and unknown names.
+        NotImplementedError: for pages that the kernel does not support.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax
@@ -117,7 +117,7 @@ def paged_attention(
         raise TypeError(f"jsoftmax.{_FUNCTION}: `lengths` must be integers, got None.")
     if is_causal not in (True, False):
         raise TypeError(f"jsoftmax.{_FUNCTION}: `is_causal` must be True or False.")
-    # One query, at the last place, sees all keys with `is_causal` and without.
+    # One query, at the last position, sees all keys with `is_causal` and without.
     is_causal = is_causal and query.shape[-3] > 1
     options = {
         "scale": scale, "logits_soft_cap": logits_soft_cap, "sinks": sinks, "is_causal": is_causal
@@ -173,7 +173,7 @@ def _checked_bounds(bounds, keys):
     for x in found:
         if x.shape != shape:
             raise ValueError(
-                f"jsoftmax.{_FUNCTION}: `key_bounds` must both have the shape {shape} (pages, key "
+                f"jsoftmax.{_FUNCTION}: both `key_bounds` must have the shape {shape} (pages, key "
                 f"heads, width), got {x.shape}."
             )
     low, high = (jax.lax.stop_gradient(x) for x in found)
@@ -181,7 +181,7 @@ def _checked_bounds(bounds, keys):
 
 
 def _given(query, pages, lengths, regularizer, **options):
-    """The checked arguments, with zeros in the place of keys and values, which nobody reads."""
+    """Return the validated arguments, with zeros instead of keys and values, which are not read."""
     lead = *query.shape[:-3], pages.table.shape[-1] * pages.key.shape[1], pages.key.shape[2]
     key, value = (
         jnp.broadcast_to(jnp.zeros((), x.dtype), (*lead, x.shape[-1]))
@@ -213,7 +213,7 @@ def _differentiable(given: Any, rule: Any, pages: Pages) -> Array:
 
 @_differentiable.defjvp
 def _differentiable_jvp(rule, primals, tangents):
-    """The derivatives are those of the gathered keys, by XLA."""
+    """Return the derivatives of attention to the gathered keys, by XLA."""
     out = _differentiable(primals[0], rule, primals[1])
 
     def gathered(given, pages):

@@ -1,8 +1,8 @@
-"""The two products of attention, q·k and Σ w v, for many queries or for few.
+"""Compute the two products of attention, q·k and Σ w v, for many queries or for few.
 
-Few queries read keys and values as they lie in memory, (*batch, key, head, width), and in their own
+Few queries read keys and values in their own layout, (*batch, key, head, width), and in their own
 dtype; sums are in that of the scores. XLA on CPU copies them for a product by head. So there, for
-few enough queries or large enough keys, all heads are columns of one product, whose entries between
+few enough queries or large enough keys, all heads are columns of one product. Its entries between
 different heads are not used: it does more work, and no copy. On a mesh heads stay apart.
 """
 
@@ -18,13 +18,13 @@ from jax import Array
 
 from jsoftmax.attention._attention_problem import Rule
 
-# Columns of a product of all heads that cost less than a copy of keys that lie in the caches, and
-# of those that do not (measured with two cores).
+# Columns of a product of all heads that cost less than a copy of keys: of keys that fit the caches,
+# and of keys that do not (measured with two cores).
 _FEW_COLUMNS, _MORE_COLUMNS, _LARGE = 16, 64, 2**22
 
 
 def queries_by_keys(q: Array, k: Array, rule: Rule) -> Array:
-    """q·k, of shape (*batch, head, group, query, key)."""
+    """Return q·k, of shape (*batch, head, group, query, key)."""
     *batch, heads, groups, queries, width = q.shape
     # One product for all the groups that share the keys of a head.
     rows = q.reshape(*batch, heads, groups * queries, width)
@@ -36,7 +36,7 @@ def queries_by_keys(q: Array, k: Array, rule: Rule) -> Array:
 
 
 def weighted_values(weights: Array, v: Array, rule: Rule) -> Array:
-    """Σ w v, of shape (*batch, head, group, query, value width)."""
+    """Return Σ w v, of shape (*batch, head, group, query, value width)."""
     *batch, heads, groups, queries, keys = weights.shape
     rows = weights.reshape(*batch, heads, groups * queries, keys)
     if not rule.are_few:
@@ -48,7 +48,7 @@ def weighted_values(weights: Array, v: Array, rule: Rule) -> Array:
 
 
 def _by_platform(rule: Rule, joined: Callable, keys_axis: int, x: Array, y: Array) -> Array:
-    """x of shape (*batch, head, row, ·) by y along an axis of y, as suits the platform."""
+    """Multiply x of shape (*batch, head, row, ·) by y along an axis of y, by platform."""
     batch, n = tuple(range(x.ndim - 3)), x.ndim
     axes = (((n - 1,), (n + keys_axis,)), ((*batch, n - 3), (*batch, n - 2)))
 
@@ -94,12 +94,12 @@ def _joined_mixtures(rule, rows, v):
 
 
 def _wide(x: Array) -> Any:
-    """The dtype in which products with x are added up."""
+    """Return the dtype of sums of products with x."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def may_be_split(*arrays: Array) -> bool:
-    """Whether a mesh of several devices is known, over which arrays may be split."""
+    """Whether a known mesh of several devices may split the arrays."""
     meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in arrays)]
     return any(mesh.size > 1 for mesh in meshes)
 
@@ -112,5 +112,5 @@ def are_joined(query: Array, key: Array) -> bool:
 
 
 def _joined(keys: Array) -> Array:
-    """(*batch, key, head, width) → (*batch, key, heads × width)."""
+    """Reshape (*batch, key, head, width) to (*batch, key, heads × width)."""
     return keys.reshape(*keys.shape[:-2], -1)

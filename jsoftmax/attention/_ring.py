@@ -1,4 +1,4 @@
-"""Softmax attention where queries and keys are split over a mesh axis: the keys go round."""
+"""Ring attention: softmax attention with queries and keys split over a mesh axis."""
 
 from __future__ import annotations
 
@@ -52,45 +52,45 @@ def ring_attention(
     Float[Array, "*batch queries heads value_width"]
     | tuple[Float[Array, "*batch queries heads value_width"], Float[Array, "*batch queries heads"]]
 ):
-    """Softmax attention of a sequence that is split over devices, each of which holds a part of it.
+    """Softmax attention of a sequence that is split over devices in a ring.
 
-    To be called inside `shard_map` (or `vmap` with an `axis_name`), where device i of n holds the
-    i-th of n equal parts of the queries and of the keys and values. In zigzag order it holds the
-    chunks i and 2n − 1 − i of 2n, one after the other: then a causal mask leaves the same work to
-    every device at every turn, where in the order of places the last has n times as much as the
-    first. Parts need not be equal: `part_length` says how much of one is in use. In n turns the
-    keys and values go round the ring, and every device merges what it finds in each part. Parts
-    that `is_causal` or `local_window_size` hide are passed on without being looked at. The result
-    is that of `dot_product_attention` on the whole sequence.
+    Call it inside `shard_map` (or `vmap` with an `axis_name`), where device i of n holds the i-th
+    of n equal parts of the queries and of the keys and values. In zigzag order it holds the chunks
+    i and 2n − 1 − i of 2n, one after the other: then a causal mask leaves the same work to every
+    device at every turn, while in contiguous order the last has n times as much as the first. Parts
+    need not be equal: `part_length` gives the length in use. In n turns the keys and values pass
+    round the ring, and every device merges its results for the parts. Parts that `is_causal` or
+    `local_window_size` hide are passed on without being read. The result is that of
+    `dot_product_attention` on the whole sequence.
 
-    A device keeps the keys and values that come by for the way back, so that `grad` takes memory
-    that is linear in the length of the whole sequence; the forward pass in that of a part.
+    A device keeps all keys and values for the backward pass, so that the memory of `grad` is linear
+    in the length of the whole sequence; that of the forward pass is linear in the length of a part.
 
-    For α ≠ 1 partial results do not merge: there gather the queries, whose size is linear too, and
+    For α ≠ 1 partial results do not merge. Gather the queries, which are of linear size too, and
     call `dot_product_attention(..., alpha=α, axis_name=axis_name)` for the split keys.
 
     Args:
         query: this device's queries, of shape (*batch, queries, heads, width).
         key: this device's keys, of shape (*batch, keys, key heads, width).
         value: this device's values, of shape (*batch, keys, key heads, value width).
-        axis_name: the mesh axis over which the sequence is split.
+        axis_name: the mesh axis that splits the sequence.
         order: "contiguous" or "zigzag".
-        part_length: how many places of this device's arrays are in use, an integer from 0 to their
-            size, which may differ from device to device; what stands behind them gives zeros, and
-            is not counted as a place. Queries and keys have the same. None for all.
-        scale: as for `dot_product_attention`, and so are all the others.
-        is_causal: whether a query sees no key after its place in the whole sequence.
+        part_length: how many positions of this device's arrays are in use, an integer from 0 to
+            their size, which may differ from device to device; the padding behind them gives zeros,
+            and does not count as positions. Queries and keys have the same. None for all.
+        scale: as for `dot_product_attention`, like all arguments below.
+        is_causal: whether a query sees no key after its position in the whole sequence.
         query_seq_lengths: lengths of whole sequences, integers of shape (*batch,).
         key_value_seq_lengths: lengths of whole sequences, integers of shape (*batch,).
-        local_window_size: how many keys before and after its own place a query sees.
+        local_window_size: how many keys before and after its own position a query sees.
         query_segment_ids: this device's, integers of shape (*batch, queries).
         key_value_segment_ids: this device's, integers of shape (*batch, keys).
-        logits_soft_cap: c > 0 puts c tanh(z/c) in the place of z.
-        sinks: the score of one more class without value, for the whole row.
-        score_fn: as for `dot_product_attention`, with places in the whole sequence. Its arrays are
-            whole on every device, but for those of `ForgettingGate`: its sums lie as the keys do,
-            whose device gives them, and go round with them.
-        dropout_rng: a key for dropout, the same on all devices.
+        logits_soft_cap: c > 0 replaces z by c tanh(z/c).
+        sinks: the score of one more class without a value, counted once for the whole row.
+        score_fn: as for `dot_product_attention`, with positions in the whole sequence. Its arrays
+            are whole on every device, except those of `ForgettingGate`: its sums are split like the
+            keys, and passed round with them.
+        dropout_rng: a random key for dropout, the same on all devices.
         dropout_rate: the share of weights that are dropped.
         broadcast_dropout: whether all batch entries and heads drop the same weights.
         return_residual: also return the logsumexp of each row of scores.
@@ -103,8 +103,8 @@ def ring_attention(
 
     Raises:
         TypeError: as `dot_product_attention`.
-        ValueError: as `dot_product_attention`, for an unknown order, and for zigzag parts that have
-            no halves, or a length.
+        ValueError: as `dot_product_attention`; for an unknown order, zigzag parts of odd length,
+            and `part_length` in zigzag order.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax
@@ -144,9 +144,9 @@ def ring_attention(
     if axes_of_places(rule.score_fn):
         if query.shape[-3] != key.shape[-3]:
             raise ValueError(
-                f"jsoftmax.{function}: {type(score_fn).__name__} gives one number for each place, "
-                f"of a query and a key alike, so `query` {query.shape} and `key` {key.shape} must "
-                "be of the same length."
+                f"jsoftmax.{function}: {type(score_fn).__name__} gives one number for each "
+                f"position, of a query and a key alike, so `query` {query.shape} and `key` "
+                f"{key.shape} must be of the same length."
             )
         given = given._replace(key_score_arrays=given.score_arrays)
     given = given._replace(query_count=count)
@@ -156,14 +156,14 @@ def ring_attention(
 
 
 def _of_queries(rule: Rule) -> dict[str, Any]:
-    """The arrays that belong to single queries, and the axis of their places."""
+    """Return the arrays that belong to single queries, and the axis of their positions."""
     axes = axes_of_places(rule.score_fn)
     own = {"score_arrays": axes} if axes else {}
     return {"query": -3, "query_segment_ids": -1, "scale": -2, **own}
 
 
 def _of_keys(rule: Rule) -> dict[str, Any]:
-    """The arrays that belong to single keys, and go round with them."""
+    """Return the arrays that belong to single keys and are passed round with them."""
     axes = axes_of_places(rule.score_fn)
     return {"key": -3, "value": -3, "key_value_segment_ids": -1, "key_score_arrays": axes}
 
@@ -197,7 +197,7 @@ def _read_order(function, order, part_length, query, key):
 
 @dataclasses.dataclass(frozen=True)
 class Ring:
-    """Static: the axis, and which places of the whole sequence a device holds."""
+    """Static parameters of a ring: the mesh axis, and the positions that a device holds."""
 
     axis_name: Hashable
     is_zigzag: bool
@@ -206,10 +206,10 @@ class Ring:
     def chunks(
         self, given: Any, names: dict[str, Any], device: Any, devices: int, counts: Any
     ) -> list[tuple[Any, Any, dict[str, Any]]]:
-        """The runs of places that a device holds: their start, how many are in use, their arrays.
+        """Return a device's runs of positions: their start, their length in use, their arrays.
 
-        In zigzag order of 2n chunks it holds the chunks i and 2n − 1 − i: of all pairs with those
-        of another device a causal mask shows two of four, whichever devices these are.
+        In zigzag order of 2n chunks it holds the chunks i and 2n − 1 − i: of the four pairs with
+        those of another device a causal mask shows two, whichever devices these are.
         """
         arrays = {name: getattr(given, name) for name in names}
         size = next(iter(arrays.values())).shape[-3]
@@ -238,7 +238,7 @@ class Ring:
 # Compiled once for a shape also outside of `jit`; so is its derivative, which inlining would undo.
 @partial(jax.jit, static_argnums=(1, 2, 3))
 def _around(given: Given, rule: Rule, sizes: Sizes, ring: Ring) -> tuple[Array, Array]:
-    """The mixtures and τ, after all keys have come by."""
+    """Return the mixtures and τ over the keys of all devices."""
     axis_name = ring.axis_name
     devices, own = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
     counts = None
@@ -250,7 +250,7 @@ def _around(given: Given, rule: Rule, sizes: Sizes, ring: Ring) -> tuple[Array, 
     ]
 
     def seen(owner, going, sinks):
-        """Of each chunk of queries the mixtures and τ from the keys of one device."""
+        """Return the mixtures and τ of each chunk of queries, from the keys of one device."""
         keys = ring.chunks(given._replace(**going), _of_keys(rule), owner, devices, counts)
         for i, chunk in enumerate(queries):
             parts = []
@@ -284,11 +284,11 @@ def _around(given: Given, rule: Rule, sizes: Sizes, ring: Ring) -> tuple[Array, 
 
 
 def _passed_on(going, rule: Rule, step: Array, ring: Ring):
-    """The keys of the device before this one, by which they were passed on `step` times.
+    """Receive the keys of the previous device, at turn `step`.
 
-    Queries that see no later keys need none from behind their own: those that have come to the last
-    device go no further, so that of a full ring half is moved. Under `vmap` nothing is moved, and
-    JAX asks for whole permutations.
+    Queries that see no later keys need none from behind their own. Keys that have reached the last
+    device go no further, so that half of a full ring is moved. Under `vmap` nothing is moved, and
+    JAX requires whole permutations.
     """
     axis_name = ring.axis_name
     devices = jax.lax.axis_size(axis_name)
@@ -304,7 +304,7 @@ def _passed_on(going, rule: Rule, step: Array, ring: Ring):
 
 
 def _turns(rule: Rule, devices: int, keys: int, ring: Ring) -> int:
-    """How many other devices' keys the queries of a device may see."""
+    """Return how many other devices hold keys that the queries of a device may see."""
     before, _ = rule.window
     if before is None or not _is_causal(rule) or ring.is_zigzag or ring.is_uneven:
         return devices - 1
@@ -316,7 +316,7 @@ def _is_causal(rule: Rule) -> bool:
 
 
 def _unless_hidden(arguments: Arguments, sizes: Sizes) -> tuple[Array, Array]:
-    """The mixtures and τ of one part, of which nothing is computed where no query sees a key."""
+    """Return the mixtures and τ of one part; compute nothing where no query sees a key."""
     moving, fixed, (before, after) = arguments.moving, arguments.fixed, arguments.rule.window
 
     def seen():

@@ -1,8 +1,9 @@
-"""A function of scores and of their places, applied block by block: checked, and laid along them.
+"""Validate score functions, lay out their arrays, and apply them block by block.
 
-A score function is any callable. Its arrays travel with what moves: the leaves of a pytree, or what
-a plain function closes over. Those of ours lie along queries and keys, so that a block needs only
-its part; those of a stranger are whole everywhere, and indexed in the function.
+A score function is any callable. Its arrays, the leaves of a pytree or the closed-over arrays of a
+plain function, are differentiable inputs. Those of ours have axes along queries and keys, so that a
+block needs only its part; those of a user's function are whole everywhere, and indexed in the
+function.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ INDICES = ("batch", "head", "query", "key")
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """The sizes of an attention, by which a score function checks and lays its arrays."""
+    """The sizes of an attention, for the check and the layout of a score function's arrays."""
 
     function: str
     batch: tuple[Any, ...]
@@ -32,23 +33,23 @@ class Outline:
     keys: Any
     key_heads: int
     groups: int
-    offset: int | Array  # of the places of queries
-    axis_name: Any  # over which keys are split
+    offset: int | Array  # of the positions of queries
+    axis_name: Any  # that splits the keys
     dtype: Any
 
     @property
     def heads(self) -> int:
-        """Of queries."""
+        """Number of query heads."""
         return self.key_heads * self.groups
 
     def by_head(self, x: Array) -> Array:
-        """(heads or 1, ...) → (1, ..., key heads, groups, 1, ...)."""
+        """Reshape (heads or 1, ...) to (1, ..., key heads, groups, 1, ...)."""
         split = (self.key_heads, self.groups) if x.shape[0] == self.heads else (1, 1)
         lead = (1,) * len(self.batch)
         return x.reshape(*lead, *split, *(x.shape[1:] or (1, 1))).astype(self.dtype)
 
     def by_place(self, x: Array) -> Array:
-        """(*batch, places, heads or 1) → (*batch, key heads, groups, places)."""
+        """Transpose (*batch, positions, heads or 1) to (*batch, key heads, groups, positions)."""
         x = jnp.swapaxes(x, -1, -2)
         split = (self.key_heads, self.groups) if x.shape[-2] == self.heads else (1, 1)
         x = x.reshape(*x.shape[:-2], *split, x.shape[-1])
@@ -56,10 +57,10 @@ class Outline:
 
 
 class LaidScore:
-    """A score function whose arrays lie along heads, queries and keys: one of ours.
+    """Base of our score functions: their arrays have axes of heads, queries and keys.
 
-    It is a pytree whose fields named in `arrays` are leaves. In `along` stands the axis of an array
-    that lies along the sequence, which is split where the sequence is.
+    It is a pytree: the fields named in `arrays` are leaves. `along` gives the axis of an array
+    along the sequence, which is split where the sequence is.
     """
 
     arrays: ClassVar[tuple[str, ...]] = ()
@@ -70,17 +71,17 @@ class LaidScore:
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
 
     def check(self, outline: Outline) -> None:
-        """Raise an error for arrays that do not fit the attention."""
+        """Raise an error for arrays that do not match the sizes of the attention."""
         raise NotImplementedError
 
     def laid(self, outline: Outline) -> tuple[tuple[Array, ...], ...]:
-        """Arrays with the axes (*batch, head, group, query, key): by head, by query, by key."""
+        """Return arrays (*batch, head, group, query, key): by head, by query, by key."""
         raise NotImplementedError
 
     def of_block(
         self, score: Array, laid: tuple[tuple[Array, ...], ...], query: Array, key: Array
     ) -> Array:
-        """The scores of a block, from its part of what is laid and from places."""
+        """Return the scores of a block, from its part of the laid arrays and from positions."""
         raise NotImplementedError
 
 
@@ -106,7 +107,7 @@ def _unflatten(cls):
 
 
 class _Closure:
-    """A plain function, and what it does with the arrays that it closes over."""
+    """A plain function, traced with its closed-over arrays as arguments."""
 
     def __init__(self, function: Callable, closed: Any):
         self.function, self.closed = function, closed
@@ -127,9 +128,9 @@ class _Closure:
         _, *indices = scalars
         if any(varies_over(x) for x in indices):
             raise NotImplementedError(
-                "jsoftmax: where the sequence is split over a mesh, `score_fn` can be no function "
-                "that closes over arrays. Make it a pytree that is called and has them as leaves, "
-                "by `jax.tree_util.register_dataclass`."
+                "jsoftmax: where the sequence is split over a mesh, `score_fn` cannot be a "
+                "function that closes over arrays. Make it a callable pytree with the arrays as "
+                "leaves, by `jax.tree_util.register_dataclass`."
             )
         closed = ClosedJaxpr(self.closed.jaxpr, arrays)
         (result,) = jaxpr_as_fun(closed)(*scalars)
@@ -138,7 +139,7 @@ class _Closure:
 
 @dataclasses.dataclass(frozen=True)
 class _Structure:
-    """A pytree that is called, but for its leaves."""
+    """A callable pytree without its leaves."""
 
     tree: Any
 
@@ -147,11 +148,11 @@ class _Structure:
 
 
 def read_score_fn(score_fn: Any, outline: Outline) -> tuple[tuple[Array, ...], Any]:
-    """The arrays of a score function, and all else, which is hashable.
+    """Return the arrays of a score function, and its static, hashable rest.
 
     Raises:
-        TypeError: for what cannot be called, and for results that are not real numbers.
-        ValueError: for arrays that do not fit, and for results that are not one number.
+        TypeError: for an object that is not callable, and for results that are not real numbers.
+        ValueError: for arrays that do not match, and for results that are not scalars.
     """
     function = outline.function
     if score_fn is None:
@@ -180,12 +181,12 @@ def read_score_fn(score_fn: Any, outline: Outline) -> tuple[tuple[Array, ...], A
         result = jax.eval_shape(applied, shapes, *scalars)
     if getattr(result, "shape", None) != ():
         raise ValueError(
-            f"jsoftmax.{function}: `score_fn` must make one number of a score and four indices, "
-            f"got {result}; it is called with scalars, and mapped over all places."
+            f"jsoftmax.{function}: `score_fn` must return a scalar for a score and four indices, "
+            f"got {result}; it is called with scalars, and mapped over all positions."
         )
     if not jnp.issubdtype(result.dtype, jnp.floating):
         raise TypeError(
-            f"jsoftmax.{function}: `score_fn` must make a real number, got one of {result.dtype}."
+            f"jsoftmax.{function}: `score_fn` must return a real number, got dtype {result.dtype}."
         )
     return arrays, applied
 
@@ -193,14 +194,14 @@ def read_score_fn(score_fn: Any, outline: Outline) -> tuple[tuple[Array, ...], A
 def laid_score(
     applied: Any, arrays: tuple[Array, ...], outline: Outline
 ) -> tuple[tuple[Array, ...], ...]:
-    """Arrays by head, by query, by key, and whole ones."""
+    """Return arrays by head, by query, by key, and whole ones."""
     if (ours := _ours(applied, arrays)) is not None:
         return *ours.laid(outline), ()
     return (), (), (), arrays
 
 
 def axes_of_places(applied: Any) -> tuple[int | None, ...]:
-    """Of each array of a score function the axis along the sequence; none if no array has one."""
+    """Return each array's axis along the sequence; an empty tuple if no array has one."""
     ours = _ours(applied, None)
     if ours is None or not ours.along:
         return ()
@@ -208,7 +209,7 @@ def axes_of_places(applied: Any) -> tuple[int | None, ...]:
 
 
 def numbers_of(outline: Outline) -> tuple[Array, Array]:
-    """The number of each batch entry and of each head, with the axes of scores."""
+    """Return the indices of batch entries and of heads, with the axes of scores."""
     entries = jnp.arange(math.prod(outline.batch), dtype=jnp.int32)
     entries = entries.reshape(*outline.batch, 1, 1, 1, 1)
     heads = jnp.arange(outline.heads, dtype=jnp.int32)
@@ -217,7 +218,7 @@ def numbers_of(outline: Outline) -> tuple[Array, Array]:
 
 
 def with_score_fn(z: Array, applied: Any, moving: Any, fixed: Any, offset: int) -> Array:
-    """The scores of a block as the function changes them."""
+    """Apply the score function to the scores of a block."""
     query = fixed.row_places + (offset if fixed.offset is None else fixed.offset)
     key = fixed.column_places
     if (ours := _ours(applied, None)) is not None:
@@ -235,7 +236,7 @@ def _ours(applied, arrays):
 
 
 def _elementwise(function: Callable, arrays: Any, z: Array, *indices: Array) -> Array:
-    """function(arrays, *scalars) of every entry of z, mapped over the axes that each array has."""
+    """Map function(arrays, *scalars) over every entry of z, over the axes of each array."""
 
     def mapped(arrays, z, *indices):
         def of_scalars(*scalars):
@@ -252,10 +253,10 @@ def _elementwise(function: Callable, arrays: Any, z: Array, *indices: Array) -> 
     if all(part is None for part in spec):
         return mapped(arrays, z, *indices)
     if not isinstance(function, _Closure):
-        # On Explicit axes JAX does not index by what is split: there XLA decides how it lies.
+        # On Explicit axes JAX does not index by a split array: there XLA decides its layout.
         decided: Any = jax.sharding.auto_axes(mapped, out_sharding=spec)
         return decided(arrays, z, *indices)
-    # A program that was traced on Explicit axes stays on them: all that is mapped is split alike.
+    # A program that was traced on Explicit axes stays on them: all mapped arrays are split alike.
     own = ([s if n > 1 else None for s, n in zip(spec, x.shape, strict=True)] for x in indices)
     indices = tuple(
         jax.sharding.reshard(x, jax.sharding.PartitionSpec(*parts)) if any(parts) else x

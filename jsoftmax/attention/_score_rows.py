@@ -1,4 +1,4 @@
-"""The scores of a block of queries as rows that the threshold solver may ask."""
+"""Scores of a block of queries, as rows for the threshold solver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jsoftmax.core._scores import Dense
 
 
 def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
-    """The rows of scores of a block of queries: an array where one block has all the keys."""
+    """Return a block's rows of scores: an array where one block has all the keys."""
     if key_blocks(rule, fixed) == 1:
         z = scores(moving, fixed, rule)
         return InMemory(z, rule.classes, rule=rule, trees=(moving, fixed))
@@ -31,29 +31,29 @@ def rows_of(rule: Rule, moving: Moving, fixed: Fixed) -> InMemory | Streamed:
 
 @dataclasses.dataclass(frozen=True)
 class InMemory(Dense):
-    """The scores of one block of keys, which are all there are here."""
+    """Rows with all their keys in one block."""
 
     _: dataclasses.KW_ONLY
     rule: Rule
     trees: Trees
 
     def every(self, sums: Callable) -> Any:
-        """The sums of sums(z, moving, fixed), over the parts of a split row too."""
+        """Return the sums of sums(z, moving, fixed), over the parts of a split row too."""
         return over_parts(sums(self.values, *self.trees), self.classes.axis_name)
 
     def highest(self) -> tuple[Array, Array]:
-        """The largest score, and the next below it."""
+        """Return the largest score, and the next below it."""
         return of_whole_rows(highest(self.values), self.classes)
 
     def hardened(self, floor: Array) -> InMemory:
-        """The largest scores alone, where α is ∞."""
+        """Return only the largest scores, where α is ∞."""
         values = hardened(self.rule.hard_rows(self.trees[1].hard), self.values, floor)
         return dataclasses.replace(self, values=values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """Scores that are computed block by block, again for every reduction."""
+    """Rows with scores that are recomputed block by block for every reduction."""
 
     rule: Rule
     trees: Trees
@@ -75,7 +75,7 @@ class Streamed:
         return self.every(lambda z, *_: row_sum(fn(z)))
 
     def every(self, sums: Callable) -> Any:
-        """The sums of sums(z, moving, fixed), over the parts of a split row too."""
+        """Return the sums of sums(z, moving, fixed), over the parts of a split row too."""
 
         def of_block(trees):
             moving, fixed = trees
@@ -103,7 +103,7 @@ class Streamed:
         return Dense(peaks.reshape(*peaks.shape[:-2], -1), self.classes)
 
     def highest(self) -> tuple[Array, Array]:
-        """The largest score, and the next below it."""
+        """Return the largest score, and the next below it."""
         none = like_rows(*self.trees, value=-jnp.inf)
 
         def step(pair, trees):
@@ -112,7 +112,7 @@ class Streamed:
         return of_whole_rows(fold(self.rule, step, (none, none), self.trees), self.classes)
 
     def hardened(self, floor: Array) -> Streamed:
-        """The largest scores alone, where α is ∞."""
+        """Return only the largest scores, where α is ∞."""
         return dataclasses.replace(self, floor=floor)
 
     def _scores(self, trees):
@@ -123,7 +123,7 @@ class Streamed:
 
 
 def ground(row: InMemory | Streamed, sink: Array | None) -> tuple[Array, Array]:
-    """The largest score, and what it alone reaches."""
+    """Return the largest score, and a floor that it alone reaches."""
     pair = row.highest()
     if sink is not None:
         none = jnp.full_like(pair[0], -jnp.inf)

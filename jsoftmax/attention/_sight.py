@@ -1,4 +1,4 @@
-"""Which keys a query may see: by places, lengths, segments and windows."""
+"""Visibility of keys, by positions, lengths, segments and windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core import _checks as checks
 
-_ALL = 2**30  # more places than there are, which added to one of them is still an int32
+_ALL = 2**30  # above every position; the sum with one is still an int32
 
 
 def _integers(function, name, x):
@@ -28,7 +28,7 @@ def places_of(size: Any, start: ArrayLike | None) -> Array:
 
 
 def lengths_of(function: str, name: str, lengths: Any, batch: tuple[Any, ...]) -> Array | None:
-    """One length for each batch entry."""
+    """Validate and return one length for each batch entry."""
     if lengths is None:
         return None
     known = checks.known_values(lengths)
@@ -41,13 +41,13 @@ def lengths_of(function: str, name: str, lengths: Any, batch: tuple[Any, ...]) -
     if known is not None and (known < 0).any():
         raise ValueError(
             f"jsoftmax.{function}: `{name}` must not be negative, got {known.tolist()}; a length "
-            "of 0 leaves nothing to be seen."
+            "of 0 hides all."
         )
     return jnp.broadcast_to(lengths, batch)
 
 
 def in_length(lengths: Array | None, places: Array) -> Array | None:
-    """(*batch, places): whether a place lies within the length of its batch entry."""
+    """Return (*batch, positions): whether a position is within the length of its batch entry."""
     if lengths is None:
         return None
     return places.reshape((1,) * lengths.ndim + (-1,)) < lengths[..., None].astype(places.dtype)
@@ -73,7 +73,7 @@ def segments_of(function, of_queries, of_keys, batch, queries, keys):
         if not checks.broadcasts(ids, shape) or ids.shape[-1:] != (size,):
             raise ValueError(
                 f"jsoftmax.{function}: `{name}` has shape {ids.shape}; give one segment for each "
-                f"place, of shape {shape}."
+                f"position, of shape {shape}."
             )
         found.append(ids.reshape((1,) * (len(shape) - ids.ndim) + ids.shape))
     return tuple(found)
@@ -86,10 +86,10 @@ def offset_of(
     segments: tuple[Array | None, Array | None],
     axis_name: Any,
 ) -> int | Array:
-    """How much further its place among the keys is than that of a query among the queries.
+    """Return the position of a query among the keys less its index among the queries.
 
-    A number that is known while tracing, or an array of shape (*batch, queries), of size 1 where it
-    is shared.
+    The result is a static integer, or an array of shape (*batch, queries), of size 1 where it is
+    shared.
     """
     if offset is None:
         return 0
@@ -97,14 +97,14 @@ def offset_of(
         if offset != "segments" or segments[0] is None or segments[1] is None:
             raise ValueError(
                 f"jsoftmax.{function}: `query_offset` must be a number, one for each batch entry, "
-                f"or 'segments' beside `query_segment_ids`, got {offset!r}."
+                f"or 'segments' with `query_segment_ids`, got {offset!r}."
             )
         return _between_segments(segments[0], segments[1], axis_name)
     number = checks.static_number(offset)
     if number is not None and not isinstance(offset, bool):
         if number != int(number) or isinstance(offset, float):
             raise TypeError(
-                f"jsoftmax.{function}: `query_offset` must be a whole number, got {offset!r}."
+                f"jsoftmax.{function}: `query_offset` must be an integer, got {offset!r}."
             )
         return max(min(int(number), _ALL), -_ALL)
     offset = _integers(function, "query_offset", offset)
@@ -118,12 +118,12 @@ def offset_of(
 
 
 def rows_together(keys: int) -> int:
-    """How many queries are compared at once with so many keys."""
+    """Return how many queries are compared at once with so many keys."""
     return max(1, 2**17 // keys)
 
 
 def _between_segments(of_queries: Array, of_keys: Array, axis_name: Any) -> Array:
-    """Where the segment of each query starts among the keys, less where among the queries."""
+    """Return where each query's segment starts among the keys, less where among the queries."""
 
     def start(ids, axis_name):
         places = jnp.arange(ids.shape[-1], dtype=jnp.int32)
@@ -149,16 +149,16 @@ def _between_segments(of_queries: Array, of_keys: Array, axis_name: Any) -> Arra
 def window_of(
     function: str, size: Any, is_causal: bool, batch: tuple[Any, ...], offset: int | Array = 0
 ) -> tuple[tuple[int | None, int | None], Array | None, Array | None]:
-    """Keys seen before and after the place of a query: those known while tracing, then arrays.
+    """Return the numbers of keys seen before and after a query: static ones, then arrays.
 
-    None stands for all of them, or for what is given in the other form. They are counted from the
-    key of the same number as the query: an offset adds to the one and takes from the other.
+    None means all keys, or that the number is given in the other form. They are counted from the
+    key of the same index as the query: an offset adds to the one and subtracts from the other.
     """
     sizes = size if isinstance(size, tuple | list) else (size, size)
     if len(sizes) != 2:
         raise _window_mistake(function, size)
     (before, *of_entries), (after, *others) = (_one_side(function, n, size, batch) for n in sizes)
-    # No place comes after its own where it is causal, however far a window that is traced reaches.
+    # A causal query sees no later position, however far a traced window reaches.
     after = 0 if is_causal else after
     sides = (before, of_entries[0], -offset), (after, others[0], offset)
     (before, of_entries), (after, others) = (_moved(*side) for side in sides)
@@ -166,7 +166,7 @@ def window_of(
 
 
 def _moved(known: int | None, traced: Array | None, by: int | Array):
-    """One side of a window, in both of its forms, reaching further."""
+    """Extend one side of a window, in both of its forms."""
     if isinstance(by, int):
         return (
             None if known is None else known + by,
@@ -204,6 +204,6 @@ def _one_side(function, n, size, batch):
 
 def _window_mistake(function, size):
     return ValueError(
-        f"jsoftmax.{function}: `local_window_size` must be a whole number of keys ≥ 0, or a pair "
-        f"(before, after), each a number, integers for each batch entry, or None; got {size!r}."
+        f"jsoftmax.{function}: `local_window_size` must be an integer ≥ 0, or a pair (before, "
+        f"after), each an integer, integers for each batch entry, or None; got {size!r}."
     )

@@ -1,4 +1,4 @@
-"""How much of attention's work its kernels skip, because nobody has mass there."""
+"""Share of attention's work that its kernels skip, since no weight there is positive."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def attention_skipped_share(
     of: str = "mixtures",
     **options: Any,
 ) -> Float[Array, ""]:
-    """The share of tiles of scores that the kernels of attention leave out for want of mass.
+    """Return the share of tiles of scores that the kernels of attention skip for lack of mass.
 
-    Where α > 1 a score far below the largest has no mass. A tile in which no query has any adds
-    nothing to mixtures, and nothing to any gradient, so the kernels of
-    `dot_product_attention(..., implementation="pallas")` leave it out: exactly, not nearly. Where
-    a row of scores does not fit the chip (beyond 65,536 keys), they do not even form the scores
-    of a tile if the bounds of its keys show that none has mass. Tiles that a window, lengths or
-    `is_causal` hide wholly are not counted; they are never formed.
+    Where α > 1 a score far below the largest has no mass. A tile without mass adds nothing to
+    mixtures, and nothing to any gradient, so the kernels of
+    `dot_product_attention(..., implementation="pallas")` skip it: the result is exact, not an
+    approximation. Where a row of scores does not fit the chip (beyond 65,536 keys), they do not
+    even form the scores of a tile if the bounds of its keys show that none has mass. Tiles that a
+    window, lengths or `is_causal` hide wholly are not counted; they are never formed.
 
     Args:
-        query: as `dot_product_attention` takes it, and so are all that follow.
+        query: as in `dot_product_attention`, like all arguments below.
         key: see there.
         value: see there.
         bias: see there.
         mask: see there.
         alpha: see there.
         regularizer: see there.
-        of: "mixtures" for the tiles of which no mixture is made; "scores" for those among them of
-            which no score is formed.
+        of: "mixtures" for the tiles that are skipped in mixtures; "scores" for those among them
+            that are skipped before their scores are formed.
         **options: `scale`, `is_causal`, `query_offset`, lengths, `local_window_size`, segments,
             `logits_soft_cap` and `sinks`.
 
@@ -59,9 +59,9 @@ def attention_skipped_share(
         A number from 0 to 1, without derivatives; 0 for softmax, where every score has mass.
 
     Raises:
-        TypeError: for an option that it does not know, and as `dot_product_attention`.
+        TypeError: for an unknown option, and as `dot_product_attention`.
         ValueError: for another `of`, and as `dot_product_attention`.
-        NotImplementedError: for what the kernels do not take.
+        NotImplementedError: for arguments that the kernels do not support.
 
     Example:
         >>> import jax.numpy as jnp, jsoftmax
@@ -78,7 +78,7 @@ def attention_skipped_share(
     )  # fmt: skip
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(
-            f"jsoftmax.{_FUNCTION}: it has no option `{unknown[0]}`; it takes {', '.join(known)}."
+            f"jsoftmax.{_FUNCTION}: unknown option `{unknown[0]}`; it takes {', '.join(known)}."
         )
     if of not in ("mixtures", "scores"):
         raise ValueError(f"jsoftmax.{_FUNCTION}: `of` must be 'mixtures' or 'scores', got {of!r}.")

@@ -1,4 +1,4 @@
-"""A block of queries and all its keys: thresholds, mixtures, and what derivatives need."""
+"""Solve a block of queries with all its keys: thresholds, mixtures and residuals."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from jsoftmax.core.curves import masses_and_slopes
 
 
 def solved(rule: Rule, moving: Moving, fixed: Fixed) -> tuple[Array, SolvedRow]:
-    """Σ p v of every query of the block, and what is known of its row."""
+    """Return Σ p v of every query of the block, and its solved row."""
     by = _online if rule.is_softmax else _by_threshold
     found = by(rule, moving, fixed)
     if rule.is_clean:
         return found
-    # Cleaning few queries' keys would cost more than all else. What is not finite and is seen, or
-    # is of a value, reaches the mixtures, and only then is it done.
+    # Cleaning few queries' keys would cost more than all else. A non-finite number in a visible
+    # key, or in any value, reaches the mixtures, and only then is it done.
     is_finite = jnp.all(jnp.isfinite(found[0]))
     return jax.lax.cond(is_finite, lambda: found, lambda: by(*clean(rule, moving, fixed)))
 
 
 def _online(rule, moving, fixed):
-    """Softmax in one pass: whenever the largest score grows, what was summed shrinks."""
+    """Compute softmax in one pass: rescale the sums whenever the largest score grows."""
 
     def step(state, trees):
         top, total, mixed = state
         z = scores(*trees, rule=rule)
-        # Finite as it is kept for the way back, so that exponentials of one block are formed once.
+        # Finite as it is kept for the backward pass, so that exponentials of one block are formed
+        # once.
         higher = finite(jnp.maximum(top, jnp.max(z, axis=-1, keepdims=True)))
         weights = jnp.exp(difference(z, higher))
         shrunk = jnp.exp(difference(top, higher))
@@ -68,7 +69,7 @@ def _online(rule, moving, fixed):
 
 
 def _by_threshold(rule, moving, fixed):
-    """The threshold by the solver of the mappings, then one more pass for the sums."""
+    """Find the threshold by the solver of the mappings; sum in one more pass."""
     sink, row = moving.sinks, rows_of(rule, moving, fixed)
     regularizer = rule.regularizer(moving.numbers)
     hard = rule.hard_rows(fixed.hard)
@@ -94,7 +95,7 @@ def _by_threshold(rule, moving, fixed):
         if sink is not None:
             total = total + weights(sink, hard)[1]
         level = curve.log_masses(anchor, anchor, place)
-        # Of a row that sees nothing, too: ω′ of a link with a bound is infinite at p = 1.
+        # Of a fully masked row, too: ω′ of a link with a bound is infinite at p = 1.
         level = below_bound(jnp.where(anchor == -jnp.inf, 0, level), regularizer)
         return anchor, level, mixed, total, mean_of(mean, total)
 

@@ -1,4 +1,4 @@
-"""Relative positions in buckets, each with a learned bias."""
+"""Relative position bias of T5: buckets of distances, each with a learned bias."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class T5Buckets(LaidScore):
     .. math:: z_{ts} ← z_{ts} + b_{h,\, \mathrm{bucket}(s - t)}
 
     Half of the buckets (of each direction, where it is bidirectional) hold one distance each, the
-    others ranges that grow geometrically up to `max_distance`; all beyond share the last. Give it
-    to `dot_product_attention` as `score_fn`. Biases of a block are made from those of its
-    distances, of which there are as many as queries and keys together; so is the gradient of the
-    table, without a scatter. (T5 itself has no factor 1/√width: give it `scale=1`.)
+    others ranges that grow geometrically up to `max_distance`; all beyond share the last. Pass it
+    to `dot_product_attention` as `score_fn`. Biases of a block are formed from those of its
+    distances, which are only as many as its queries and keys together; so is the gradient of the
+    table, without a scatter. (T5 itself has no factor 1/√width: give `scale=1`.)
 
     Args:
         table: b, of shape (buckets, heads), or (buckets, 1) where heads share it. Differentiable.
-        bidirectional: whether keys after a query have buckets of their own; else they are in the
+        bidirectional: whether keys after a query have buckets of their own; if not, they are in the
             bucket of distance 0.
-        max_distance: the distance from which all are in the last bucket.
+        max_distance: all distances from this one on are in the last bucket.
 
     Raises:
         ValueError: for a number of buckets that leaves none for ranges, or too short a distance.
@@ -73,7 +73,7 @@ class T5Buckets(LaidScore):
         return jnp.add(score, table[self.bucket(key - query), column])
 
     def bucket(self, distance: ArrayLike) -> Array:
-        """The buckets of distances key − query, integers of any shape."""
+        """Return the buckets of distances key − query, integers of any shape."""
         buckets = jnp.shape(self.table)[0]
         first = 0
         distance = jnp.asarray(distance)
@@ -85,7 +85,7 @@ class T5Buckets(LaidScore):
         return first + jnp.sum(distance[..., None] >= edges, axis=-1, dtype=jnp.int32)
 
     def _edges(self, buckets: int) -> np.ndarray:
-        """The least distance of each bucket of one direction but the first."""
+        """Return the least distance of each bucket of one direction except the first."""
         count = buckets // 2 if self.bidirectional else buckets
         exact = count // 2
         if exact < 1 or self.max_distance <= exact:
@@ -102,7 +102,7 @@ class T5Buckets(LaidScore):
         return np.array([*range(1, exact), *starts], np.int32)
 
     def check(self, outline: Outline) -> None:
-        """Raise an error for a table that does not fit the heads."""
+        """Raise an error for a table that does not match the heads."""
         table = checks.as_array(outline.function, "score_fn.table", self.table)
         if table.shape[1] not in (1, outline.heads):
             raise ValueError(
@@ -112,20 +112,21 @@ class T5Buckets(LaidScore):
         if not isinstance(outline.offset, int) and outline.offset.shape[-1:] not in ((), (1,)):
             raise NotImplementedError(
                 f"jsoftmax.{outline.function}: T5Buckets does not take `query_offset`='segments', "
-                "since it counts on queries in a row. Give each document its own batch entry."
+                "since it needs queries at consecutive positions. Give each document its own batch "
+                "entry."
             )
 
     def laid(self, outline: Outline) -> tuple[tuple[Array, ...], ...]:
-        """The biases by head, with the buckets along the last axis."""
+        """Return the biases by head, with the buckets along the last axis."""
         return (outline.by_head(jnp.asarray(self.table).T[:, None, :]),), (), ()
 
     def of_block(
         self, score: Array, laid: tuple[tuple[Array, ...], ...], query: Array, key: Array
     ) -> Array:
-        """The scores of a block."""
+        """Return the scores of a block."""
         (((table,), _, _), queries, keys) = laid, score.shape[-2], score.shape[-1]
         buckets = table.shape[-1]
-        # Only the first query and key are asked for: padding behind them has no place.
+        # Only the first query and key are read: padding behind them has no position.
         first = key[..., :, :1] - query[..., :1, :] - (queries - 1)
         distances = first + jnp.arange(queries + keys - 1, dtype=jnp.int32)
         sized = dataclasses.replace(self, table=np.empty((buckets, 1)))
@@ -135,7 +136,7 @@ class T5Buckets(LaidScore):
 
 
 def along_diagonals(x: Array, queries: int, keys: int) -> Array:
-    """(..., 1, queries + keys − 1) → (..., queries, keys), x[key − query + queries − 1].
+    """Expand (..., 1, queries + keys − 1) to (..., queries, keys): x[key − query + queries − 1].
 
     Rows of a matrix that is one column longer than a period of x are x shifted by one each: no
     gather is needed, and its transpose, which sums diagonals, is no scatter.

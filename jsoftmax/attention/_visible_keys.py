@@ -1,4 +1,4 @@
-"""How many keys each query of attention sees."""
+"""Number of visible keys of each query."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def visible_keys(
     key_value_segment_ids: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Int[Array, "*batch queries one_or_heads"]:
-    """How many keys each query sees, n_q = |{s : query q sees key s}|.
+    """Count the keys that each query sees, n_q = |{s : query q sees key s}|.
 
     Softmax over more keys is flatter. Scalable softmax and adaptive-scalable entmax counter that by
-    a scale that grows with n, s log n and δ + β (log n)^γ, where s, β and γ are learned; as the
+    a scale that grows with n: s log n and δ + β (log n)^γ, with learned s, β and γ. Passed as the
     `scale` of `dot_product_attention` it restarts with every packed document, since n does. No
     array of all queries and keys is formed.
 
     Args:
-        query: as for `dot_product_attention`, and so are all the others: shape
-            (*batch, queries, heads, width). Of it and of `key` only the shapes matter.
+        query: as for `dot_product_attention`, like all arguments below: shape (*batch, queries,
+            heads, width). Of `query` and `key` only the shapes matter.
         key: shape (*batch, keys, key heads, width).
         mask: boolean, True where a key takes part; broadcastable to (*batch, heads, queries, keys).
-        is_causal: whether a query sees no key after its own place.
-        query_offset: the place of the first query among the keys.
+        is_causal: whether a query sees no key after its own position.
+        query_offset: the position of the first query among the keys.
         query_seq_lengths: integers of shape (*batch,).
         key_value_seq_lengths: integers of shape (*batch,).
-        local_window_size: how many keys before and after its own place a query sees.
+        local_window_size: how many keys before and after its own position a query sees.
         query_segment_ids: integers of shape (*batch, queries).
         key_value_segment_ids: integers of shape (*batch, keys).
-        axis_name: the mesh (or `vmap`) axis over which *keys* are split, in `shard_map`.
+        axis_name: the mesh (or `vmap`) axis that splits *keys*, in `shard_map`.
 
     Returns:
         Integers of shape (*batch, queries, 1), or (*batch, queries, heads) for a mask that differs
@@ -62,7 +62,7 @@ def visible_keys(
 
     Raises:
         TypeError: for arrays of the wrong kind.
-        ValueError: for shapes that do not fit, and numbers out of their range.
+        ValueError: for shapes that do not match, and numbers out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax

@@ -1,7 +1,8 @@
-"""The same regularizers on a chip: kernels in Pallas for TPU and GPU, taken by name.
+"""Pallas kernels for TPU and GPU, with the same regularizers, chosen by name.
 
-`implementation=None` takes one where the record of this hardware says that it was right and faster.
-`python -m jsoftmax.kernels` makes the record; `using_record` and `JSOFTMAX_KERNELS` override it.
+`implementation=None` chooses a kernel if the record of this hardware says that it was right and
+faster. `python -m jsoftmax.kernels` writes the record; `using_record` and `JSOFTMAX_KERNELS`
+override it.
 """
 
 from jsoftmax.kernels._by_platform import by_platform as by_platform

@@ -1,4 +1,4 @@
-"""python -m jsoftmax.kernels: try every kernel on this machine and remember which to choose."""
+"""Run every kernel on this machine and record the ones to choose: python -m jsoftmax.kernels."""
 
 import sys
 

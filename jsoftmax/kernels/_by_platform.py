@@ -1,7 +1,7 @@
-"""A function that is another program on each platform, also where one module is lowered for many.
+"""Select a function by platform, also where one module is lowered for several platforms.
 
 `jax.lax.platform_dependent` lowers each of its branches for every platform of the module, and
-kernels refuse those that are not theirs. Here each platform lowers its own function. Derivatives
+kernels do not lower for other platforms. Here each platform lowers its own function. Derivatives
 are given outside, by `custom_jvp`.
 """
 
@@ -19,10 +19,10 @@ _PLATFORMS = ("tpu", "cuda", "rocm", "cpu")
 
 
 def by_platform(refused: str, functions: dict[str, Callable[..., Any]], *arguments: Any) -> Any:
-    """`functions[platform](*arguments)`, or `functions["default"]`, of the platform at run time.
+    """Call `functions[platform](*arguments)`, or `functions["default"]`, by platform at run time.
 
-    All give results of the same shapes and dtypes. Where neither is there, lowering for that
-    platform raises a `NotImplementedError` of the text `refused`, followed by the platform.
+    All return results of the same shapes and dtypes. If neither exists, lowering for that platform
+    raises a `NotImplementedError` with the text `refused`, followed by the platform.
     """
     leaves, structure = jax.tree.flatten(arguments)
 
@@ -42,7 +42,7 @@ _by_platform.multiple_results = True
 
 @_by_platform.def_abstract_eval
 def _shapes(*avals, refused, functions):
-    # Of a traced program, since these also know how arrays vary over the axes of `shard_map`.
+    # From a traced program, which also records how arrays vary over the axes of `shard_map`.
     traced = jax.make_jaxpr(functions[0][1])(*avals)
     return [x.update(weak_type=False) for x in traced.out_avals]
 

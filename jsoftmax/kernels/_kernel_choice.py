@@ -11,21 +11,21 @@ import jax
 
 from jsoftmax.kernels._record import Entry, entries
 
-FARTHEST = 4  # times as large, or as small, may a size be as the one that was tried
+FARTHEST = 4  # largest ratio of a size to the recorded one, or its inverse
 
 
 def chosen(*operations: str, shape: tuple[Any, ...], dtype: Any, case: str = "") -> frozenset[str]:
-    """Platforms on which `implementation=None` takes the kernel.
+    """Return the platforms where `implementation=None` chooses the kernel.
 
-    These are the platforms whose devices in this process are of a recorded kind, if at the nearest
-    recorded shape the kernel was right, and faster than XLA, for every one of the operations, with
-    these versions of jsoftmax and jax. A shape of which a size differs more than fourfold from the
-    recorded one, or is not known while tracing, has no record. The file is read again only when it
-    changes. A function asks while it is traced: once compiled it does not ask again.
+    A platform is returned if this process has devices of a recorded kind there, and if the kernel
+    was right, and faster than XLA, at the nearest recorded shape: for each of the operations, with
+    these versions of jsoftmax and jax. A shape has no record if one of its sizes differs more than
+    fourfold from the recorded one, or is symbolic. The file is read again only when it changes. The
+    choice is made while a function is traced: a compiled function keeps it.
 
     Args:
-        operations: such as "attention" and "attention gradient": all of them must hold.
-        shape: sizes that say how large the problem is, in the order of the record.
+        operations: such as "attention" and "attention gradient"; the kernel must win in all.
+        shape: sizes of the problem, in the order of the record.
         dtype: of the arrays.
         case: a variant of the operation, from `case_of`.
 
@@ -63,16 +63,16 @@ def chosen(*operations: str, shape: tuple[Any, ...], dtype: Any, case: str = "")
 def by_record(
     platforms: Iterable[str], kernel: Callable[..., Any], xla: Callable[..., Any], *arrays: Any
 ) -> Any:
-    """`kernel(*arrays)` where the program runs on one of the platforms, `xla(*arrays)` elsewhere.
+    """Call `kernel(*arrays)` on the platforms given, `xla(*arrays)` on all others.
 
     Args:
         platforms: from `chosen`.
         kernel: a function of the arrays.
-        xla: another one, with results of the same shapes and dtypes.
+        xla: a function with results of the same shapes and dtypes.
         arrays: pytrees of arrays.
 
     Returns:
-        The result of one of them, selected when the program is lowered.
+        The result of one of the two, selected when the program is lowered.
 
     Example:
         >>> print(by_record(["tpu"], lambda x: x + 1, lambda x: x + 2, 0))
@@ -85,14 +85,14 @@ def by_record(
 
 
 def case_of(alpha: float | None, *flags: str) -> str:
-    """The name of a variant in the record.
+    """Return the name of a variant in the record.
 
     Args:
         alpha: α where it is static, None where it is traced.
         flags: such as "causal".
 
     Returns:
-        A text.
+        The name, a string.
 
     Example:
         >>> print(case_of(1.5, "causal"))
@@ -112,17 +112,17 @@ def _holds(tried: list[Entry], shape: tuple[int, ...]) -> bool:
 
 
 def _devices() -> set[tuple[str, str]]:
-    """Platform and kind of the devices of this process."""
+    """Return the platform and kind of the devices of this process."""
     return {(platform_of(device), device.device_kind) for device in jax.local_devices()}
 
 
 def platform_of(device: Any) -> str:
-    """The platform of a device, as `jax.lax.platform_dependent` calls it."""
+    """Return the platform of a device, by its name in `jax.lax.platform_dependent`."""
     if device.platform != "gpu":
         return device.platform
     return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
 
 
 def versions() -> tuple[str, str]:
-    """Those of jsoftmax and jax."""
+    """Return the versions of jsoftmax and jax."""
     return sys.modules["jsoftmax"].__version__, jax.__version__

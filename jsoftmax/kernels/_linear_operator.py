@@ -1,7 +1,7 @@
-"""Linear maps that a kernel computes, and another kernel in the other direction.
+"""Linear maps computed by a kernel, and transposed by another.
 
-A rule for `jvp` may call one: reverse mode then transposes it by the kernel that is given for that,
-and further derivatives, in what the map is made of, come from a reference in plain jnp.
+A rule for `jvp` may call one. Reverse mode then transposes it by the kernel given for that, and
+further derivatives, in the residuals of the map, come from a reference in plain jnp.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Tree = Any
 class LinearOperator:
     """A map of (residuals, x) that is linear in x.
 
-    `transposed` takes (residuals, cotangent of the result), and gives that of x. `reference` says
-    the same as `forward` in plain jnp: of it derivatives in the residuals are taken.
+    `transposed` maps (residuals, cotangent of the result) to the cotangent of x. `reference`
+    computes the same as `forward` in plain jnp: derivatives in the residuals are taken from it.
     """
 
     forward: Callable[[Tree, Tree], Tree]
@@ -40,7 +40,7 @@ class LinearOperator:
 
 @dataclasses.dataclass(frozen=True)
 class _Flat:
-    """An operator of flat arguments: first the residuals, then x."""
+    """An operator with flat arguments: first the residuals, then x."""
 
     operator: LinearOperator
     of_residuals: Any
@@ -62,7 +62,7 @@ class _Flat:
         return jax.tree.leaves(self.operator.reference(*self.trees(arguments)))
 
     def turned(self, shapes: list[Any], of_results: Any) -> _Flat:
-        """The transposed map, for an x of these shapes."""
+        """Return the transposed map, for an x of these shapes."""
         forward, transposed, reference = (
             self.operator.forward, self.operator.transposed, self.operator.reference,
         )  # fmt: skip
@@ -82,7 +82,7 @@ _operator.multiple_results = True
 
 @_operator.def_abstract_eval
 def _shapes(*avals, flat):
-    # Of a traced program, since these also know how arrays vary over the axes of `shard_map`.
+    # From a traced program, which also records how arrays vary over the axes of `shard_map`.
     traced = jax.make_jaxpr(flat.results)(*avals)
     return [x.update(weak_type=False) for x in traced.out_avals]
 

@@ -1,9 +1,9 @@
-"""Plain jnp, written again in what the compilers of kernels take.
+"""Rewrite plain jnp with the primitives that kernel compilers support.
 
 Regularizers, curves and the solver are functions of arrays, and know nothing of kernels. Mosaic and
-Triton lack some of what they use: a vector of booleans cannot go round a loop or through a choice,
-there is no `expm1`, and no derivative rule is needed any more. `plain` traces a function and says
-the same without them.
+Triton lack some of their primitives: a loop or a branch cannot carry a vector of booleans, there is
+no `expm1`, and derivative rules are no longer needed. `plain` traces a function and rewrites it
+without them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INLINED = {  # primitives that call a jaxpr, and the parameter that holds it
 
 
 def plain(function: Callable) -> Callable:
-    """`function` in words that kernels know; it may close over arrays and references."""
+    """Rewrite `function` for kernels; it may close over arrays and references."""
 
     def spoken(*arguments):
         leaves, structure = jax.tree.flatten(arguments)
@@ -62,12 +62,12 @@ def _evaluated(jaxpr: Any, constants: Any, arguments: Any) -> list[Any]:
 
 
 def number(literal: Any) -> np.ndarray:
-    """A number that stands in a program, in its dtype: Triton takes no others."""
+    """Return a literal of a program in its dtype: Triton takes no others."""
     return np.asarray(literal.val, literal.aval.dtype)
 
 
 def said(equation: Any, inputs: list[Any]) -> list[Any]:
-    """The results of an equation, in words that kernels know."""
+    """Evaluate an equation by the primitives of kernels."""
     name, parameters = equation.primitive.name, equation.params
     if name in INLINED:
         inner = parameters[INLINED[name]]
@@ -85,7 +85,7 @@ def said(equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def as_number(x: Any) -> Any:
-    """A boolean vector as numbers, which loops and choices may carry."""
+    """Convert a boolean vector to numbers, which loops and branches may carry."""
     return jnp.where(x, 1.0, 0.0).astype(jnp.float32) if is_flag(x) else x
 
 
@@ -124,7 +124,7 @@ def _scan(inputs, *, jaxpr, length, reverse, **_):
     pairs = [*zip(inputs, jaxpr.in_avals, strict=True), *zip(state, jaxpr.out_avals, strict=False)]
     if split < 0 or reverse or any(jnp.shape(x) != aval.shape for x, aval in pairs):
         raise NotImplementedError(
-            "jsoftmax.kernels: a scan over arrays cannot be said in a kernel; write a fori_loop."
+            "jsoftmax.kernels: a kernel does not support a scan over arrays; write a fori_loop."
         )
     flags = [is_flag(x) for x in state]
 
@@ -183,7 +183,7 @@ def _broadcast(inputs, **parameters):
 
 
 def _expm1(inputs, **_):
-    """eˣ − 1; a series near 0, where the difference would cancel."""
+    """Compute eˣ − 1, by a series near 0, where the difference would cancel."""
     (x,) = inputs
     near = jnp.abs(x) < 0.5
     y = jnp.where(near, x, 0)
@@ -195,7 +195,7 @@ def _expm1(inputs, **_):
 
 
 def _pow(inputs, **_):
-    """x^y for x ≥ 0, which is all that curves need."""
+    """Compute x^y for x ≥ 0; curves need no other."""
     x, y = inputs
     return [jnp.where(x > 0, jnp.exp(y * jnp.log(jnp.where(x > 0, x, 1))), jnp.where(y == 0, 1, 0))]
 

@@ -1,8 +1,8 @@
-"""The record of kernels: on which hardware each was right and faster than XLA.
+"""Record of kernels: correctness and time of each, by hardware, beside XLA's.
 
-A JSON file that `python -m jsoftmax.kernels` writes. It lies at `$JSOFTMAX_KERNELS`, or else in the
-user's cache: `$XDG_CACHE_HOME/jsoftmax/kernels.json`, `~/.cache/jsoftmax/kernels.json` where that
-is not set. `JSOFTMAX_KERNELS=off` leaves all records unread.
+`python -m jsoftmax.kernels` writes it as a JSON file. Its path is `$JSOFTMAX_KERNELS`, or else in
+the user's cache: `$XDG_CACHE_HOME/jsoftmax/kernels.json`, `~/.cache/jsoftmax/kernels.json` where
+that is not set. `JSOFTMAX_KERNELS=off` ignores all records.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _override: contextvars.ContextVar[Any] = contextvars.ContextVar("record", defaul
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One operation at one shape on one kind of device, tried once."""
+    """The result of one trial: an operation at one shape on one kind of device."""
 
     device: str  # `device_kind`, as "TPU v5 lite"
     operation: str  # "attention", "attention gradient", "mapping", ...
@@ -59,12 +59,12 @@ class Entry:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The trial: a newer entry of the same key replaces this one."""
+        """The key of the trial: a newer entry with the same key replaces this one."""
         return self.device, self.operation, self.case, self.shape, self.dtype
 
 
 def record_path() -> pathlib.Path | None:
-    """The file that is read and written, which need not exist; None where records are off.
+    """Return the path of the record, which need not exist; None where records are off.
 
     Returns:
         A path: that of `using_record`, or else of the environment variable `JSOFTMAX_KERNELS`, or
@@ -94,12 +94,12 @@ def _in_cache(folder: str | None, home: str | None) -> pathlib.Path:
 def using_record(path: str | os.PathLike[str] | None) -> Iterator[None]:
     """Read another record inside of a `with` block, or none.
 
-    It goes before `JSOFTMAX_KERNELS`. A kernel is chosen while a function is traced: one that was
+    It overrides `JSOFTMAX_KERNELS`. A kernel is chosen while a function is traced: a function
     compiled before the block keeps its choice in it, and one compiled in the block keeps it after.
 
     Args:
-        path: the file, which need not exist; None for no record, so that XLA computes all that
-            does not name its implementation.
+        path: the file, which need not exist; None for no record, so that XLA computes every call
+            that does not name its implementation.
 
     Returns:
         A context manager.
@@ -123,7 +123,7 @@ def has_record() -> bool:
 
 
 def entries() -> tuple[Entry, ...]:
-    """What the record holds; nothing where there is none, or a broken one, which warns once."""
+    """Return the entries of the record; none if it is missing or broken, with one warning."""
     path = record_path()
     if path is None:
         return ()
@@ -152,7 +152,7 @@ def _parsed(path: pathlib.Path) -> tuple[Entry, ...]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         warnings.warn(
             f"jsoftmax.kernels: the record {path} cannot be read ({type(error).__name__}: "
-            f"{error}), so that no kernel is chosen by it. Delete it, or make it again: "
+            f"{error}), so no kernel is chosen by it. Delete it, or write it again: "
             "python -m jsoftmax.kernels.",
             stacklevel=2,
         )
@@ -162,18 +162,18 @@ def _parsed(path: pathlib.Path) -> tuple[Entry, ...]:
 def _entry(known: Any) -> Entry:
     numbers = (known["error"], known["allowed"], *known["seconds"].values())
     if not all(isinstance(x, int | float) for x in numbers):
-        raise TypeError("an error or a time is no number")
+        raise TypeError("an error or a time is not a number")
     if not all(isinstance(n, int) and n > 0 for n in known["shape"]):
-        raise ValueError(f"no shape: {known['shape']}")
+        raise ValueError(f"not a shape: {known['shape']}")
     if not {"pallas", "xla"} <= set(known["seconds"]):
         raise KeyError("seconds of pallas and xla")
     return Entry(**(known | {"shape": tuple(known["shape"])}))
 
 
 def write(new: Sequence[Entry], path: pathlib.Path, failed: Iterable[tuple[Any, ...]] = ()) -> None:
-    """Add entries to a file, in the place of those of the same trials and of trials that failed.
+    """Add entries to a file; they replace those of the same trials and of trials that failed.
 
-    A broken file is replaced. The file is exchanged as a whole, so that nobody reads half of it.
+    A broken file is replaced. The write is atomic, so that no reader sees half of a file.
     """
     with using_record(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")

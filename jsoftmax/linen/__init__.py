@@ -6,7 +6,7 @@ except ModuleNotFoundError as missing:
     if missing.name != "flax":
         raise
     raise ImportError(
-        "jsoftmax.linen needs Flax: pip install flax. The functions of jsoftmax do without it."
+        "jsoftmax.linen needs Flax: pip install flax. The functions of jsoftmax work without it."
     ) from None
 
 from jsoftmax.linen._attention import (

@@ -1,4 +1,4 @@
-"""Multi-head attention in which every head learns how sparse it is."""
+"""Multi-head attention with a learned sparsity α for each head."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from jsoftmax.mappings._constraints import Interval
 class AdaptivelySparseAttention(nn.MultiHeadDotProductAttention):
     r"""`flax.linen.MultiHeadDotProductAttention` by α-entmax, with a learned α for each head.
 
-    For head h, with queries, keys and values projected from what is attended from and to,
+    For head h, with queries, keys and values projected from the inputs,
 
     .. math:: p = \mathrm{entmax}_{α_h}(QK^⊤/\sqrt{d}), \qquad α_h = 1 + σ(a_h) \in [1, 2]
 
-    is the attention and pV what is projected back. A head at α = 1 looks at everything, as softmax
-    does; the larger its α, the more keys get a weight of exactly 0. It is called as Flax's module
-    is, and has the same parameters, and `free_alpha` of shape [heads] besides; `current_alpha`
-    tells what α is now.
+    is the attention, and pV is projected back. A head at α = 1 gives every key a positive weight,
+    as softmax does; the larger its α, the more keys get a weight of exactly 0. It is called like
+    Flax's module and has the same parameters, and in addition `free_alpha` of shape [heads];
+    `current_alpha` returns the current α.
 
     Args:
-        num_heads: how many heads there are; it, and all that is not described here, is as
-            `flax.linen.MultiHeadDotProductAttention` takes it. There is no `attention_fn`.
-        alpha: α where learning starts, a number or one for each head.
-        alpha_range: the lower end, at least 0, and the upper end, perhaps infinite, of α. (With
-            (1, inf), α = 1 + log(1 + eᵃ).)
-        attention: what else `jsoftmax.attention_fn` takes, by name: `is_causal`,
+        num_heads: the number of heads. It, and the fields not listed here, are those of
+            `flax.linen.MultiHeadDotProductAttention`, except `attention_fn`.
+        alpha: the initial α, a number or one for each head.
+        alpha_range: the range of α: its lower end, at least 0, and its upper end, which may be
+            infinite. (With (1, inf), α = 1 + log(1 + eᵃ).)
+        attention: further arguments of `jsoftmax.attention_fn`, by name: `is_causal`,
             `local_window_size`, `logits_soft_cap`, `block_q` and so on.
 
     Raises:
-        TypeError: for an `attention_fn`, whose place is taken.
-        ValueError: if α does not start strictly inside its range, or is not one number or one for
-            each head.
+        TypeError: for an `attention_fn`, which the module sets itself.
+        ValueError: if the initial α is not strictly inside its range, or is not one number or one
+            for each head.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -69,7 +69,7 @@ class AdaptivelySparseAttention(nn.MultiHeadDotProductAttention):
         super().__post_init__()
 
     def setup(self):
-        """Make a parameter of each head's α, and the attention that it decides."""
+        """Create the parameter of each head's α, and the attention that uses it."""
         self.alpha_interval = Interval(*self.alpha_range)
         free = self.alpha_interval.free(
             "linen.AdaptivelySparseAttention",
@@ -83,5 +83,5 @@ class AdaptivelySparseAttention(nn.MultiHeadDotProductAttention):
         self.attention_fn = attention_fn(self.current_alpha(), **self.attention.value)
 
     def current_alpha(self) -> Float[Array, " heads"]:
-        """α of each head as it is now."""
+        """The current α of each head."""
         return self.alpha_interval.number(self.free_alpha)

@@ -1,4 +1,4 @@
-"""Output layers in which rare classes have narrower vectors."""
+"""Output layers with narrower vectors for rare classes."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from jsoftmax.vocabulary.bands._widths import as_dtype, band_shapes, slices_or_w
 
 
 class AdaptiveSoftmax(nn.Module):
-    r"""An output layer in which rare classes stand behind clusters, and have narrower vectors.
+    r"""Adaptive softmax: an output layer with clusters, and narrower vectors, for rare classes.
 
     .. math:: p(y) = p_\text{head}(y) \text{ in the shortlist}, \qquad
               p(y) = p_\text{head}(c)\, p_c(y) \text{ in the cluster } c
 
-    `adaptive_cross_entropy` and its siblings with the tables as parameters: for a token only the
-    head and the cluster of its target are computed. `DifferentiatedSoftmax` has one softmax over
-    all classes instead.
+    It holds the tables of `adaptive_cross_entropy` and its siblings as parameters. For a token only
+    the head and the cluster of its target are computed. `DifferentiatedSoftmax` has one softmax
+    over all classes instead.
 
     Args:
-        features: d, the size of the last axis of what is read.
+        features: d, the size of the last axis of the input.
         classes: K, the frequent ones first.
-        cutoffs: rising whole numbers above 0 and below K, such as `adaptive_cutoffs` finds.
+        cutoffs: increasing integers above 0 and below K, such as those of `adaptive_cutoffs`.
         div_value: at least 1: cluster i has vectors of width ⌊d / div_value^i⌋.
         use_bias: whether classes and clusters have biases.
-        dtype: the dtype to which features and parameters are rounded; None leaves them as they are.
-            All is computed in float32 at least.
+        dtype: features and parameters are rounded to this dtype; None leaves them as they are.
+            Computations are in float32 at least.
         param_dtype: of the parameters.
         kernel_init: initialiser of projections, of shape [d, d_i].
         embedding_init: initialiser of tables, of shape [K_i, d_i].
         bias_init: initialiser of biases.
 
     Raises:
-        TypeError: if sizes are not whole numbers.
-        ValueError: if `cutoffs` do not rise from above 0 to below K, or `div_value` is below 1.
+        TypeError: if sizes are not integers.
+        ValueError: if `cutoffs` do not increase inside (0, K), or `div_value` is below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -83,7 +83,7 @@ class AdaptiveSoftmax(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        """Make the tables."""
+        """Create the tables."""
         widths = widths_of(
             "linen.AdaptiveSoftmax", self.features, self.classes, self.cutoffs, self.div_value
         )
@@ -99,20 +99,20 @@ class AdaptiveSoftmax(nn.Module):
 
     @property
     def table(self) -> AdaptiveTables:
-        """The parameters as functions take them, in a bound module."""
+        """The parameters, as arguments of the functions, in a bound module."""
         table = AdaptiveTables(self.raw_bands, self.clusters, self.raw_cluster_bias)
         return as_dtype(table, self.dtype)
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K], of every class."""
+        """Map features [..., d] to probabilities [..., K] of all classes."""
         return jnp.exp(self.log_softmax(features))
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → log-probabilities [..., K], of every class."""
+        """Map features [..., d] to log-probabilities [..., K] of all classes."""
         return adaptive_log_softmax(as_dtype(features, self.dtype), self.table)
 
     def topk(self, features: ArrayLike, k: int) -> TopK:
-        """Features [..., d] → the k most probable classes, and their log-probabilities."""
+        """Return the k most probable classes of features [..., d], and their log-probabilities."""
         return adaptive_topk(as_dtype(features, self.dtype), self.table, k)
 
     def loss(
@@ -123,9 +123,9 @@ class AdaptiveSoftmax(nn.Module):
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+        """Return the loss of each token, in float32 at least: features [..., d], classes [...].
 
-        The rest is as `adaptive_cross_entropy` takes it.
+        The other arguments are as in `adaptive_cross_entropy`.
         """
         return adaptive_cross_entropy(
             as_dtype(features, self.dtype),
@@ -136,37 +136,37 @@ class AdaptiveSoftmax(nn.Module):
         )
 
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
-        """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
+        """Return vectors [..., d] of classes [...], from the same tables: a tied input layer."""
         return band_embedding(ids, self.table.bands)
 
 
 class DifferentiatedSoftmax(nn.Module):
-    r"""An output layer with one softmax over all classes, the rare ones with narrower vectors.
+    r"""Differentiated softmax: one softmax over all classes, with narrower vectors for rare ones.
 
     .. math:: p(y) = \frac{e^{z_y}}{\sum_k e^{z_k}}, \qquad
               z_k = ⟨x_i, w_k⟩ + b_k \text{ for } k \text{ in band } i
 
-    `differentiated_cross_entropy` and its siblings with the bands as parameters. `AdaptiveSoftmax`
-    has a softmax for each cluster, and computes only one of them for a token.
+    It holds the bands of `differentiated_cross_entropy` and its siblings as parameters.
+    `AdaptiveSoftmax` has a softmax for each cluster, and computes only one of them for a token.
 
     Args:
-        features: d, the size of the last axis of what is read.
+        features: d, the size of the last axis of the input.
         classes: K, the frequent ones first.
-        cutoffs: rising whole numbers above 0 and below K, where the bands end.
+        cutoffs: increasing integers above 0 and below K, the ends of the bands.
         div_value: at least 1: band i has vectors of width ⌊d / div_value^i⌋, and a projection of
             the features to it.
         widths: for each band the size of its slice of the features, which then are not projected.
         use_bias: whether classes have biases.
-        dtype: the dtype to which features and parameters are rounded; None leaves them as they are.
-            All is computed in float32 at least.
+        dtype: features and parameters are rounded to this dtype; None leaves them as they are.
+            Computations are in float32 at least.
         param_dtype: of the parameters.
         kernel_init: initialiser of projections, of shape [d, d_i].
         embedding_init: initialiser of tables, of shape [K_i, d_i].
         bias_init: initialiser of biases.
 
     Raises:
-        TypeError: if sizes are not whole numbers.
-        ValueError: if `cutoffs` do not rise from above 0 to below K, or `widths` do not sum to d.
+        TypeError: if sizes are not integers.
+        ValueError: if `cutoffs` do not increase inside (0, K), or `widths` do not sum to d.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -197,7 +197,7 @@ class DifferentiatedSoftmax(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        """Make the tables."""
+        """Create the tables."""
         shapes = band_shapes(
             self.features, self.classes, self.cutoffs, _sizes(self),
             slices=self.widths is not None,
@@ -206,19 +206,19 @@ class DifferentiatedSoftmax(nn.Module):
 
     @property
     def table(self) -> tuple[Band, ...]:
-        """The parameters as functions take them, in a bound module."""
+        """The parameters, as arguments of the functions, in a bound module."""
         return as_dtype(tuple(self.raw_bands), self.dtype)
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K], of every class."""
+        """Map features [..., d] to probabilities [..., K] of all classes."""
         return jnp.exp(self.log_softmax(features))
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → log-probabilities [..., K], of every class."""
+        """Map features [..., d] to log-probabilities [..., K] of all classes."""
         return differentiated_log_softmax(as_dtype(features, self.dtype), self.table)
 
     def topk(self, features: ArrayLike, k: int) -> TopK:
-        """Features [..., d] → the k most probable classes, and their log-probabilities."""
+        """Return the k most probable classes of features [..., d], and their log-probabilities."""
         return differentiated_topk(as_dtype(features, self.dtype), self.table, k)
 
     def loss(
@@ -229,9 +229,9 @@ class DifferentiatedSoftmax(nn.Module):
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+        """Return the loss of each token, in float32 at least: features [..., d], classes [...].
 
-        The rest is as `differentiated_cross_entropy` takes it.
+        The other arguments are as in `differentiated_cross_entropy`.
         """
         return differentiated_cross_entropy(
             as_dtype(features, self.dtype),
@@ -242,12 +242,12 @@ class DifferentiatedSoftmax(nn.Module):
         )
 
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
-        """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
+        """Return vectors [..., d] of classes [...], from the same tables: a tied input layer."""
         return band_embedding(ids, self.table)
 
 
 def _sizes(layer: DifferentiatedSoftmax) -> Sequence[int]:
-    # A function: Flax traces methods, and this is called before the module is one.
+    # A function: Flax wraps methods, and this is called before the module is complete.
     return slices_or_widths(
         "linen.DifferentiatedSoftmax", layer.features, layer.classes, layer.cutoffs,
         layer.div_value, layer.widths,
@@ -255,7 +255,7 @@ def _sizes(layer: DifferentiatedSoftmax) -> Sequence[int]:
 
 
 def _bands(layer: Any, shapes: Any) -> tuple[Band, ...]:
-    """Parameters table_0, projection_0, bias_0, table_1, …, where a band has them."""
+    """Create the parameters table_0, projection_0, bias_0, table_1, …, where a band has them."""
     bands = []
     for i, (table, projection) in enumerate(shapes):
         dtype, kernel, bias = layer.param_dtype, None, None

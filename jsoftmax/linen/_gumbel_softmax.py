@@ -1,4 +1,4 @@
-"""A layer that chooses: relaxed samples whose temperature is annealed as training goes on."""
+"""Gumbel-softmax layer: relaxed samples with a temperature annealed during training."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from jsoftmax.sampling._choice import choice
 
 
 class GumbelSoftmax(nn.Module):
-    r"""`jsoftmax.gumbel_softmax`, or `gumbel_entmax`, with keys and a temperature of its own.
+    r"""`jsoftmax.gumbel_softmax`, or `gumbel_entmax`, with its own keys and temperature.
 
     .. math:: x = \mathrm{entmax}_α\big((z + G)/T\big)
 
-    In training it draws noise from an rng stream, and each call is a step of the schedule: apply
-    it with `mutable=["annealing"]`, where the number of calls is kept. In evaluation, with
+    In training it draws noise from an rng stream, and each call is a step of the schedule: apply it
+    with `mutable=["annealing"]`, the collection that counts the calls. In evaluation, with
     `deterministic=True`, it draws none and counts none.
 
     Args:
-        temperature: T ≥ 0, a number, an array with size 1 along `axis`, or a schedule that takes
-            the number of calls so far to T, as optax makes them.
+        temperature: T ≥ 0, a number, an array with size 1 along `axis`, or a schedule, as in optax,
+            that maps the number of calls so far to T.
         alpha: α > 0; 1 is Gumbel-softmax, 2 Gumbel-sparsemax.
         axis: the class axis, or a tuple of axes that together hold the classes.
         hard: whether to return one-hot samples, with the derivative of the relaxed ones.
-        deterministic: whether to leave the noise out: then x is `jsoftmax.entmax` of the logits
-            or, if `hard`, 1 at the largest.
+        deterministic: whether to omit the noise: then x is `jsoftmax.entmax` of the logits or, if
+            `hard`, 1 at the largest.
         rng_collection: the name of the rng stream.
 
     Raises:
@@ -67,13 +67,13 @@ class GumbelSoftmax(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        """Keep a count where there is a schedule."""
+        """Create a count of calls where there is a schedule."""
         self.annealed = callable(self.temperature)
         if self.annealed:
             self.count = self.variable("annealing", "count", lambda: jnp.zeros((), jnp.int32))
 
     def current_temperature(self) -> ArrayLike:
-        """T as it is now."""
+        """The current T."""
         return (
             self.temperature(self.count.value) if self.annealed else of_hashable(self.temperature)
         )
@@ -86,9 +86,9 @@ class GumbelSoftmax(nn.Module):
         deterministic: bool | None = None,
         rng: Array | None = None,
     ) -> Float[Array, "..."]:
-        """Samples of the shape and dtype of `logits`; classes where the mask is False have none.
+        """Return samples of the shape and dtype of `logits`; 0 where the mask is False.
 
-        `deterministic`, and `rng`, a key, go before what the module has.
+        `deterministic`, and `rng`, a key, override those of the module.
         """
         temperature = self.current_temperature()
         quiet = self.deterministic if deterministic is None else deterministic

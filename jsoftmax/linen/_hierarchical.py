@@ -1,4 +1,4 @@
-"""The last layer over classes at the leaves of a tree."""
+"""Hierarchical softmax: an output layer over classes at the leaves of a tree."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from jsoftmax.vocabulary import (
 
 
 class HierarchicalSoftmax(nn.Module):
-    r"""A node table read out by hierarchical softmax.
+    r"""Output layer by hierarchical softmax, with a table of node vectors.
 
     .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
 
     `loss` reads O(depth) rows of the table for each token, where a softmax over K classes reads all
-    K. Its gradient in the table is nevertheless a whole table; a step without one takes the
-    parameter out, as in the example. The tree's arrays are variables of the collection "tree", so
-    that they are arguments of what is compiled, and not constants in it.
+    K. Its gradient in the table is nevertheless a whole table. The example avoids it: it takes the
+    table out of the variables, and updates the rows read. The tree's arrays are variables of the
+    collection "tree", so that they are arguments of a compiled function, and not constants in it.
 
     Args:
-        features: d, the size of the last axis of what is read.
-        tree: a `jsoftmax.vocabulary.ClassTree`, as `jsoftmax.huffman_tree` makes it.
+        features: d, the size of the last axis of the input.
+        tree: a `jsoftmax.vocabulary.ClassTree`, such as that of `jsoftmax.huffman_tree`.
         use_bias: whether every row has a bias.
         param_dtype: the dtype of table and bias.
-        table_init: initialiser of the table, of shape [tree.table_rows, d]; zeros, as word2vec's:
-            all choices are even.
+        table_init: initialiser of the table, of shape [tree.table_rows, d]; zeros by default, as in
+            word2vec: all branches have equal probability.
         bias_init: initialiser of the bias, of shape [tree.table_rows].
 
     Example:
@@ -71,7 +71,7 @@ class HierarchicalSoftmax(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        """Make the node table, and keep the tree."""
+        """Create the node table, and store the tree."""
         tree: ClassTree = self.tree.value
         rows = tree.table_rows
         self.arrays = self.variable("tree", "tree", lambda: tree)
@@ -81,11 +81,11 @@ class HierarchicalSoftmax(nn.Module):
         )
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K], in float32 at least."""
+        """Map features [..., d] to probabilities [..., K], in float32 at least."""
         return jnp.exp(self.log_softmax(features))
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → log-probabilities [..., K], in float32 at least."""
+        """Map features [..., d] to log-probabilities [..., K], in float32 at least."""
         return hierarchical_log_softmax(features, self.table, self.arrays.value, bias=self.bias)
 
     def loss(
@@ -96,7 +96,7 @@ class HierarchicalSoftmax(nn.Module):
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and classes [...] → one `hierarchical_cross_entropy` each."""
+        """Return `hierarchical_cross_entropy` of features [..., d] and classes [...]."""
         return hierarchical_cross_entropy(
             features,
             self.table,
@@ -108,13 +108,13 @@ class HierarchicalSoftmax(nn.Module):
         )
 
     def topk(self, features: ArrayLike, k: int, *, beam: int | None = None) -> TopK:
-        """Features [..., d] → the k likeliest classes and their log-probabilities, exactly."""
+        """Return the exact k most probable classes of features [..., d], and log-probabilities."""
         return hierarchical_topk(
             features, self.table, self.arrays.value, k, bias=self.bias, beam=beam
         )
 
     def sample(self, key: Array, features: ArrayLike) -> Int[Array, "..."]:
-        """A key and features [..., d] → one class each, drawn."""
+        """Draw a class for each of the features [..., d]."""
         return hierarchical_categorical(
             key, features, self.table, self.arrays.value, bias=self.bias
         )

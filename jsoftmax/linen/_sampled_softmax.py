@@ -1,4 +1,4 @@
-"""A large class table, trained on few of its rows at a time and judged by all of them."""
+"""Output layer over many classes, trained by a sampled loss and evaluated by the full softmax."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ class SampledSoftmax(nn.Module):
 
     .. math:: z = h W^T + b, \qquad p = \mathrm{softmax}(z)
 
-    In training `loss` draws candidates and is the sampled one; in evaluation, with
+    In training `loss` draws candidates and is the sampled loss; in evaluation, with
     `deterministic=True`, it is `linear_cross_entropy`, which streams over all classes. The arrays
-    of the sampler are variables of the collection "sampler", so that they are arguments of what is
-    compiled, and not constants in it.
+    of the sampler are variables of the collection "sampler", so that they are arguments of a
+    compiled function, and not constants in it.
 
     Args:
-        features: d, the size of the last axis of what is read.
-        classes: K, how many classes there are.
-        sampler: where candidates come from, over as many classes.
-        draws: how many candidates are drawn, once for all tokens of a call.
+        features: d, the size of the last axis of the input.
+        classes: K, the number of classes.
+        sampler: the distribution of candidates, over the same K classes.
+        draws: the number of candidates, drawn once for all tokens of a call.
         sampled_loss: `sampled_softmax_loss`, `importance_sampling_loss`, `nce_loss`,
-            `negative_sampling_loss` or what is called as they are.
-        use_bias: whether there is a b.
-        dtype: what features, W and b are converted to; by default nothing. Losses are computed
-            in float32 at least.
+            `negative_sampling_loss`, or a function with their signature.
+        use_bias: whether to add b.
+        dtype: the dtype that features, W and b are converted to; by default that of all promoted.
+            Losses are computed in float32 at least.
         param_dtype: the dtype of W and b.
         kernel_init: initialiser of W, of shape [K, d], the layout of an embedding.
         bias_init: initialiser of b, of shape [K].
-        deterministic: whether `loss` is that of evaluation.
+        deterministic: whether `loss` is the full loss of evaluation.
         rng_collection: the name of the rng stream.
 
     Raises:
@@ -91,9 +91,9 @@ class SampledSoftmax(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        """Make W and b, and keep the sampler."""
+        """Create W and b, and store the sampler."""
         shape = (self.classes, self.features)
-        # Plain arrays, so that every way of saving variables takes them.
+        # Plain arrays, so that every way of saving variables supports them.
         arrays, self.structure = jax.tree.flatten(self.sampler.value)
         self.arrays = self.variable("sampler", "sampler", lambda: tuple(arrays))
         self.kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
@@ -104,11 +104,11 @@ class SampledSoftmax(nn.Module):
         )
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K]."""
+        """Map features [..., d] to probabilities [..., K]."""
         return softmax(self.logits(features))
 
     def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → logits [..., K]."""
+        """Map features [..., d] to logits [..., K]."""
         h, kernel, bias = self._promoted(features)
         z = h @ kernel.T
         return z if bias is None else z + bias
@@ -124,10 +124,10 @@ class SampledSoftmax(nn.Module):
         deterministic: bool | None = None,
         rng: Array | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+        """Return the loss of each token, in float32 at least: features [..., d], classes [...].
 
-        Candidates that are given, such as those of `in_batch_candidates`, take the place of draws.
-        `deterministic`, and `rng`, a key, go before what the module has.
+        Candidates that are given, such as those of `in_batch_candidates`, replace draws.
+        `deterministic`, and `rng`, a key, override those of the module.
         """
         h, kernel, bias = self._promoted(features)
         options: dict[str, Any] = {
@@ -145,5 +145,5 @@ class SampledSoftmax(nn.Module):
         return self.sampled_loss(h, kernel, labels, candidates, **options)
 
     def _promoted(self, features: ArrayLike) -> Any:
-        """Features, W and b of one dtype."""
+        """Promote features, W and b to one dtype."""
         return promote_dtype(jnp.asarray(features), self.kernel, self.bias, dtype=self.dtype)

@@ -6,7 +6,7 @@ except ModuleNotFoundError as missing:
     if missing.name != "flax":
         raise
     raise ImportError(
-        "jsoftmax.nnx needs Flax: pip install flax. The functions of jsoftmax do without it."
+        "jsoftmax.nnx needs Flax: pip install flax. The functions of jsoftmax work without it."
     ) from None
 
 from jsoftmax.nnx._attention import (

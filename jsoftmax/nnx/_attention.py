@@ -1,4 +1,4 @@
-"""Multi-head attention in which every head learns how sparse it is."""
+"""Multi-head attention with a learned sparsity α for each head."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from jsoftmax.mappings._constraints import Interval
 
 
 class AdaptivelySparseAttention(nnx.MultiHeadAttention):
-    r"""`flax.nnx.MultiHeadAttention` by α-entmax, with an α for each head that is learned.
+    r"""`flax.nnx.MultiHeadAttention` by α-entmax, with a learned α for each head.
 
-    For head h, with queries, keys and values projected from what is attended from and to,
+    For head h, with queries, keys and values projected from the inputs,
 
     .. math:: p = \mathrm{entmax}_{α_h}(QK^⊤/\sqrt{d}), \qquad α_h = 1 + σ(a_h) \in [1, 2]
 
-    is the attention and pV what is projected back. A head at α = 1 looks at everything, as softmax
-    does; the larger its α, the more keys get a weight of exactly 0. It is called as Flax's module
-    is, and has the same parameters, and `free_alpha` of shape [heads] besides.
+    is the attention, and pV is projected back. A head at α = 1 gives every key a positive weight,
+    as softmax does; the larger its α, the more keys get a weight of exactly 0. It is called like
+    Flax's module and has the same parameters, and in addition `free_alpha` of shape [heads].
 
     Args:
-        num_heads: how many heads there are.
-        in_features: the size of the last axis of what attends.
-        alpha: α where learning starts, a number or one for each head.
-        alpha_range: the lower end, at least 0, and the upper end, perhaps infinite, of α. (With
-            (1, inf), α = 1 + log(1 + eᵃ).)
-        attention: what else `jsoftmax.attention_fn` takes, by name: `is_causal`,
+        num_heads: the number of heads.
+        in_features: the size of the last axis of the queries' input.
+        alpha: the initial α, a number or one for each head.
+        alpha_range: the range of α: its lower end, at least 0, and its upper end, which may be
+            infinite. (With (1, inf), α = 1 + log(1 + eᵃ).)
+        attention: further arguments of `jsoftmax.attention_fn`, by name: `is_causal`,
             `local_window_size`, `logits_soft_cap`, `block_q` and so on.
-        rngs: where the keys of initialisers, and of dropout, come from.
-        options: what else `flax.nnx.MultiHeadAttention` takes, by name, but `attention_fn`.
+        rngs: source of the keys of initialisers and of dropout.
+        options: further arguments of `flax.nnx.MultiHeadAttention` except `attention_fn`, by name.
 
     Raises:
-        TypeError: for an `attention_fn`, whose place is taken.
-        ValueError: if α does not start strictly inside its range, or is not one number or one for
-            each head.
+        TypeError: for an `attention_fn`, which the module sets itself.
+        ValueError: if the initial α is not strictly inside its range, or is not one number or one
+            for each head.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -69,8 +69,8 @@ class AdaptivelySparseAttention(nnx.MultiHeadAttention):
     ):
         if "attention_fn" in options:
             raise TypeError(
-                "jsoftmax.nnx.AdaptivelySparseAttention: `attention_fn` is not free, because α "
-                "decides. Give what else attention takes as `attention`, or take "
+                "jsoftmax.nnx.AdaptivelySparseAttention: the module sets `attention_fn` itself. "
+                "Give further arguments of attention as `attention`, or take "
                 "flax.nnx.MultiHeadAttention."
             )
         super().__init__(num_heads, in_features, rngs=rngs, **options)
@@ -90,9 +90,9 @@ class AdaptivelySparseAttention(nnx.MultiHeadAttention):
 
     @property
     def alpha(self) -> Float[Array, " heads"]:
-        """α of each head as it is now."""
+        """The current α of each head."""
         return self.alpha_interval.number(self.free_alpha[...])
 
     def attention_fn(self, *arrays: Array, **options: Any) -> Array:
-        """Attention by the α of now: what `flax.nnx.MultiHeadAttention` calls."""
+        """Compute attention with the current α; `flax.nnx.MultiHeadAttention` calls this."""
         return attention_fn(self.alpha, **self.attention_options.value)(*arrays, **options)

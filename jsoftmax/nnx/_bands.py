@@ -1,4 +1,4 @@
-"""Output layers in which rare classes have narrower vectors."""
+"""Output layers with narrower vectors for rare classes."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ _BIAS_INIT = nnx.initializers.zeros_init()
 
 
 class AdaptiveSoftmax(nnx.Module):
-    r"""An output layer in which rare classes stand behind clusters, and have narrower vectors.
+    r"""Adaptive softmax: an output layer with clusters, and narrower vectors, for rare classes.
 
     .. math:: p(y) = p_\text{head}(y) \text{ in the shortlist}, \qquad
               p(y) = p_\text{head}(c)\, p_c(y) \text{ in the cluster } c
 
-    `adaptive_cross_entropy` and its siblings with the tables as parameters: for a token only the
-    head and the cluster of its target are computed. `DifferentiatedSoftmax` has one softmax over
-    all classes instead.
+    It holds the tables of `adaptive_cross_entropy` and its siblings as parameters. For a token only
+    the head and the cluster of its target are computed. `DifferentiatedSoftmax` has one softmax
+    over all classes instead.
 
     Args:
-        features: d, the size of the last axis of what is read.
+        features: d, the size of the last axis of the input.
         classes: K, the frequent ones first.
-        cutoffs: rising whole numbers above 0 and below K, such as `adaptive_cutoffs` finds.
+        cutoffs: increasing integers above 0 and below K, such as those of `adaptive_cutoffs`.
         div_value: at least 1: cluster i has vectors of width ⌊d / div_value^i⌋.
         use_bias: whether classes and clusters have biases.
-        dtype: the dtype to which features and parameters are rounded; None leaves them as they are.
-            All is computed in float32 at least.
+        dtype: features and parameters are rounded to this dtype; None leaves them as they are.
+            Computations are in float32 at least.
         param_dtype: of the parameters.
         kernel_init: initialiser of projections, of shape [d, d_i].
         embedding_init: initialiser of tables, of shape [K_i, d_i].
         bias_init: initialiser of biases.
-        rngs: where the initialisers' keys come from.
+        rngs: source of the initialisers' keys.
 
     Raises:
-        TypeError: if sizes are not whole numbers.
-        ValueError: if `cutoffs` do not rise from above 0 to below K, or `div_value` is below 1.
+        TypeError: if sizes are not integers.
+        ValueError: if `cutoffs` do not increase inside (0, K), or `div_value` is below 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -92,21 +92,21 @@ class AdaptiveSoftmax(nnx.Module):
 
     @property
     def table(self) -> AdaptiveTables:
-        """The parameters as functions take them."""
+        """The parameters, as arguments of the functions."""
         bias = self.cluster_bias[...] if self.use_bias else None
         table = AdaptiveTables(_bands(self), self.clusters[...], bias)
         return as_dtype(table, self.dtype)
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K], of every class."""
+        """Map features [..., d] to probabilities [..., K] of all classes."""
         return jnp.exp(self.log_softmax(features))
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → log-probabilities [..., K], of every class."""
+        """Map features [..., d] to log-probabilities [..., K] of all classes."""
         return adaptive_log_softmax(as_dtype(features, self.dtype), self.table)
 
     def topk(self, features: ArrayLike, k: int) -> TopK:
-        """Features [..., d] → the k most probable classes, and their log-probabilities."""
+        """Return the k most probable classes of features [..., d], and their log-probabilities."""
         return adaptive_topk(as_dtype(features, self.dtype), self.table, k)
 
     def loss(
@@ -117,9 +117,9 @@ class AdaptiveSoftmax(nnx.Module):
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+        """Return the loss of each token, in float32 at least: features [..., d], classes [...].
 
-        The rest is as `adaptive_cross_entropy` takes it.
+        The other arguments are as in `adaptive_cross_entropy`.
         """
         return adaptive_cross_entropy(
             as_dtype(features, self.dtype),
@@ -130,38 +130,38 @@ class AdaptiveSoftmax(nnx.Module):
         )
 
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
-        """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
+        """Return vectors [..., d] of classes [...], from the same tables: a tied input layer."""
         return band_embedding(ids, self.table.bands)
 
 
 class DifferentiatedSoftmax(nnx.Module):
-    r"""An output layer with one softmax over all classes, the rare ones with narrower vectors.
+    r"""Differentiated softmax: one softmax over all classes, with narrower vectors for rare ones.
 
     .. math:: p(y) = \frac{e^{z_y}}{\sum_k e^{z_k}}, \qquad
               z_k = ⟨x_i, w_k⟩ + b_k \text{ for } k \text{ in band } i
 
-    `differentiated_cross_entropy` and its siblings with the bands as parameters. `AdaptiveSoftmax`
-    has a softmax for each cluster, and computes only one of them for a token.
+    It holds the bands of `differentiated_cross_entropy` and its siblings as parameters.
+    `AdaptiveSoftmax` has a softmax for each cluster, and computes only one of them for a token.
 
     Args:
-        features: d, the size of the last axis of what is read.
+        features: d, the size of the last axis of the input.
         classes: K, the frequent ones first.
-        cutoffs: rising whole numbers above 0 and below K, where the bands end.
+        cutoffs: increasing integers above 0 and below K, the ends of the bands.
         div_value: at least 1: band i has vectors of width ⌊d / div_value^i⌋, and a projection of
             the features to it.
         widths: for each band the size of its slice of the features, which then are not projected.
         use_bias: whether classes have biases.
-        dtype: the dtype to which features and parameters are rounded; None leaves them as they are.
-            All is computed in float32 at least.
+        dtype: features and parameters are rounded to this dtype; None leaves them as they are.
+            Computations are in float32 at least.
         param_dtype: of the parameters.
         kernel_init: initialiser of projections, of shape [d, d_i].
         embedding_init: initialiser of tables, of shape [K_i, d_i].
         bias_init: initialiser of biases.
-        rngs: where the initialisers' keys come from.
+        rngs: source of the initialisers' keys.
 
     Raises:
-        TypeError: if sizes are not whole numbers.
-        ValueError: if `cutoffs` do not rise from above 0 to below K, or `widths` do not sum to d.
+        TypeError: if sizes are not integers.
+        ValueError: if `cutoffs` do not increase inside (0, K), or `widths` do not sum to d.
 
     Example:
         >>> import jax.numpy as jnp
@@ -199,19 +199,19 @@ class DifferentiatedSoftmax(nnx.Module):
 
     @property
     def table(self) -> tuple[Band, ...]:
-        """The parameters as functions take them."""
+        """The parameters, as arguments of the functions."""
         return as_dtype(_bands(self), self.dtype)
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K], of every class."""
+        """Map features [..., d] to probabilities [..., K] of all classes."""
         return jnp.exp(self.log_softmax(features))
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → log-probabilities [..., K], of every class."""
+        """Map features [..., d] to log-probabilities [..., K] of all classes."""
         return differentiated_log_softmax(as_dtype(features, self.dtype), self.table)
 
     def topk(self, features: ArrayLike, k: int) -> TopK:
-        """Features [..., d] → the k most probable classes, and their log-probabilities."""
+        """Return the k most probable classes of features [..., d], and their log-probabilities."""
         return differentiated_topk(as_dtype(features, self.dtype), self.table, k)
 
     def loss(
@@ -222,9 +222,9 @@ class DifferentiatedSoftmax(nnx.Module):
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+        """Return the loss of each token, in float32 at least: features [..., d], classes [...].
 
-        The rest is as `differentiated_cross_entropy` takes it.
+        The other arguments are as in `differentiated_cross_entropy`.
         """
         return differentiated_cross_entropy(
             as_dtype(features, self.dtype),
@@ -235,12 +235,12 @@ class DifferentiatedSoftmax(nnx.Module):
         )
 
     def embed(self, ids: ArrayLike) -> Float[Array, "... d"]:
-        """Classes [...] → their vectors [..., d], from the same parameters: a tied input layer."""
+        """Return vectors [..., d] of classes [...], from the same tables: a tied input layer."""
         return band_embedding(ids, self.table)
 
 
 def _add_bands(layer, shapes, use_bias, dtype, kernel_init, embedding_init, bias_init, rngs):
-    """Parameters table_0, projection_0, bias_0, table_1, …, where a band has them."""
+    """Add the parameters table_0, projection_0, bias_0, table_1, …, where a band has them."""
     for i, (table, projection) in enumerate(shapes):
         setattr(layer, f"table_{i}", nnx.Param(embedding_init(rngs.params(), table, dtype)))
         if projection is not None:
@@ -251,7 +251,7 @@ def _add_bands(layer, shapes, use_bias, dtype, kernel_init, embedding_init, bias
 
 
 def _bands(layer: Any) -> tuple[Band, ...]:
-    """The bands of which a layer has the parameters."""
+    """Return the bands of a layer's parameters."""
 
     def of(name):
         return getattr(layer, name)[...] if hasattr(layer, name) else None

@@ -1,4 +1,4 @@
-"""A mapping that learns how sparse, and how sharp, it is."""
+"""Entmax with learned sparsity α and temperature."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from jsoftmax.mappings._constraints import Interval
 
 
 class Entmax(nnx.Module):
-    r"""`jsoftmax.entmax` with an α, and a temperature, that are parameters of the model.
+    r"""`jsoftmax.entmax` with α and temperature as parameters of the model.
 
-    A learned number cannot leave its range: it is a smooth increasing function of a free
-    parameter, which the optimiser moves. With the ranges given,
+    A learned number cannot leave its range: it is a smooth increasing function of a free parameter,
+    and the optimiser updates that. With the default ranges,
 
     .. math:: α = 1 + σ(a) \in [1, 2], \qquad T = \log(1 + e^t) > 0,
 
     and with `alpha_range=(1, inf)`, :math:`α = 1 + \log(1 + e^a)`. They start at the numbers given,
-    to rounding. What is not learned is a constant, and constants are faster.
+    to rounding. A number that is not learned is a constant; constants are faster.
 
     Learn α where the loss does not depend on it otherwise: in attention, in a gate. A Fenchel–Young
-    loss of α falls with α whatever the scores are, so never minimise it over its own α.
+    loss of α decreases with α for any scores, so never minimise it over its own α.
 
     Args:
-        alpha: α where learning starts, a number or one that broadcasts to `shape`; if it is not
-            learned, whatever `jsoftmax.entmax` takes. 1.5 where it is None.
-        temperature: T where learning starts, likewise.
+        alpha: the initial α, a number or an array that broadcasts to `shape`; if it is not learned,
+            any `alpha` of `jsoftmax.entmax`. 1.5 where it is None.
+        temperature: the initial T, likewise.
         axis: the class axis, or a tuple of axes that together hold the classes.
         learn_alpha: whether α is a parameter, `free_alpha`.
         learn_temperature: whether T is a parameter, `free_temperature`.
-        alpha_range: the lower end, at least 0, and the upper end, perhaps infinite, of α.
+        alpha_range: the lower end of α, at least 0, and the upper end, which may be infinite.
         shape: the shape of the learned numbers. () shares them; otherwise it must broadcast to the
             logits with size 1 along `axis`: one per head of [batch, heads, queries, keys] is
             (heads, 1, 1).
         param_dtype: the dtype of the free parameters.
-        regularizer: a fixed `Regularizer` in the place of `Tsallis(alpha)`; then no α is learned.
+        regularizer: a fixed `Regularizer` instead of `Tsallis(alpha)`; then no α is learned.
 
     Raises:
-        ValueError: if a learned number does not start strictly inside its range, or does not
-            broadcast to `shape`, or if both `alpha` and `regularizer` are given.
+        ValueError: if an initial number is not strictly inside its range, or does not broadcast to
+            `shape`, or if both `alpha` and `regularizer` are given.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,26 +97,26 @@ class Entmax(nnx.Module):
 
     @property
     def alpha(self) -> ArrayLike:
-        """α as it is now; it says nothing beside a fixed regularizer."""
+        """The current α; it has no meaning beside a fixed regularizer."""
         if self.free_alpha is None:
             return self.fixed_alpha
         return self.alpha_interval.number(self.free_alpha[...])
 
     @property
     def regularizer(self) -> Regularizer:
-        """The regularizer as it is now: the one that was given, or that of α."""
+        """The current regularizer: the one given, or that of α."""
         fixed = self.fixed_regularizer.value
         return of_order("nnx.Entmax", self.alpha) if fixed is None else fixed
 
     @property
     def temperature(self) -> ArrayLike:
-        """T as it is now."""
+        """The current T."""
         if self.free_temperature is None:
             return self.fixed_temperature
         return self.temperature_interval.number(self.free_temperature[...])
 
     def __call__(self, logits: ArrayLike, *, where: ArrayLike | None = None) -> Float[Array, "..."]:
-        """Probabilities of the shape and dtype of `logits`; of 0 where the mask is False."""
+        """Return probabilities of the shape and dtype of `logits`; 0 where the mask is False."""
         return regularized_argmax(
             logits, self.regularizer, self.axis, where=where, temperature=self.temperature
         )

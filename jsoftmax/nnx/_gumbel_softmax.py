@@ -1,4 +1,4 @@
-"""A layer that chooses: relaxed samples whose temperature is annealed as training goes on."""
+"""Gumbel-softmax layer: relaxed samples with a temperature annealed during training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jsoftmax.sampling._choice import choice
 
 
 class Count(nnx.Variable):
-    """How many calls with noise there have been; state, and no parameter."""
+    """Number of calls with noise so far; state, not a parameter."""
 
 
 class GumbelSoftmax(nnx.Module):
-    r"""`jsoftmax.gumbel_softmax`, or `gumbel_entmax`, with keys and a temperature of its own.
+    r"""`jsoftmax.gumbel_softmax`, or `gumbel_entmax`, with its own keys and temperature.
 
     .. math:: x = \mathrm{entmax}_α\big((z + G)/T\big)
 
@@ -27,18 +27,18 @@ class GumbelSoftmax(nnx.Module):
     evaluation, after `model.eval()` or with `deterministic=True`, it draws none and counts none.
 
     Args:
-        temperature: T ≥ 0, a number, an array with size 1 along `axis`, or a schedule that takes
-            the number of calls so far to T, as optax makes them.
+        temperature: T ≥ 0, a number, an array with size 1 along `axis`, or a schedule, as in optax,
+            that maps the number of calls so far to T.
         alpha: α > 0; 1 is Gumbel-softmax, 2 Gumbel-sparsemax.
         axis: the class axis, or a tuple of axes that together hold the classes.
         hard: whether to return one-hot samples, with the derivative of the relaxed ones.
-        deterministic: whether to leave the noise out: then x is `jsoftmax.entmax` of the logits
-            or, if `hard`, 1 at the largest.
+        deterministic: whether to omit the noise: then x is `jsoftmax.entmax` of the logits or, if
+            `hard`, 1 at the largest.
         rng_collection: the name of the rng stream.
-        rngs: where keys come from; may be left out and given to each call instead.
+        rngs: source of random keys; may be left out and given to each call instead.
 
     Raises:
-        TypeError: if it is called to draw, and neither it nor the call was given `rngs`.
+        TypeError: if a call draws noise, and neither the module nor the call was given `rngs`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -78,7 +78,7 @@ class GumbelSoftmax(nnx.Module):
 
     @property
     def temperature(self) -> ArrayLike:
-        """T as it is now."""
+        """The current T."""
         return self.schedule if self.count is None else self.schedule(self.count[...])
 
     def __call__(
@@ -89,9 +89,9 @@ class GumbelSoftmax(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | Array | None = None,
     ) -> Float[Array, "..."]:
-        """Samples of the shape and dtype of `logits`; classes where the mask is False have none.
+        """Return samples of the shape and dtype of `logits`; 0 where the mask is False.
 
-        `deterministic` and `rngs`, which may also be a key, go before those of the module.
+        `deterministic` and `rngs`, which may also be a key, override those of the module.
         """
         temperature = self.temperature
         quiet = self.deterministic if deterministic is None else deterministic
@@ -102,7 +102,7 @@ class GumbelSoftmax(nnx.Module):
         return sample
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """What `nnx.view` asks for."""
+        """Set `deterministic`, for `nnx.view`."""
         if deterministic is not None:
             self.deterministic = deterministic
 

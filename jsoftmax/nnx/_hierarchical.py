@@ -1,4 +1,4 @@
-"""The last layer over classes at the leaves of a tree."""
+"""Hierarchical softmax: an output layer over classes at the leaves of a tree."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _TABLE_INIT = nnx.initializers.zeros_init()
 
 
 class Tree(nnx.Variable):
-    """The arrays of a tree; state, and no parameter."""
+    """The arrays of a tree; state, not a parameter."""
 
 
 class HierarchicalSoftmax(nnx.Module):
-    r"""A node table read out by hierarchical softmax.
+    r"""Output layer by hierarchical softmax, with a table of node vectors.
 
     .. math:: \log P(y|h) = \sum_{n \text{ above } y} \log p_n(c_n)
 
     `loss` reads O(depth) rows of the table for each token, where a softmax over K classes reads all
-    K. Its gradient in the table is nevertheless a whole table; a step without one takes the
-    parameter out, as in the example.
+    K. Its gradient in the table is nevertheless a whole table. The example avoids it: it takes the
+    table out of the module, and updates the rows read.
 
     Args:
-        features: d, the size of the last axis of what is read.
-        tree: a `jsoftmax.vocabulary.ClassTree`, as `jsoftmax.huffman_tree` makes it.
+        features: d, the size of the last axis of the input.
+        tree: a `jsoftmax.vocabulary.ClassTree`, such as that of `jsoftmax.huffman_tree`.
         use_bias: whether every row has a bias.
         param_dtype: the dtype of table and bias.
-        table_init: initialiser of the table, of shape [tree.table_rows, d]; zeros, as word2vec's:
-            all choices are even.
+        table_init: initialiser of the table, of shape [tree.table_rows, d]; zeros by default, as in
+            word2vec: all branches have equal probability.
         bias_init: initialiser of the bias, of shape [tree.table_rows].
-        rngs: where the initialisers' keys come from.
+        rngs: source of the initialisers' keys.
 
     Example:
         >>> import jax, jax.numpy as jnp, jsoftmax as js
@@ -77,11 +77,11 @@ class HierarchicalSoftmax(nnx.Module):
         self.bias = nnx.Param(bias_init(rngs.params(), (rows,), param_dtype)) if use_bias else None
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K], in float32 at least."""
+        """Map features [..., d] to probabilities [..., K], in float32 at least."""
         return jnp.exp(self.log_softmax(features))
 
     def log_softmax(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → log-probabilities [..., K], in float32 at least."""
+        """Map features [..., d] to log-probabilities [..., K], in float32 at least."""
         return hierarchical_log_softmax(features, *self._table(), bias=self._bias())
 
     def loss(
@@ -92,7 +92,7 @@ class HierarchicalSoftmax(nnx.Module):
         where: ArrayLike | None = None,
         ignore_index: int | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and classes [...] → one `hierarchical_cross_entropy` each."""
+        """Return `hierarchical_cross_entropy` of features [..., d] and classes [...]."""
         return hierarchical_cross_entropy(
             features,
             *self._table(),
@@ -103,11 +103,11 @@ class HierarchicalSoftmax(nnx.Module):
         )
 
     def topk(self, features: ArrayLike, k: int, *, beam: int | None = None) -> TopK:
-        """Features [..., d] → the k likeliest classes and their log-probabilities, exactly."""
+        """Return the exact k most probable classes of features [..., d], and log-probabilities."""
         return hierarchical_topk(features, *self._table(), k, bias=self._bias(), beam=beam)
 
     def sample(self, key: Array, features: ArrayLike) -> Int[Array, "..."]:
-        """A key and features [..., d] → one class each, drawn."""
+        """Draw a class for each of the features [..., d]."""
         return hierarchical_categorical(key, features, *self._table(), bias=self._bias())
 
     def _table(self) -> tuple[Array, ClassTree]:

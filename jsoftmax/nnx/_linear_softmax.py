@@ -1,4 +1,4 @@
-"""A softmax over many classes whose loss, top classes and draws never hold the row of logits."""
+"""Softmax output layer over many classes; its loss never holds whole rows of logits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BIAS_INIT = nnx.initializers.zeros_init()
 
 
 class LinearSoftmax(nnx.Module):
-    r"""The last layer of a model over K classes, read from a table W in blocks.
+    r"""Softmax output layer over K classes, computed from a table W in blocks.
 
     .. math:: z = h W^T + b, \qquad p = \mathrm{softmax}(z)
 
@@ -33,15 +33,15 @@ class LinearSoftmax(nnx.Module):
     the two; another module's table is tied by assignment: `head.kernel = embedder.embedding`.
 
     Args:
-        features: d, the size of the last axis of what is read.
-        classes: K, how many classes there are.
-        use_bias: whether there is a b.
-        dtype: what features, W and b are converted to; by default nothing. Losses are computed
-            in float32 at least.
+        features: d, the size of the last axis of the input.
+        classes: K, the number of classes.
+        use_bias: whether to add b.
+        dtype: the dtype that features, W and b are converted to; by default that of all promoted.
+            Losses are computed in float32 at least.
         param_dtype: the dtype of W and b.
         kernel_init: initialiser of W, of shape [K, d], the layout of an embedding.
         bias_init: initialiser of b, of shape [K].
-        rngs: where the initialisers' keys come from.
+        rngs: source of the initialisers' keys.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,40 +72,40 @@ class LinearSoftmax(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K], the whole rows."""
+        """Map features [..., d] to probabilities [..., K], as whole rows."""
         return softmax(self.logits(features))
 
     def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → logits [..., K], the whole rows."""
+        """Map features [..., d] to logits [..., K], as whole rows."""
         h, kernel, bias = self._promoted(features)
         z = h @ kernel.T
         return z if bias is None else z + bias
 
     def loss(self, features: ArrayLike, targets: Any, **options: Any) -> Float[Array, "..."]:
-        """Features [..., d] and targets [...] → one `linear_cross_entropy` each."""
+        """Return `linear_cross_entropy` of features [..., d] and targets [...]."""
         h, kernel, bias = self._promoted(features)
         return linear_cross_entropy(h, kernel, targets, bias=bias, class_axis=0, **options)
 
     def topk(self, features: ArrayLike, k: int, **options: Any) -> TopK:
-        """Features [..., d] → the k likeliest classes and their logits, by `linear_topk`."""
+        """Return the k most probable classes of features [..., d], and logits: `linear_topk`."""
         h, kernel, bias = self._promoted(features)
         return linear_topk(h, kernel, k, bias=bias, class_axis=0, **options)
 
     def sample(self, key: Array, features: ArrayLike, **options: Any) -> Int[Array, "..."]:
-        """A key and features [..., d] → one class each, drawn by `linear_categorical`."""
+        """Draw a class for each of the features [..., d] by `linear_categorical`."""
         h, kernel, bias = self._promoted(features)
         return linear_categorical(key, h, kernel, bias=bias, class_axis=0, **options)
 
     def embed(self, classes: ArrayLike) -> Float[Array, "... features"]:
-        """Classes [...] → their rows of W [..., d]: an input embedding tied to the output.
+        """Return the rows [..., d] of W for classes [...]: an input embedding tied to the output.
 
-        ValueError for a class out of range that Python or numpy gives, NaN for one in an array of
-        JAX, as `band_embedding`.
+        As in `band_embedding`, a class out of range raises ValueError if given by Python or numpy,
+        and gives NaN in an array of JAX.
         """
         (kernel,) = promote_dtype((self.kernel[...],), dtype=self.dtype)
         return band_embedding(classes, (Band(kernel),))
 
     def _promoted(self, features: ArrayLike) -> Any:
-        """Features, W and b of one dtype."""
+        """Promote features, W and b to one dtype."""
         bias = None if self.bias is None else self.bias[...]
         return promote_dtype((jnp.asarray(features), self.kernel[...], bias), dtype=self.dtype)

@@ -1,4 +1,4 @@
-"""The last layer of a classifier, and its loss."""
+"""Entmax output layer of a classifier, and its loss."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _BIAS_INIT = nnx.initializers.zeros_init()
 
 
 class EntmaxReadout(nnx.Module):
-    r"""A class table read out by α-entmax, and trained by the loss that belongs to it.
+    r"""Output layer by α-entmax, trained by its Fenchel–Young loss.
 
     .. math:: z = hW + b, \qquad p = \mathrm{entmax}_α(z), \qquad L = Ω_α^*(z) + Ω_α(y) - ⟨y, z⟩
 
     α = 1 is multinomial logistic regression, α = 2 its sparse sibling; for α > 1 classes far behind
-    get probability exactly 0. α is a constant here and not a parameter: the loss falls with its own
-    α for every one-hot target, whatever the logits are, so α would run away and nothing be learned.
-    Choose it as one chooses an architecture. (`Entmax` learns α, where another loss judges it.)
+    get probability exactly 0. α is a constant here and not a parameter: the loss decreases with its
+    own α for every one-hot target and any logits, so α would diverge and nothing would be learned.
+    Choose it like an architecture. (`Entmax` learns α, under another loss.)
 
     Args:
-        features: d, the size of the last axis of what is read.
-        classes: K, how many classes there are.
+        features: d, the size of the last axis of the input.
+        classes: K, the number of classes.
         alpha: α > 0, a number; 1.5 where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`, as fixed as α is.
-        use_bias: whether there is a b.
+        regularizer: a `Regularizer` instead of `Tsallis(alpha)`, fixed like α.
+        use_bias: whether to add b.
         dtype: the dtype of logits and probabilities; by default that of features and parameters
             promoted.
         param_dtype: the dtype of W and b.
-        precision: of the product hW, as `jax.lax.dot_general` takes it.
+        precision: of the product hW, as in `jax.lax.dot_general`.
         kernel_init: initialiser of W, of shape [d, K].
         bias_init: initialiser of b, of shape [K].
-        rngs: where the initialisers' keys come from.
+        rngs: source of the initialisers' keys.
 
     Raises:
         TypeError: if `alpha` is not a number.
@@ -88,17 +88,17 @@ class EntmaxReadout(nnx.Module):
 
     @property
     def regularizer(self) -> Regularizer:
-        """The regularizer that was given, or that of α."""
+        """The regularizer given, or that of α."""
         return self.fixed_regularizer.value
 
     def __call__(
         self, features: ArrayLike, *, where: ArrayLike | None = None
     ) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K]; 0 for classes where the mask is False."""
+        """Map features [..., d] to probabilities [..., K]; 0 where the mask is False."""
         return regularized_argmax(self.logits(features), self.regularizer, where=where)
 
     def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → logits [..., K]."""
+        """Map features [..., d] to logits [..., K]."""
         return self.linear(jnp.asarray(features))
 
     def loss(
@@ -111,10 +111,10 @@ class EntmaxReadout(nnx.Module):
         label_smoothing: ArrayLike = 0.0,
         class_weights: ArrayLike | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and targets → one `fenchel_young_loss` each, in float32 at least.
+        """Return `fenchel_young_loss` of features [..., d] and targets, in float32 at least.
 
         The targets are classes, integers of shape [...], or distributions of shape [..., K]; the
-        rest is as `fenchel_young_loss` takes it.
+        other arguments are as in `fenchel_young_loss`.
         """
         return fenchel_young_loss(
             self.logits(features),

@@ -1,4 +1,4 @@
-"""A router of tokens to experts: a linear gate, and the bias that balances them."""
+"""Router of tokens to experts: a linear gate and a balancing bias."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ _BIAS_INIT = nnx.initializers.zeros_init()
 
 
 class BalancingBias(nnx.Variable):
-    """A bias in the choice of experts; state, and no parameter."""
+    """A bias in the choice of experts; state, not a parameter."""
 
 
 class Router(nnx.Module):
-    r"""A linear gate to E experts, read by `jsoftmax.route`: k experts a token, and their weights.
+    r"""Router by a linear gate and `jsoftmax.route`: k of E experts for each token, and weights.
 
     .. math:: z = h W + c, \qquad C = \mathrm{top}_k(s + b), \qquad
               w_i = s_i \Big/ \sum_{j \in C} s_j \quad (i \in C)
 
     with s the score of z. b is the bias that balances experts without a loss. It is state of the
-    variable type `BalancingBias`, no parameter, and moves when it is asked to: by the load of a
-    call that is given a `bias_rate`, or by `update_bias`, which takes a load that may be summed
-    over several calls. Balance and z losses are in the statistics that a call returns.
+    variable type `BalancingBias`, not a parameter. Two calls update it: a call with a `bias_rate`,
+    by its own load, and `update_bias`, by a load that may be summed over several calls. Balance and
+    z losses are in the statistics that a call returns.
 
-    Features in bfloat16 are raised to float32 before the gate multiplies them.
+    Features in bfloat16 are converted to float32 before the gate.
 
     Args:
-        features: d, the size of the last axis of what is read.
-        experts: E, how many experts there are.
-        k: how many experts a token has, from 1 to E.
+        features: d, the size of the last axis of the input.
+        experts: E, the number of experts.
+        k: the number of experts of a token, from 1 to E.
         score: "softmax", "sigmoid", or "entmax".
         normalize: whether the weights of a token sum to 1 over its experts.
-        groups: how many groups the experts are cut into.
-        groups_kept: how many groups a token may choose from; None for all.
-        group_best: how many of its experts judge a group.
+        groups: the number of groups of experts.
+        groups_kept: the number of groups that a token may choose from; None for all.
+        group_best: the number of best experts that give a group its score.
         alpha: α > 0 of "entmax" and of a capacity, a number; 1.5 where it is None.
-        regularizer: a `Regularizer` in the place of `Tsallis(alpha)`.
-        use_balancing_bias: whether there is a b, of shape [E] and in float32, which starts at 0.
-        use_bias: whether there is a c.
+        regularizer: a `Regularizer` instead of `Tsallis(alpha)`.
+        use_balancing_bias: whether to use b, of shape [E] and in float32, initially 0.
+        use_bias: whether to add c.
         dtype: the dtype of logits and weights; by default that of features and W promoted, float32
             at least.
         param_dtype: the dtype of W and c.
-        precision: of the product h W, as `jax.lax.dot_general` takes it. On TPUs, and on GPUs with
-            TF32, products of float32 have all their bits at "highest" alone.
+        precision: of the product h W, as in `jax.lax.dot_general`. On TPUs, and on GPUs with TF32,
+            products of float32 have all their bits only at "highest".
         kernel_init: initialiser of W, of shape [d, E].
         bias_init: initialiser of c, of shape [E].
-        rngs: where the initialisers' keys come from.
+        rngs: source of the initialisers' keys.
 
     Raises:
         TypeError: if `alpha` is not a number.
@@ -117,7 +117,7 @@ class Router(nnx.Module):
         self.bias = (
             nnx.Param(bias_init(rngs.params(), shape[1:], param_dtype)) if use_bias else None
         )
-        # In float32 whatever the parameters are, since a step would be lost in fewer bits.
+        # In float32 for parameters of any dtype, since a step would be lost in fewer bits.
         self.balancing_bias = (
             BalancingBias(jnp.zeros(shape[1:], jnp.float32)) if use_balancing_bias else None
         )
@@ -131,10 +131,10 @@ class Router(nnx.Module):
         axis_name: Any = None,
         bias_rate: ArrayLike | None = None,
     ) -> Routing:
-        """Features [..., d] → `Routing`: experts and weights [..., k], and statistics.
+        """Return the `Routing` of features [..., d]: experts and weights [..., k], and statistics.
 
-        `where`, `capacity` and `axis_name` are as `route` takes them. With a `bias_rate` r the
-        balancing bias moves by the load of this call, after it was used.
+        `where`, `capacity` and `axis_name` are as in `route`. With a `bias_rate` r the balancing
+        bias is updated by the load of this call, after its use.
         """
         b = None if self.balancing_bias is None else self.balancing_bias[...]
         routing = route(
@@ -156,12 +156,12 @@ class Router(nnx.Module):
         return routing
 
     def logits(self, features: ArrayLike) -> Float[Array, "... experts"]:
-        """Features [..., d] → logits [..., E]."""
+        """Map features [..., d] to logits [..., E]."""
         bias = None if self.bias is None else self.bias[...]
         return gate_logits(_NAME, features, self.kernel[...], bias, self.dtype, self.precision)
 
     def update_bias(self, load: ArrayLike, rate: ArrayLike = 1e-3) -> None:
-        """Move the balancing bias by a load [E], `statistics.load` of calls, as `update_bias` does.
+        """Update the balancing bias by a load [E], the `statistics.load` of calls.
 
         On a mesh the load is that of all devices.
         """

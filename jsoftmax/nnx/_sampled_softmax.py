@@ -1,4 +1,4 @@
-"""A large class table, trained on few of its rows at a time and judged by all of them."""
+"""Output layer over many classes, trained by a sampled loss and evaluated by the full softmax."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ class SampledSoftmax(nnx.Module):
 
     .. math:: z = h W^T + b, \qquad p = \mathrm{softmax}(z)
 
-    In training `loss` draws candidates and is the sampled one; in evaluation, after `model.eval()`
+    In training `loss` draws candidates and is the sampled loss; in evaluation, after `model.eval()`
     or with `deterministic=True`, it is `linear_cross_entropy`, which streams over all classes.
 
     Args:
-        features: d, the size of the last axis of what is read.
-        classes: K, how many classes there are.
-        sampler: where candidates come from, over as many classes.
-        draws: how many candidates are drawn, once for all tokens of a call.
+        features: d, the size of the last axis of the input.
+        classes: K, the number of classes.
+        sampler: the distribution of candidates, over the same K classes.
+        draws: the number of candidates, drawn once for all tokens of a call.
         sampled_loss: `sampled_softmax_loss`, `importance_sampling_loss`, `nce_loss`,
-            `negative_sampling_loss` or what is called as they are.
-        use_bias: whether there is a b.
-        dtype: what features, W and b are converted to; by default nothing. Losses are computed
-            in float32 at least.
+            `negative_sampling_loss`, or a function with their signature.
+        use_bias: whether to add b.
+        dtype: the dtype that features, W and b are converted to; by default that of all promoted.
+            Losses are computed in float32 at least.
         param_dtype: the dtype of W and b.
         kernel_init: initialiser of W, of shape [K, d], the layout of an embedding.
         bias_init: initialiser of b, of shape [K].
-        deterministic: whether `loss` is that of evaluation.
+        deterministic: whether `loss` is the full loss of evaluation.
         rng_collection: the name of the rng stream.
-        rngs: where the initialisers' keys and those of the draws come from.
+        rngs: source of the keys of initialisers and of draws.
 
     Raises:
         ValueError: if the sampler has another number of classes.
@@ -103,11 +103,11 @@ class SampledSoftmax(nnx.Module):
         self.rngs = rngs[rng_collection].fork()
 
     def __call__(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → probabilities [..., K]."""
+        """Map features [..., d] to probabilities [..., K]."""
         return softmax(self.logits(features))
 
     def logits(self, features: ArrayLike) -> Float[Array, "... classes"]:
-        """Features [..., d] → logits [..., K]."""
+        """Map features [..., d] to logits [..., K]."""
         h, kernel, bias = self._promoted(features)
         z = h @ kernel.T
         return z if bias is None else z + bias
@@ -123,10 +123,10 @@ class SampledSoftmax(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | Array | None = None,
     ) -> Float[Array, "..."]:
-        """Features [..., d] and classes [...] → one loss each, in float32 at least.
+        """Return the loss of each token, in float32 at least: features [..., d], classes [...].
 
-        Candidates that are given, such as those of `in_batch_candidates`, take the place of draws.
-        `deterministic`, and `rngs`, which may also be a key, go before those of the module.
+        Candidates that are given, such as those of `in_batch_candidates`, replace draws.
+        `deterministic`, and `rngs`, which may also be a key, override those of the module.
         """
         h, kernel, bias = self._promoted(features)
         options: dict[str, Any] = {
@@ -143,12 +143,12 @@ class SampledSoftmax(nnx.Module):
         return self.sampled_loss(h, kernel, labels, candidates, **options)
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """What `nnx.view` asks for."""
+        """Set `deterministic`, for `nnx.view`."""
         if deterministic is not None:
             self.deterministic = deterministic
 
     def _promoted(self, features: ArrayLike) -> Any:
-        """Features, W and b of one dtype."""
+        """Promote features, W and b to one dtype."""
         return promote_dtype(
             (
                 jnp.asarray(features),

@@ -1,4 +1,4 @@
-"""Multi-head attention whose scale grows with the number of visible keys, as each head learns."""
+"""Multi-head attention with a learned scale that grows with the number of visible keys."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class ScalableAttention(nnx.MultiHeadAttention):
     .. math:: p = \mathrm{entmax}_α((δ + β_h (\log n)^{γ_h})\, QK^⊤/\sqrt{d})
 
     is the attention, with learned β and γ. Over more keys softmax is flatter, and entmax denser;
-    the scale counters that, so that what is learned at one length serves at others. n is that of
-    `visible_keys`: it restarts with every packed document, and grows with a cache. With δ = 1 it is
-    adaptive-scalable entmax, and starts as plain attention where β starts at 0; with α = 1 and
-    δ = 0 it is scalable softmax. It is called as Flax's module is, and has the same parameters, and
-    `learned_beta` and `learned_gamma` of shape [heads] besides.
+    the scale counters that, so that parameters learned at one length serve at others. n is the
+    number of `visible_keys`: it restarts with every packed document, and grows with a cache.
+    Adaptive-scalable entmax has δ = 1, and starts as plain attention where β starts at 0; scalable
+    softmax has α = 1 and δ = 0. It is called like Flax's module and has the same parameters, and in
+    addition `learned_beta` and `learned_gamma` of shape [heads].
 
     Args:
-        num_heads: how many heads there are.
-        in_features: the size of the last axis of what attends.
+        num_heads: the number of heads.
+        in_features: the size of the last axis of the queries' input.
         alpha: α > 0, a number or one for each head, not learned; None where `attention` has a
             `regularizer`.
         delta: δ, a number or one for each head, not learned.
-        beta: β where learning starts, a number or one for each head.
-        gamma: γ where learning starts, a number or one for each head.
-        attention: what else `jsoftmax.attention_fn` takes, by name, but `scale`: `is_causal`,
-            `local_window_size`, `query_segment_ids` and so on.
-        rngs: where the keys of initialisers, and of dropout, come from.
-        options: what else `flax.nnx.MultiHeadAttention` takes, by name, but `attention_fn`.
+        beta: the initial β, a number or one for each head.
+        gamma: the initial γ, a number or one for each head.
+        attention: further arguments of `jsoftmax.attention_fn` except `scale`, by name:
+            `is_causal`, `local_window_size`, `query_segment_ids` and so on.
+        rngs: source of the keys of initialisers and of dropout.
+        options: further arguments of `flax.nnx.MultiHeadAttention` except `attention_fn`, by name.
 
     Raises:
-        TypeError: for an `attention_fn` or a `scale`, whose places are taken.
-        ValueError: if a number is not one, or one for each head.
+        TypeError: for an `attention_fn` or a `scale`, which the module sets itself.
+        ValueError: if δ, β or γ is neither one number nor one for each head.
 
     Example:
         >>> import jax
@@ -85,7 +85,7 @@ class ScalableAttention(nnx.MultiHeadAttention):
         self.learned_gamma = nnx.Param(learned_number(_NAME, "gamma", gamma, *of_heads))
 
     def attention_fn(self, *arrays: Array, **options: Any) -> Array:
-        """Attention by the scale of now: what `flax.nnx.MultiHeadAttention` calls."""
+        """Compute attention with the current scale; `flax.nnx.MultiHeadAttention` calls this."""
         scale = by_length(self.delta.value, self.learned_beta[...], self.learned_gamma[...])
         attend = attention_fn(self.alpha.value, scale=scale, **self.attention_options.value)
         return attend(*arrays, **options)

@@ -420,7 +420,7 @@ def test_products_cannot_be_replaced_by_a_layer():
 @pytest.mark.parametrize("precision", ["exactly", ("high", "highest"), 7])
 def test_precisions_that_cannot_be_obeyed_are_refused(precision):
     """One for all products, or an error."""
-    with pytest.raises(ValueError, match="not one precision for all products"):
+    with pytest.raises(ValueError, match="not a precision for all products"):
         attention_fn()(QUERY, KEYS, VALUES, precision=precision)
     with pytest.raises(NotImplementedError, match="precision of its own"):
         attention_fn(implementation="cudnn")(QUERY, KEYS, VALUES, precision=precision)

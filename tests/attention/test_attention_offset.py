@@ -130,7 +130,7 @@ def test_a_single_causal_query_that_is_not_placed_warns():
         lambda q, k, **o: js.dot_product_attention(q, k, k, **o),
         js.attention_weights,
     ):
-        with pytest.warns(UserWarning, match="sees the first of 12 keys alone.*`query_offset`"):
+        with pytest.warns(UserWarning, match="sees only the first of 12 keys.*`query_offset`"):
             out = function(Q[:, :1], KEY, is_causal=True)
         assert jnp.array_equal(out, function(Q[:, :1], KEY, is_causal=True, query_offset=0))
         function(Q[:, :1], KEY[:, :1], is_causal=True)
@@ -138,10 +138,10 @@ def test_a_single_causal_query_that_is_not_placed_warns():
 
 
 MISTAKES = [
-    (1.5, TypeError, "whole number"),
+    (1.5, TypeError, "integer"),
     (np.ones(B), TypeError, "integers"),
     (np.ones(3, int), ValueError, r"shape \(3,\).*one for each batch entry, of shape \(2,\)"),
-    ("segments", ValueError, "beside `query_segment_ids`"),
+    ("segments", ValueError, "with `query_segment_ids`"),
     ("end", ValueError, "'segments'"),
 ]
 

@@ -178,7 +178,7 @@ def test_scalable_attention_starts_as_plain_attention_and_decodes_alike():
 )
 def test_options_that_are_not_free_are_told(module):
     given = {"rngs": nnx.Rngs(0), "in_features": 8} if "nnx" in module.__module__ else {}
-    with pytest.raises(TypeError, match="`scale` is not free"):
+    with pytest.raises(TypeError, match="`scale` is set by the module"):
         module(num_heads=2, attention={"scale": 1.0}, **given)
     with pytest.raises(ValueError, match=r"`beta` has shape \(3,\).*each of the 2 heads"):
         layer = module(num_heads=2, beta=np.ones(3), **given)

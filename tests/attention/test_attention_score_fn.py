@@ -243,7 +243,7 @@ def test_what_is_not_taken_is_refused_with_a_remedy():
         js.dot_product_attention(
             Q, KEY, V, score_fn=buckets, query_segment_ids=ids, query_offset="segments"
         )
-    with pytest.raises(ValueError, match="among the keys: places 6 to 12 of 7"):
+    with pytest.raises(ValueError, match="among the 7 keys, but their positions are 6 to 12"):
         js.dot_product_attention(
             Q, KEY, V, score_fn=js.ForgettingGate(np.ones((T, 1))), query_offset=6
         )

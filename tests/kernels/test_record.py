@@ -115,7 +115,7 @@ def test_without_a_file_nothing_is_chosen(file):
 )
 def test_a_broken_file_warns_once_and_chooses_nothing(file, text):
     file.write_text(text)
-    with pytest.warns(UserWarning, match=r"kernels\.json cannot be read .* Delete it, or make it"):
+    with pytest.warns(UserWarning, match=r"kernels\.json cannot be read .* Delete it, or write it"):
         assert not asked()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

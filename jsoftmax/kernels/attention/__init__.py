@@ -1,4 +1,4 @@
-"""Attention: scores, threshold and mixture of a block of queries on the chip."""
+"""Kernels of attention: scores, threshold and mixture of a block of queries on the chip."""
 
 from jsoftmax.kernels.attention._backward import SHIFT
 from jsoftmax.kernels.attention._cotangents import key_cotangents, query_cotangents

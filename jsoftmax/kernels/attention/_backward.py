@@ -1,7 +1,7 @@
-"""What both kernels of the backward pass make of a tile.
+"""Cotangents of a tile, for both kernels of the backward pass.
 
-With s the slopes of p and a shift of each query, of the mean ⟨do, Σ s v/Σ s⟩ and of the cotangent
-of τ, the cotangent of scores is
+With s the slopes of p, and for each query a shift formed from the mean ⟨do, Σ s v/Σ s⟩ and the
+cotangent of τ, the cotangent of scores is
 
     dz = s (⟨do, v⟩ − shift),
 
@@ -20,21 +20,21 @@ from jsoftmax.core._solved_row import Masses, SolvedRow
 from jsoftmax.kernels.attention._block import Block, finite, one_row, product
 from jsoftmax.kernels.attention._forward import ROWS
 
-SHIFT = len(ROWS)  # the place of the shift among the rows
+SHIFT = len(ROWS)  # the index of the shift among the rows
 
 
 class Turned(NamedTuple):
-    """Of a tile: the cotangent of its scores before a cap, and what else is summed."""
+    """The cotangent of a tile's scores before a cap, its weights, and terms of further sums."""
 
     d_u: Array
-    weights: Array  # by which values are mixed
+    weights: Array  # of the values
     rows: list[Array]  # terms of each number of a head that moves
 
 
 def turned(
     block: Block, tile: Any, k: Array, v: Array, q: Array, d_out: Array, rows: Array
 ) -> Turned:
-    """The cotangents of a tile, of what is kept of its queries in `rows`, (8, queries)."""
+    """Return the cotangents of a tile, from the residuals `rows` of its queries, (8, queries)."""
     spec = block.spec
     known = {name: one_row(rows, i) for i, name in enumerate(ROWS)}
     shift = one_row(rows, SHIFT)

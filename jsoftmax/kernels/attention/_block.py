@@ -1,7 +1,7 @@
-"""A tile of scores in a kernel: keys by queries, formed, biased, capped, and hidden.
+"""Tiles of scores in a kernel, keys by queries: computed, biased, capped and masked.
 
-Queries lie along the lanes of a TPU, so that what is kept of a row, its largest score or its
-threshold, is [1, queries]: a few vectors, and sums over keys add whole vectors.
+Queries are along the lanes of a TPU. So a number of each row, its largest score or its threshold,
+is [1, queries]: a few vectors, and sums over keys add whole vectors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jsoftmax.kernels.attention._walk import Source
 
 
 class Formed(NamedTuple):
-    """Scores of a tile; and where they move, by what."""
+    """Scores of a tile, and on request their derivatives."""
 
     z: Array
     raw: Array | None = None  # q·k
@@ -31,14 +31,14 @@ class Formed(NamedTuple):
 
 
 class Block:
-    """A block of queries of a head: the tiles of keys that it may see, one by one."""
+    """A block of queries of a head, and the tiles of keys that it may see, one by one."""
 
     def __init__(
         self, spec: Spec, refs: SimpleNamespace, head: Any, number: Any, keys_are_whole: bool = True
     ):
         self.spec, self.refs, self.head = spec, refs, head
         self.number = number  # of the block of queries
-        self.start = number * spec.block_q  # the place of the first query
+        self.start = number * spec.block_q  # the position of the first query
         self.keys_are_whole = keys_are_whole  # else the references hold one tile of keys
         entry = spec.entry_of(head)
         count, self.keys, self.before, self.after = (
@@ -59,7 +59,7 @@ class Block:
         self.hard = spec.hard(self.numbers.get("hard"))
 
     def visits(self) -> Visits:
-        """The tiles of keys that a query of the block may see."""
+        """Return the tiles of keys that a query of the block may see."""
         size, (_, in_place) = self.spec.block_k, self.spec.in_place
         start, end = self.span()
         end = jnp.minimum(end, self.queries)
@@ -69,17 +69,17 @@ class Block:
         return Visits(first, jnp.where(end > start, jnp.maximum(last, first), first))
 
     def span(self) -> tuple[Any, Any]:
-        """The first place of a query of the block, and the one after the last."""
+        """Return the first position of a query of the block, and the one after the last."""
         rows, _ = self.spec.in_place
         end = self.start + self.spec.block_q
         return quotient(self.start, rows), quotient(end + (rows - 1), rows)
 
     def is_whole(self, tile: Any) -> Array:
-        """Whether every query of the block, and no row is more than that, sees all of a tile."""
+        """Whether every query of the block sees all of a tile, and no row of it is padding."""
         return self.is_seen(tile) & (self.span()[1] <= self.queries)
 
     def is_seen(self, tile: Any) -> Array:
-        """Whether every query of the block sees every key of a tile, by its place."""
+        """Whether every query of the block sees every key of a tile, by position."""
         size, (_, in_place) = self.spec.block_k, self.spec.in_place
         start, end = self.span()
         end = jnp.minimum(end, self.queries)
@@ -89,7 +89,7 @@ class Block:
         return by_window & (stop <= self.keys)
 
     def seen(self, tile: Any) -> Array:
-        """Which query sees which key."""
+        """Return the mask of visible keys."""
         spec, refs = self.spec, self.refs
         shape = spec.block_k, spec.block_q
         rows, head = self.rows_and_heads()
@@ -99,7 +99,7 @@ class Block:
             of_columns = spec.joined[1]
             by_head = head == remainder(columns, of_columns)
             columns = quotient(columns, of_columns)
-        columns = jnp.where(columns < self.keys, columns, ALL)  # seen by nobody
+        columns = jnp.where(columns < self.keys, columns, ALL)  # seen by no query
         low, high = rows - self.before, jnp.where(rows < self.queries, rows + self.after, -1)
         seen = (columns >= low) & (columns <= jnp.minimum(high, ALL - 1))
         seen = seen if by_head is None else seen & by_head
@@ -116,7 +116,7 @@ class Block:
         return seen
 
     def rows_and_heads(self) -> tuple[Array, Array | None]:
-        """The place of each query, (1, queries); and which of the joined heads of keys it sees."""
+        """Return each query's position, (1, queries), and its head among joined key heads."""
         rows = self.start + jax.lax.broadcasted_iota(jnp.int32, (1, self.spec.block_q), 1)
         if not self.spec.is_joined:
             return rows, None
@@ -125,8 +125,8 @@ class Block:
         return quotient(rows, of_rows), head
 
     def scores(self, tile: Any, k: Array, q: Array, moves: bool = False) -> Formed:
-        """The scores of a tile, and if it `moves` what derivatives ask of a cap."""
-        # Triton loads a tile ahead of its product, if this is in no choice of branches.
+        """Return the scores of a tile, and if it `moves` the derivatives of a cap."""
+        # Triton loads a tile ahead of its product, if this is not in a branch.
         raw = None if self.spec.is_tpu else self._raw(k, q)
 
         def of(seen):
@@ -140,7 +140,7 @@ class Block:
         return self.where_whole(tile, of)
 
     def where_whole(self, tile: Any, function: Callable[[Array | None], Any]) -> Any:
-        """function(seen), compiled apart for tiles of which nothing is hidden: there it is None."""
+        """Call function(seen), compiled separately with None for tiles without hidden keys."""
         if not self.spec.hides:
             return function(None)
         if self.spec.hides_everywhere:
@@ -155,7 +155,7 @@ class Block:
     def formed(
         self, tile: Any, k: Array, q: Array, moves: bool = False, raw: Array | None = None
     ) -> Formed:
-        """The scores of a tile of which nothing is hidden; `raw` are its products, if known."""
+        """Return the scores of a tile without hidden keys; `raw` are its products, if known."""
         raw = self._raw(k, q) if raw is None else raw
         u = raw * self.numbers["scale"]
         if self.refs.bias is not None:
@@ -163,7 +163,7 @@ class Block:
         return self.capped(u, raw, moves)
 
     def capped(self, u: Array, raw: Array | None = None, moves: bool = False) -> Formed:
-        """Scores of what comes before a cap."""
+        """Apply the cap to scores u."""
         if "soft_cap" not in self.numbers:
             return Formed(u, raw if moves else None)
         cap, excluded = self.numbers["soft_cap"], u == -jnp.inf
@@ -176,7 +176,7 @@ class Block:
         return Formed(z, raw, bend, t - x * bend)
 
     def of_tile(self, name: str, tile: Any) -> Array:
-        """What an array (·, keys or 1, queries or 1) says of a tile."""
+        """Return a tile's part of an array (·, keys or 1, queries or 1)."""
         ref = getattr(self.refs, name)
         _, keys, queries = ref.shape
         if not self.spec.is_tpu:  # all of it, in main memory
@@ -188,28 +188,28 @@ class Block:
         return ref[0] if queries == 1 else ref[0, :, self.places]
 
     def source(self, name: str, axis: int = 1) -> Source:
-        """Keys, or what belongs to them, tile by tile."""
+        """Return keys, or an array along them, as a source of tiles."""
         refs = vars(self.refs)
         head = self._page if self.spec.is_paged else self.spec.key_head_of(self.head)
         buffers, semaphores = refs.get(f"{name}_buffers"), refs.get(f"{name}_semaphores")
         return Source(refs[name], axis, self.spec.block_k, head, 0, buffers, semaphores)
 
     def _page(self, tile):
-        """Where in main memory a tile of keys lies."""
+        """Return the page of a tile of keys in main memory."""
         count = self.refs.pages.shape[0] // self.spec.entries
         return self.refs.pages[self.spec.entry_of(self.head) * count + tile]
 
     def keys_of(self, tile: Any) -> Any:
-        """The places of a tile of keys."""
+        """Return the positions of a tile of keys, as a slice."""
         return pl.ds(tile * self.spec.block_k, self.spec.block_k)
 
     @property
     def places(self) -> Any:
-        """Those of the queries."""
+        """The positions of the queries, as a slice."""
         return pl.ds(self.start, self.spec.block_q)
 
     def kept(self, tile: Any) -> Array | float:
-        """1/(1 − rate) where dropout keeps a weight, 0 where it drops it; else the number 1."""
+        """Return 1/(1 − rate) where dropout keeps a weight, 0 elsewhere; 1 without dropout."""
         if self.refs.streams is None:
             return 1.0
         spec = self.spec
@@ -220,27 +220,27 @@ class Block:
 
 
 def product(x: Array, y: Array, axes: tuple, precision: Any) -> Array:
-    """A product on the matrix unit, added up in float32 at least."""
+    """Multiply on the matrix unit; accumulate in float32 at least."""
     return jax.lax.dot_general(
         x, y, (axes, ((), ())), precision=precision, preferred_element_type=wide(x.dtype)
     )
 
 
 def finite(x: Array) -> tuple[Array, Array]:
-    """`x` with 0 for what is not finite, and where that was, as float32."""
+    """Replace non-finite entries of `x` by 0; also return where they were, as float32."""
     exact = x.astype(wide(x.dtype))
     is_finite = jnp.abs(exact) < jnp.inf
     return jnp.where(is_finite, exact, 0).astype(x.dtype), jnp.where(is_finite, 0.0, 1.0)
 
 
 def one_row(rows: Array, number: int) -> Array:
-    """One of several rows, by a sum: Triton cuts no vectors."""
+    """Select one of several rows by a sum: Triton does not slice vectors."""
     places = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0)
     return jnp.sum(jnp.where(places == number, rows, 0), axis=0, keepdims=True)
 
 
 def _as_column(row: Array, is_tpu: bool) -> Array:
-    """(1, keys) → (keys, 1)."""
+    """Transpose (1, keys) to (keys, 1)."""
     if not is_tpu:
         return row.reshape(-1, 1)
     return jnp.swapaxes(jnp.broadcast_to(row, (8, row.shape[1])), 0, 1)[:, :1]

@@ -1,4 +1,4 @@
-"""One call of a kernel whose operands, results and memory on the chip have names."""
+"""Call a kernel with named operands, results and memory on the chip."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from jsoftmax.kernels._plain import plain
 from jsoftmax.kernels.attention._spec import Spec
 
 MOST = 60 * 2**20  # of 64 MiB on the chips that have least (v5p)
-_LEAST = 16 * 2**20  # what a TPU gives to a kernel without being asked
+_LEAST = 16 * 2**20  # a TPU's default limit for a kernel
 _SLACK = 2 * 2**20
 _TILES = 12  # arrays of the size of a tile that live at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A block of an array that a step of the grid sees: all of it, unless a shape is given."""
+    """The block of an array in a step of the grid: all of it, unless a shape is given."""
 
     array: Any  # an array, or the outline of a result
-    block: tuple[int | None, ...] | None = None  # None of an axis on which one lies, left out
+    block: tuple[int | None, ...] | None = None  # None for an axis of block size 1, left out
     index: Callable[..., Any] | None = None
-    are_scalars: bool = False  # numbers that steer the kernel, or that it counts
-    tile: tuple[int, ...] | None = None  # of an array in main memory, of which tiles are copied
+    are_scalars: bool = False  # numbers that control the kernel, or its counters
+    tile: tuple[int, ...] | None = None  # of an array in main memory that is copied tile by tile
 
     @property
     def size(self) -> int:
-        """Bytes on the chip, as lanes and sublanes fill them."""
+        """Bytes on the chip, padded to lanes and sublanes."""
         shape = self.tile or self.block or self.array.shape
         *lead, rows, lanes = (1, *(n or 1 for n in shape))
         rows, lanes = rows + -rows % 8, lanes + -lanes % 128
@@ -44,7 +44,7 @@ class Part:
 
 
 class Parts(NamedTuple):
-    """What a kernel reads, writes, and keeps as sums; None for what is left out."""
+    """Operands, results and sums of a kernel; None for one that is left out."""
 
     operands: dict[str, Part | None]
     results: dict[str, Part | None]
@@ -55,9 +55,10 @@ class Parts(NamedTuple):
 def called(
     spec: Spec, name: str, body: Callable, grid: tuple[int, ...], parts: Callable[[Spec], Parts]
 ) -> dict[str, Array]:
-    """The results of body(spec, refs) by their names; a reference that was left out is None in it.
+    """Run body(spec, refs) as a kernel; return its results by name.
 
-    What a step goes over lies on the chip if it fits there; else tiles of it are copied.
+    In `refs` a reference that was left out is None. The arrays that a step iterates over are on the
+    chip if they fit there; if not, their tiles are copied.
     """
     spec = dataclasses.replace(spec, is_streamed=False)
     if spec.is_tpu and needed(spec, parts(spec)) > MOST:
@@ -118,7 +119,7 @@ def _parameters(spec: Spec, rank: int, parts: Parts) -> dict[str, Any]:
 
 
 def needed(spec: Spec, parts: Parts) -> int:
-    """Bytes of the chip's memory: blocks, the next ones beside them, and what a tile is made of."""
+    """Return the bytes needed on the chip: blocks, double buffered, and the arrays of a tile."""
     blocks = [*parts.operands.values(), *parts.results.values()]
     blocks = sum(2 * part.size for part in blocks if part is not None and not part.are_scalars)
     sums = sum(4 * math.prod(shape) for shape in parts.sums.values() if shape is not None)
@@ -126,7 +127,7 @@ def needed(spec: Spec, parts: Parts) -> int:
 
 
 def outline(shape: tuple[int, ...], dtype: Any, *like: Array | None) -> jax.ShapeDtypeStruct:
-    """A result that varies over a mesh as the arrays do of which it is made, which are alike."""
+    """Return the outline of a result that varies over a mesh as the arrays do, which are alike."""
     kinds = [jax.typeof(x).manual_axis_type for x in like if x is not None and varies_over(x)]
     more = {"manual_axis_type": kinds[0]} if kinds else {}
     return jax.ShapeDtypeStruct(shape, dtype, **more)

@@ -1,4 +1,4 @@
-"""Calls of the kernels of the backward pass."""
+"""Call the kernels of the backward pass."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def query_cotangents(
     rows: Array,
     alive: Array | None,
 ) -> dict[str, Array]:
-    """`d_q`, (heads, width, queries); `sums` for numbers of a head, (heads, numbers, queries).
+    """Return `d_q`, (heads, width, queries), and `sums`, (heads, numbers of a head, queries).
 
-    And `d_bias`, (heads, keys, queries), if it moves. `k_turned` is (key heads, width, keys),
-    `d_out` (heads, queries, value width). Of a GPU `d_q` and `d_out` lie as queries do, and keys
-    are not turned.
+    Also `d_bias`, (heads, keys, queries), if it is differentiated. `k_turned` is (key heads, width,
+    keys), `d_out` (heads, queries, value width). On a GPU `d_q` and `d_out` have the layout of
+    queries, and keys are not transposed.
     """
     parts = partial(_query_parts, arrays, k_turned, d_out, rows, alive)
     grid = spec.heads, arrays.q.shape[1] // spec.block_q
@@ -83,7 +83,7 @@ def _query_parts(arrays, k_turned, d_out, rows, alive, spec):
 def key_cotangents(
     spec: Spec, arrays: Arrays, d_out: Array, rows: Array, alive: Array | None
 ) -> dict[str, Array]:
-    """`d_k` and `d_v`, which lie as keys and values do."""
+    """Return `d_k` and `d_v`, in the layout of keys and values."""
     tiles = arrays.k.shape[1] // spec.block_k
     grid = spec.entries * spec.key_heads, tiles, *((spec.groups,) if spec.is_tpu else ())
     parts = partial(_key_parts, arrays, d_out, rows, alive)

@@ -1,8 +1,8 @@
-"""The kernel of mixtures: scores of a block of queries, their threshold, Σ p v.
+"""Forward kernel: scores of a block of queries, their threshold, Σ p v.
 
-A block of queries forms its scores tile by tile, on the chip if a row of them fits, and the solver
-of the mappings finds the threshold there. A last turn over the tiles makes p of them, and the
-mixtures; of a tile without mass it makes nothing.
+A block of queries computes its scores tile by tile, on the chip if a row of them fits, and the
+solver of the mappings finds the threshold there. A last pass over the tiles computes p and the
+mixtures, and skips tiles without mass.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from jsoftmax.kernels.attention._spec import Spec
 from jsoftmax.kernels.attention._tile_sums import summed
 from jsoftmax.kernels.attention._visits import listed
 
-ROWS = ("tau", "floor", "anchor", "level", "total")  # kept of a query, up to eight
+ROWS = ("tau", "floor", "anchor", "level", "total")  # residuals of a query, up to eight
 
 
 def forward(spec: Spec, refs: SimpleNamespace) -> None:
-    """The body of the kernel: one block of queries of one head."""
+    """Run the kernel for one block of queries of one head."""
     block = Block(spec, refs, pl.program_id(0), pl.program_id(1))
     row = row_of(block)
     by = _softmax if spec.is_softmax else _by_threshold
@@ -50,7 +50,7 @@ def forward(spec: Spec, refs: SimpleNamespace) -> None:
 
 
 def _stacked(rows):
-    """Eight rows as one array."""
+    """Stack eight rows in one array."""
     number = jax.lax.broadcasted_iota(jnp.int32, (8, rows[0].shape[1]), 0)
     found = jnp.zeros(number.shape, rows[0].dtype)
     for i, x in enumerate(rows):
@@ -59,7 +59,7 @@ def _stacked(rows):
 
 
 def _softmax(block, row):
-    """Weights measured from the largest score, and their sum."""
+    """Compute weights relative to the largest score, and their sum."""
     sink, tiles = block.numbers.get("sinks"), row.tiles
     top = (tiles if tiles.shorter is None else tiles.shorter).max()
     top = top if sink is None else jnp.maximum(top, sink)
@@ -73,7 +73,7 @@ def _softmax(block, row):
 
 
 def _by_threshold(block, row):
-    """The threshold by the solver of the mappings."""
+    """Find the threshold by the solver of the mappings."""
     spec, hard, regularizer = block.spec, block.hard, block.regularizer
     sink, tiles = block.numbers.get("sinks"), row.tiles
     top = floor = None
@@ -103,12 +103,12 @@ def _by_threshold(block, row):
         mixed = mixed * of_mass
         if mean is not None:
             total = total if sink is None else total + weights(finite_above(sink))[1]
-            mean = mean_of(mean, total)  # in which their factor goes out
+            mean = mean_of(mean, total)  # their factor cancels
             total = total * of_slope
         level = curve.log_masses(anchor, anchor, place)
-        # Of a row that sees nothing, too: ω′ of a link with a bound is infinite at p = 1.
+        # Of a fully masked row, too: ω′ of a link with a bound is infinite at p = 1.
         level = below_bound(jnp.where(anchor == -jnp.inf, 0, level), regularizer)
-        mixed = jnp.where(level == level, mixed, jnp.nan)  # also of α = NaN, for which nobody asks
+        mixed = jnp.where(level == level, mixed, jnp.nan)  # also for α = NaN
         if mean is None:
             return mixed, mixed, anchor, level, level
         return mixed, mean, anchor, level, total
@@ -121,9 +121,9 @@ def _by_threshold(block, row):
 
 
 def _mixed(block, row, weights, asked: Any = True) -> tuple[Any, Any, Any]:
-    """Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax the first, and Σ p.
+    """Return Σ p v, Σ s v and Σ s of weights(z) = (p, s); for softmax Σ p v and Σ p.
 
-    For the queries that are `asked`, if they are not all.
+    Only for the queries that are `asked`, if given.
     """
     spec, refs = block.spec, block.refs
     size, rows = spec.block_k, spec.rows
@@ -167,7 +167,7 @@ def _mixed(block, row, weights, asked: Any = True) -> tuple[Any, Any, Any]:
 
 
 def _by_values(block, i, v, z):
-    """Σ w v of a tile, as a function of w.
+    """Return Σ w v of a tile, as a function of w.
 
     Where keys are hidden, a value that is not finite spoils the queries that see it, and no others.
     """
@@ -199,7 +199,7 @@ def _by_values(block, i, v, z):
         return careful
 
     def chosen(w):
-        # Outside of the choice as in `Block.scores`, where registers of a GPU suffice: for one sum.
+        # Outside of the branch as in `Block.scores`, where registers of a GPU suffice: for one sum.
         found = None if spec.is_tpu or block.refs.mean is not None else of(w)
         return jax.lax.cond(
             block.is_whole(i), lambda: of(w) if found is None else found, lambda: careful(w)

@@ -1,8 +1,8 @@
-"""How arrays of heads lie in memory, and the parts of them that a step of a kernel sees.
+"""Memory layout of arrays with heads, and their blocks in a step of a kernel.
 
-A TPU copies blocks of contiguous rows, so that its arrays are (heads, places, width). A GPU loads
-by strides: its arrays are (entries, places, heads of an entry, width), as attention is given them.
-A block of one head is (1, places, width) in both.
+A TPU copies blocks of contiguous rows, so that its arrays are (heads, positions, width). A GPU
+loads by strides: its arrays are (entries, positions, heads of an entry, width), the layout of
+attention's arguments. A block of one head is (1, positions, width) in both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Place = Callable[..., tuple[Any, Any]]  # of a step of the grid: (head, number o
 
 
 def of_places(spec: Spec, x: Array | jax.ShapeDtypeStruct, size: int, place: Place) -> Part:
-    """A block of so many places of one head."""
+    """Return a block of `size` positions of one head."""
     width = x.shape[-1]
     if spec.is_tpu:
         return Part(x, (1, size, width), lambda *step: (*place(*step), 0))
@@ -34,7 +34,7 @@ def of_places(spec: Spec, x: Array | jax.ShapeDtypeStruct, size: int, place: Pla
 
 
 def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part:
-    """An array of which a step of the grid goes over the tiles of one head."""
+    """Return an array for a step of the grid that iterates over the tiles of one head."""
     if spec.is_streamed or spec.is_paged:
         return Part(x, tile=tile)
     if spec.is_tpu:
@@ -43,7 +43,7 @@ def of_head(spec: Spec, x: Array, tile: tuple[int, int], head: Callable) -> Part
 
 
 def of_group(spec: Spec, x: Array) -> Part:
-    """All heads of queries that share a head of keys: (queries, heads, width); or rows of them."""
+    """Return all query heads that share a key head: (queries, heads, width), or their rows."""
     if x.ndim == 3:
         return Part(x, (spec.groups, *x.shape[1:]), lambda head, *_: (head, 0, 0))
     block = (None, x.shape[1], spec.groups, x.shape[3])
@@ -52,7 +52,7 @@ def of_group(spec: Spec, x: Array) -> Part:
 
 
 def vectors_of_queries(spec: Spec, shape: tuple[int, int], dtype: Any, *like: Array | None) -> Part:
-    """A result (width, queries) of each head, of which a step writes a block of queries."""
+    """Return a result (width, queries) of each head, written by blocks of queries."""
     width, queries = shape
     if spec.is_tpu:
         return rows_of_queries(spec, shape, dtype, *like)
@@ -61,16 +61,16 @@ def vectors_of_queries(spec: Spec, shape: tuple[int, int], dtype: Any, *like: Ar
 
 
 def rows_of_queries(spec: Spec, shape: tuple[int, int], dtype: Any, *like: Array | None) -> Part:
-    """A result (heads, rows, queries), which lies so on every platform."""
+    """Return a result (heads, rows, queries), with the same layout on every platform."""
     rows, queries = shape
     array = outline((spec.heads, rows, queries), dtype, *like)
     return Part(array, (1, rows, spec.block_q), lambda h, i: (h, 0, i))
 
 
 def write(spec: Spec, ref: Any, x: Array) -> None:
-    """Write a block (width, queries) of a result; on a GPU turned, by its addresses.
+    """Write a block (width, queries) of a result; on a GPU transposed, by its addresses.
 
-    Triton does not compile every transposition of what comes out of a choice of branches.
+    Triton does not compile every transposition of the result of a branch.
     """
     x = x.astype(ref.dtype)
     if spec.is_tpu:

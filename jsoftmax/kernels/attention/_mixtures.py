@@ -1,4 +1,4 @@
-"""Calls of the kernels, with the blocks that they see."""
+"""Call the forward kernel, and lay out the blocks of operands."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from jsoftmax.kernels.attention._spec import Arrays, Spec
 
 
 def mixtures(spec: Spec, arrays: Arrays, v: Array, with_rows: bool) -> dict[str, Array]:
-    """Mixtures (heads, value width, queries), and if they are asked for the solved rows.
+    """Return mixtures (heads, value width, queries), and on request the solved rows.
 
-    `v` is (key heads, value width, keys); where heads are joined (key heads, keys, value width). Of
-    a GPU both are (entries, places, heads, width). With rows: `rows`, (heads, 8, queries), of which
-    the first are what `SolvedRow` keeps; `mean`, as the mixtures. Where scores may have no mass,
-    `alive`, (heads × blocks of queries, 1, tiles of keys): `MASS`, `FORMED` without mass, or
-    `UNFORMED`.
+    `v` is (key heads, value width, keys); where heads are joined (key heads, keys, value width). On
+    a GPU both are (entries, positions, heads, width). With rows: `rows`, (heads, 8, queries),
+    beginning with the fields of `SolvedRow`; `mean`, in the shape of the mixtures. Where scores may
+    have no mass, `alive`, (heads × blocks of queries, 1, tiles of keys): `MASS`, `FORMED` without
+    mass, or `UNFORMED`.
     """
     blocks = arrays.q.shape[1] // spec.block_q
     parts = partial(_parts, arrays, v, with_rows)
@@ -80,14 +80,14 @@ def _parts(arrays, v, with_rows, spec):
 
 
 def _of_keys(spec, x):
-    """What is known of all keys of a head of keys; of joined heads and pages, of an entry."""
+    """Return an array along all keys of a key head; of an entry for joined heads and pages."""
     if x is None:
         return None
     return Part(x, (1, *x.shape[1:]), lambda h, i: (spec.key_head_of(h), 0, 0))
 
 
 def keys_of(spec: Spec, arrays: Arrays) -> int:
-    """How many keys a head has, with those that fill up the last tile."""
+    """Return the number of keys of a head, with the padding of the last tile."""
     if arrays.pages is None:
         return arrays.k.shape[1]
     return arrays.pages.shape[0] // spec.entries * spec.block_k
@@ -96,9 +96,9 @@ def keys_of(spec: Spec, arrays: Arrays) -> int:
 def shared(
     spec: Spec, arrays: Arrays, place: Callable, keys_are_whole: bool = True
 ) -> dict[str, Part | None]:
-    """Numbers, lengths, masks, biases and segments.
+    """Return numbers, lengths, masks, biases and segments.
 
-    `place` tells the head and the block of queries of a step, or of keys if these are not whole.
+    `place` maps a step to its head and block of queries, or of keys if these are not whole.
     """
 
     def of_scores(name, x):

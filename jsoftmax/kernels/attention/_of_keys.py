@@ -1,4 +1,4 @@
-"""The kernel of the cotangents of keys and values."""
+"""Backward kernel: cotangents of keys and values."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from jsoftmax.kernels.attention._walk import Source
 
 
 def of_keys(spec: Spec, refs: SimpleNamespace) -> None:
-    """The body of the kernel: one tile of keys.
+    """Run the kernel for one tile of keys.
 
-    On a TPU a step of the grid has the queries of one of the heads that share it, and the sums stay
-    on the chip from step to step; on a GPU a step has them all.
+    On a TPU a step of the grid has the queries of one of the heads that share the tile, and the
+    sums stay on the chip from step to step; on a GPU a step has the queries of all.
     """
     key_head, tile = pl.program_id(0), pl.program_id(1)
     shapes = [(spec.block_k, refs.k.shape[2]), (spec.block_k, refs.v.shape[2])]
@@ -55,7 +55,7 @@ def _write(refs, sums):
 
 
 def _of_head(spec, refs, head, tile, row, kept, shapes):
-    """What the queries of one head add to the cotangents of keys and values."""
+    """Add the terms of one query head to the cotangents of keys and values."""
 
     def terms(j, tiles):
         q, d_out, rows = tiles
@@ -78,7 +78,7 @@ def _of_head(spec, refs, head, tile, row, kept, shapes):
 
 
 def _sources(spec, refs, head, row):
-    """Queries, cotangents of their mixtures and what is kept of their rows, block by block."""
+    """Return sources of blocks: queries, cotangents of their mixtures, residuals of rows."""
     of_places = 1 if spec.is_tpu else 0
     axes = {"q": of_places, "d_out": of_places, "rows": 2}
     return [
@@ -91,7 +91,7 @@ def _sources(spec, refs, head, row):
 
 
 def _blocks(spec, refs, head, tile):
-    """The blocks of queries that may see a tile of keys."""
+    """Return the blocks of queries that may see a tile of keys."""
     block = Block(spec, refs, head, 0)
     size, start = spec.block_q, tile * spec.block_k
     end = jnp.minimum(start + spec.block_k, block.keys)

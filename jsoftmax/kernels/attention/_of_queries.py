@@ -1,4 +1,4 @@
-"""The kernel of the cotangents of queries, of a bias, and of the numbers of a head."""
+"""Backward kernel: cotangents of queries, of a bias, and of the numbers of a head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jsoftmax.kernels.attention._tile_sums import summed
 
 
 def of_queries(spec: Spec, refs: SimpleNamespace) -> None:
-    """The body of the kernel: one block of queries of one head."""
+    """Run the kernel for one block of queries of one head."""
     block = Block(spec, refs, pl.program_id(0), pl.program_id(1))
     q, d_out, rows = refs.q[0], refs.d_out[0], refs.rows[0]
     width = q.shape[1]

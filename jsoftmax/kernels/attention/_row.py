@@ -1,4 +1,4 @@
-"""The rows of scores of a block of queries as a place that the threshold solver may ask."""
+"""Rows of scores of a block of queries, for the threshold solver."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from jax.experimental import pallas as pl
 from jsoftmax.core._arg_max import Hard, hardened
 from jsoftmax.kernels.attention._spec import Spec, quotient
 
-# What is told of a tile of scores.
+# States of a tile of scores.
 UNFORMED, FORMED, MASS = -1, 0, 1
-_CHUNK = 32  # scores of a row that lie in vectors at once
-TOGETHER = 4  # tiles of peaks that are gone over in one turn of a loop
+_CHUNK = 32  # scores of a row in vectors at once
+TOGETHER = 4  # tiles of peaks in one turn of a loop
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """Scores that a kernel goes over tile by tile, each (keys, queries).
+    """Scores that a kernel visits tile by tile, each (keys, queries).
 
-    `each` is given step(z, state) and the state where it begins.
+    `each` takes step(z, state) and the initial state.
     """
 
     each: Callable[[Callable[[Array, Any], Any], Any], Any]
     spec: Spec
-    shorter: Tiles | None = None  # the largest of some neighbours, where they are kept
+    shorter: Tiles | None = None  # the largest of each few neighbours, where they are kept
     top: Any = None  # the largest score, where it is known: then no other is +∞
     hard: Hard = False
     floor: Any = None
@@ -61,7 +61,7 @@ class Tiles:
         return None if self.hard is not False else self.shorter
 
     def hardened(self, hard: Hard, floor: Array) -> Tiles:
-        """The largest scores alone, where α is ∞."""
+        """Return only the largest scores, where α is ∞."""
         return dataclasses.replace(self, hard=hard, floor=floor, top=None)
 
     def _folded(self, fn, reduction, join, neutral):
@@ -79,12 +79,12 @@ class Tiles:
 
 
 def finite_above(z: Array) -> Array:
-    """Scores with the largest number for +∞."""
+    """Replace +∞ in scores by the largest number."""
     return jnp.minimum(z, float(jnp.finfo(z.dtype).max))
 
 
 def folded(x: Array, reduction: Callable, rows: int) -> Array:
-    """(keys, queries) → (rows, queries), by whole vectors."""
+    """Reduce (keys, queries) to (rows, queries), by whole vectors."""
     if x.shape[0] == rows:
         return x
     if rows == 1:
@@ -93,17 +93,17 @@ def folded(x: Array, reduction: Callable, rows: int) -> Array:
 
 
 def peaks_shape(spec: Spec, keys: int) -> tuple[int, int]:
-    """Of the peaks of so many keys, with room for a turn that goes beyond the last tile."""
+    """Return the shape of the peaks of `keys` keys, with room for a turn beyond the last."""
     return (keys // spec.block_k + TOGETHER - 1) * spec.peaks, spec.block_q
 
 
 def peaks_at(spec: Spec, tile: Any) -> Any:
-    """Where the peaks of a tile lie."""
+    """Return the slice of the peaks of a tile."""
     return pl.ds(tile * spec.peaks, spec.peaks)
 
 
 def rows_of_peaks(spec: Spec, peaks: Any, first: Any, last: Any) -> Tiles:
-    """The peaks of the tiles from `first` to before `last`, as rows."""
+    """Return the peaks of the tiles in [first, last), as rows."""
     for i in range(TOGETHER - 1):
         peaks[peaks_at(spec, last + i), :] = jnp.full(
             (spec.peaks, spec.block_q), -jnp.inf, peaks.dtype
@@ -113,7 +113,7 @@ def rows_of_peaks(spec: Spec, peaks: Any, first: Any, last: Any) -> Tiles:
 
 
 def rows_in(spec: Spec, ref: Any, start: Any, turns: Any, size: int) -> Tiles:
-    """Rows that are kept in a reference, from `start` on, gone over `size` at a time."""
+    """Return rows in a reference, from `start` on, visited `size` at a time."""
 
     def each(step, state):
         def turn(i, state):

@@ -1,11 +1,11 @@
-"""The rows of scores of a block of queries: kept on the chip, or formed again for each turn.
+"""Rows of scores of a block of queries: kept on the chip, or recomputed for each pass.
 
-Where a score far below the largest has no mass, a tile need not be formed at all if no key of it
-can have a score that is high enough. With keys between two bounds, in each feature,
+Where a score far below the largest has no mass, a tile need not be computed at all if none of its
+keys can have a score that is high enough. With keys between two bounds, in each feature,
 
     q·k ≤ Σ max(q_d low_d, q_d high_d),
 
-and of the tile where that is largest the scores tell how high is enough: z > top − ω′(1) + ω′(0).
+and the scores of the tile with the largest bound give the level: z > top − ω′(1) + ω′(0).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from jsoftmax.kernels.attention._walk import walk
 
 
 class Row(NamedTuple):
-    """Scores, and the tiles in which they lie."""
+    """Scores, and the tiles that hold them."""
 
     tiles: Tiles
     visits: Visits
 
 
 def row_of(block: Block) -> Row:
-    """The rows of scores of a block."""
+    """Return the rows of scores of a block."""
     visits = block.visits()
     if block.spec.on_chip:
         return Row(_kept(block, visits), visits)
@@ -49,10 +49,10 @@ def row_of(block: Block) -> Row:
 
 
 def _kept(block, visits):
-    """Formed once and kept; the lowest score where a tile can have no mass.
+    """Compute scores once and keep them; the lowest score where a tile can have no mass.
 
-    Where a threshold is sought in them, their largest is found here, and what is +∞ is cut to the
-    largest number, once.
+    If a threshold is to be found, this finds their largest, and replaces +∞ by the largest number,
+    once.
     """
     spec, refs, q = block.spec, block.refs, block.refs.q[0]
     size, (first, last) = spec.block_k, (visits.first, visits.last)
@@ -102,13 +102,13 @@ def _kept(block, visits):
 
 
 def _peaks_of(z):
-    """The largest of every `PEAK` scores: (keys, queries) → (keys/PEAK, queries)."""
+    """Return the largest of every `PEAK` scores: (keys, queries) → (keys/PEAK, queries)."""
     keys, queries = z.shape
     return jnp.max(z.reshape(-1, PEAK, 8, queries), axis=1).reshape(keys // PEAK, queries)
 
 
 def _again(block, visits):
-    """Formed again for each turn."""
+    """Recompute scores for each pass."""
     q = block.refs.q[0]
 
     def each(step, state):
@@ -121,7 +121,7 @@ def _again(block, visits):
 
 
 def _with_peaks(block, visits):
-    """Formed again, of the tiles alone in which the first turn found a score that may have mass."""
+    """Recompute only the tiles that had a score with possible mass in the first pass."""
     spec, peaks, q = block.spec, block.refs.peaks, block.refs.q[0]
     sight, lowest = visits, jnp.full((spec.peaks, spec.block_q), -jnp.inf, spec.computing)
 
@@ -138,7 +138,7 @@ def _with_peaks(block, visits):
     def look(i, tiles, top):
         z = block.scores(i, tiles[0], q).z
         found = folded(z, jnp.max, spec.peaks)
-        # The tile may not be seen again, and maxima may miss a NaN.
+        # The tile may not be visited again, and maxima may miss a NaN.
         spoiled = folded(jnp.where(z == z, 0.0, 1.0), jnp.max, spec.peaks) > 0
         found = jnp.where(spoiled, jnp.nan, found)
         peaks[peaks_at(spec, i), :] = finite_above(found)
@@ -152,7 +152,7 @@ def _with_peaks(block, visits):
         visits = _high_enough(block, visits, peaks, spec.peaks, top)
     shorter = dataclasses.replace(rows_of_peaks(spec, peaks, sight.first, sight.last), top=top)
     row = _again(block, visits)
-    if "hard" in spec.has or spec.is_hard:  # what is +∞ is not like the largest number
+    if "hard" in spec.has or spec.is_hard:  # +∞ differs from the largest number
         return Row(row, visits)
 
     def each(step, state):
@@ -162,7 +162,7 @@ def _with_peaks(block, visits):
 
 
 def _within_bounds(block, visits):
-    """The tiles of which the bounds of keys allow a score with mass."""
+    """Return the tiles with key bounds that allow a score with mass."""
     limits, q = block.refs.limits, block.refs.q[0]
     _write_limits(block)
     count = limits.shape[0] // (block.refs.alive.shape[2])
@@ -186,7 +186,7 @@ def _within_bounds(block, visits):
 
 
 def _write_limits(block):
-    """What the scores of parts of tiles are not above, −∞ for queries that see none of the keys."""
+    """Write upper bounds of scores in parts of tiles; −∞ for queries that see none of them."""
     spec, refs = block.spec, block.refs
     q, scale = refs.q[0], block.numbers["scale"]
     up, down = jnp.maximum(q, 0).astype(q.dtype), jnp.minimum(q, 0).astype(q.dtype)
@@ -216,9 +216,9 @@ def _write_limits(block):
 
 
 def _high_enough(block, visits, limits, count, top):
-    """The tiles in which a score may have mass beside the largest so far, `top`.
+    """Return the tiles that may have a score with mass beside the largest so far, `top`.
 
-    `limits` has `count` numbers of each tile that its scores are not above, for each query.
+    `limits` has `count` upper bounds of the scores of each tile, for each query.
     """
     one = jnp.ones(top.shape, top.dtype)
     marginal = block.regularizer.marginal
@@ -226,7 +226,7 @@ def _high_enough(block, visits, limits, count, top):
 
     def is_wanted(i):
         z = limits[pl.ds(i * count, count), :]
-        is_low = (z < floor) | (z == -jnp.inf)  # what is NaN is not
+        is_low = (z < floor) | (z == -jnp.inf)  # NaN is not low
         return jnp.max(jnp.where(is_low, 0.0, 1.0)) > 0
 
     return listed(visits, block.refs.order, is_wanted)

@@ -1,4 +1,4 @@
-"""How many queries and keys come together, and whether a row of scores stays on the chip."""
+"""Choose the block sizes, and whether a row of scores stays on the chip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TILE = 24  # bytes for each number of a tile's operands: two buffers, sums, and
 
 
 class Sizes(NamedTuple):
-    """Of the blocks of a kernel."""
+    """Sizes of the blocks of a kernel."""
 
     block_q: int
     block_k: int
@@ -24,10 +24,11 @@ class Sizes(NamedTuple):
 
 
 def sizes(platform: str, queries: int, keys: int, width: int, value_width: int) -> Sizes:
-    """Blocks for these sizes, which fit the memory of the chip.
+    """Return blocks for these sizes that fit the memory of the chip.
 
-    Of a TPU, large blocks: 512 keys by 256 queries take a quarter less time than a quarter of them,
-    as its compiler schedules them. Of a GPU, what registers and shared memory hold.
+    A TPU takes large blocks: 512 keys by 256 queries take a quarter less time than blocks of a
+    quarter of that size, as its compiler schedules them. A GPU takes blocks that fit its registers
+    and shared memory.
 
     Raises:
         NotImplementedError: for vectors so wide that no block of them fits.
@@ -50,19 +51,19 @@ def sizes(platform: str, queries: int, keys: int, width: int, value_width: int) 
         else:
             raise NotImplementedError(
                 f"jsoftmax.dot_product_attention: implementation='pallas' does not take vectors of "
-                f"{width} and {value_width} features, of which no block fits the chip. Use more "
+                f"{width} and {value_width} features: no block of them fits the chip. Use more "
                 "heads of fewer features, or let implementation='xla' compute it."
             )
     return Sizes(block_q, block_k, on_chip)
 
 
 def may_be_sparse(regularizer: Regularizer) -> bool:
-    """Whether a score far below the others may have no mass: where that is not known, too."""
+    """Whether a score far below the others may have no mass; True where that is unknown."""
     if regularizer.is_exponential:
         return False
     if jax.tree.leaves(regularizer):
         return True
-    # Of numbers that lie on no mesh, also where this is traced in `shard_map`.
+    # With numbers on no mesh, also where this is traced in `shard_map`.
     no_mesh = jax.sharding.AbstractMesh((), ())
     with jax.sharding.use_abstract_mesh(no_mesh), jax.ensure_compile_time_eval():
         return bool(regularizer.marginal(jnp.zeros(())) > -jnp.inf)

@@ -1,4 +1,4 @@
-"""What a kernel of attention is made for: known while tracing."""
+"""Arrays and static description of an attention kernel."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from jsoftmax.core._arg_max import Hard
 from jsoftmax.core._regularizer import Regularizer, joined
 from jsoftmax.core._tangents import effective_tangent
 
-ALL = 2**30  # more places than there are, which added to one of them is still an int32
-PEAK = 16  # keys of which the largest score is kept, to start the search from
+ALL = 2**30  # above every position; the sum with one is still an int32
+PEAK = 16  # keys to a peak: its largest score is kept, to start the search from
 LENGTHS = 4  # numbers of a batch entry: queries, keys, keys seen before a query and after it
 
 
 def quotient(x: Any, n: int) -> Any:
-    """x // n of integers that are not negative: Mosaic has no rounding to the floor."""
+    """Return x // n of integers ≥ 0: Mosaic has no rounding to the floor."""
     return jax.lax.div(x, jnp.asarray(n, x.dtype)) if hasattr(x, "dtype") else x // n
 
 
 def remainder(x: Any, n: int) -> Any:
-    """x mod n of the same."""
+    """Return x mod n of integers ≥ 0."""
     return jax.lax.rem(x, jnp.asarray(n, x.dtype)) if hasattr(x, "dtype") else x % n
 
 
 def wide(dtype: Any) -> np.dtype:
-    """The dtype in which numbers of this one are computed with."""
+    """Return the dtype that numbers of this dtype are computed in."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 class Arrays(NamedTuple):
-    """What attention is computed of; None for what was left out.
+    """The operands of attention; None for one that was left out.
 
-    A head is a batch entry, a head of keys and one of its group of queries, in this order.
+    Heads are numbered by batch entry, key head and query head of its group, in this order.
     """
 
     q: Array  # (heads, queries, width); of a GPU (entries, queries, heads of an entry, width)
@@ -60,7 +60,7 @@ class Spec:
     """The static description of a kernel."""
 
     structure: Any  # of the regularizer
-    has: frozenset[str]  # "soft_cap", "sinks", "hard": numbers of a head; what hides keys
+    has: frozenset[str]  # "soft_cap", "sinks", "hard": numbers of a head; masks of keys
     is_hard: bool  # whether the regularizer vanishes, as at α = ∞
     entries: int
     key_heads: int
@@ -69,16 +69,16 @@ class Spec:
     dropout_rate: float
     precision: Any
     dtype: Any  # of results
-    moves: tuple[str, ...]  # numbers of a head, and "bias", in which a derivative is taken
+    moves: tuple[str, ...]  # the differentiated numbers of a head, and "bias"
     block_q: int
     block_k: int
-    on_chip: bool  # whether a row of scores is kept, or its tiles are formed again
+    on_chip: bool  # whether a row of scores is kept, or its tiles are recomputed
     platform: str  # "tpu" or "gpu"
     interpret: Any = False
     joined: tuple[int, int] = (
         0,
         0,
-    )  # heads of queries and of keys that lie side by side in a place
+    )  # heads of queries and of keys side by side at each position
     is_paged: bool = False  # whether tiles of keys are pages, found by a table
     is_streamed: bool = False  # whether the arrays that a step goes over stay in main memory
     warps: int = 8  # of a GPU that compute a block
@@ -86,38 +86,38 @@ class Spec:
 
     @property
     def heads(self) -> int:
-        """Of queries, in all batch entries."""
+        """Number of query heads in all batch entries."""
         return self.entries * self.key_heads * self.groups
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The numbers of a head, in their order, before those of the regularizer."""
+        """Names of the numbers of a head, in order, before those of the regularizer."""
         optional = ("soft_cap", "sinks", "hard")
         return ("scale", *(name for name in optional if name in self.has))
 
     @property
     def moving_rows(self) -> tuple[str, ...]:
-        """The numbers of a head that move, of which queries give their sums."""
+        """The differentiated numbers of a head; each query gives a term of their sums."""
         return tuple(name for name in self.moves if name != "bias")
 
     @property
     def count(self) -> int:
-        """How many numbers a head has."""
+        """Number of numbers of a head."""
         return len(self.names) + self.structure.num_leaves
 
     def regularizer(self, numbers: tuple) -> Regularizer:
-        """The regularizer of these numbers."""
+        """Return the regularizer of these numbers."""
         return joined(self.structure, numbers)
 
     def bend(self, regularizer: Regularizer, name: str, p: Array) -> Array | None:
-        """−∂ω′/∂θ at p, for the number θ of the regularizer that has this name."""
+        """Return −∂ω′/∂θ at p, for the number θ of the regularizer with this name."""
         along: list[Any] = [None] * self.structure.num_leaves
         along[int(name)] = jnp.ones_like(jax.tree.leaves(regularizer)[int(name)])
         return effective_tangent(p, None, regularizer, self.regularizer(tuple(along)))
 
     @property
     def is_softmax(self) -> bool:
-        """Whether the threshold has a formula."""
+        """Whether the mapping is softmax: the threshold has a formula."""
         return self.regularizer((None,) * self.structure.num_leaves).is_exponential
 
     @property
@@ -127,20 +127,20 @@ class Spec:
 
     @property
     def lists(self) -> bool:
-        """Whether tiles without mass are left out before they are formed again, or copied."""
+        """Whether tiles without mass are skipped before they are recomputed or copied."""
         costs = not self.on_chip or self.is_streamed or self.is_paged or self.has_bounds
         return self.is_tpu and self.is_sparse and costs
 
     @property
     def has_bounds(self) -> bool:
-        """Whether keys of a tile are known to lie between two."""
+        """Whether lower and upper bounds of a tile's keys are given."""
         return "bounds" in self.has
 
     @property
     def peaks(self) -> int:
-        """How many of the scores of a tile are kept for each query, the largest of some; or none.
+        """Number of peaks of a tile, each the largest of a few scores, kept for each query; or 0.
 
-        Of a row that is formed again, the largest of each sublane of a vector.
+        In a row that is recomputed, a peak is the largest score of each sublane of a vector.
         """
         if self.on_chip:
             return self.block_k // PEAK
@@ -153,35 +153,35 @@ class Spec:
 
     @property
     def hides_everywhere(self) -> bool:
-        """Whether any tile may be hidden in part, wherever it lies."""
+        """Whether any tile may be hidden in part, at any position."""
         return not self.has.isdisjoint({"mask", "segments"}) or self.joined[1] > 1
 
     @property
     def is_joined(self) -> bool:
-        """Whether all heads of few queries are rows of one block, each of which sees its own keys.
+        """Whether all heads of few queries are rows of one block; each sees its own keys.
 
-        So a cache is read as it lies in memory, (keys, heads, width). A product of all heads costs
-        a matrix unit, which has room for 128 rows, no more than that of one.
+        So a cache is read in its own layout, (keys, heads, width). A product of all heads costs a
+        matrix unit, which has room for 128 rows, no more than that of one.
         """
         return self.joined[0] > 0
 
     @property
     def in_place(self) -> tuple[int, int]:
-        """How many rows of queries and of keys lie in a place."""
+        """Number of rows of queries and of keys at each position."""
         return self.joined if self.is_joined else (1, 1)
 
     def hard(self, flag: Array | None) -> Hard:
-        """Where the map is arg max."""
+        """Return where the map is arg max."""
         return self.is_hard if flag is None else flag > 0
 
     @property
     def is_tpu(self) -> bool:
-        """Whether tiles lie in the vectors of a TPU."""
+        """Whether tiles are in the vectors of a TPU."""
         return self.platform == "tpu"
 
     @property
     def has_rows_of_values(self) -> bool:
-        """Whether a tile of values is (keys, width), as one of keys; else it is turned."""
+        """Whether a tile of values is (keys, width), like one of keys, and not transposed."""
         return self.is_joined or not self.is_tpu
 
     @property
@@ -191,20 +191,21 @@ class Spec:
 
     @property
     def rounding(self) -> float:
-        """The relative error of a weight as it meets its value, if it is less than float32's.
+        """Relative error allowed in a weight before its product with a value.
 
-        It is cut to the dtype of the values: 1/128 of that is lost in it.
+        The weight is rounded to the dtype of the values: 1/128 of that error is lost in it. 0 where
+        they have the dtype of computations.
         """
         eps = float(jnp.finfo(self.dtype).eps)
         return 0.0 if self.dtype == self.computing else eps / 128
 
     @property
     def rows(self) -> int:
-        """Of the vectors in which sums over keys are added up."""
+        """Rows of the vectors that sums over keys are added up in."""
         return 8 if self.is_tpu else 1
 
     def place_of(self, name: str, head: Any) -> Any:
-        """Which of the heads of a shared array belongs to a head."""
+        """Return the index of a head in a shared array."""
         sizes = dict(self.shared)[name]
         key_head, entry = self.key_head_of(head), self.entry_of(head)
         indices = entry, remainder(key_head, self.key_heads), remainder(head, self.groups)
@@ -214,9 +215,9 @@ class Spec:
         return place
 
     def key_head_of(self, head: Any) -> Any:
-        """The head of keys that a head of queries reads."""
+        """Return the key head of a query head."""
         return quotient(head, self.groups)
 
     def entry_of(self, head: Any) -> Any:
-        """The batch entry of a head of queries."""
+        """Return the batch entry of a query head."""
         return quotient(head, self.groups * self.key_heads)

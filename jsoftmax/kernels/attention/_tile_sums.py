@@ -1,4 +1,4 @@
-"""Sums over tiles: in memory on the chip of a TPU, in registers of a GPU."""
+"""Sum over tiles: in memory on the chip of a TPU, in registers of a GPU."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def summed(
     is_alive: Callable[[Any], Array] | None = None,
     is_begun: bool = False,
 ) -> list[Any]:
-    """Σ terms(i, tiles) over the tiles that are visited, None where a shape is.
+    """Return Σ terms(i, tiles) over the visited tiles, None where a shape is None.
 
-    `refs` hold the sums, as many as there are shapes, and go on from what they hold if the sum
-    `is_begun`; without them the sums go round the loop. Where a tile is not alive its terms are 0,
-    and are not formed.
+    `refs` hold the sums, as many as there are shapes, and keep their values if the sum `is_begun`;
+    without them the loop carries the sums. Where a tile is not alive its terms are 0, and are not
+    computed.
     """
     places = [i for i, shape in enumerate(shapes) if shape is not None]
 

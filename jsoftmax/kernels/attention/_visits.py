@@ -1,4 +1,4 @@
-"""Which tiles a kernel goes over: a range of them, or a list that leaves out what has no mass."""
+"""Tiles that a kernel visits: a range of them, or a list without tiles that have no mass."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jax import Array
 
 @dataclasses.dataclass(frozen=True)
 class Visits:
-    """Places from `first` to before `last`: of the tiles themselves, or of a list of tiles."""
+    """The range [first, last) of tiles, or of entries of a list of tiles."""
 
     first: Any
     last: Any
     order: Any = None  # the reference to the list
 
     def at(self, place: Any) -> Any:
-        """The tile at a place."""
+        """Return the tile at an index of the range."""
         return place if self.order is None else self.order[place]
 
 
 def listed(visits: Visits, order: Any, is_wanted: Callable[[Any], Array]) -> Visits:
-    """Visits of the wanted tiles alone, written to the reference `order`, which may be theirs."""
+    """Return visits of the wanted tiles only, written to `order`, which may be their own list."""
 
     def turn(place, count):
         tile = visits.at(place)

@@ -1,4 +1,4 @@
-"""Going over tiles of arrays that lie on the chip, or that are copied there tile by tile."""
+"""Iterate over tiles of arrays on the chip, or of arrays copied there tile by tile."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Step = Callable[[Any, list[Array], Any], Any]  # (number of the tile, tiles, sta
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An array (heads, ·, ·) of which a kernel goes over tiles along one of the last two axes.
+    """An array (heads, ·, ·) that a kernel visits in tiles along one of the last two axes.
 
-    Or, along the axis 0, an array (places, heads, width).
+    Or, along axis 0, an array (positions, heads, width).
 
-    `ref` holds few heads, on the chip; or all heads, in main memory, from which the next tile is
-    copied to one of two buffers while the one before it is used.
+    `ref` holds few heads, on the chip; or all heads, in main memory. Then the next tile is copied
+    to one of two buffers while the one before it is used.
     """
 
     ref: Any
@@ -36,11 +36,11 @@ class Source:
     semaphores: Any = None
 
     def at(self, tile: Any) -> Array:
-        """A tile of an array on the chip."""
+        """Return a tile of an array on the chip."""
         return self.ref[self._place(self.row, tile)]
 
     def copy(self, tile: Any, slot: Any) -> Any:
-        """The copy of a tile to a buffer."""
+        """Return the copy of a tile to a buffer."""
         place = (
             self._place(self.head(tile), 0)
             if callable(self.head)
@@ -58,7 +58,7 @@ class Source:
 
 
 def walk(sources: Sequence[Source], visits: Visits, step: Step, state: Any) -> Any:
-    """step(i, tiles, state) for every tile i that is visited."""
+    """Fold step(i, tiles, state) over every visited tile i."""
     first, last = visits.first, visits.last
     if all(source.buffers is None for source in sources):
 

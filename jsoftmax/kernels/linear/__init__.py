@@ -1,4 +1,4 @@
-"""Cross-entropies from features and a class table, whose scores never leave the chip."""
+"""Kernels of cross-entropy from features and a class table; scores never leave the chip."""
 
 from jsoftmax.kernels.linear._table_problem import LEAST_MEMORY as LEAST_MEMORY
 from jsoftmax.kernels.linear._table_problem import TableProblem as TableProblem

@@ -1,7 +1,7 @@
-"""What is known of a linear loss while tracing: sizes, dtypes, and the blocks that fit the chip.
+"""Static parameters of a linear loss: sizes, dtypes, and the blocks that fit the chip.
 
 A v5e takes 131,072 FLOPs a cycle. A block of tokens and classes keeps its matrix units busy from
-some hundred of each; what is left of the memory on the chip goes to gradients that are added up.
+some hundred of each; the rest of the memory on the chip goes to gradients that are added up.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jsoftmax.core._mesh_axes import varies_over
 
 LANES = 128
 LEAST_MEMORY = 2**26  # bytes on a chip, of a core: v5p and 7x; v5e and v6e have twice as many
-_PLANNED, _ALLOWED = 0.78, 0.95  # shares of the memory: what blocks take, and what a kernel may
+_PLANNED, _ALLOWED = 0.78, 0.95  # shares of the memory: for blocks, and for a whole kernel
 _TOKENS, _CLASSES = (1024, 512, 256, 128), (512, 384, 256, 128)
-_LARGEST = 3 * 2**29  # multiplications of a step, beyond which kernels compile for minutes
-_PRODUCTS = {"sums": 1, "features": 2, "table": 2, "both": 3}  # of matrices, in a step
-_FEW = 256  # classes of a block, below which one that does not go in evenly is better
+_LARGEST = 3 * 2**29  # multiplications of a step: beyond it kernels compile for minutes
+_PRODUCTS = {"sums": 1, "features": 2, "table": 2, "both": 3}  # of matrices, in each step
+_FEW = 256  # classes of a block: below it one that does not divide evenly is better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TableProblem:
     width: int
     classes: int
     class_axis: int  # of the table
-    dtype: Any  # in which products are taken
+    dtype: Any  # of the factors of products
     has_bias: bool
     memory: int  # bytes on the chip, of a core
     cores: int  # that share the grid
@@ -42,10 +42,10 @@ class TableProblem:
     interpret: bool = False
 
     def blocks(self, kernel: str) -> tuple[int, int]:
-        """Tokens and classes of a block of a kernel: the largest that fit, with as many tokens.
+        """Return tokens and classes of a kernel's block: the most classes that fit, then tokens.
 
         Raises:
-            NotImplementedError: where not even the smallest fits.
+            NotImplementedError: if not even the smallest block fits.
         """
         for classes in self._class_blocks():
             for tokens in _TOKENS:
@@ -65,12 +65,12 @@ class TableProblem:
 
     @staticmethod
     def products(kernel: str) -> int:
-        """How many products of matrices a step of a kernel takes."""
+        """Return the number of matrix products in a step of a kernel."""
         return _PRODUCTS[kernel]
 
     @property
     def features_fit(self) -> bool:
-        """Whether the float32 gradient in all features fits beside what the kernel needs.
+        """Whether the float32 gradient in all features fits beside the blocks of the kernel.
 
         Several cores cannot add to it.
         """
@@ -85,7 +85,7 @@ class TableProblem:
         return even if even and even[0] >= _FEW else [n for n in _CLASSES if n <= self.classes]
 
     def _bytes(self, kernel: str, tokens: int, classes: int) -> int:
-        """Two buffers of what comes and goes, one of what is added up, four of scores."""
+        """Bytes of two buffers of each operand and result, one of each sum, four of scores."""
         size, width = jnp.dtype(self.dtype).itemsize, self.width + -self.width % LANES
         h, w = tokens * width, width * classes
         found = 2 * size * (h + w) + 4 * 4 * tokens * classes
@@ -96,33 +96,33 @@ class TableProblem:
         return found
 
     def scores(self, h: Array, w: Array, bias: Array | None) -> Array:
-        """Scores before the cap, of a block."""
+        """Return the scores of a block before the cap."""
         z = self.product(h, w, 1, 1 - self.class_axis)
         return z if bias is None else z + bias
 
     def product(self, x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
-        """Sum over an axis of x and one of y, in float32."""
+        """Contract an axis of x with one of y, in float32."""
         return jax.lax.dot_general(
             x, y, (((x_axis,), (y_axis,)), ((), ())), preferred_element_type=jnp.float32
         )
 
     def table(self, block: int, place: Any) -> pl.BlockSpec:
-        """A block of classes of the table; `place` is its number, from the steps of the grid."""
+        """Return a block of classes of the table; `place` maps a step of the grid to its index."""
         if self.class_axis:
             return pl.BlockSpec((self.width, block), lambda *at: (0, place(*at)))
         return pl.BlockSpec((block, self.width), lambda *at: (place(*at), 0))
 
     def whole_classes(self, w: Array, first: Any, block: int) -> Array:
-        """A block of the table with zeros beyond the last class."""
+        """Return a block of the table with zeros beyond the last class."""
         if self.classes % block == 0:
             return w
         numbers = jax.lax.broadcasted_iota(jnp.int32, w.shape, self.class_axis) + first
-        # Selected in float32, since Mosaic selects no narrower numbers on a v5e.
+        # Selected in float32, since Mosaic does not select narrower numbers on a v5e.
         wide = jnp.where(numbers < self.classes, w.astype(jnp.float32), 0)
         return wide.astype(w.dtype)
 
     def call(self, body: Any, name: str, grid: tuple[int, int], **more: Any) -> Any:
-        """The kernel; the first axis of its grid may be shared between the cores of a chip."""
+        """Return the kernel; the cores of a chip may share the first axis of its grid."""
         first = "arbitrary" if name == "both" else "parallel"
         return pl.pallas_call(
             body,
@@ -138,7 +138,7 @@ class TableProblem:
 
 
 def chip() -> tuple[int, int]:
-    """Bytes of memory on the chip, of a core, and how many cores share a kernel.
+    """Return the bytes of a core's memory on the chip, and how many cores share a kernel.
 
     The chip is that of the mesh in `jax.set_mesh`, or else that of this process.
     """
@@ -150,11 +150,11 @@ def chip() -> tuple[int, int]:
 
 
 def columns(*rows: Any) -> list[Array]:
-    """Numbers of tokens, which lie in rows: a column would take 128 times its memory."""
+    """Reshape rows of numbers of tokens to columns, which would take 128 times the memory."""
     return [x[...].reshape(-1, 1) for x in rows]
 
 
 def outline(shape: tuple[int, ...], dtype: Any, like: Array) -> jax.ShapeDtypeStruct:
-    """A result that varies over a mesh as `like` does."""
+    """Return the outline of a result that varies over a mesh as `like` does."""
     more = {"manual_axis_type": jax.typeof(like).manual_axis_type} if varies_over(like) else {}
     return jax.ShapeDtypeStruct(shape, dtype, **more)

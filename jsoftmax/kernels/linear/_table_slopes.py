@@ -1,10 +1,10 @@
 """Gradients of a linear cross-entropy in features, table and bias, from the sums of its rows.
 
-Scores are formed again, and with them the slope of each, which stays on the chip:
+Scores are recomputed, and with them the slope of each, which stays on the chip:
 
-    ∂L/∂z = a p but at the label, and there c + b p,   p = e^(z − m − ℓ),
+    ∂L/∂z = a p except at the label, and there c + b p,   p = e^(z − m − ℓ),
 
-for numbers a, b and c of a token, m = max z, and ℓ the logarithm of what the masses are divided by.
+for numbers a, b and c of a token, m = max z, and ℓ the logarithm of the divisor of the masses.
 Where the float32 gradient in all features fits on the chip, one kernel forms both gradients;
 otherwise two do, each forming the scores.
 """
@@ -36,7 +36,7 @@ class TokenRows(NamedTuple):
 def table_slopes(
     problem: TableProblem, h: Array, w: Array, bias: Array | None, rows: TokenRows
 ) -> tuple[Array, Array, Array | None]:
-    """Gradients in features and table, in their dtypes, and in the bias, in float32."""
+    """Return gradients in features and table, in their dtypes, and in the bias, in float32."""
     if problem.features_fit:
         found = _called(problem, "both", h, w, bias, rows)
     else:
@@ -48,7 +48,7 @@ def table_slopes(
 def _called(
     problem: TableProblem, name: str, h: Array, w: Array, bias: Array | None, rows: TokenRows
 ) -> dict[str, Array]:
-    """One kernel: classes outside and tokens inside, but for the gradient in features alone."""
+    """Call one kernel: classes are the outer loop, except for the gradient in features alone."""
     bt, bc = problem.blocks(name)
     tokens, classes = problem.tokens // bt, -(-problem.classes // bc)
     of_h, of_w, has_bias = name != "table", name != "features", problem.has_bias
@@ -99,7 +99,7 @@ def _called(
     row = pl.BlockSpec((1, bt), lambda *at: (0, token(*at)))
     per_class = pl.BlockSpec((1, bc), lambda *at: (0, klass(*at)))
     table = problem.table(bc, klass)
-    # Until the last classes the block of results stays where it is, and nothing is written.
+    # Until the last classes the block of results stays in place, and nothing is written.
     late = pl.BlockSpec(
         (bt, problem.width),
         lambda *at: (token(*at) if is_turned else jnp.where(at[0] == classes - 1, at[1], 0), 0),
@@ -124,7 +124,7 @@ def _called(
 
 
 def _add(total, place, x, is_first):
-    """Begin a sum, or go on with it."""
+    """Begin a sum, or add to it."""
 
     @pl.when(is_first)
     def _():
@@ -134,7 +134,7 @@ def _add(total, place, x, is_first):
 
 
 def _slope(problem, h, w, bias, rows, first):
-    """∂L/∂(h W + b) of a block."""
+    """Return ∂L/∂(h W + b) of a block."""
     ids, top, log_total, factor, own_factor, own = columns(*rows)
     z = problem.scores(h, w, None if bias is None else bias[...])
     turn = None

@@ -2,7 +2,7 @@
 
 Over blocks of classes with m the largest score so far, m' the new one,
 
-    a ← a e^(m − m') + Σ e^(z − m')   over all classes but the label.
+    a ← a e^(m − m') + Σ e^(z − m')   over all classes except the label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jsoftmax.kernels.linear._table_problem import TableProblem, columns, outlin
 def table_sums(
     problem: TableProblem, h: Array, w: Array, bias: Array | None, ids: Array
 ) -> tuple[Array, Array, Array]:
-    """Rows [1, tokens]: max z, Σ over all but the label of e^(z − max z), and the label's z."""
+    """Return rows [1, tokens]: max z, Σ e^(z − max z) without the label's, and the label's z."""
     bt, bc = problem.blocks("sums")
     count = -(-problem.classes // bc)
 
@@ -42,7 +42,7 @@ def table_sums(
             z = jnp.where(numbers < problem.classes, z, -jnp.inf)
         is_label = numbers == labels[...]
         new = jnp.maximum(m[...], jnp.max(z, 1, keepdims=True))
-        # Equal ones differ by 0 though they be infinite.
+        # Equal scores differ by 0, also if they are infinite.
         kept = jnp.where(m[...] == new, 1.0, jnp.exp(m[...] - new))
         mass = jnp.exp(jnp.where(z == new, 0.0, z - new))
         a[...] = a[...] * kept + jnp.sum(jnp.where(is_label, 0.0, mass), 1, keepdims=True)

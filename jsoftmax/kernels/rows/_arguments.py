@@ -1,4 +1,4 @@
-"""A public function of logits as a row function: its arguments as rows, and its result back."""
+"""Call a public function of logits as a row function: arguments to rows, and the result back."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _NUMBERS = ("alpha", "temperature", "z_loss", "label_smoothing", "margin", "angu
 
 
 def by_kernel(function: Callable, name: str, arguments: dict[str, Any]) -> Array:
-    """function(**arguments), computed by a kernel.
+    """Compute function(**arguments) by a kernel.
 
     Raises:
-        NotImplementedError: for an argument that the kernel does not take.
+        NotImplementedError: for an argument that the kernel does not support.
     """
-    jax.eval_shape(lambda: function(**arguments))  # a person's mistakes are found here
-    # An axis that is None stands for all of them.
+    jax.eval_shape(lambda: function(**arguments))  # validates the arguments
+    # An axis of None means all axes.
     given = {n: x for n, x in arguments.items() if x is not None or n == "axis"}
     given = {n: np.asarray(x) if isinstance(x, list) else x for n, x in given.items()}
     arrays = {n: x for n, x in given.items() if isinstance(x, jax.Array | np.ndarray | Regularizer)}
@@ -68,7 +68,7 @@ def _computed(function, name, known, arrays):
 
 
 def _taken(name: str, logits: Array, arguments: dict[str, Any]) -> int:
-    """The class axis, if the kernel takes the arguments."""
+    """Return the class axis, if the kernel supports the arguments."""
 
     def refuse(argument, what, remedy):
         raise NotImplementedError(
@@ -97,7 +97,7 @@ def _taken(name: str, logits: Array, arguments: dict[str, Any]) -> int:
 
 
 class _Rows:
-    """The arrays of a call as rows, and the arguments made of blocks of them."""
+    """The arrays of a call as rows, and its arguments on blocks of them."""
 
     def __init__(self, function: str, logits: Array, axis: int, given: dict[str, Any]):
         self.function, self.logits, self.axis = function, logits, axis
@@ -111,7 +111,7 @@ class _Rows:
             self._read(name, x)
 
     def arguments(self, arrays: list[Array], mask: Array | None) -> dict[str, Any]:
-        """The arguments of a call on these blocks."""
+        """Return the arguments of a call on these blocks."""
         found, rest = dict(self.known), list(arrays)
         for name, make, count in self.makers:
             blocks, rest = rest[:count], rest[count:]
@@ -157,7 +157,7 @@ class _Rows:
         return self._flat(checks.per_row(self.function, name, x, self.logits, classes, _FLOAT))
 
     def _flat(self, x):
-        """Rows first, then classes; an array that all rows share has one row."""
+        """Move rows first, then classes; an array that all rows share has one row."""
         x = jnp.moveaxis(x, self.axis, -1)
         if x.shape[-1] > 1 and math.prod(x.shape[:-1]) == 1:
             return x.reshape(1, -1)

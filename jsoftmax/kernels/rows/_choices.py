@@ -1,4 +1,4 @@
-"""Loops and choices of kernels: flags go round them as numbers."""
+"""Loops and branches of kernels: they carry flags as numbers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jsoftmax.kernels.rows._tile import Tile, spread
 
 
 def packed(values: Any, outputs: Any, tile: Tile) -> tuple[Any, ...]:
-    """What a loop carries, in the shapes of its results."""
+    """Pack the carry of a loop, in the shapes of its results."""
     shapes = [tile.shape(x.aval) for x in outputs]
     return tuple(jnp.asarray(as_number(spread(x, s))) for x, s in zip(values, shapes, strict=True))
 
 
 def one_of(index: Any, branches: list[Callable[[], Any]]) -> list[Any]:
-    """The results of one of the branches; results, flags among them, as numbers in between."""
+    """Return the results of one of the branches; all are numbers inside, flags too."""
     flags: list[bool] = []
 
     def numbers(branch):
@@ -45,7 +45,7 @@ def _among(index, branches):
 
 
 def outright(tile: Tile, equation: Any, inputs: list[Any], start: Any) -> list[Any]:
-    """A loop or a choice over the entries of a piece, each by itself."""
+    """Evaluate a loop or a branch over the entries of a piece, each by itself."""
     parameters = equation.params
 
     def inner(program, arguments):

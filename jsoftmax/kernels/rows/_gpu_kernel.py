@@ -1,4 +1,4 @@
-"""A row function on a GPU: a row for each block of threads."""
+"""Evaluate a row function on a GPU, with a row for each block of threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jsoftmax.kernels.rows._row_call import RowCall
 
 
 def gpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[Array]:
-    """A row in each block of threads."""
+    """Run a kernel with a row in each block of threads."""
     n, k = max(x.shape[0] for x in arrays), call.classes
     results = call.shapes(n)
     longs = call.all_longs

@@ -1,4 +1,4 @@
-"""A function of rows as a graph of steps: calls inlined, equal steps merged, idle ones left out."""
+"""Graph of a row function: calls inlined, equal steps merged, unused ones removed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Node:
     """One array of the graph: an argument, or a result of a step."""
 
     aval: Any
-    step: Any = None  # the Step that gives it
+    step: Any = None  # the Step that computes it
 
 
 @dataclasses.dataclass(eq=False)
 class Step:
-    """An equation, of nodes and numbers that are known while tracing."""
+    """An equation of nodes and static numbers."""
 
     equation: Any
     inputs: tuple[Any, ...]
@@ -47,7 +47,7 @@ class Step:
 
 @dataclasses.dataclass(eq=False)
 class Graph:
-    """Steps in their order, all of which the results need."""
+    """Steps in order, without any that the results do not need."""
 
     arguments: list[Node]
     steps: list[Step]
@@ -60,14 +60,14 @@ class Graph:
 
 
 def traced(function: Callable, shapes: Sequence[Any]) -> Graph:
-    """The graph of a function of arrays."""
+    """Return the graph of a function of arrays."""
     with jax.enable_x64(False):
         return graph_of(jax.make_jaxpr(function)(*shapes))
 
 
 @functools.lru_cache(maxsize=256)
 def graph_of(jaxpr: Any) -> Graph:
-    """The graph of a closed jaxpr."""
+    """Return the graph of a closed jaxpr."""
     builder = _Builder()
     arguments = [Node(x.aval) for x in jaxpr.jaxpr.invars]
     results = builder.inlined(jaxpr.jaxpr, jaxpr.consts, arguments)
@@ -114,19 +114,19 @@ class _Builder:
 
 
 def _constant(x: Any) -> Any:
-    """Numbers that a function closed over; an array would have to be an argument."""
+    """Return a number that a function closes over; an array would have to be an argument."""
     if isinstance(x, Node):
         return x
     if np.ndim(x):
         raise NotImplementedError(
-            f"jsoftmax.kernels: a row function closes over an array of shape {np.shape(x)}; a "
-            "regularizer keeps its arrays in fields."
+            f"jsoftmax.kernels: a row function closes over an array of shape {np.shape(x)}; "
+            "keep the arrays of a regularizer in its fields."
         )
     return np.asarray(x)
 
 
 def _key(equation, inputs):
-    """Equal for steps that give the same."""
+    """Return a key that is equal for steps with equal results."""
     parameters = tuple((k, _text(v)) for k, v in sorted(equation.params.items()))
     places = tuple(id(x) if isinstance(x, Node) else (str(x.dtype), x.tobytes()) for x in inputs)
     return equation.primitive.name, parameters, places
@@ -161,5 +161,5 @@ def _programs(step):
 
 
 def has_programs(step: Step) -> bool:
-    """Whether a step is a loop or a choice."""
+    """Whether a step is a loop or a branch."""
     return step.name in _WITH_PROGRAMS

@@ -1,4 +1,4 @@
-"""A row function in a Pallas kernel, on the platform that is lowered for."""
+"""Compute a row function by a Pallas kernel, on the platform that is lowered for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jsoftmax.kernels.rows._tpu_kernel import tpu_kernel
 
 
 def on_chip(call: RowCall, *arrays: Array) -> list[Array]:
-    """The results of a row function, by a kernel for the platform that is lowered for."""
+    """Return the results of a row function, by a kernel for the platform that is lowered for."""
     return _rows.bind(*arrays, call=call)
 
 
@@ -39,7 +39,7 @@ def _computed(*arrays, call):
 
 
 def _batched(arrays, axes, *, call):
-    """`vmap` adds rows."""
+    """Add rows under `vmap`."""
     size = next(x.shape[a] for x, a in zip(arrays, axes, strict=True) if a is not None)
     rows = max(x.shape[0 if a is None else a == 0] for x, a in zip(arrays, axes, strict=True))
 

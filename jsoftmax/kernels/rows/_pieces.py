@@ -1,9 +1,9 @@
-"""A row function evaluated on the chip, piece by piece.
+"""Evaluate a row function on the chip, piece by piece.
 
-Entries of long arrays are formed where they are needed, in a loop over pieces, and forgotten: only
-numbers of rows are kept. A loop ends in reductions, or stores results; reductions that wait for the
-same numbers are done in one. So a row is read as often as its function must see it, and need not
-fit into registers.
+Entries of long arrays are computed where they are needed, in a loop over pieces, and discarded:
+only numbers of rows are kept. A loop ends in reductions, or stores results; reductions that wait
+for the same numbers share one loop. So a row is read only as often as its function needs it, and
+need not fit into registers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from jsoftmax.kernels.rows._choices import one_of, outright, packed
 from jsoftmax.kernels.rows._graph import Graph, Node, Step, graph_of, has_programs
 from jsoftmax.kernels.rows._tile import REDUCTIONS, Tile, is_long, spread
 
-Piece = Callable[[Any, dict], Array]  # of the number of a piece, and what is known in this turn
+Piece = Callable[[Any, dict], Array]  # of the index of a piece, and the values known in this turn
 Room = Callable[[list[Any], Callable[..., Any]], Any]  # for long arrays, while a function runs
 
-_DEAR = 4  # steps of forming a long array from which it is kept over a loop
+_DEAR = 4  # steps: a long array that takes as many is kept over a loop
 _FREE = ("broadcast_in_dim", "convert_element_type")
 
 _NEUTRAL = {
@@ -58,7 +58,7 @@ class Rows:
         self.later: list[Step] = []  # and steps of numbers that need them
 
     def run(self, then: Callable[[Rows], Any], position: int = 0) -> Any:
-        """Compute all numbers of rows from a step on, then what `then` gives."""
+        """Compute all numbers of rows from a step on, then return then(self)."""
         for place, step in enumerate(self.graph.steps[position:], position):
             if has_programs(step):
                 self.settle_for([x for x in step.inputs if self._is_formed(x)])
@@ -77,19 +77,19 @@ class Rows:
         return then(self)
 
     def number(self, x: Any) -> Any:
-        """A number of each row, or one of all rows."""
+        """Return a number of each row, or one of all rows."""
         while isinstance(x, Node) and id(x) not in self.values:
             self.sweep()
         return self.values[id(x)] if isinstance(x, Node) else x
 
     def long(self, x: Any) -> Any:
-        """A long array as a function of pieces; a number as it is."""
+        """Return a long array as a function of pieces; a number as it is."""
         if isinstance(x, Node) and is_long(x.aval) and id(x) not in self.values:
             return lambda i, known: self.piece(x, i, known)
         return self.number(x)
 
     def piece(self, x: Node, i: Any, known: dict) -> Any:
-        """Form a piece of a long array."""
+        """Compute a piece of a long array."""
         for node in self._formed(x):
             if id(node) in known:
                 continue
@@ -107,11 +107,11 @@ class Rows:
         return known[id(x)]
 
     def sweep(self, store: Callable[[Any, dict], Any] | None = None) -> None:
-        """Go once through the pieces: for the reductions that can be done now, and to store."""
+        """Loop once over the pieces: do the reductions that can be done now, and store."""
         ready = [step for step in self.waiting if self._is_ready(step.inputs[0])]
         self.waiting = [step for step in self.waiting if step not in ready]
         if not ready and store is None:
-            raise AssertionError("a number of rows waits for itself")
+            raise AssertionError("a number of rows depends on itself")
         single = self.tile.pieces == 1
 
         def turn(i, sums):
@@ -143,12 +143,12 @@ class Rows:
             self._compute(step)
 
     def settle(self) -> None:
-        """Do all reductions that wait."""
+        """Do all pending reductions."""
         while self.waiting:
             self.sweep()
 
     def settle_for(self, nodes: Sequence[Any]) -> None:
-        """Do the reductions from which these long arrays are formed."""
+        """Do the reductions that these long arrays depend on."""
         for x in nodes:
             for node in self._formed(x):
                 if id(node) not in self.values:
@@ -157,7 +157,7 @@ class Rows:
                             self.number(y)
 
     def _compute(self, step):
-        """Compute numbers of rows, or let them wait for a reduction that they need."""
+        """Compute numbers of rows, or defer them until a reduction that they need is done."""
         if all(id(x) in self.values for x in step.inputs if isinstance(x, Node)):
             inputs = [self.number(x) for x in step.inputs]
             self._keep(step, self.tile.said(step.equation, inputs))
@@ -168,7 +168,7 @@ class Rows:
         self.values |= {id(x): v for x, v in zip(step.outputs, found, strict=True)}
 
     def _formed(self, x: Node) -> list[Node]:
-        """The long arrays of which one is formed, itself the last."""
+        """Return the long arrays that one is computed from, itself the last."""
         found: dict[int, Node] = {}
 
         def visit(node):
@@ -208,7 +208,7 @@ class Rows:
         return sum(node.step.name not in _FREE for node in formed) >= _DEAR
 
     def _keep_pieces_then(self, nodes, then, position):
-        """Form long arrays once, before the loop that reads them again and again."""
+        """Compute long arrays once, before the loop that reads them repeatedly."""
         nodes = list({id(x): x for x in nodes}.values())
 
         def kept(load, store):
@@ -260,8 +260,7 @@ class Rows:
     def _scan(self, inputs, step, *, jaxpr, num_consts, num_carry, length, reverse, **_):
         if len(inputs) != num_consts + num_carry or len(step.outputs) != num_carry:
             raise NotImplementedError(
-                "jsoftmax.kernels: a scan over arrays cannot be said in a kernel; write a "
-                "fori_loop."
+                "jsoftmax.kernels: a kernel does not support a scan over arrays; write a fori_loop."
             )
         constants, state = inputs[:num_consts], inputs[num_consts:]
         flags = [is_flag(x) for x in state]
@@ -277,7 +276,7 @@ class Rows:
         return unpacked(jax.lax.fori_loop(0, length, body, state))
 
     def _choose_then(self, step, then, position):
-        """A choice of long arrays: what follows is done in each branch."""
+        """Branch on long arrays: run all later steps in each branch."""
         self.settle()
         index, *inputs = (self.long(x) for x in step.inputs)
 

@@ -1,4 +1,4 @@
-"""How many rows a block has, and how long its pieces are, for each kind of chip."""
+"""Choose the rows of a block and the length of its pieces, for each kind of chip."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import dataclasses
 from jsoftmax.kernels.rows._tile import Tile
 
 LANES = 128
-_SHORT = 4096  # classes up to which rows lie on the lanes of a TPU
+_SHORT = 4096  # classes: up to as many, rows are on the lanes of a TPU
 _VECTORS = 8  # registers of a piece
 _VMEM = 36 * 2**20  # bytes of a TPU's vector memory that blocks may fill, each of them twice,
 _MOST_VMEM = 96 * 2**20  # and once, where nothing less does: on chips that have 128 MB
-_ROOM = 16 * 2**20  # for what is formed on the way
+_ROOM = 16 * 2**20  # for intermediate values
 _KEPT = 2  # long arrays that are kept over a loop
 LEAST = 16  # entries of a row on a GPU
 _REGISTERS = 4096  # entries of a row that a block of a GPU's threads keeps,
@@ -20,7 +20,7 @@ _FEW_STEPS = 200  # and eight times as many for a function of fewer steps, loops
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A tile, and what it takes of the chip."""
+    """A tile, and its resources on the chip."""
 
     tile: Tile
     width: int  # of blocks: whole pieces
@@ -31,10 +31,10 @@ class Plan:
 
 
 def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
-    """Blocks in vector memory, of long arrays with entries of these sizes.
+    """Return blocks in vector memory, of long arrays with entries of these sizes.
 
-    Short rows are turned so that they lie on the lanes, where one register holds a number of each
-    of 128 rows. A row of thousands takes registers enough by itself.
+    Short rows are transposed onto the lanes, where one register holds a number of each of 128 rows.
+    A row of thousands fills enough registers by itself.
 
     Raises:
         NotImplementedError: for rows too long for the chip.
@@ -68,7 +68,7 @@ def tpu_plan(rows: int, classes: int, sizes: list[int]) -> Plan:
 
 
 def gpu_plan(classes: int, longs: int, steps: int) -> Plan:
-    """A row for each block of threads: in registers, or read again from the caches.
+    """Return a row for each block of threads: in registers, or read again from the caches.
 
     A function of many steps, or of several long arrays, leaves fewer registers for a row: counted
     by ptxas for an H100, where 1024 threads hold 32,768 entries of a row beside 130 steps of

@@ -1,4 +1,4 @@
-"""A row function on one block of rows, wherever its arrays lie."""
+"""Evaluate a row function on one block of rows, in any memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Block:
     """A row function, traced for a block."""
 
     graph: Graph
-    is_masked: bool  # whether its last argument says which classes there are
+    is_masked: bool  # whether its last argument is the mask of classes
     dtypes: tuple[Any, ...]  # of arguments and results
 
 
@@ -58,7 +58,7 @@ def evaluate(
     block: Block, tile: Tile, call: RowCall, refs: Sequence[Any], load: Callable, store: Callable,
     number: Callable, room: Callable | None,
 ) -> None:  # fmt: skip
-    """Evaluate the function on a block, and store what it gives."""
+    """Evaluate the function on a block, and store its results."""
     padded = block.is_masked
     every = [_Operand(*x) for x in zip(refs, call.all_longs, block.dtypes, strict=True)]
     ins, outs = every[: len(call.longs)], every[len(call.longs) :]
@@ -110,12 +110,12 @@ def _computing_dtype(dtype):
 
 
 def _computing(x, dtype):
-    """Numbers as they are computed with: floats in float32, flags as flags."""
+    """Convert numbers to the dtype of computations: floats to float32, flags to flags."""
     if dtype == jnp.bool_:
         return x.astype(jnp.float32) > 0
     return x.astype(_computing_dtype(dtype))
 
 
 def packed(x, is_long):
-    """Flags as integers, which kernels read; many of them as bytes."""
+    """Convert flags to integers, which kernels read; many of them to bytes."""
     return x.astype(jnp.int8 if is_long else jnp.int32) if x.dtype == jnp.bool_ else x

@@ -1,4 +1,4 @@
-"""A function of rows, described for kernels."""
+"""Static description of a function of rows, for kernels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jax import Array
 class RowCall:
     """A function of arrays of the shapes [n, k], [1, k] (both long) and [n, 1].
 
-    Its last argument is a mask of the shape [1, k] that says which classes there are, or None
-    where no block reaches beyond the last of them.
+    Its last argument is the mask of classes, of the shape [1, k], or None where no block reaches
+    beyond the last class.
     """
 
     function: Callable[..., tuple[Array, ...]]
@@ -24,11 +24,11 @@ class RowCall:
     results: tuple[tuple[bool, Any], ...]  # whether each is long, and its dtype
 
     def shapes(self, rows: int) -> list[jax.ShapeDtypeStruct]:
-        """The outlines of the results for so many rows."""
+        """Return the outlines of the results for `rows` rows."""
         sizes = ((self.classes if long else 1, dtype) for long, dtype in self.results)
         return [jax.ShapeDtypeStruct((rows, size), dtype) for size, dtype in sizes]
 
     @property
     def all_longs(self) -> tuple[bool, ...]:
-        """Of the arguments, then of the results."""
+        """Whether each is long: of the arguments, then of the results."""
         return (*self.longs, *(long for long, _ in self.results))

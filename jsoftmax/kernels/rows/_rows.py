@@ -1,4 +1,4 @@
-"""Row functions by kernels, with their derivatives: the first in kernels too, others plain."""
+"""Row functions by kernels, with derivatives: the first by kernels too, further ones in jnp."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jsoftmax.kernels.rows._row_call import RowCall
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def by_rows(call: RowCall, *arrays: Any) -> list[Array]:
-    """The results of a row function. Under `vmap` there are more rows."""
+    """Return the results of a row function. `vmap` adds rows."""
     return on_chip(call, *arrays)
 
 
@@ -31,7 +31,7 @@ def _by_rows_jvp(call, arrays, tangents):
     )  # fmt: skip
     if not moving:
         return results, [jnp.zeros_like(x) for x in results]
-    # An array that all rows share moves in each row by itself; what is summed then is plain.
+    # A shared array has a tangent in each row; plain jnp sums their cotangents.
     rows = max(x.shape[0] for x in arrays)
 
     def own(i, x):
@@ -46,26 +46,26 @@ def _by_rows_jvp(call, arrays, tangents):
 
 @dataclasses.dataclass(frozen=True)
 class _Change:
-    """The derivative of a row function in some of its arguments, both ways."""
+    """The derivative of a row function in some arguments, in forward and reverse mode."""
 
     call: RowCall
     moving: tuple[int, ...]
 
     def forward(self, residuals: list[Array], x: list[Array]) -> list[Array]:
-        """The tangents of the results, of those of the moving arguments."""
+        """Return the tangents of the results, from those of the differentiated arguments."""
         longs = (*self.call.longs, *(self.call.longs[i] for i in self.moving))
         call = dataclasses.replace(self.call, function=self._pushed, longs=longs)
         return on_chip(call, *residuals, *x)
 
     def transposed(self, residuals: list[Array], cotangents: list[Array]) -> list[Array]:
-        """The cotangents of the moving arguments."""
+        """Return the cotangents of the differentiated arguments."""
         longs = (*self.call.longs, *(long for long, _ in self.call.results))
         results = tuple((self.call.longs[i], residuals[i].dtype) for i in self.moving)
         call = RowCall(self._pulled, self.call.classes, longs, results)
         return on_chip(call, *residuals, *cotangents)
 
     def reference(self, residuals: list[Array], x: list[Array]) -> list[Array]:
-        """`forward`, in plain jnp."""
+        """Compute `forward` in plain jnp."""
         found = self._pushed(*residuals, *x, None)
         dtypes = (dtype for _, dtype in self.call.results)
         return [d.astype(dtype) for d, dtype in zip(found, dtypes, strict=True)]

@@ -1,4 +1,4 @@
-"""How a block of rows lies on the chip: its pieces, and the shapes of arrays in them."""
+"""Layout of a block of rows on the chip: its pieces, and the shapes of arrays in them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jsoftmax.kernels._plain import as_flag, as_number, is_flag, said
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A block of `rows` rows of `classes` classes, walked through in pieces of equal length.
+    """A block of `rows` rows of `classes` classes, visited in pieces of equal length.
 
     Rows are traced with the sizes r and k, so that an array of the size k along its last axis is
-    *long*: on the chip there is never more of it than a piece. All others are of one number a row,
-    and lie as [rows, 1]; or, where rows lie `on_lanes`, as [1, rows], and a piece as
-    [classes, rows].
+    *long*: on the chip there is never more of it than a piece. All others hold one number for each
+    row, and have the shape [rows, 1]. Where rows are `on_lanes`, it is [1, rows], and [classes,
+    rows] for a piece.
     """
 
     rows: int
@@ -35,11 +35,11 @@ class Tile:
 
     @property
     def axis(self) -> int:
-        """The axis along which the classes of a piece lie."""
+        """The axis of the classes of a piece."""
         return 0 if self.on_lanes else 1
 
     def shape(self, aval: Any) -> tuple[int, ...]:
-        """The shape on the chip of an array, or of a piece of it."""
+        """Return the shape on the chip of an array, or of a piece of it."""
         if not aval.ndim:
             return ()
         rows = 1 if aval.shape[0] == 1 else self.rows
@@ -47,14 +47,14 @@ class Tile:
         return (classes, rows) if self.on_lanes else (rows, classes)
 
     def said(self, equation: Any, inputs: list[Any], start: Any = 0) -> list[Any]:
-        """What an equation gives on the chip; `start` is the first class of the piece."""
+        """Evaluate an equation on the chip; `start` is the first class of the piece."""
         name = equation.primitive.name
         rule = _CAREFUL.get(name) if self.is_interpreted else None
         rule = _RULES.get(name) if rule is None else rule
         return said(equation, inputs) if rule is None else [rule(self, equation, inputs, start)]
 
     def reduced(self, name: str, x: Array) -> Array:
-        """A reduction of every row of a piece, kept as a size-1 axis."""
+        """Reduce every row of a piece, keeping a size-1 axis."""
         return REDUCTIONS[name](x, axis=self.axis, keepdims=True)
 
 
@@ -73,7 +73,7 @@ def is_long(aval: Any) -> bool:
 
 
 def spread(x: Any, shape: tuple[int, ...]) -> Any:
-    """`x` in a larger shape, flags as flags."""
+    """Broadcast `x` to a larger shape, flags as flags."""
     if np.shape(x) == shape:
         return x
     wide = jnp.broadcast_to(as_number(x) if np.ndim(x) else x, shape)
@@ -91,7 +91,9 @@ def _iota(tile, equation, inputs, start):
     parameters = equation.params
     shape = tile.shape(equation.outvars[0].aval)
     if parameters["dimension"] != 1 or not is_long(equation.outvars[0].aval):
-        raise NotImplementedError("jsoftmax.kernels: only classes are numbered in a row function.")
+        raise NotImplementedError(
+            "jsoftmax.kernels: a row function has an iota along classes only."
+        )
     index = jax.lax.broadcasted_iota(jnp.int32, shape, tile.axis) + start
     return index.astype(parameters["dtype"])
 
@@ -111,7 +113,7 @@ def _reduced(tile, equation, inputs, start):
                 "jsoftmax.kernels: a loop over the entries of a row also reduces the row."
             )
         found = tile.reduced(name, flagged)
-    else:  # of the one number of a row
+    else:  # of one number for each row
         return x
     return found > 0 if is_flag(x) else found
 

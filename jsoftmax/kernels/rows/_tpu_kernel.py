@@ -1,4 +1,4 @@
-"""A row function on a TPU: blocks of rows in vector memory."""
+"""Evaluate a row function on a TPU, with blocks of rows in vector memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUBLANES = 8
 
 
 def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[Array]:
-    """Blocks of rows in vector memory."""
+    """Run a kernel with blocks of rows in vector memory."""
     n, k = max(x.shape[0] for x in arrays), call.classes
     results = call.shapes(n)
     longs = call.all_longs
@@ -42,7 +42,7 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
         return pl.BlockSpec((height, LANES), lambda i: (i, 0))
 
     def lying(x, long):
-        # A number is there for every sublane, or lane, since Mosaic does not spread one.
+        # A number is repeated for every sublane, or lane, since Mosaic does not broadcast one.
         if long:
             return x
         return jnp.broadcast_to(x.reshape(1, n), (_SUBLANES, n)) if turned else (
@@ -118,7 +118,7 @@ def tpu_kernel(call: RowCall, *arrays: Array, interpret: bool = False) -> list[A
 
 
 def _kept(nodes, refs, index):
-    """How long arrays are read from references, and written there."""
+    """Return functions that load long arrays from references and store them."""
     places = {id(x): ref for x, ref in zip(nodes, refs, strict=True)}
 
     def load(x):

@@ -1,1 +1,1 @@
-"""Try kernels on the hardware that is here: laws, times, and the record of both."""
+"""Trials of kernels on the hardware of this machine: laws, times, and their record."""

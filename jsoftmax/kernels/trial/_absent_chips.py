@@ -1,4 +1,4 @@
-"""Hardware that is not here, as something to compile for."""
+"""Compile targets for hardware that this machine lacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# An H100 SXM as its maker describes it, in the form in which XLA asks for a GPU.
+# An H100 SXM as its maker describes it, in XLA's format for a GPU target.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -42,7 +42,7 @@ TARGETS = {
     ),
 }
 _ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # no cloud is asked which TPU this is
+    "TPU_SKIP_MDS_QUERY": "1",  # no query of a cloud for the TPU
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -51,13 +51,13 @@ _ENVIRONMENT = {
 
 
 def missing(name: str) -> str | None:
-    """The remedy where the compiler of a target is not installed."""
+    """Return the remedy where the compiler of a target is not installed."""
     _, package, remedy, _ = TARGETS[name]
     return None if importlib.util.find_spec(package) else f"{package} is not installed: {remedy}"
 
 
 def sharding_on(name: str) -> NamedSharding:
-    """One device of a target. Programs are traced on the CPU."""
+    """Return a sharding on one device of a target. Programs are traced on the CPU."""
     from jax.experimental import topologies
 
     for variable, value in _ENVIRONMENT.items():

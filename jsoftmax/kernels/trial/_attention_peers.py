@@ -1,4 +1,4 @@
-"""Softmax attention of others, where they are installed and the device is theirs."""
+"""Softmax attention of other libraries, where they are installed and support the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 def attention_peers(is_causal: bool) -> dict[str, Callable[..., Any]]:
-    """Functions of q, k and v of the shape [batch, length, heads, width], by name."""
+    """Return functions of q, k and v of the shape [batch, length, heads, width], by name."""
     known = {"jax.nn": partial(jax.nn.dot_product_attention, is_causal=is_causal)}
     platform = jax.default_backend()
     if platform == "gpu":
@@ -29,7 +29,7 @@ def attention_peers(is_causal: bool) -> dict[str, Callable[..., Any]]:
 
 
 def splash(q: jax.Array, k: jax.Array, v: jax.Array, is_causal: bool) -> jax.Array:
-    """JAX's splash attention for TPUs."""
+    """Call JAX's splash attention for TPUs."""
     folder = "jax.experimental.pallas.ops.tpu.splash_attention"
     kernels = importlib.import_module(f"{folder}.splash_attention_kernel")
     masks = importlib.import_module(f"{folder}.splash_attention_mask")

@@ -1,4 +1,4 @@
-"""Compile kernels, and XLA's form beside them, for hardware that is not here."""
+"""Compile kernels, and XLA's programs beside them, for hardware that this machine lacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD = ("operation", "shape", "dtype", "pallas", "MB beside", "xla", "MB beside"
 
 
 def compiled(operations: Iterable[Operation], sharding: Any) -> Iterator[tuple[str, ...]]:
-    """Rows of a table: seconds to compile, and the temporaries of the program in MB."""
+    """Yield rows of a table: seconds to compile, and the temporaries of the program in MB."""
     for operation in operations:
         for shape in operation.shapes:
             for dtype in operation.dtypes:

@@ -1,4 +1,4 @@
-"""The operations that have kernels: how each is called, at which shapes, beside which peers."""
+"""Operations that have kernels: the calls, shapes and peers of their trials."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A public function that takes `implementation`, and what it is tried with."""
+    """A public function that takes `implementation`, with the arguments of its trials."""
 
-    name: str  # as the record has it; its gradient is recorded as "<name> gradient"
+    name: str  # in the record; its gradient is recorded as "<name> gradient"
     case: str
     function: Callable[..., Any]  # of arrays and the keyword `implementation`
     outlines: Callable[[Shape, Any], tuple[jax.ShapeDtypeStruct, ...]]
-    moving: tuple[int, ...]  # the arrays in which the gradient is taken, if it is
+    moving: tuple[int, ...]  # indices of the differentiated arrays, if any
     shapes: tuple[Shape, ...]
     small: tuple[Shape, ...]  # for interpret mode; no multiples of a block
     most: Callable[[Shape], int] = lambda shape: shape[-1]  # integers are below this
-    # Asked for when they are timed, since they depend on the device.
+    # Called when they are timed, since they depend on the device.
     peers: Callable[[], Mapping[str, Callable[..., Any]]] = dict
     dtypes: tuple[str, ...] = DTYPES
     tables: tuple[int, ...] = ()  # arrays with a variance of 1 / their first size
 
     @property
     def title(self) -> str:
-        """Name and case."""
+        """The name and case of the operation."""
         return f"{self.name}, {self.case}" if self.case else self.name
 
     def arrays(self, shape: Shape, dtype: Any) -> tuple[jax.Array, ...]:
-        """Normal numbers, and integers that are classes; the same each time."""
+        """Draw normal numbers, and integers below `most`; the same each time."""
         outlines = self.outlines(shape, dtype)
         keys = jax.random.split(jax.random.key(0), len(outlines))
 
@@ -58,7 +58,7 @@ class Operation:
 
 
 def operations() -> tuple[Operation, ...]:
-    """The table."""
+    """Return all operations with kernels."""
     return (*_mappings(), *_losses(), *_attention(), *_decoding(), *_linear_losses())
 
 

@@ -1,4 +1,4 @@
-"""What `python -m jsoftmax.kernels` understands."""
+"""Command line of `python -m jsoftmax.kernels`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jsoftmax.kernels.trial import _absent_chips, _compiled, _operations
 from jsoftmax.kernels.trial._table import Table
 from jsoftmax.kernels.trial._trials import Trial, trials
 
-MISUSE, WRONG = 2, 1  # exit codes: not understood, and a kernel that is wrong
+MISUSE, WRONG = 2, 1  # exit codes: invalid arguments, and a wrong kernel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the operations asked for, print a table, write the record; return the exit code."""
+    """Try the chosen operations, print a table, write the record; return the exit code."""
     asked = _parser().parse_args(arguments)
     if asked.compile_for:
         return _compile_for(asked)
@@ -71,7 +71,7 @@ def _wanted(asked) -> list[_operations.Operation]:
 
 
 def _closed(found: list[Trial], path: pathlib.Path | None) -> int:
-    """Say what came of it; the exit code tells of kernels that are wrong or failed."""
+    """Print a summary; return the exit code, WRONG if a kernel was wrong or failed."""
     entries = [x.entry for x in found if x.entry is not None]
     right = sum(x.is_right for x in entries)
     print(f"\n{right} of {len(found)} trials right, {sum(x.is_refused for x in found)} refused.")
@@ -98,7 +98,7 @@ def _cells(trial: Trial) -> tuple[str, ...]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line."""
+    """A parser that reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
         sys.exit(_complain(f"{message}. Options: {self.prog} --help"))
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m jsoftmax.kernels",
         description="Try every kernel on this machine: its values and gradients against XLA's, "
-        "its time beside XLA's and others'. The record that it writes is what "
+        "its time beside XLA's and others'. It writes the record that "
         "implementation=None chooses by.",
     )
     names = sorted({x.name for x in _operations.operations()})

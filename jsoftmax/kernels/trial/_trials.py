@@ -1,4 +1,4 @@
-"""One trial: how far a kernel is from XLA, in value and gradient, and how long both take."""
+"""Trials: the distance of a kernel from XLA, in value and gradient, and the time of both."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from jsoftmax.kernels._kernel_choice import versions
 from jsoftmax.kernels._record import Entry
 from jsoftmax.kernels.trial._operations import Operation, Shape
 
-# A kernel may be twice as far from float32 on XLA as XLA is in the same dtype; and at least eight
-# roundings in float32, since sums have another order, or two in fewer bits, in which nothing is
-# summed.
+# A kernel may be twice as far from float32 on XLA as XLA is in the same dtype. It may also be eight
+# roundings off in float32, since sums have another order, and two in fewer bits, since sums are not
+# taken in these.
 _TIMES_XLA, _ROUNDINGS, _FEW_ROUNDINGS = 2, 8, 2
 _SAMPLES, _SAMPLE = 5, 0.02  # how many, and seconds of one
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What was found: an entry for the record, or why there is none."""
+    """The outcome of a trial: an entry for the record, or the reason for none."""
 
     device: str
     operation: str
@@ -33,16 +33,16 @@ class Trial:
     dtype: str
     entry: Entry | None = None
     problem: str = ""
-    is_refused: bool = False  # by the kernel, which does not take such arguments
+    is_refused: bool = False  # by the kernel, which does not support such arguments
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """As that of an entry."""
+        """The key of the trial, as of an `Entry`."""
         return self.device, self.operation, self.case, self.shape, self.dtype
 
 
 def trials(operation: Operation, shape: Shape, dtype: str, device: Any, timed: bool = True):
-    """The value, then the gradient if it is asked for, of an operation at one shape."""
+    """Try the value, then the gradient if it is defined, of an operation at one shape."""
     arrays = operation.arrays(shape, dtype)
     for name, form in forms_of(operation).items():
         about = (device.device_kind, operation.name + name, operation.case, shape, dtype)
@@ -53,7 +53,7 @@ def trials(operation: Operation, shape: Shape, dtype: str, device: Any, timed: b
             yield Trial(*about, problem=_first_line(refusal), is_refused=True)
             continue
         except Exception as problem:
-            # A kernel that does not compile, or does not fit, is no reason to end the table.
+            # A kernel that does not compile, or does not fit, does not end the table.
             yield Trial(*about, problem=f"{type(problem).__name__}: {_first_line(problem)}")
             continue
         entry = Entry(*about, *versions(), error, allowed, seconds)
@@ -61,17 +61,17 @@ def trials(operation: Operation, shape: Shape, dtype: str, device: Any, timed: b
 
 
 def forms_of(operation: Operation) -> dict[str, Callable[..., Any]]:
-    """What is tried, by what is added to the operation's name."""
+    """Return the forms to try, by the suffix of the operation's name."""
     return {"": value_of} | ({" gradient": gradient_of} if operation.moving else {})
 
 
 def value_of(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself."""
+    """Return the function itself."""
     return function
 
 
 def gradient_of(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The gradient of a weighted sum, with weights that are not all alike."""
+    """Return the gradient of a weighted sum, with weights that are not all alike."""
 
     def total(*arrays):
         x = function(*arrays).astype(jnp.float32)
@@ -82,7 +82,7 @@ def gradient_of(operation: Operation, function: Callable[..., Any]) -> Callable[
 
 
 def distances(operation: Operation, form: Any, arrays: Any, dtype: str) -> tuple[float, float]:
-    """The kernel's distance from XLA in float32, and the distance that is allowed."""
+    """Return the kernel's distance from XLA in float32, and the allowed distance."""
     wide = [x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in arrays]
     with jax.default_matmul_precision("highest"):
         truth = _run(operation, form, "xla", wide)
@@ -97,12 +97,12 @@ def _run(operation, form, implementation, arrays):
 
 
 def by_name(operation: Operation, implementation: str) -> Callable[..., Any]:
-    """The operation with its implementation named."""
+    """Return the operation with its implementation named."""
     return lambda *arrays: operation.function(*arrays, implementation=implementation)
 
 
 def _distance(found: Any, truth: Any) -> float:
-    """The largest difference, divided by the largest number of that result."""
+    """Return the largest difference, divided by the largest number of that result."""
     worst = 0.0
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
         x, y = (np.asarray(a.astype(jnp.float32), np.float64) for a in (x, y))
@@ -125,7 +125,7 @@ def _seconds(operation, form, arrays, timed) -> Iterator[tuple[str, float]]:
 
 
 def seconds_of(function: Callable[..., Any], arrays: Any) -> float:
-    """The least time of a call, from samples of many calls, since a device runs behind."""
+    """Return the least time of a call, from samples of many calls: devices run asynchronously."""
     jax.block_until_ready(function(*arrays))
     start = time.perf_counter()
     result = jax.block_until_ready(function(*arrays))
