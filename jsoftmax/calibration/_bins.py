@@ -39,7 +39,7 @@ class Reliability(NamedTuple):
 
 def read_bins(function, bins, equal_mass) -> tuple[int, bool]:
     if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
-        raise ValueError(f"jsoftmax.{function}: `bins` must be a whole number ≥ 1, got {bins!r}.")
+        raise ValueError(f"jsoftmax.{function}: `bins` must be an integer ≥ 1, got {bins!r}.")
     return int(bins), equal_mass
 
 

@@ -182,7 +182,7 @@ def whole_number(function: str, name: str, x: Any, least: int = 1, most: int | N
         ValueError: if it is out of range.
     """
     if isinstance(x, bool) or not isinstance(x, int | np.integer):
-        raise TypeError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
+        raise TypeError(f"jsoftmax.{function}: `{name}` must be an integer, got {x!r}.")
     if most is not None and not least <= x <= most:
         raise ValueError(f"jsoftmax.{function}: `{name}` must be from {least} to {most}, got {x}.")
     if x < least:

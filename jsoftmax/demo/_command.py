@@ -102,4 +102,4 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"give a whole number, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"give an integer, not {text!r}") from None

@@ -331,7 +331,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool):
-                a = "a whole number" if kind is numbers.Integral else "a number"
+                a = "an integer" if kind is numbers.Integral else "a number"
                 raise TypeError(f"{_NAME}: `{name}` must be {a}, not {value!r}.")
             if not float(value) > 0:
                 raise ValueError(f"{_NAME}: `{name}` must be positive, got {value!r}.")

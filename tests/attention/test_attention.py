@@ -28,7 +28,7 @@ from tests.attention.attention_table import (
 )
 
 near = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
-# α of each kind: two closed forms, a power of the link that is no whole number, and none at all.
+# α of each kind: two closed forms, a power of the link that is not an integer, and none at all.
 MORE = [PLAIN._replace(alpha=alpha) for alpha in (1.25, 2.5, np.inf)]
 
 

@@ -119,8 +119,8 @@ KINDS = {
     "query_seq_lengths": [(np.ones(2), ["float64", "integers"])],
     "key_value_seq_lengths": [(np.ones(2), ["float64", "integers"])],
     "local_window_size": [(jnp.ones(2), ["float64", "integers"])],
-    "block_q": [(2.0, ["whole number", "2.0"]), (True, ["whole number", "True"])],
-    "block_k": [("4", ["whole number", "'4'"])],
+    "block_q": [(2.0, ["integer", "2.0"]), (True, ["integer", "True"])],
+    "block_k": [("4", ["integer", "'4'"])],
 }
 
 

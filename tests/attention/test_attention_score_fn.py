@@ -35,7 +35,7 @@ class Stranger:
 
 
 def bucket_of(distance, buckets, bidirectional, most):
-    """The bucket of one distance, as Raffel et al. define it, in whole numbers and real ones."""
+    """The bucket of one distance, as Raffel et al. define it, in integers and reals."""
     first = 0
     if bidirectional:
         buckets //= 2

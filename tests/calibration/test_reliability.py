@@ -31,7 +31,7 @@ def bin_of(x, sample, weights, bins, equal_mass):
     """Return the bin of one confidence: the first with an upper edge at or above it."""
     for b in range(bins):
         if equal_mass:
-            # In whole numbers: B W(≤ x) ≤ (b + 1) W.
+            # In integers: B W(≤ x) ≤ (b + 1) W.
             if bins * weights[sample <= x].sum() <= (b + 1) * weights.sum():
                 return b
         elif x <= (b + 1) / bins:
@@ -235,7 +235,7 @@ def test_the_brier_score_is_a_squared_distance():
         ({"where": np.ones(CLASSES)}, "give it a boolean mask"),
         ({"weights": np.full(ROWS, NAN)}, "`weights` must not be negative, nor NaN"),
         ({"weights": np.ones(2)}, "give one number a row, shape (60,)"),
-        ({"bins": 0}, "`bins` must be a whole number ≥ 1, got 0"),
+        ({"bins": 0}, "`bins` must be an integer ≥ 1, got 0"),
     ],
 )
 def test_mistakes_are_named(function, change, message):

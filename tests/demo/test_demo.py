@@ -43,7 +43,7 @@ def test_help_explains():
     ("arguments", "reason"),
     [
         (["--frobnicate"], "--frobnicate"),
-        (["--epochs", "none"], "give a whole number"),
+        (["--epochs", "none"], "give an integer"),
         (["--epochs", "0"], "give at least 1"),
         (["--seed", "-1"], "from 0 to"),
         (["--section", "letters"], "digits"),

@@ -345,7 +345,7 @@ def test_padding_adds_an_eighth_at_most(n, least, size):
         ({"alpha": np.inf}, ValueError, "`alpha` must be finite"),
         ({"C": -1.0}, ValueError, "`C` must be positive, got -1.0"),
         ({"tol": 0.0}, ValueError, "`tol` must be positive"),
-        ({"max_iter": 10.0}, TypeError, "`max_iter` must be a whole number, not 10.0"),
+        ({"max_iter": 10.0}, TypeError, "`max_iter` must be an integer, not 10.0"),
         ({"class_weight": "equal"}, TypeError, "must be None, 'balanced' or a dict, not 'equal'"),
         (
             {"class_weight": {7: 1.0}},

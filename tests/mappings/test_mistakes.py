@@ -148,7 +148,7 @@ def test_the_size_of_the_sparse_form_is_checked(unchecked):
         with pytest.raises(ValueError, match=r"jsoftmax.entmax_sparse: `size` must be at least 1"):
             js.entmax_sparse(np.ones(3), size)
     for size in (2.0, True, jnp.array(2)):
-        with pytest.raises(TypeError, match="entmax_sparse: `size` must be a whole number"):
+        with pytest.raises(TypeError, match="entmax_sparse: `size` must be an integer"):
             js.entmax_sparse(np.ones(3), size)
     with pytest.raises(ValueError, match=r"jsoftmax.entmax_sparse: `axis` must be a single axis"):
         js.entmax_sparse(np.ones((2, 3)), 2, axis=(0, 1))

@@ -275,8 +275,8 @@ def unchecked():
     [
         (ValueError, ("`k` must be from 1 to 6", "7"), 7, {}),
         (ValueError, ("`k` must be from 1 to 2",), 3, {"groups": 3, "groups_kept": 1}),
-        (TypeError, ("`k` must be a whole number", "2.0"), 2.0, {}),
-        (TypeError, ("`k` must be a whole number", "True"), True, {}),
+        (TypeError, ("`k` must be an integer", "2.0"), 2.0, {}),
+        (TypeError, ("`k` must be an integer", "True"), True, {}),
         (ValueError, ("`groups`", "4 does not divide 6"), 2, {"groups": 4}),
         (ValueError, ("`groups_kept` must be from 1 to 3",), 2, {"groups": 3, "groups_kept": 4}),
         (ValueError, ("`group_best` must be from 1",), 2, {"group_best": 0}),

@@ -333,7 +333,7 @@ def test_other_mistakes_are_answered_with_function_argument_and_remedy(unchecked
     for call, error, message in (
         (lambda: js.gumbel_topk(KEY, Z, 5), ValueError, r"`k` is 5.*\(4,\).*only 4 classes"),
         (lambda: js.gumbel_topk(KEY, Z, 0), ValueError, "`k` must be at least 1"),
-        (lambda: js.gumbel_topk(KEY, Z, 2.0), TypeError, "`k` must be a whole number"),
+        (lambda: js.gumbel_topk(KEY, Z, 2.0), TypeError, "`k` must be an integer"),
         (lambda: js.gumbel_topk(KEY, Z, 2, axis=(0,)), TypeError, "`axis` must be a single"),
         (lambda: js.relaxed_topk(KEY, Z, 5), ValueError, "`k` must be above 0 and at most"),
         (lambda: js.gumbel_rao(KEY, Z, samples=0), ValueError, "`samples` must be at least 1"),

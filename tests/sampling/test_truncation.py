@@ -188,7 +188,7 @@ def test_settings_differ_from_row_to_row_also_traced():
     ("call", "said"),
     [
         (lambda z: js.top_k_mask(z, 0), "`k` must be at least 1"),
-        (lambda z: js.top_k_mask(z, 1.5), "`k` must be a whole number"),
+        (lambda z: js.top_k_mask(z, 1.5), "`k` must be an integer"),
         (lambda z: js.top_p_mask(z, 1.5), "`p` must be from 0 to 1"),
         (lambda z: js.min_p_mask(z, -0.1), "`min_p` must be from 0 to 1"),
         (lambda z: js.top_n_sigma_mask(z, -1.0), "`n` must be at least 0"),

@@ -32,5 +32,5 @@ def setting(
         wanted = f"at least {least:g}" if most == np.inf else f"from {least:g} to {most:g}"
         raise ValueError(f"jsoftmax.{function}: `{name}` must be {wanted}, got {x!r}.")
     if is_whole and known is not None and (known != np.floor(known)).any():
-        raise ValueError(f"jsoftmax.{function}: `{name}` must be a whole number, got {x!r}.")
+        raise ValueError(f"jsoftmax.{function}: `{name}` must be an integer, got {x!r}.")
     return checks.per_row(function, name, x, logits, classes, logits.dtype)

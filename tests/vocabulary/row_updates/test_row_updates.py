@@ -249,7 +249,7 @@ MISTAKES = {
     "β": (lambda: row_adam(0.1, b1=1.0), ValueError, "`b1`"),
     "ε": (lambda: row_adam(0.1, eps=0.0), ValueError, "`eps`"),
     "no rows": (lambda: row_sgd(0.1).init(np.zeros((0, 2))), ValueError, "at least one row"),
-    "whole numbers": (lambda: row_sgd(0.1).init(np.arange(3)), TypeError, "floating-point"),
+    "integers": (lambda: row_sgd(0.1).init(np.arange(3)), TypeError, "floating-point"),
     "floats for rows": (
         lambda: row_sgd(0.1).update(TABLE, row_sgd(0.1).init(TABLE), [1.0], TABLE[:1]),
         TypeError,

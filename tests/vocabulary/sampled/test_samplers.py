@@ -237,7 +237,7 @@ MISTAKES = {
         TypeError,
         r"log_expected_count: `ids` is 'cat'",
     ),
-    "half a draw": (lambda: UNIGRAM.log_expected_count(1, 0.5), TypeError, "whole number"),
+    "half a draw": (lambda: UNIGRAM.log_expected_count(1, 0.5), TypeError, "integer"),
     "classes": (lambda: js.vocabulary.uniform_sampler(0), ValueError, "uniform_sampler: `classes`"),
     "a float": (
         lambda: js.vocabulary.log_uniform_sampler(3.0),
