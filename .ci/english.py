@@ -2,7 +2,8 @@
 
 Nominal clauses with "what" ("what each class lacks") hide a noun that the field has a word for.
 Relatives behind a preposition, and "whose", ("in which", "the rows of which") make one sentence of
-two. Docstrings, comments, Markdown and notebooks may hold up to LIMIT of each per 1,000 words.
+two. Docstrings, comments, messages, Markdown and notebooks may have up to LIMIT of each per 1,000
+words.
 
     python .ci/english.py            # a table by folder; exit status 1 above the limit
     python .ci/english.py --list core mappings   # every place, in paths that contain these words
@@ -22,6 +23,7 @@ LIMIT = 1.0  # of each kind, per 1,000 words of each folder
 PACKAGES = ("jsoftmax", "tests", "benchmarks", "examples", ".ci")
 FOLDERS = (*PACKAGES, "notebooks", "docs", "pages at the root")
 
+SEVERAL = 4  # words make a string a message
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 KINDS = {
     # A question may ask "what": "What is softmax?"
@@ -87,8 +89,16 @@ def _found(text: str) -> Iterator[tuple[str, re.Match]]:
         yield from ((kind, match) for match in pattern.finditer(text))
 
 
+def _is_message(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and len(WORD.findall(node.value)) >= SEVERAL
+    )
+
+
 def _passages(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """Line and text of each docstring, run of comments and error message, or of a whole page."""
+    """Line and text of each docstring, run of comments and message, or of a whole page."""
     source = (ROOT / path).read_text()
     if path.suffix != ".py":
         yield (
@@ -98,14 +108,15 @@ def _passages(path: pathlib.Path) -> Iterator[tuple[int, str]]:
             ),
         )
         return
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
             if (docstring := ast.get_docstring(node, clean=False)) is not None:
                 yield node.body[0].lineno, docstring
-        elif isinstance(node, ast.Raise):
-            for part in ast.walk(node):
-                if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                    yield part.lineno, part.value
+                node.body[0].value.value = ""
+        # Messages, whether raised, returned or printed: strings of several words.
+        elif _is_message(node):
+            yield node.lineno, node.value
     start, lines = 0, []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith("# %%"):

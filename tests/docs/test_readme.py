@@ -1,4 +1,4 @@
-"""README.md says what is true: its example runs, its links and its size hold."""
+"""README.md is true: its example runs, its links lead to files, and it is one screen."""
 
 import pathlib
 import re
