@@ -38,8 +38,9 @@ nightly: $(VENV)/.has-test  ## the widest tables, which only .ci/nightly runs
 	$(PYTEST) -n $(WORKERS) -m nightly
 
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
-doctests: $(VENV)/.has-test  ## the examples in docstrings
-	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax examples
+doctests: $(VENV)/.has-test  ## the examples in docstrings and on the pages of docs/
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules \
+		--doctest-glob='*.md' jsoftmax examples docs
 
 FUNCTIONS = $(addprefix jsoftmax/,mappings losses sampling policies calibration attention vocabulary routing)
 bare: $(VENV)/.has-test  ## the examples of functions, where neither Flax nor optax can be imported
