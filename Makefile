@@ -100,8 +100,8 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folde
 	$(if $(DATA),$(VENV)/bin/python -m benchmarks.text $(DATA))
 	$(if $(DATA),$(VENV)/bin/python -m benchmarks.word_vectors $(DATA))
 
-peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and entmax's: values and gradients
-	$(PYTEST) benchmarks/test_attention_peers.py
+peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention, and the pairs of docs/coming_from.md, against torch, entmax and gensim
+	$(PYTEST) benchmarks/test_attention_peers.py tests/docs/test_coming_from.py
 
 multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
 	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)
