@@ -38,8 +38,9 @@ nightly: $(VENV)/.has-test  ## the widest tables, which only .ci/nightly runs
 	$(PYTEST) -n $(WORKERS) -m nightly
 
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
-doctests: $(VENV)/.has-test  ## the examples in docstrings
-	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules jsoftmax examples
+doctests: $(VENV)/.has-test  ## the examples in docstrings and on the pages of docs/
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules \
+		--doctest-glob='*.md' jsoftmax examples docs
 
 FUNCTIONS = $(addprefix jsoftmax/,mappings losses sampling policies calibration attention vocabulary routing)
 bare: $(VENV)/.has-test  ## the examples of functions, where neither Flax nor optax can be imported
@@ -99,8 +100,8 @@ bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folde
 	$(if $(DATA),$(VENV)/bin/python -m benchmarks.text $(DATA))
 	$(if $(DATA),$(VENV)/bin/python -m benchmarks.word_vectors $(DATA))
 
-peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention against torch's and entmax's: values and gradients
-	$(PYTEST) benchmarks/test_attention_peers.py
+peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention, and the pairs of docs/coming_from.md, against torch, entmax and gensim
+	$(PYTEST) benchmarks/test_attention_peers.py tests/docs/test_coming_from.py
 
 multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
 	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)
