@@ -12,7 +12,8 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo example test tests slow nightly kernels doctests bare laws layers lint format types notebooks check-notebooks \
-	compile-tpu compile-gpu bench peers multilabel text vectors conformance clean
+	compile-tpu compile-gpu bench peers multilabel text vectors conformance clean \
+	build check-build
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,6 +114,15 @@ vectors: $(VENV)/.has-bench  ## word vectors by hierarchical softmax, against ge
 
 conformance: $(VENV)/.has-bench  ## what each library answers at the edges
 	$(VENV)/bin/python -m benchmarks.conformance
+
+# Both need no checkout but this one; the release workflow calls them too.
+build: $(VENV)/.has-build  ## wheel and source distribution in dist/, checked by twine
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist .
+	$(VENV)/bin/python -m twine check --strict dist/*
+
+check-build: $(VENV)/.made  ## install the wheel outside of the tree, run tests of the sdist with it; ALL=1 for all
+	$(VENV)/bin/python .ci/check_build.py --workers $(WORKERS) $(if $(ALL),--all)
 
 clean:  ## remove the environments and everything the tools left behind
 	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis
