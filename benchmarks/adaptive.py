@@ -187,8 +187,8 @@ def tables(records: list[dict], rounds: int) -> list[Table]:
             "as wide; labels drawn by Zipf's law or evenly. The mean loss and its gradients in "
             f"features and tables. Minima of at least {rounds} interleaved rounds. Memory "
             "is allocated by the compiler, besides input and output. The distance from torch is "
-            "the largest of loss and gradients, relative to the largest entry of each; bounds: a ratio "
-            "of 1 for adaptive softmax, and a distance of 1e-5.",
+            "the largest of loss and gradients, relative to the largest entry of each; bounds: a "
+            "ratio of 1 for adaptive softmax, and a distance of 1e-5.",
             ["case", "contestant", "ms", f"÷ {TORCH}", "MB", "distance from torch"],
             rows,
         )

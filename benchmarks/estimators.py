@@ -1,7 +1,7 @@
 """Bias and variance of every gradient estimator, measured.
 
-Small categorical problems have a gradient that is a sum over the classes: random logits, and two random
-functions of a one-hot sample, a quadratic one and a small network. Each estimator gives many
+Small categorical problems have a gradient that is a sum over the classes: random logits, and two
+random functions of a one-hot sample, a quadratic one and a small network. Each estimator gives many
 gradients; their mean and their scatter are compared with the exact one.
 """
 

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from benchmarks.benchmark import PICTURES, RESULTS, ROOT
 from benchmarks.tables import Table
@@ -129,9 +130,25 @@ def versions(file: pathlib.Path) -> Iterator[tuple[str, dict]]:
             continue
 
 
-def collected() -> dict[str, list[tuple[str, str, float]]]:
-    """Date of measurement, commit and value of each ratio, oldest first."""
-    found: dict[str, list[tuple[str, str, float]]] = {}
+class Point(NamedTuple):
+    """A ratio in one committed version of the results."""
+
+    value: float
+    commit: str
+    machine: dict
+
+    @property
+    def date(self) -> str:
+        """The day of the measurement."""
+        return self.machine["date"]
+
+
+Found = dict[tuple[str, str], list[Point]]  # by benchmark and label, oldest first
+
+
+def collected() -> Found:
+    """Every ratio of every committed version."""
+    found: Found = {}
     for name, ratios in RATIOS.items():
         for commit, results in versions(RESULTS / f"{name}.json"):
             try:
@@ -139,43 +156,43 @@ def collected() -> dict[str, list[tuple[str, str, float]]]:
             except (KeyError, StopIteration):  # an older format without these figures
                 continue
             for label, value in values.items():
-                line = found.setdefault(label, [])
-                point = (results["machine"]["date"], commit, value)
-                if not line or line[-1][2] != value:  # a version with other words only
-                    line.append(point)
+                line = found.setdefault((name, label), [])
+                if not line or line[-1].value != value:  # else only other words were changed
+                    line.append(Point(value, commit, results["machine"]))
     return found
 
 
-def table(found: dict[str, list[tuple[str, str, float]]]) -> Table:
-    """First, best and last value of each ratio."""
+def table(found: Found) -> str:
+    """Last, first and least value of each ratio, in Markdown."""
     rows = []
-    for label, points in found.items():
-        (first_date, first_commit, first), (date, commit, last) = points[0], points[-1]
-        best = min(value for _, _, value in points)
+    for (name, label), points in found.items():
+        first, last = points[0], points[-1]
         rows.append([
-            label, str(len(points)), f"{first:.3g} ({first_date}, {first_commit})", f"{best:.3g}",
-            f"{last:.3g} ({date}, {commit})",
+            f"[{label}](../benchmarks/results/{name}.md)", f"{last.value:.3g}", last.date,
+            f"{last.machine['processor']}, {last.machine['cores']} cores",
+            f"{first.value:.3g} ({first.date})", f"{min(point.value for point in points):.3g}",
+            str(len(points)), last.commit,
         ])  # fmt: skip
-    head = ["ratio", "versions", "first (date, commit)", "least", "last (date, commit)"]
-    return Table("History", "", head, rows)
+    head = ["time ÷ peer's", "now", "date", "machine", "first", "least", "versions", "commit"]
+    return Table("Ratios", "", head, rows).markdown()
 
 
-def picture(found: dict[str, list[tuple[str, str, float]]]):
+def picture(found: Found):
     """One small panel for each ratio that has several versions."""
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.rcParams["svg.hashsalt"] = "jsoftmax"  # the same figures give the same file
-    lines = {label: points for label, points in found.items() if len(points) > 1}
+    lines = {label: points for (_, label), points in found.items() if len(points) > 1}
     columns = 3
     rows = -(-len(lines) // columns)
     figure = Figure(figsize=(9, 1.9 * rows), layout="constrained")
     for i, (label, points) in enumerate(lines.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
-        values = [value for _, _, value in points]
+        values = [point.value for point in points]
         axes.plot(range(len(points)), values, "o-", color="#0072B2", markersize=4)
         axes.axhline(1, color="#6e6e6e", linewidth=0.8, linestyle=":")
-        axes.set_xticks(range(len(points)), [date[5:] for date, _, _ in points], fontsize=7)
+        axes.set_xticks(range(len(points)), [point.date[5:] for point in points], fontsize=7)
         axes.set_ylim(0, 1.15 * max(1, *values))
         axes.tick_params(axis="y", labelsize=7)
         axes.set_title(label, fontsize=8)
@@ -191,7 +208,7 @@ def main(words: list[str]) -> None:
         found = collected()
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         sys.exit(f"benchmarks history: needs git and a checkout with its history: {error}")
-    text = table(found).markdown()
+    text = table(found)
     if options.print:
         print(text)
         return

@@ -1,8 +1,8 @@
 """Sampled losses against the full softmax: bias, variance, time.
 
-The frequencies of the classes fall by Zipf's law, and targets are drawn from the softmax itself. Each loss is taken many times, with other candidates each time; the mean and the
-scatter of its value, and of its gradient in the whole table, are compared with the full softmax.
-"""
+The frequencies of the classes fall by Zipf's law, and targets are drawn from the softmax itself.
+Each loss is taken many times, with other candidates each time; the mean and the scatter of its
+value, and of its gradient in the whole table, are compared with the full softmax."""
 
 import dataclasses
 import functools
