@@ -49,10 +49,12 @@ def compare(ours: Callable, peer: Callable, inputs: tuple, quantity: str, settin
         if quantity == FORWARD:
             return jax.jit(function)
 
-        def total(*arrays):
+        # The weights are an argument, since XLA would fold a constant.
+        def total(weights, *arrays):
             return jnp.sum(weights * function(*arrays))
 
-        return jax.jit(jax.value_and_grad(total, tuple(range(len(inputs)))))
+        gradient = jax.value_and_grad(total, tuple(range(1, len(inputs) + 1)))
+        return functools.partial(jax.jit(gradient), weights)
 
     calls = {OURS: of(ours), PEER: of(peer), AGAIN: of(peer)}
     found = {name: call(*inputs) for name, call in calls.items()}
