@@ -12,7 +12,8 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo example test tests slow nightly kernels doctests bare laws layers lint format types notebooks check-notebooks \
-	compile-tpu compile-gpu bench peers multilabel text vectors conformance clean
+	compile-tpu compile-gpu bench peers multilabel text vectors conformance clean \
+	build check-build newest-peers history
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,46 +75,53 @@ check-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute them, write not
 # Without the hardware: compilers work from the description of a chip. QUICK=1 compiles what CI does.
 compile-tpu:  ## compile hot functions and the example for TPU v5e, print figures, fail at broken limits
 	$(MAKE) VENV=.venv-tpu .venv-tpu/.has-tpu
-	.venv-tpu/bin/python -m benchmarks.chips --platform tpu $(if $(QUICK),--quick)
+	.venv-tpu/bin/python -m benchmarks run chips --platform tpu $(if $(QUICK),--quick)
 	.venv-tpu/bin/python -m pytest -m tpu_compiler tests/examples
 
 compile-gpu:  ## the same functions for an H100; 5.6 GB of packages
 	$(MAKE) VENV=.venv-gpu .venv-gpu/.has-gpu
-	.venv-gpu/bin/python -m benchmarks.chips --platform gpu $(if $(QUICK),--quick)
+	.venv-gpu/bin/python -m benchmarks run chips --platform gpu $(if $(QUICK),--quick)
 
+RUN = $(VENV)/bin/python -m benchmarks run
 bench: $(VENV)/.has-bench  ## race everything against its peers; with DATA=folder also text and vectors; MNIST=mnist.npz
-	$(VENV)/bin/python -m benchmarks
-	$(VENV)/bin/python -m benchmarks.sampling
-	$(VENV)/bin/python -m benchmarks.truncation
-	$(VENV)/bin/python -m benchmarks.regression
-	$(VENV)/bin/python -m benchmarks.estimators
-	$(VENV)/bin/python -m benchmarks.gumbel_softmax_table $(if $(MNIST),--mnist $(MNIST))
-	$(VENV)/bin/python -m benchmarks.calibration_peers
-	$(VENV)/bin/python -m benchmarks.attention
-	$(VENV)/bin/python -m benchmarks.short_attention
-	$(VENV)/bin/python -m benchmarks.linear
-	$(VENV)/bin/python -m benchmarks.experts_and_contrast
-	$(VENV)/bin/python -m benchmarks.trees
-	$(VENV)/bin/python -m benchmarks.sampled
-	$(VENV)/bin/python -m benchmarks.adaptive
-	$(VENV)/bin/python -m benchmarks.language_model
-	$(if $(DATA),$(VENV)/bin/python -m benchmarks.text $(DATA))
-	$(if $(DATA),$(VENV)/bin/python -m benchmarks.word_vectors $(DATA))
+	$(RUN) mappings sampling truncation regression estimators calibration_peers attention short_attention \
+	linear experts_and_contrast trees sampled adaptive language_model
+	$(RUN) gumbel_softmax_table $(if $(MNIST),--mnist $(MNIST))
+	$(if $(DATA),$(RUN) text --data $(DATA))
+	$(if $(DATA),$(RUN) word_vectors --data $(DATA))
+
+# They need Python 3.12 or newer, and the newest JAX: an environment of their own.
+newest-peers:  ## the newest SoftJAX and tokamax beside ours: make newest-peers PYTHON=python3.13
+	$(MAKE) VENV=.venv-peers .venv-peers/.has-peers
+	$(MAKE) VENV=.venv-peers .venv-peers/.has-demo
+	.venv-peers/bin/python -m benchmarks run newest_peers
+
+history: $(VENV)/.has-demo  ## ratios of the committed results over commits, into docs/performance.md
+	$(VENV)/bin/python -m benchmarks history
 
 peers: $(VENV)/.has-bench $(VENV)/.has-test  ## attention, and the pairs of docs/coming_from.md, against torch, entmax and gensim
 	$(PYTEST) benchmarks/test_attention_peers.py tests/docs/test_coming_from.py
 
 multilabel: $(VENV)/.has-bench  ## the sparsemax paper's table: make multilabel DATA=folder
-	$(VENV)/bin/python -m benchmarks.multilabel $(DATA)
+	$(VENV)/bin/python -m benchmarks run multilabel --data $(DATA)
 
 text: $(VENV)/.has-bench  ## ten output layers of one language model on real text: make text DATA=folder
-	$(VENV)/bin/python -m benchmarks.text $(DATA)
+	$(VENV)/bin/python -m benchmarks run text --data $(DATA)
 
 vectors: $(VENV)/.has-bench  ## word vectors by hierarchical softmax, against gensim: make vectors DATA=folder
-	$(VENV)/bin/python -m benchmarks.word_vectors $(DATA)
+	$(VENV)/bin/python -m benchmarks run word_vectors --data $(DATA)
 
 conformance: $(VENV)/.has-bench  ## what each library answers at the edges
-	$(VENV)/bin/python -m benchmarks.conformance
+	$(VENV)/bin/python -m benchmarks run conformance
+
+# Both need no checkout but this one; the release workflow calls them too.
+build: $(VENV)/.has-build  ## wheel and source distribution in dist/, checked by twine
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist .
+	$(VENV)/bin/python -m twine check --strict dist/*
+
+check-build: $(VENV)/.made  ## install the wheel outside of the tree, run tests of the sdist with it; ALL=1 for all
+	$(VENV)/bin/python .ci/check_build.py --workers $(WORKERS) $(if $(ALL),--all)
 
 clean:  ## remove the environments and everything the tools left behind
 	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis

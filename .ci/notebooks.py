@@ -30,7 +30,7 @@ def _fault(source: pathlib.Path, check: bool) -> list[str]:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # random ones would change with every run
     if check and pair.exists() and _contents(jupytext.read(pair)) != _contents(notebook):
-        return [f"{pair.name} does not say what {source.name} says. Run: make notebooks"]
+        return [f"{pair.name} differs from {source.name}. Run: make notebooks"]
     start = time.perf_counter()
     try:
         NotebookClient(
@@ -38,7 +38,7 @@ def _fault(source: pathlib.Path, check: bool) -> list[str]:
             timeout=SECONDS_PER_CELL,
             kernel_name="python3",
             record_timing=False,
-            coalesce_streams=True,  # else what a cell prints is cut wherever the kernel was slow
+            coalesce_streams=True,  # else prints are cut wherever the kernel was slow
             resources={"metadata": {"path": str(FOLDER)}},
         ).execute()
     except CellExecutionError as error:

@@ -1,1 +1,1 @@
-"""Measurements against the peers: `python -m benchmarks` and `python -m benchmarks.conformance`."""
+"""Measurements against the peers: `python -m benchmarks` lists them."""

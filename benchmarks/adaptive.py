@@ -1,10 +1,7 @@
-"""`python -m benchmarks.adaptive`: adaptive softmax against torch's, and against all classes."""
+"""Adaptive softmax against torch's, and against all classes."""
 
-import argparse
 import dataclasses
 import importlib
-import json
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +11,11 @@ import numpy as np
 from rich.progress import track
 
 import jsoftmax
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 OURS, TORCH = "jsoftmax.adaptive_cross_entropy", "torch AdaptiveLogSoftmaxWithLoss"
 DIFFERENTIATED, FULL = (
     "jsoftmax.vocabulary.differentiated_cross_entropy",
@@ -188,45 +185,34 @@ def tables(records: list[dict], rounds: int) -> list[Table]:
             "Loss and gradients",
             "Tokens × features × classes, float32, two clusters, tables a quarter and a sixteenth "
             "as wide; labels drawn by Zipf's law or evenly. The mean loss and its gradients in "
-            f"features and tables. Minima of at least {rounds} interleaved rounds. Memory is what "
-            "the compiler allocates besides input and output. The distance from torch is the "
-            "largest of loss and gradients, relative to the largest entry of each; bounds: a ratio "
-            "of 1 for adaptive softmax, and a distance of 1e-5.",
-            ["case", "what", "ms", f"÷ {TORCH}", "MB", "distance from torch"],
+            f"features and tables. Minima of at least {rounds} interleaved rounds. Memory "
+            "is allocated by the compiler, besides input and output. The distance from torch is "
+            "the largest of loss and gradients, relative to the largest entry of each; bounds: a "
+            "ratio of 1 for adaptive softmax, and a distance of 1e-5.",
+            ["case", "contestant", "ms", f"÷ {TORCH}", "MB", "distance from torch"],
             rows,
         )
     ]
 
 
-def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptive", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small, not saved")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of every race (10)")
-    options = parser.parse_args()
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    cases = QUICK if options.quick else CASES
+def run(settings, screen) -> Outcome:
+    """Race every case."""
     records = [
         record
-        for case in track(cases, "cases", console=screen)
-        for record in measure(case, options.rounds)
+        for case in track(settings.cases, "cases", console=screen)
+        for record in measure(case, settings.rounds)
     ]
-    report = tables(records, options.rounds)
-    for table in report:
-        screen.print(table.rich())
-    if options.quick:
-        screen.print("Not saved: a quick run is no evidence.")
-        return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    page = "# Adaptive softmax, timed\n\nMade by `python -m benchmarks.adaptive`. "
-    page += f"{sentence(facts)}\n\n" + "\n".join(table.markdown() for table in report)
-    (RESULTS / "adaptive.md").write_text(page)
-    results = {"machine": facts, "rounds": options.rounds, "records": records}
-    (RESULTS / "adaptive.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {RESULTS / 'adaptive.md'} and adaptive.json beside it.")
+    kept = {"rounds": settings.rounds, "records": records}
+    return Outcome(tables(records, settings.rounds), kept)
+
+
+BENCHMARK = Benchmark(
+    "adaptive",
+    "Adaptive softmax, timed",
+    run,
+    {"cases": Setting(CASES, QUICK), "rounds": Setting(10, 2, "rounds of every race")},
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("adaptive")

@@ -1,13 +1,12 @@
 """Race mappings and attention against another revision of this library, in one process.
 
     git worktree add ../other REVISION
-    python -m benchmarks.against ../other
+    python -m benchmarks run against --checkout ../other
 
 Both are compiled and timed in turns; the table has the quotient of their minima, and of the seconds
-that compiling took.
+to compile. It is printed and not saved, unless --output names a folder.
 """
 
-import argparse
 import importlib
 import pathlib
 import sys
@@ -17,6 +16,11 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.progress import track
+
+from benchmarks.benchmark import REQUIRED, Benchmark, Outcome, Setting
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
 SHAPES = [(4096, 64), (4096, 512), (128, 32000)]
 LENGTHS = [64, 512, 2048]
@@ -92,30 +96,40 @@ def raced(one, other, arguments, rounds: int) -> float:
     return best[0] / best[1]
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("folder", type=pathlib.Path, help="a checkout of the other revision")
-    options.add_argument("--rounds", type=int, default=30)
-    options.add_argument("--only", default="", help="cases whose names contain this")
-    options = options.parse_args()
-    if not (options.folder / "jsoftmax").is_dir():
-        options_error = f"{options.folder} has no jsoftmax: give a checkout of the other revision."
-        raise SystemExit(options_error)
+def run(settings, screen) -> Outcome:
+    """Race every case of this revision against the same of the other."""
+    if not (settings.checkout / "jsoftmax").is_dir():
+        sys.exit(f"{settings.checkout} has no jsoftmax: give a checkout of the other revision.")
     here = pathlib.Path(__file__).parent.parent
-    ours, theirs = (cases(revision(folder)) for folder in (here, options.folder))
-    print("| case | time | compile time |\n|---|---|---|")
-    times, compiles = [], []
-    for name, (function, arguments) in ours.items():
-        if options.only not in name:
-            continue
+    ours, theirs = (cases(revision(folder)) for folder in (here, settings.checkout))
+    names = [name for name in ours if settings.only in name]
+    records = []
+    for name in track(names[:1] if settings.quick else names, "cases", console=screen):
+        function, arguments = ours[name]
         one, mine = compiled(function, arguments)
         other, yours = compiled(*theirs[name])
-        times.append(raced(one, other, arguments, options.rounds))
-        compiles.append(mine / yours)
-        print(f"| {name} | {times[-1]:.2f} | {compiles[-1]:.2f} |", flush=True)
-    means = (float(np.exp(np.mean(np.log(x)))) for x in (times, compiles))
-    print("| geometric mean | {:.3f} | {:.2f} |".format(*means))
+        time_ = raced(one, other, arguments, settings.rounds)
+        records.append({"case": name, "time": time_, "compile time": mine / yours})
+    means = [float(np.exp(np.mean([np.log(r[k]) for r in records]))) for k in COLUMNS]
+    rows = [[r["case"], *(f"{r[k]:.2f}" for k in COLUMNS)] for r in records]
+    rows.append(["geometric mean", *(f"{mean:.3f}" for mean in means)])
+    table = Table("This revision ÷ the other", "", ["case", *COLUMNS], rows)
+    return Outcome([table], {"rounds": settings.rounds, "records": records})
+
+
+COLUMNS = "time", "compile time"
+BENCHMARK = Benchmark(
+    "against",
+    "Two revisions, timed",
+    run,
+    {
+        "checkout": Setting(REQUIRED, help="a checkout of the other revision", parse=pathlib.Path),
+        "rounds": Setting(30, 2, "rounds of every race"),
+        "only": Setting("", help="cases with this in their names"),
+    },
+    folder=None,
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("against")

@@ -1,17 +1,13 @@
-"""`python -m benchmarks.calibration_peers`: against netcal, torchmetrics, scikit-learn and MAPIE.
+"""Against netcal, torchmetrics, scikit-learn and MAPIE.
 
 Same numbers in, and the numbers that come out side by side with the time of a call, compiled
-before. What no peer has, matrix scaling and Dirichlet calibration with the same penalties, is
+before. No peer has matrix scaling or Dirichlet calibration with the same penalties: they are
 compared with an objective written in numpy and minimised by SciPy.
 """
 
-import argparse
 import functools
-import json
-import pathlib
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +18,7 @@ import torch
 from mapie.classification import SplitConformalClassifier
 from netcal.metrics import ECE, MCE
 from netcal.scaling import TemperatureScaling
+from rich.progress import track
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import calibration_curve
@@ -32,60 +29,26 @@ from torchmetrics.functional.classification import (
 )
 
 import jsoftmax as js
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 # Bins of equal mass hold 600 examples each, so that no edge falls within one. Levels are such that
 # no threshold is the mass of all classes, which is 1 but for rounding.
 N, K, BINS = 9_000, 10, 15
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-PEERS = ("netcal", "torchmetrics", "scikit-learn", "mapie", "scipy", "torch")
 BOUND = 1e-6
 
 
 class Comparison(NamedTuple):
-    """One quantity, and the calls by which jsoftmax and a peer compute it."""
+    """One quantity, and the calls that compute it by jsoftmax and by a peer."""
 
     quantity: str
     peer: str
     ours: Callable[[], Any]
     theirs: Callable[[], Any]
     note: str = ""
-
-
-def main() -> None:
-    """Read the options, compare, print, save."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.calibration_peers", description=__doc__
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="of every race, at least (5)")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder for results")
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    warnings.simplefilter("ignore")
-    facts, screen = machine(), console()
-    others = ", ".join(f"{name} {version(name)}" for name in PEERS)
-    introduction = f"{sentence(facts)} Peers: {others}."
-    screen.print(introduction)
-    logits, labels = examples(0)
-    comparisons = [
-        *errors(logits, labels), *scalings(logits, labels), *sets(logits, labels)
-    ]  # fmt: skip
-    records = [measured(comparison, options.rounds) for comparison in comparisons]
-    table = tabled(records)
-    screen.print(table.rich())
-    options.output.mkdir(parents=True, exist_ok=True)
-    page = (
-        "# Calibration beside its peers\n\nMade by `python -m benchmarks.calibration_peers`. "
-        f"{introduction}\n\n{table.markdown()}"
-    )
-    (options.output / "calibration_peers.md").write_text(page)
-    results = json.dumps({"machine": facts, "comparisons": records}, indent=1)
-    (options.output / "calibration_peers.json").write_text(results + "\n")
-    wrong = [r["quantity"] for r in records if not r["difference"] <= BOUND]
-    screen.print(f"Saved {options.output / 'calibration_peers.md'}. Beyond {BOUND:g}: {wrong}")
 
 
 def examples(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -370,5 +333,28 @@ def tabled(records: list[dict[str, Any]]) -> Table:
     )
 
 
+def run(settings, screen) -> Outcome:
+    """Compare every quantity."""
+    jax.config.update("jax_enable_x64", True)
+    warnings.simplefilter("ignore")
+    logits, labels = examples(0)
+    comparisons = [
+        *errors(logits, labels), *scalings(logits, labels), *sets(logits, labels)
+    ]  # fmt: skip
+    records = [measured(each, settings.rounds) for each in track(comparisons, console=screen)]
+    wrong = [r["quantity"] for r in records if not r["difference"] <= BOUND]
+    return Outcome(
+        [tabled(records)], {"comparisons": records}, notes=[f"Beyond {BOUND:g}: {wrong}"]
+    )
+
+
+BENCHMARK = Benchmark(
+    "calibration_peers",
+    "Calibration beside its peers",
+    run,
+    {"rounds": Setting(5, 1, "rounds of every race, at least")},
+)
+
+
 if __name__ == "__main__":
-    main()
+    command("calibration_peers")

@@ -1,4 +1,4 @@
-"""Compile a mapping ahead of time, and note what compilation cost and what a call allocates."""
+"""Compile a mapping ahead of time; note the cost of compilation and the memory of a call."""
 
 import dataclasses
 import functools

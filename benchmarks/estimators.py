@@ -1,15 +1,12 @@
-"""`python -m benchmarks.estimators`: bias and variance of every gradient estimator, measured.
+"""Bias and variance of every gradient estimator, measured.
 
-Small categorical problems, whose gradient is a sum over the classes: random logits, and two random
-functions of a one-hot sample, a quadratic one and a small network. Each estimator gives many
+Small categorical problems have a gradient that is a sum over the classes: random logits, and two
+random functions of a one-hot sample, a quadratic one and a small network. Each estimator gives many
 gradients; their mean and their scatter are compared with the exact one.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -21,11 +18,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from rich.progress import track
 
 import jsoftmax
-from benchmarks.machine import machine, sentence
-from benchmarks.tables import Table, console
+from benchmarks.benchmark import Benchmark, Outcome, Setting
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-PICTURE = pathlib.Path(__file__).parents[1] / "docs" / "pictures" / "estimators.png"
 CLASSES, PROBLEMS, DRAWS = 8, 10, 20_000
 TEMPERATURES = (0.1, 0.3, 0.5, 1.0, 2.0)
 FORWARD = 0.5  # the temperature at which decoupled straight-through draws
@@ -165,8 +161,8 @@ def measure(contestant: Contestant, function: str, t: float, count: int, draws: 
 
 
 QUANTITIES = {
-    "bias": "Length of the mean error over the length of the gradient. < marks what is below twice "
-    "the scatter of the mean of so many draws, and may be nothing.",
+    "bias": "Length of the mean error over the length of the gradient. < marks a length below "
+    "twice the scatter of the mean of so many draws, and may be nothing.",
     "deviation": "Standard deviation of one gradient (root of the summed variances) over the "
     "length of the exact one.",
     "error": "Root mean squared error of one gradient over the length of the exact one: bias and "
@@ -271,49 +267,38 @@ def _paths(axes: Axes, records: list[dict]) -> None:
     )  # fmt: skip
 
 
-def main() -> None:
-    """Read the options, measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators", description=__doc__)
-    parser.add_argument("--draws", type=int, default=DRAWS, help=f"of each estimator ({DRAWS})")
-    parser.add_argument("--problems", type=int, default=PROBLEMS, help=f"({PROBLEMS})")
-    parser.add_argument("--output", type=pathlib.Path, help="folder for tables, JSON and picture")
-    options = parser.parse_args()
+def run(settings, screen) -> Outcome:
+    """Measure every estimator."""
     jax.config.update("jax_enable_x64", True)
-    screen, facts = console(), machine()
-    screen.print(sentence(facts))
     cases = [
         (contestant, function, t)
         for function in FUNCTIONS
         for contestant in contestants()
-        for t in (TEMPERATURES if contestant.at_temperature else (1.0,))
+        for t in (settings.temperatures if contestant.at_temperature else (1.0,))
     ]
     records = [
-        measure(*case, options.problems, options.draws)
+        measure(*case, settings.problems, settings.draws)
         for case in track(cases, "estimators", console=screen)
     ]
-    report = tables(records)
-    for table in report:
-        screen.print(table.rich())
-    whole = options.draws >= DRAWS and options.problems >= PROBLEMS
-    if options.output is None and not whole:
-        screen.print("Not saved: a quick run is no evidence (--output saves it anyway).")
-        return
-    folder = options.output or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    page = (
-        "# Gradient estimators: bias and variance\n\n"
-        f"Made by `python -m benchmarks.estimators`. {sentence(facts)}\n\n"
-        f"{options.problems} problems of {CLASSES} classes with standard normal logits, "
-        f"{options.draws} gradients of each estimator on each; the exact gradient by enumeration.\n"
+    kept = {"draws": settings.draws, "problems": settings.problems, "records": records}
+    about = (
+        f"{settings.problems} problems of {CLASSES} classes with standard normal logits, "
+        f"{settings.draws} gradients of each estimator on each; the exact gradient by enumeration."
     )
-    (folder / "estimators.md").write_text("\n".join([page, *(t.markdown() for t in report)]))
-    results = {"machine": facts, "draws": options.draws, "problems": options.problems}
-    results = json.dumps({**results, "records": records}, indent=1)
-    (folder / "estimators.json").write_text(results + "\n")
-    path = PICTURE if options.output is None else folder / PICTURE.name
-    picture(records).savefig(path, dpi=150)
-    screen.print(f"Saved {folder / 'estimators.md'}, estimators.json beside it and {path}.")
+    return Outcome(tables(records), kept, about, pictures={"estimators.png": picture(records)})
+
+
+BENCHMARK = Benchmark(
+    "estimators",
+    "Gradient estimators: bias and variance",
+    run,
+    {
+        "draws": Setting(DRAWS, 100, "gradients of each estimator"),
+        "problems": Setting(PROBLEMS, 2, "problems"),
+        "temperatures": Setting(TEMPERATURES, TEMPERATURES[2:4]),
+    },
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("estimators")

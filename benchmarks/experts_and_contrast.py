@@ -1,15 +1,12 @@
-"""`python -m benchmarks.experts_and_contrast`: contrast, margins and routing beside plain jnp.
+"""Contrast, margins and routing beside plain jnp.
 
 The peers are written by hand in a few lines of jnp, on whole arrays: the losses of CLIP, SigLIP,
 supervised contrast and ArcFace, and the routing of a mixture of experts.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import math
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -18,11 +15,11 @@ import numpy as np
 from rich.progress import track
 
 import jsoftmax
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 HAND, AGAIN, OURS = "by hand", "by hand again", "jsoftmax"
 T, BIAS, SCALE, ANGLE, K = 0.1, -10.0, 64.0, 0.5, 8
 
@@ -188,28 +185,24 @@ def table(found: list[dict]) -> Table:
     )
 
 
-def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.experts_and_contrast")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: short, not saved")
-    options = parser.parse_args()
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    length = (0.2, 1) if options.quick else (5.0, 10)
-    found = [measure(p, *length) for p in track(PROBLEMS, "problems", console=screen)]
-    report = table(found)
-    screen.print(report.rich())
-    if options.quick:
-        screen.print("Not saved: a quick run is no evidence.")
-        return
-    page = "# Contrast, margins and routing, timed\n\n"
-    page += f"Made by `python -m benchmarks.experts_and_contrast`. {sentence(facts)}\n\n"
-    (RESULTS / "experts_and_contrast.md").write_text(page + report.markdown())
-    results = {"machine": facts, "records": found}
-    (RESULTS / "experts_and_contrast.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {RESULTS / 'experts_and_contrast.md'} and the .json beside it.")
+def run(settings, screen) -> Outcome:
+    """Race every problem."""
+    problems = track(settings.problems, "problems", console=screen)
+    found = [measure(each, settings.seconds, settings.rounds) for each in problems]
+    return Outcome([table(found)], {"records": found})
+
+
+BENCHMARK = Benchmark(
+    "experts_and_contrast",
+    "Contrast, margins and routing, timed",
+    run,
+    {
+        "problems": Setting(PROBLEMS),
+        "seconds": Setting(5.0, 0.2, "of every race, at least"),
+        "rounds": Setting(10, 1, "rounds of every race, at least"),
+    },
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("experts_and_contrast")

@@ -1,14 +1,12 @@
-"""`python -m benchmarks.gumbel_softmax_table`: the Gumbel-softmax paper's first table, by us.
+"""The Gumbel-softmax paper's first table, by us.
 
 Every estimator trains the same networks: structured output prediction and a variational
 autoencoder, with Bernoulli and with categorical layers, on binarised images. MNIST is not
 downloaded; without `--mnist FILE` the images are the digits that ship inside scikit-learn.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import operator
 import pathlib
 import time
@@ -21,12 +19,12 @@ import optax
 from rich.progress import track
 
 import jsoftmax
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.binarised_images import Images, digits, mnist
-from benchmarks.machine import machine, sentence
+from benchmarks.runner import command
 from benchmarks.stochastic_networks import Autoencoder, StructuredOutput, Units
-from benchmarks.tables import Table, console
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SEEDS, STEPS, BATCH, PARTS = 5, 800, 50, 10
 RATES = (3e-3, 1e-2)
 HOT, COLD = 1.0, 0.5  # between these T falls geometrically, where it is annealed
@@ -107,44 +105,6 @@ CELLS = {
     "autoencoder, Bernoulli": (Autoencoder, True),
     "autoencoder, categorical": (Autoencoder, False),
 }
-
-
-def main() -> None:
-    """Read the options, train, print, save."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gumbel_softmax_table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--mnist", type=pathlib.Path, help="mnist.npz, as Keras keeps it")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of each training ({STEPS})")
-    parser.add_argument("--output", type=pathlib.Path, help="folder for the table and JSON")
-    options = parser.parse_args()
-    images = mnist(options.mnist) if options.mnist else digits()
-    rows = 200 if options.mnist else 50
-    screen, facts = console(), machine()
-    screen.print(sentence(facts))
-    cases = [(contestant, cell) for cell in CELLS for contestant in contestants()]
-    records = [
-        measure(contestant, cell, images, rows, options.steps)
-        for contestant, cell in track(cases, "estimators", console=screen)
-    ]
-    report = table(records, images, rows, options.steps)
-    screen.print(report.rich())
-    if options.output is None and options.steps < STEPS:
-        screen.print("Not saved: a quick run is no evidence (--output saves it anyway).")
-        return
-    folder = options.output or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = "gumbel_softmax_mnist" if options.mnist else "gumbel_softmax_table"
-    (folder / f"{stem}.md").write_text(
-        "# The Gumbel-softmax paper's first table\n\n"
-        f"Made by `python -m benchmarks.gumbel_softmax_table`. {sentence(facts)}\n\n"
-        f"{report.markdown()}"
-    )
-    results = {"machine": facts, "steps": options.steps, "records": records}
-    (folder / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {folder / stem}.md and {stem}.json beside it.")
 
 
 def measure(
@@ -260,5 +220,35 @@ def table(records: list[dict], images: Images, rows: int, steps: int) -> Table:
     )
 
 
+def run(settings, screen) -> Outcome:
+    """Train every estimator in every cell."""
+    images = mnist(settings.mnist) if settings.mnist else digits()
+    rows = 200 if settings.mnist else 50
+    cases = [(contestant, cell) for cell in settings.cells for contestant in contestants()]
+    records = [
+        measure(contestant, cell, images, rows, settings.steps)
+        for contestant, cell in track(cases, "estimators", console=screen)
+    ]
+    return Outcome(
+        [table(records, images, rows, settings.steps)],
+        {"steps": settings.steps, "records": records},
+        stem="gumbel_softmax_mnist" if settings.mnist else None,
+    )
+
+
+BENCHMARK = Benchmark(
+    "gumbel_softmax_table",
+    "The Gumbel-softmax paper's first table",
+    run,
+    {
+        "mnist": Setting(
+            None, help="mnist.npz, as Keras keeps it", parse=pathlib.Path, selects=False
+        ),
+        "steps": Setting(STEPS, 20, "of each training"),
+        "cells": Setting(tuple(CELLS), tuple(CELLS)[:1]),
+    },
+)
+
+
 if __name__ == "__main__":
-    main()
+    command("gumbel_softmax_table")

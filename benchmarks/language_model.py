@@ -1,26 +1,23 @@
-"""`python -m benchmarks.language_model`: a training step of examples/, against jax.nn and optax.
+"""A training step of examples/, against jax.nn and optax.
 
 The peer is the same model with `jax.nn.dot_product_attention` and
 `optax.softmax_cross_entropy_with_integer_labels` (`--peer` of the example). Both train on the same
 batches, step by step in turns on one device; their losses are compared as well.
 """
 
-import argparse
 import dataclasses
-import json
-import pathlib
 import statistics
 import time
 
 import jax
 
-from benchmarks.machine import machine, sentence
-from benchmarks.tables import Table, console
+from benchmarks.benchmark import Benchmark, Outcome, Setting
+from benchmarks.runner import command
+from benchmarks.tables import Table
 from examples.language_model import data, tokens
 from examples.language_model.config import Config
 from examples.language_model.train import Training, make_mesh
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 BOUND = 1.0
 CASES = {
     "2048 classes": Config(),
@@ -111,39 +108,28 @@ def table(records: dict[str, dict], steps: int) -> Table:
     )  # fmt: skip
 
 
-def main() -> None:
-    """Read the options, run, print, save."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.language_model",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="not all cases")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of each model ({STEPS})")
-    parser.add_argument("--output", type=pathlib.Path, help="for results (benchmarks/results)")
-    options = parser.parse_args()
-    screen, facts = console(), machine()
-    screen.print(sentence(facts))
+def run(settings, screen) -> Outcome:
+    """Train both models in every case."""
     records = {}
-    for name in options.only or CASES:
-        records[name] = race(CASES[name], options.steps)
+    for name in settings.only:
+        records[name] = race(CASES[name], settings.steps)
         screen.print(f"{name}: ratio {records[name]['ratio']:.2f}", highlight=False)
-    report = table(records, options.steps)
-    screen.print(report.rich())
-    if (options.only or options.steps < STEPS) and options.output is None:
-        screen.print("Not saved: a partial run is no evidence (--output saves it anyway).")
-        return
-    folder = options.output or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    page = (
-        "# A language model\n\nMade by `python -m benchmarks.language_model`. "
-        f"{sentence(facts)}\n\n{report.markdown()}"
-    )
-    (folder / "language_model.md").write_text(page)
-    results = {"machine": facts, "steps": options.steps, "records": records}
-    (folder / "language_model.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {folder / 'language_model.md'} and language_model.json beside it.")
+    kept = {"steps": settings.steps, "records": records}
+    return Outcome([table(records, settings.steps)], kept)
+
+
+BENCHMARK = Benchmark(
+    "language_model",
+    "A language model",
+    run,
+    {
+        "only": Setting(
+            list(CASES), list(CASES)[:1], "not all cases", many=True, choices=tuple(CASES)
+        ),
+        "steps": Setting(STEPS, 2, "of each model"),
+    },
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("language_model")

@@ -1,10 +1,7 @@
-"""`python -m benchmarks.linear`: losses from features and a class table, against the dense way."""
+"""Losses from features and a class table, against the dense way."""
 
-import argparse
 import dataclasses
 import importlib
-import json
-import pathlib
 import sys
 from collections.abc import Callable, Iterator
 
@@ -15,11 +12,11 @@ import optax
 from rich.progress import track
 
 import jsoftmax
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 PRODUCTS, DENSE = "three matrix products", "optax on h @ W"
 PER_TOKEN, SUM = "jsoftmax.linear_cross_entropy", "jsoftmax.linear_cross_entropy_sum"
 ENTMAX, TOKAMAX = "jsoftmax.linear_entmax_loss, 1.5", "tokamax, xla"
@@ -102,7 +99,7 @@ def contestants(labels: jax.Array) -> dict[str, Callable]:
 
 
 def products(h: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What no way can do without: the scores, and two products of their size for the gradients."""
+    """The least work of any way: the scores, and two products of their size for the gradients."""
     z = h @ kernel
     return z @ kernel.T, h.T @ z
 
@@ -192,16 +189,16 @@ def tables(records: list[dict], rounds: int) -> list[Table]:
         Table(
             "Loss and gradients",
             "Tokens × features × classes, float32; the mean loss and its gradients in features and "
-            f"kernel. Minima of at least {rounds} interleaved rounds. Memory is what the compiler "
-            "allocates besides input and output.",
-            ["case", "what", "ms", f"÷ {PRODUCTS}", f"÷ {DENSE}", "MB"],
+            f"kernel. Minima of at least {rounds} interleaved rounds. Memory is allocated by the "
+            "compiler, besides input and output.",
+            ["case", "contestant", "ms", f"÷ {PRODUCTS}", f"÷ {DENSE}", "MB"],
             rows,
         ),
         Table(
             "From 2²⁰ to 2²⁴ scores, and one beyond",
             f"The same against {DENSE} alone: no more time and no more temporaries are the bounds "
             "up to 2²⁴.",
-            ["case", "what", "ms", "÷ dense", "MB", "÷ dense"],
+            ["case", "contestant", "ms", "÷ dense", "MB", "÷ dense"],
             list(_size_rows(sizes)),
         ),
     ]
@@ -229,35 +226,27 @@ def _over(records: list[dict], record: dict, name: str) -> float:
     return record["milliseconds"] / _record(records, record["large"], name)["milliseconds"]
 
 
-def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small, not saved")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of every race (10)")
-    options = parser.parse_args()
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    cases = QUICK if options.quick else CASES + SIZES
+def run(settings, screen) -> Outcome:
+    """Race every case."""
     records = [
         record
-        for case in track(cases, "cases", console=screen)
-        for record in measure(case, options.rounds)
+        for case in track(settings.cases, "cases", console=screen)
+        for record in measure(case, settings.rounds)
     ]
-    report = tables(records, options.rounds)
-    for table in report:
-        screen.print(table.rich())
-    if options.quick:
-        screen.print("Not saved: a quick run is no evidence.")
-        return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    page = f"# Linear losses, timed\n\nMade by `python -m benchmarks.linear`. {sentence(facts)}\n\n"
-    page += "\n".join(table.markdown() for table in report)
-    (RESULTS / "linear.md").write_text(page)
-    results = {"machine": facts, "rounds": options.rounds, "records": records}
-    (RESULTS / "linear.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {RESULTS / 'linear.md'} and linear.json beside it.")
+    kept = {"rounds": settings.rounds, "records": records}
+    return Outcome(tables(records, settings.rounds), kept)
+
+
+BENCHMARK = Benchmark(
+    "linear",
+    "Linear losses, timed",
+    run,
+    {
+        "cases": Setting((*CASES, *SIZES), QUICK),
+        "rounds": Setting(10, 2, "rounds of every race"),
+    },
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("linear")

@@ -1,4 +1,4 @@
-"""What a measurement ran on: date, processor, cores, versions."""
+"""Facts about the machine of a measurement: date, processor, cores, versions."""
 
 import datetime
 import importlib.metadata
@@ -10,7 +10,7 @@ import jax
 
 PACKAGES = (
     "jax", "jaxlib", "jsoftmax", "flax", "numpy", "optax", "jaxopt", "torch", "entmax", "tokamax",
-    "gensim",
+    "gensim", "netcal", "torchmetrics", "scikit-learn", "mapie", "scipy", "softjax",
 )  # fmt: skip
 
 

@@ -1,84 +1,84 @@
-"""The mappings that race, whom each races against, and how fast it must be."""
+"""Race every mapping against jax.nn's, and against peers that sort or bisect."""
 
-import dataclasses
-from collections.abc import Callable
+from rich.progress import track
 
-import jax
-import jax.numpy as jnp
-
-import jsoftmax
-from benchmarks.compiled import FORWARD, GRADIENT, QUANTITIES
-
-SHAPES = ((4096, 64), (4096, 512), (128, 32_000), (16, 128_256), (1, 1_000_000))
-SPREADS = (0.1, 2.0, 20.0)  # standard deviation of the logits
+from benchmarks.benchmark import Benchmark, Outcome, Setting
+from benchmarks.contestants import SHAPES, SPREADS, contestants
+from benchmarks.measure import against_jax, against_peer, cost
+from benchmarks.report import tables
+from benchmarks.runner import command
+from benchmarks.slow import peers
 
 
-@dataclasses.dataclass(frozen=True)
-class Contestant:
-    """A mapping of ours (or a mark to measure by) and the `jax.nn` function it is divided by.
-
-    Bounds are ratios: `mean_bound` for the geometric mean over all shapes and spreads,
-    `worst_bound` for each single case; None where nothing was promised.
-    """
-
-    name: str
-    mapping: Callable[..., jax.Array]
-    against: Callable[..., jax.Array] = jax.nn.softmax
-    traced: tuple[float, ...] = ()  # further arguments of the jitted function
-    differentiate: tuple[int, ...] = (0,)
-    quantities: tuple[str, ...] = QUANTITIES
-    mean_bound: float | None = None
-    worst_bound: float | None = None
-    ours: bool = True
-
-
-def contestants() -> list[Contestant]:
-    """Everything that is raced against `jax.nn`; the first two are marks to read the rest by."""
-    return [
-        Contestant("jax.nn.softmax again (noise)", jax.nn.softmax, ours=False),
-        Contestant("one max, one write (floor)", _one_pass, quantities=(FORWARD,), ours=False),
-        *(
-            Contestant(f"{ours.__name__}", ours, against, mean_bound=1.1, worst_bound=1.1)
-            for ours, against in (
-                (jsoftmax.softmax, jax.nn.softmax),
-                (jsoftmax.log_softmax, jax.nn.log_softmax),
-                (jsoftmax.logsumexp, _logsumexp),
-            )
-        ),
-        Contestant("sparsemax", jsoftmax.sparsemax, mean_bound=2.0, worst_bound=4.0),
-        Contestant("entmax 1.5", _entmax(1.5), mean_bound=2.0, worst_bound=4.0),
-        *(
-            Contestant(f"entmax {alpha}", _entmax(alpha), mean_bound=6.0, worst_bound=6.0)
-            for alpha in (1.25, 1.75, 3.0, 0.7)
-        ),
-        *(
-            Contestant(
-                f"entmax, traced alpha {alpha}",
-                jsoftmax.entmax,
-                traced=(alpha,),
-                mean_bound=8.0,
-                worst_bound=8.0,
-            )
-            for alpha in (1.5, 1.25)
-        ),
-        Contestant(
-            "entmax, traced alpha 1.5, d/dalpha too",
-            jsoftmax.entmax,
-            traced=(1.5,),
-            differentiate=(0, 1),
-            quantities=(GRADIENT,),
-        ),
+def run(settings, screen) -> Outcome:
+    """Race, compile, race the slow peers."""
+    everyone = contestants()
+    racing = [each for each in everyone if _chosen(each.name, settings.only)]
+    # Quick calls first: torch's threads, once started, would spin beside them.
+    cases = [
+        (each, quantity, shape, spread)
+        for shape in settings.shapes
+        for spread in settings.spreads
+        for each in racing
+        for quantity in each.quantities
     ]
+    races = [
+        against_jax(*case, rounds=settings.rounds)
+        for case in track(cases, "mappings", console=screen)
+    ]
+    costs = [
+        cost(each, quantity, shape)
+        for each in racing
+        for quantity in each.quantities
+        for shape in settings.shapes
+    ]
+    ours = {each.name: each for each in everyone}
+    slow = [
+        (peer, ours[peer.ours], quantity, shape, spread)
+        for peer in (peers() if settings.peers else ())
+        if _chosen(peer.name, settings.only)
+        for shape in settings.shapes
+        for spread in settings.spreads
+        for quantity in ours[peer.ours].quantities
+    ]
+    slow_races = [
+        against_peer(*case, rounds=settings.slow_rounds)
+        for case in track(slow, "slow peers", console=screen)
+    ]
+    results = {
+        "rounds": settings.rounds,
+        "slow_rounds": settings.slow_rounds,
+        "races": races,
+        "costs": costs,
+        "peers": slow_races,
+    }
+    return Outcome(tables(results, racing), results)
 
 
-def _entmax(alpha: float) -> Callable[[jax.Array], jax.Array]:
-    return lambda logits: jsoftmax.entmax(logits, alpha)
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split("x"))
 
 
-def _logsumexp(logits: jax.Array) -> jax.Array:
-    return jax.nn.logsumexp(logits, axis=-1)
+def _chosen(name: str, wanted: list[str] | None) -> bool:
+    return wanted is None or any(part in name for part in wanted)
 
 
-def _one_pass(logits: jax.Array) -> jax.Array:
-    # No mapping to the simplex can do less: see the whole row, then write it.
-    return jnp.maximum(logits - logits.max(-1, keepdims=True) + 1, 0)
+BENCHMARK = Benchmark(
+    "mappings",
+    "Mappings, timed",
+    run,
+    {
+        "only": Setting(None, help="mappings with a word in their name", many=True),
+        "rounds": Setting(40, 10, "rounds of every race, at least"),
+        "slow_rounds": Setting(3, 1, "rounds for the slow peers"),
+        "shapes": Setting(
+            SHAPES, ((512, 64), (8, 32_000)), "ROWSxCOLUMNS", parse=_shape, many=True
+        ),
+        "spreads": Setting(SPREADS, (2.0,), "of the logits", parse=float, many=True),
+        "peers": Setting(True, help="race the slow peers too"),
+    },
+)
+
+
+if __name__ == "__main__":
+    command("mappings")

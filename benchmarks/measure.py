@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.compiled import Compiled, compiled
-from benchmarks.mappings import Contestant
+from benchmarks.contestants import Contestant
 from benchmarks.race import race
 from benchmarks.slow import Peer
 
@@ -62,7 +62,7 @@ def against_peer(
 
 
 def cost(contestant: Contestant, quantity: str, shape: Shape) -> dict:
-    """What the contestant's compilation took, and what its executable allocates."""
+    """The seconds of the contestant's compilation, and the memory of its executable."""
     ready = executable(contestant, quantity, shape)
     return {
         "mapping": contestant.name,

@@ -1,12 +1,10 @@
-"""`python -m benchmarks.multilabel FOLDER`: the sparsemax paper's multi-label table, made anew.
+"""The sparsemax paper's multi-label table, made anew.
 
 FOLDER holds Scene, Emotions, Birds and CAL500 as the Mulan repository has them: `scene-train.arff`,
 `scene-test.arff`, `scene.xml` and so on, `cal500.arff` in one file. Nothing is downloaded.
 """
 
-import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 import time
@@ -19,11 +17,11 @@ from scipy.io import arff
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import KFold
 
-from benchmarks.machine import machine, sentence
-from benchmarks.tables import Table, console
+from benchmarks.benchmark import REQUIRED, Benchmark, Outcome, Setting
+from benchmarks.runner import command
+from benchmarks.tables import Table
 from jsoftmax.estimators import SoftmaxRegression
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 LOSSES = {"logistic": None, "softmax": 1.0, "sparsemax": 2.0}
 PENALTIES = 10.0 ** np.arange(1.5, -4, -0.5)
 FOLDS = 5
@@ -44,55 +42,6 @@ REPLICATED = {
     "Emotions": {"softmax": 0.272, "sparsemax": 0.270},
     "CAL500": {"softmax": 0.355, "sparsemax": 0.357},
 }
-
-
-def main() -> None:
-    """Read the options, run, print, save."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.multilabel",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=pathlib.Path, help="with the ARFF and XML files")
-    parser.add_argument("--only", nargs="+", choices=list(PUBLISHED), help="not all data")
-    parser.add_argument("--output", type=pathlib.Path, help="for results (benchmarks/results)")
-    options = parser.parse_args()
-    names = options.only or list(PUBLISHED)
-    missing = [
-        file for name in names for file in files(name) if not (options.folder / file).exists()
-    ]
-    if missing:
-        sys.exit(
-            f"benchmarks.multilabel: {options.folder} has no {', '.join(missing)}. Give the folder "
-            "of the ARFF and XML files of Mulan (github.com/tsoumakas/mulan, data/multi-label)."
-        )
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    start = time.perf_counter()
-    records = []
-    for case in cases(options.folder, names):
-        for loss in LOSSES:
-            records.append(measure(case, loss))
-            screen.print(f"{case.name}, {loss}: {records[-1]['seconds']:.0f} s", highlight=False)
-    seconds = time.perf_counter() - start
-    report = tables(records)
-    for table in report:
-        screen.print(table.rich())
-    if options.only and options.output is None:
-        screen.print("Not saved: a partial run is no evidence (--output saves it anyway).")
-        return
-    folder = options.output or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    page = (
-        "# Multi-label classification\n\nMade by `python -m benchmarks.multilabel` in "
-        f"{seconds:.0f} s. {sentence(facts)}\n\n"
-    )
-    page += "\n".join(table.markdown() for table in report)
-    (folder / "multilabel.md").write_text(page)
-    results = {"machine": facts, "seconds": seconds, "records": records}
-    (folder / "multilabel.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {folder / 'multilabel.md'} and multilabel.json beside it.")
 
 
 # The data.
@@ -132,7 +81,7 @@ def cases(folder: pathlib.Path, names: list[str]) -> Iterator[Case]:
 
 
 def case(name: str, train: tuple, test: tuple) -> Case:
-    """Standardised by what is learned from."""
+    """Standardise by the training part."""
     center, spread = train[0].mean(0), train[0].std(0)
     spread = np.where(spread > 0, spread, 1)
     return Case(name, (train[0] - center) / spread, train[1], (test[0] - center) / spread, test[1])
@@ -175,7 +124,7 @@ def read_arff(path: pathlib.Path, labels: list[str]) -> tuple[np.ndarray, np.nda
 def path_of_fits(
     loss: str, features: np.ndarray, labels: np.ndarray, penalties: np.ndarray
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """For each penalty in turn, from the largest, what says p of features."""
+    """For each penalty in turn, from the largest, a function of features that gives p."""
     alpha = LOSSES[loss]
     if alpha is None:
         paths = [binary_path(features, label, penalties) for label in labels.T]
@@ -357,5 +306,39 @@ def described(record: dict) -> str:
     return f"{record['data']}, {train} + {test} × {record['features']}, {record['labels']} labels"
 
 
+def run(settings, screen) -> Outcome:
+    """Fit every loss to every data set."""
+    missing = [
+        file
+        for name in settings.only
+        for file in files(name)
+        if not (settings.data / file).exists()
+    ]
+    if missing:
+        sys.exit(
+            f"benchmarks: {settings.data} has no {', '.join(missing)}. Give the folder of the ARFF "
+            "and XML files of Mulan (github.com/tsoumakas/mulan, data/multi-label)."
+        )
+    records = []
+    for case in cases(settings.data, settings.only):
+        for loss in LOSSES:
+            records.append(measure(case, loss))
+            screen.print(f"{case.name}, {loss}: {records[-1]['seconds']:.0f} s", highlight=False)
+    return Outcome(tables(records), {"records": records})
+
+
+BENCHMARK = Benchmark(
+    "multilabel",
+    "Multi-label classification",
+    run,
+    {
+        "data": Setting(REQUIRED, help="folder of the ARFF and XML files", parse=pathlib.Path),
+        "only": Setting(
+            list(PUBLISHED), ["Emotions"], "not all data", many=True, choices=tuple(PUBLISHED)
+        ),
+    },
+)
+
+
 if __name__ == "__main__":
-    main()
+    command("multilabel")

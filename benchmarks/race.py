@@ -10,7 +10,7 @@ def race(
     """The fastest turn of every contestant, in seconds.
 
     Turns alternate call by call, and the order reverses every round, so that a slow spell of the
-    machine, and what the one before left in the caches, falls on everybody alike. The minimum is
+    machine, and caches that the one before has filled, fall on everybody alike. The minimum is
     the estimate with the least noise in it: other work can only add time.
 
     Args:

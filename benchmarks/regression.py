@@ -1,19 +1,16 @@
-"""`python -m benchmarks.regression`: SoftmaxRegression against scikit-learn's LogisticRegression.
+"""SoftmaxRegression against scikit-learn's LogisticRegression.
 
 On the digits and the breast cancer data that ship inside scikit-learn, standardised, at C = 1.
 Gradients are measured by one function in numpy that knows neither library.
 """
 
-import argparse
 import functools
-import json
-import pathlib
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 
 import numpy as np
+from rich.progress import track
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -21,43 +18,17 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 from jsoftmax.estimators import SoftmaxRegression
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 DATA = {"breast cancer": load_breast_cancer, "digits": load_digits}
 TOL = 1e-10
 MOST = 100_000
 TIME_BOUND, COEFFICIENT_BOUND = 1.5, 1e-5
 ALPHAS = (1.0, 1.5, 2.0)
-
-
-def main() -> None:
-    """Read the options, run, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.regression", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="of every race, at least (10)")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder for results")
-    options = parser.parse_args()
-    facts = machine()
-    screen = console()
-    introduction = f"{sentence(facts)} scikit-learn {version('scikit-learn')}."
-    screen.print(introduction)
-    searches = search()  # first, since it counts compilation
-    records = [measure(name, options.rounds) for name in DATA]
-    report = [*tables(records, options.rounds), searched(searches), unscaled()]
-    for table in report:
-        screen.print(table.rich())
-    options.output.mkdir(parents=True, exist_ok=True)
-    page = f"# Regression, timed\n\nMade by `python -m benchmarks.regression`. {introduction}\n\n"
-    page += "\n".join(table.markdown() for table in report)
-    (options.output / "regression.md").write_text(page)
-    results = {
-        "machine": facts, "rounds": options.rounds, "data": records, "search, seconds": searches
-    }  # fmt: skip
-    (options.output / "regression.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {options.output / 'regression.md'} and regression.json beside it.")
 
 
 def measure(name: str, rounds: int) -> dict:
@@ -305,7 +276,7 @@ def coefficients(records: list[dict]) -> Table:
 
 
 def family(records: list[dict]) -> Table:
-    """What the other losses cost and give."""
+    """Costs and accuracies of the other losses."""
     rows = [
         [
             record["data"],
@@ -332,5 +303,24 @@ def _named(alpha: float) -> str:
     return f"alpha {alpha:g}"
 
 
+def run(settings, screen) -> Outcome:
+    """Fit both libraries' models to every data set."""
+    searches = search()  # first, since it counts compilation
+    records = [measure(name, settings.rounds) for name in track(settings.data, console=screen)]
+    kept = {"rounds": settings.rounds, "data": records, "search, seconds": searches}
+    return Outcome([*tables(records, settings.rounds), searched(searches), unscaled()], kept)
+
+
+BENCHMARK = Benchmark(
+    "regression",
+    "Regression, timed",
+    run,
+    {
+        "data": Setting(tuple(DATA), tuple(DATA)[:1]),
+        "rounds": Setting(10, 2, "rounds of every race, at least"),
+    },
+)
+
+
 if __name__ == "__main__":
-    main()
+    command("regression")

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from benchmarks.compiled import QUANTITIES
-from benchmarks.mappings import Contestant
+from benchmarks.contestants import Contestant
 from benchmarks.tables import Table
 
 COMPILE_BOUND = 2.0  # seconds
@@ -187,7 +187,7 @@ def _milliseconds(value: float) -> str:
 def _against(value: float, bound: float | None) -> list[str]:
     if bound is None:
         return ["–", "–"]
-    # As printed: what reads 2.00 keeps a bound of 2.
+    # As printed: 2.00 keeps a bound of 2.
     return [f"{bound:g}", "yes" if round(value, 2) <= bound else "no"]
 
 

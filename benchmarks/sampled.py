@@ -1,15 +1,11 @@
-"""`python -m benchmarks.sampled`: sampled losses against the full softmax: bias, variance, time.
+"""Sampled losses against the full softmax: bias, variance, time.
 
-A table of classes whose frequencies fall by Zipf's law, tokens whose targets are drawn from the
-softmax itself. Each loss is taken many times, with other candidates each time; the mean and the
-scatter of its value, and of its gradient in the whole table, are compared with the full softmax.
-"""
+The frequencies of the classes fall by Zipf's law, and targets are drawn from the softmax itself.
+Each loss is taken many times, with other candidates each time; the mean and the scatter of its
+value, and of its gradient in the whole table, are compared with the full softmax."""
 
-import argparse
 import dataclasses
 import functools
-import json
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -22,13 +18,12 @@ from matplotlib.ticker import NullFormatter
 from rich.progress import track
 
 import jsoftmax
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.estimators import COLOURS
-from benchmarks.machine import machine, sentence
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-PICTURE = pathlib.Path(__file__).parents[1] / "docs" / "pictures" / "sampled.png"
 CLASSES, WIDTH, TOKENS, REPEATS = 10_000, 32, 128, 60
 DRAWS = (32, 128, 512, 2048)
 STEP = {"tokens": 256, "width": 64, "classes": 100_000, "draws": 512}
@@ -190,11 +185,11 @@ def measure(contestant: Contestant, draws: int, repeats: int, given: Problem) ->
 
 
 QUANTITIES = {
-    "value_bias": "Mean of the loss less the full cross-entropy, in nats. < marks what is below "
+    "value_bias": "Mean of the loss less the full cross-entropy, in nats. < marks a mean below "
     "twice the standard error, and may be nothing.",
     "value_deviation": "Standard deviation of the mean loss of the tokens, in nats.",
-    "gradient_bias": "Length of the mean error over the length of the full gradient. < marks what "
-    "is below half the scatter of the mean of so many gradients, and may be nothing.",
+    "gradient_bias": "Length of the mean error over the length of the full gradient. < marks a "
+    "length below half the scatter of the mean of so many gradients, and may be nothing.",
     "gradient_deviation": "Standard deviation of one gradient (root of the summed variances) over "
     "the length of the full one.",
     "cosine": "Cosine of the angle between the mean and the full gradient.",
@@ -351,45 +346,37 @@ def step_table(records: list[dict], sizes: dict) -> Table:
     return Table("A training step", caption, ["loss", "ms", "faster by", "MB"], rows)
 
 
-def main() -> None:
-    """Read the options, measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampled", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small, not saved")
-    options = parser.parse_args()
-    screen, facts = console(), machine()
-    screen.print(sentence(facts))
-    repeats, counts, sizes = (REPEATS, DRAWS, STEP)
-    if options.quick:
-        repeats, counts = 5, DRAWS[:2]
-        sizes = {"tokens": 64, "width": 16, "classes": 2000, "draws": 64}
-    times = timed(sizes, rounds=3)
+def run(settings, screen) -> Outcome:
+    """Time the steps, then measure bias and variance."""
+    times = timed(settings.step, rounds=3)
     given = problem()
-    cases = [(contestant, n) for contestant in CONTESTANTS for n in counts]
+    cases = [(contestant, n) for contestant in CONTESTANTS for n in settings.draws]
     records = [
-        measure(contestant, n, repeats, given)
+        measure(contestant, n, settings.repeats, given)
         for contestant, n in track(cases, "losses", console=screen)
     ]
-    report = [step_table(times, sizes), *tables(records)]
-    for table in report:
-        screen.print(table.rich())
-    if options.quick:
-        screen.print("Not saved: a quick run is no evidence.")
-        return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    page = (
-        "# Sampled losses: time, bias and variance\n\n"
-        f"Made by `python -m benchmarks.sampled`. {sentence(facts)}\n\n"
-        f"Bias and variance: {TOKENS} tokens of width {WIDTH}, {CLASSES:,} classes whose "
-        "log-frequencies fall by Zipf's law with scores of standard deviation 2 about them, "
-        f"targets drawn from the softmax; {repeats} sets of candidates, shared by all tokens.\n"
+    about = (
+        f"Bias and variance: {TOKENS} tokens of width {WIDTH}, {CLASSES:,} classes. Their "
+        "log-frequencies fall by Zipf's law, with scores of standard deviation 2 about them; "
+        f"targets are drawn from the softmax; {settings.repeats} sets of candidates, shared by all "
+        "tokens."
     )
-    (RESULTS / "sampled.md").write_text("\n".join([page, *(t.markdown() for t in report)]))
-    results = {"machine": facts, "repeats": repeats, "step": sizes, "times": times}
-    results = json.dumps({**results, "records": records}, indent=1)
-    (RESULTS / "sampled.json").write_text(results + "\n")
-    picture(records).savefig(PICTURE, dpi=150)
-    screen.print(f"Saved {RESULTS / 'sampled.md'}, sampled.json beside it and {PICTURE}.")
+    kept = {"repeats": settings.repeats, "step": settings.step, "times": times, "records": records}
+    report = [step_table(times, settings.step), *tables(records)]
+    return Outcome(report, kept, about, pictures={"sampled.png": picture(records)})
+
+
+BENCHMARK = Benchmark(
+    "sampled",
+    "Sampled losses: time, bias and variance",
+    run,
+    {
+        "repeats": Setting(REPEATS, 5, "sets of candidates"),
+        "draws": Setting(DRAWS, DRAWS[:2]),
+        "step": Setting(STEP, {"tokens": 64, "width": 16, "classes": 2000, "draws": 64}),
+    },
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("sampled")

@@ -1,10 +1,7 @@
-"""`python -m benchmarks.sampling`: time and memory of exact draws, against those of jax.random."""
+"""Time and memory of exact draws, against those of jax.random."""
 
-import argparse
 import dataclasses
-import json
 import math
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -13,11 +10,11 @@ import numpy as np
 from rich.progress import track
 
 import jsoftmax
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 THEIRS = "jax.random.categorical"
 # A call of theirs that needs more than this is compiled for its memory, and not run.
 MOST_NUMBERS = 2e8
@@ -131,7 +128,7 @@ def tables(records: list[dict], rounds: int) -> list[Table]:
         Table(
             "Exact draws",
             f"Draws of K classes, by float32 logits of standard deviation 1; minima of {rounds} "
-            "interleaved rounds. Memory is what the compiler allocates besides input and output. "
+            "interleaved rounds. Memory is allocated by the compiler, besides input and output. "
             f"A dash: more than {MOST_NUMBERS:.0e} numbers of noise, compiled but not run. The "
             "alias table is made beforehand; its time is that of the draws.",
             ["draws", "sampler", "ms", "times as fast", "MB", "times as small"],
@@ -144,7 +141,7 @@ def tables(records: list[dict], rounds: int) -> list[Table]:
             Table(
                 "Bounds",
                 f"jsoftmax.categorical against {THEIRS}, {bounded[0]['case']}.",
-                ["what", "ratio", "bound", "met"],
+                ["quantity", "ratio", "bound", "met"],
                 [
                     [what, _times(bounded[0][ratio]), f"{bound:g}×", _met(bounded[0][ratio], bound)]
                     for (what, bound), ratio in zip(
@@ -168,37 +165,24 @@ def _times(ratio: float | None) -> str:
     return "–" if ratio is None else f"{_shown(ratio)}×"
 
 
-def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small, not saved")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of every race (10)")
-    options = parser.parse_args()
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    cases = QUICK if options.quick else CASES
+def run(settings, screen) -> Outcome:
+    """Race every case."""
     records = [
         record
-        for case in track(cases, "cases", console=screen)
-        for record in measure(case, options.rounds)
+        for case in track(settings.cases, "cases", console=screen)
+        for record in measure(case, settings.rounds)
     ]
-    report = tables(records, options.rounds)
-    for table in report:
-        screen.print(table.rich())
-    if options.quick:
-        screen.print("Not saved: a quick run is no evidence.")
-        return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    page = (
-        f"# Exact sampling, timed\n\nMade by `python -m benchmarks.sampling`. {sentence(facts)}\n\n"
-    )
-    page += "\n".join(table.markdown() for table in report)
-    (RESULTS / "sampling.md").write_text(page)
-    results = {"machine": facts, "rounds": options.rounds, "records": records}
-    (RESULTS / "sampling.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {RESULTS / 'sampling.md'} and sampling.json beside it.")
+    kept = {"rounds": settings.rounds, "records": records}
+    return Outcome(tables(records, settings.rounds), kept)
+
+
+BENCHMARK = Benchmark(
+    "sampling",
+    "Exact sampling, timed",
+    run,
+    {"cases": Setting(CASES, QUICK), "rounds": Setting(10, 2, "rounds of every race")},
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("sampling")

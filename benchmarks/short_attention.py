@@ -1,8 +1,5 @@
-"""`python -m benchmarks.short_attention`: value and gradient of short attention beside jax.nn."""
+"""Value and gradient of short attention beside jax.nn."""
 
-import argparse
-import json
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -11,11 +8,11 @@ import numpy as np
 from rich.progress import track
 
 import jsoftmax
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 BOUND = 1.1
 # Batch, length, heads, key heads, width.
 SHAPES = (
@@ -74,29 +71,21 @@ def table(found: list[tuple[tuple[int, ...], dict[str, float]]]) -> Table:
     )
 
 
-def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.short_attention")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: short, not saved")
-    options = parser.parse_args()
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    seconds = 0.2 if options.quick else 5.0
-    found = [(s, measure(s, seconds)) for s in track(SHAPES, "shapes", console=screen)]
-    report = table(found)
-    screen.print(report.rich())
-    if options.quick:
-        screen.print("Not saved: a quick run is no evidence.")
-        return
-    page = "# Short attention, timed\n\nMade by `python -m benchmarks.short_attention`. "
-    page += f"{sentence(facts)}\n\n{report.markdown()}"
-    (RESULTS / "short_attention.md").write_text(page)
+def run(settings, screen) -> Outcome:
+    """Race every shape."""
+    shapes = track(settings.shapes, "shapes", console=screen)
+    found = [(shape, measure(shape, settings.seconds)) for shape in shapes]
     records = [{"shape": list(shape), "seconds": best} for shape, best in found]
-    results = {"machine": facts, "records": records}
-    (RESULTS / "short_attention.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {RESULTS / 'short_attention.md'} and short_attention.json beside it.")
+    return Outcome([table(found)], {"records": records})
+
+
+BENCHMARK = Benchmark(
+    "short_attention",
+    "Short attention, timed",
+    run,
+    {"shapes": Setting(SHAPES), "seconds": Setting(5.0, 0.2, "of every race, at least")},
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("short_attention")

@@ -1,14 +1,11 @@
-"""`python -m benchmarks.text FOLDER`: one language model on real text, ten output layers.
+"""One language model on real text, ten output layers.
 
 FOLDER holds `valid.txt` and `test.txt` of WikiText-2: words with spaces between. All learn from
 valid.txt, which is small enough for ten heads in a few minutes, and are judged by test.txt. Nothing
 is downloaded.
 """
 
-import argparse
 import collections
-import json
-import pathlib
 import sys
 import time
 from collections.abc import Callable
@@ -19,63 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import jsoftmax as js
-from benchmarks.machine import machine, sentence
-from benchmarks.tables import Table, console
-from benchmarks.wikitext import JUDGED, LEARNED, add_folder, texts
+from benchmarks.benchmark import Benchmark, Outcome, Setting
+from benchmarks.runner import command
+from benchmarks.tables import Table
+from benchmarks.wikitext import FOLDER, JUDGED, LEARNED, texts
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 UNKNOWN = "<unk>"
 CONTEXT, EMBEDDED, WIDTH, BATCH = 4, 32, 64, 512
 STRIDE = 4  # every fourth word of the test is guessed
 DRAWS, PARTITION = 512, 4096
-RATE, START = 0.2, 1.0  # the rate of Adagrad and what its sums begin at
+RATE, START = 0.2, 1.0  # the rate of Adagrad, and its first sums
 EPOCHS = 1
-
-
-def main() -> None:
-    """Read the options, run, print, save."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.text",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_folder(parser)
-    parser.add_argument("--only", nargs="+", metavar="HEAD", help="not all heads")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of each head ({EPOCHS})")
-    parser.add_argument("--output", type=pathlib.Path, help="for results (benchmarks/results)")
-    options = parser.parse_args()
-    text = Text.read(*texts(options.folder, "benchmarks.text"))
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    offered = heads(text)
-    names = options.only or list(offered)
-    if unknown := set(names) - set(offered):
-        sys.exit(f"benchmarks.text: no head {', '.join(unknown)}. There are {', '.join(offered)}.")
-    start = time.perf_counter()
-    records = []
-    for name in names:
-        records.append({"head": name, **train(offered[name], text, options.epochs)})
-        shown = ", ".join(
-            f"{key} {value:.4g}" for key, value in records[-1].items() if key != "head"
-        )
-        screen.print(f"{name}: {shown}", highlight=False)
-    seconds = time.perf_counter() - start
-    report = table(records, text, options.epochs)
-    screen.print(report.rich())
-    if (options.only or options.epochs < EPOCHS) and options.output is None:
-        screen.print("Not saved: a partial run is no evidence (--output saves it anyway).")
-        return
-    folder = options.output or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    page = (
-        f"# A language model, ten output layers\n\nMade by `python -m benchmarks.text` in "
-        f"{seconds:.0f} s. {sentence(facts)}\n\n{report.markdown()}"
-    )
-    (folder / "text.md").write_text(page)
-    results = {"machine": facts, "seconds": seconds, "epochs": options.epochs, "records": records}
-    (folder / "text.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {folder / 'text.md'} and text.json beside it.")
 
 
 # The text.
@@ -98,7 +49,7 @@ class Text(NamedTuple):
 
     @classmethod
     def read(cls, learned: str, judged: str) -> "Text":
-        """Words are numbered by frequency; what is not in the text to learn from is `<unk>`."""
+        """Words are numbered by frequency; words outside of the text to learn from are `<unk>`."""
         both = learned.split(), judged.split()
         found = collections.Counter(both[0])
         found.setdefault(UNKNOWN, 0)
@@ -218,7 +169,7 @@ def heads(text: Text) -> dict[str, Head]:
 
 
 class Learner(NamedTuple):
-    """Parameters with what Adagrad remembers of them; `layer` and most heads change as a whole."""
+    """Parameters with Adagrad's sums; `layer` and most heads change as a whole."""
 
     embedding: jax.Array
     embedding_state: js.vocabulary.RowState
@@ -372,5 +323,35 @@ def table(records: list[dict], text: Text, epochs: int) -> Table:
     )  # fmt: skip
 
 
+def run(settings, screen) -> Outcome:
+    """Train every head."""
+    text = Text.read(*texts(settings.data))
+    offered = heads(text)
+    names = settings.only or (list(offered)[:2] if settings.quick else list(offered))
+    if unknown := set(names) - set(offered):
+        sys.exit(f"benchmarks: no head {', '.join(unknown)}. There are {', '.join(offered)}.")
+    records = []
+    for name in names:
+        records.append({"head": name, **train(offered[name], text, settings.epochs)})
+        shown = ", ".join(
+            f"{key} {value:.4g}" for key, value in records[-1].items() if key != "head"
+        )
+        screen.print(f"{name}: {shown}", highlight=False)
+    kept = {"epochs": settings.epochs, "records": records}
+    return Outcome([table(records, text, settings.epochs)], kept)
+
+
+BENCHMARK = Benchmark(
+    "text",
+    "A language model, ten output layers",
+    run,
+    {
+        "data": FOLDER,
+        "only": Setting(None, help="not all heads", many=True),
+        "epochs": Setting(EPOCHS, help="of each head"),
+    },
+)
+
+
 if __name__ == "__main__":
-    main()
+    command("text")

@@ -1,9 +1,6 @@
-"""`python -m benchmarks.trees`: steps by hierarchical softmax, against the full softmax."""
+"""Steps by hierarchical softmax, against the full softmax."""
 
 import functools
-import json
-import pathlib
-import sys
 import time
 
 import jax
@@ -11,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jsoftmax as js
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 WIDTH, BATCH, RATE = 128, 1024, 0.1
 SIZES, QUICK = (10_000, 1_000_000), (1_000, 20_000)
 FULL_ROUNDS, ROUNDS = 1, 20
@@ -27,7 +24,7 @@ FULL = "full softmax, SGD"
 
 
 def contestants(classes: int, full: bool) -> tuple[dict, dict]:
-    """Steps by name, each of which moves a table of its own; and facts about the tree."""
+    """Steps by name, each with a table of its own; and facts about the tree."""
     rng = np.random.default_rng(0)
     p = 1 / np.arange(1, classes + 1)
     start = time.perf_counter()
@@ -87,43 +84,6 @@ def _full_step(table, h, y):
     return table - RATE * d_table, value, d_h
 
 
-def main() -> None:
-    """Measure, print, save."""
-    quick = "--quick" in sys.argv[1:]
-    sizes = QUICK if quick else SIZES
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    records, trees, steps = [], [], {}
-    for classes in sizes:
-        calls, about = contestants(classes, full=classes == sizes[-1])
-        trees.append(about)
-        full = {name: calls.pop(name) for name in (FULL,) if name in calls}
-        steps |= {(classes, name): call for name, call in calls.items()}
-        for name, call in full.items():
-            seconds = race({name: call}, rounds=FULL_ROUNDS, seconds=0)[name]
-            records.append({"classes": classes, "step": name, "milliseconds": 1e3 * seconds})
-        del full
-    # The steps of all sizes in one race, so that a slow spell falls on all.
-    best = race({str(key): call for key, call in steps.items()}, rounds=ROUNDS)
-    records += [
-        {"classes": key[0], "step": key[1], "milliseconds": 1e3 * best[str(key)]} for key in steps
-    ]
-    report = tables(records, trees, sizes)
-    for table in report:
-        screen.print(table.rich())
-    if quick:
-        screen.print("Not saved: a quick run is no evidence.")
-        return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    page = f"# Trees, timed\n\nMade by `python -m benchmarks.trees`. {sentence(facts)}\n\n"
-    page += "\n".join(table.markdown() for table in report)
-    (RESULTS / "trees.md").write_text(page)
-    results = {"machine": facts, "rounds": ROUNDS, "trees": trees, "records": records}
-    (RESULTS / "trees.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {RESULTS / 'trees.md'} and trees.json beside it.")
-
-
 def tables(records: list[dict], trees: list[dict], sizes: tuple[int, int]) -> list[Table]:
     """Bounds, steps, trees."""
     found = {(r["classes"], r["step"]): r["milliseconds"] for r in records}
@@ -163,5 +123,38 @@ def _met(kept: bool) -> str:
     return "yes" if kept else "no"
 
 
+def run(settings, screen) -> Outcome:
+    """Time the full softmax, then race the steps by trees."""
+    sizes = settings.sizes
+    records, trees, steps = [], [], {}
+    for classes in sizes:
+        calls, about = contestants(classes, full=classes == sizes[-1])
+        trees.append(about)
+        full = {name: calls.pop(name) for name in (FULL,) if name in calls}
+        steps |= {(classes, name): call for name, call in calls.items()}
+        for name, call in full.items():
+            seconds = race({name: call}, rounds=FULL_ROUNDS, seconds=0)[name]
+            records.append({"classes": classes, "step": name, "milliseconds": 1e3 * seconds})
+        del full
+    # The steps of all sizes in one race, so that a slow spell falls on all.
+    best = race({str(key): call for key, call in steps.items()}, rounds=settings.rounds)
+    records += [
+        {"classes": key[0], "step": key[1], "milliseconds": 1e3 * best[str(key)]} for key in steps
+    ]
+    kept = {"rounds": settings.rounds, "trees": trees, "records": records}
+    return Outcome(tables(records, trees, sizes), kept)
+
+
+BENCHMARK = Benchmark(
+    "trees",
+    "Trees, timed",
+    run,
+    {
+        "sizes": Setting(SIZES, QUICK),
+        "rounds": Setting(ROUNDS, 3, "rounds of every race"),
+    },
+)
+
+
 if __name__ == "__main__":
-    main()
+    command("trees")

@@ -1,8 +1,5 @@
-"""`python -m benchmarks.truncation`: masks of truncation, against softmax and against a sort."""
+"""Masks of truncation, against softmax and against a sort."""
 
-import argparse
-import json
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -11,11 +8,11 @@ import numpy as np
 from rich.progress import track
 
 import jsoftmax
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.race import race
-from benchmarks.tables import Table, console
+from benchmarks.runner import command
+from benchmarks.tables import Table
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SOFTMAX = "jax.nn.softmax"
 SHAPES = ((16, 128_256), (128, 32_000))
 QUICK = ((4, 4_096),)
@@ -116,35 +113,25 @@ def table(records: list[dict], rounds: int) -> Table:
     )
 
 
-def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.truncation", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small, not saved")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of every race (15)")
-    options = parser.parse_args()
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    cases = [(shape, s) for shape in (QUICK if options.quick else SHAPES) for s in SPREADS]
+def run(settings, screen) -> Outcome:
+    """Race every shape at every spread."""
+    cases = [(shape, spread) for shape in settings.shapes for spread in SPREADS]
     records = [
         record
         for shape, spread in track(cases, "cases", console=screen)
-        for record in measure(shape, spread, options.rounds)
+        for record in measure(shape, spread, settings.rounds)
     ]
-    report = table(records, options.rounds)
-    screen.print(report.rich())
-    if options.quick:
-        screen.print("Not saved: a quick run is no evidence.")
-        return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    page = (
-        f"# Truncation, timed\n\nMade by `python -m benchmarks.truncation`. {sentence(facts)}\n\n"
-    )
-    (RESULTS / "truncation.md").write_text(page + report.markdown())
-    results = {"machine": facts, "rounds": options.rounds, "records": records}
-    (RESULTS / "truncation.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {RESULTS / 'truncation.md'} and truncation.json beside it.")
+    kept = {"rounds": settings.rounds, "records": records}
+    return Outcome([table(records, settings.rounds)], kept)
+
+
+BENCHMARK = Benchmark(
+    "truncation",
+    "Truncation, timed",
+    run,
+    {"shapes": Setting(SHAPES, QUICK), "rounds": Setting(15, 2, "rounds of every race")},
+)
 
 
 if __name__ == "__main__":
-    main()
+    command("truncation")

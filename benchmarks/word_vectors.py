@@ -1,14 +1,11 @@
-"""`python -m benchmarks.word_vectors FOLDER`: skip-gram by hierarchical softmax, beside gensim.
+"""Skip-gram by hierarchical softmax, beside gensim.
 
 FOLDER holds `valid.txt` and `test.txt` of WikiText-2: words with spaces between. Both learn from
 valid.txt, and are judged by pairs of words of test.txt. Nothing is downloaded.
 """
 
-import argparse
 import collections
-import json
 import os
-import pathlib
 import statistics
 import time
 from typing import NamedTuple
@@ -16,72 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
-from benchmarks.machine import machine, sentence
+from benchmarks.benchmark import Benchmark, Outcome, Setting
+from benchmarks.runner import command
 from benchmarks.skipgram import DIMENSION, SIZES, WINDOW, Learned, Skipgram
-from benchmarks.tables import Table, console
-from benchmarks.wikitext import JUDGED, LEARNED, add_folder, texts
+from benchmarks.tables import Table
+from benchmarks.wikitext import FOLDER, JUDGED, LEARNED, texts
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 EPOCHS, ROUNDS = 5, 3
 RATES, THEIR_RATES = (0.01, 0.03, 0.1), (0.0125, 0.025, 0.05)
 PAIRS = 200_000  # of the judged text, at most
 FREQUENCIES = "frequencies alone"
-
-
-def main() -> None:
-    """Read the options, run, print, save."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.word_vectors",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_folder(parser)
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of a round ({EPOCHS})")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"each takes turns ({ROUNDS})")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: not saved")
-    options = parser.parse_args()
-    text = Text.read(*texts(options.folder, "benchmarks.word_vectors"))
-    screen = console()
-    facts = machine()
-    screen.print(sentence(facts))
-    epochs, rounds = (1, 1) if options.quick else (options.epochs, options.rounds)
-    ours = Skipgram(text.counts, text.numbers, text.line_of, epochs)
-    learners = {"jsoftmax": ours, "gensim": Gensim(text, epochs)}
-    runs = [
-        (name, rate)
-        for rates in zip(RATES, THEIR_RATES, strict=True)
-        for name, rate in zip(learners, rates, strict=True)
-    ]
-    found: dict[tuple[str, float], list[Learned]] = {run: [] for run in runs}
-    for seed in track(range(rounds), "rounds", console=screen):
-        for name, rate in runs:  # in turns, so that a slow spell falls on all
-            found[name, rate].append(learners[name].learn(seed, rate))
-    records = [
-        {
-            "learner": name,
-            "rate": rate,
-            "seconds": [x.seconds for x in each],
-            "cpu_seconds": [x.cpu_seconds for x in each],
-            "surprise": [surprise(x, text.pairs) for x in each],
-            "learned_surprise": surprise(each[0], text.learned_pairs),
-            "mean_length": float(text.counts @ each[0].lengths / text.counts.sum()),
-            "depth": int(each[0].lengths.max()),
-        }
-        for (name, rate), each in sorted(found.items(), reverse=True)
-    ]
-    report = table(records, text, epochs, ours)
-    screen.print(report.rich())
-    if options.quick or (epochs, rounds) != (EPOCHS, ROUNDS):
-        screen.print("Not saved: a partial run is no evidence.")
-        return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "word_vectors.md").write_text(
-        "# Word vectors, against gensim\n\nMade by `python -m benchmarks.word_vectors`. "
-        f"{sentence(facts)}\n\n{report.markdown()}"
-    )
-    results = {"machine": facts, "epochs": epochs, "preparing": ours.preparing, "records": records}
-    (RESULTS / "word_vectors.json").write_text(json.dumps(results, indent=1) + "\n")
-    screen.print(f"Saved {RESULTS / 'word_vectors.md'} and word_vectors.json beside it.")
 
 
 # The text.
@@ -235,5 +176,48 @@ def table(records: list[dict], text: Text, epochs: int, ours: Skipgram) -> Table
     )
 
 
+def run(settings, screen) -> Outcome:
+    """Let both libraries learn, in turns."""
+    text = Text.read(*texts(settings.data))
+    ours = Skipgram(text.counts, text.numbers, text.line_of, settings.epochs)
+    learners = {"jsoftmax": ours, "gensim": Gensim(text, settings.epochs)}
+    runs = [
+        (name, rate)
+        for rates in zip(RATES, THEIR_RATES, strict=True)
+        for name, rate in zip(learners, rates, strict=True)
+    ]
+    found: dict[tuple[str, float], list[Learned]] = {run: [] for run in runs}
+    for seed in track(range(settings.rounds), "rounds", console=screen):
+        for name, rate in runs:  # in turns, so that a slow spell falls on all
+            found[name, rate].append(learners[name].learn(seed, rate))
+    records = [
+        {
+            "learner": name,
+            "rate": rate,
+            "seconds": [x.seconds for x in each],
+            "cpu_seconds": [x.cpu_seconds for x in each],
+            "surprise": [surprise(x, text.pairs) for x in each],
+            "learned_surprise": surprise(each[0], text.learned_pairs),
+            "mean_length": float(text.counts @ each[0].lengths / text.counts.sum()),
+            "depth": int(each[0].lengths.max()),
+        }
+        for (name, rate), each in sorted(found.items(), reverse=True)
+    ]
+    kept = {"epochs": settings.epochs, "preparing": ours.preparing, "records": records}
+    return Outcome([table(records, text, settings.epochs, ours)], kept)
+
+
+BENCHMARK = Benchmark(
+    "word_vectors",
+    "Word vectors, against gensim",
+    run,
+    {
+        "data": FOLDER,
+        "epochs": Setting(EPOCHS, 1, "of a round"),
+        "rounds": Setting(ROUNDS, 1, "each takes turns"),
+    },
+)
+
+
 if __name__ == "__main__":
-    main()
+    command("word_vectors")

@@ -1,7 +1,7 @@
 """Imports point one way, heavy packages are imported lazily, public names are documented."""
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import pathlib
 import subprocess
@@ -17,7 +17,7 @@ NAMESPACES = (
     "calibration",
     "routing",
 )  # that keep the names that are too general
-PACKAGE = pathlib.Path(__file__).parent.parent / "jsoftmax"
+PACKAGE = pathlib.Path(importlib.util.find_spec("jsoftmax").origin).parent
 
 # A folder may import from itself and from the folders of lower rank. Kernels import core only, and
 # nobody imports kernels but inside a function. Their trial is a program, which calls everything.

@@ -80,7 +80,7 @@ def spreading(case: Case, name: str, spread: float) -> Case:
 
 
 def long(name: str, length: int) -> Case:
-    """One head, forward and backward, once; jax.nn, whose memory is quadratic, is only compiled."""
+    """One head, forward and backward, once; jax.nn, quadratic in memory, is only compiled."""
     first, _, *others = peers()
     contestants = [dataclasses.replace(first, runs=False), *others, *bounded()]
     return Case(name, length, length, heads=1, quantities=(GRADIENT,), contestants=contestants)

@@ -48,12 +48,16 @@ class Found:
 
 
 def bounds(found: Found, main: str, short: str, long: str, torch: str) -> Table:
-    """What was promised, and whether it is kept."""
+    """The bounds, and whether they are kept."""
     return Table(
         "Bounds",
         "Quotients of times or of temporaries; a bound is kept where the quotient, as printed, is "
         "not above it. The noise rows race jax.nn against itself.",
-        ["what", "case", *(f"{q}, {word}" for q in QUANTITIES for word in ("÷", "bound", "met"))],
+        [
+            "contestant",
+            "case",
+            *(f"{q}, {word}" for q in QUANTITIES for word in ("÷", "bound", "met")),
+        ],
         [
             [what, case, *(cell for pair in pairs for cell in _against(*pair))]
             for what, case, pairs in _bounds(found, main, short, long, torch)
@@ -124,7 +128,7 @@ def contest(
 def _against(value: float | None, limit: float | None) -> list[str]:
     if value is None or limit is None:
         return [_shown(value), "–", "–"]
-    # As printed: what reads 3.00 keeps a bound of 3.
+    # As printed: 3.00 keeps a bound of 3.
     return [_shown(value), f"{limit:g}", "yes" if float(_shown(value)) <= limit else "no"]
 
 

@@ -1,7 +1,7 @@
 """Compile the library for TPUs and GPUs on a machine that has neither.
 
 Nothing runs: XLA's compilers work from the description of a topology. A compiled program tells how
-much memory it takes and moves, how many cycles its compiler expects, and what travels.
+much memory it takes and moves, how many cycles its compiler expects, and its communication.
 """
 
 import os

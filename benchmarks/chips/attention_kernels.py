@@ -1,14 +1,13 @@
-"""python -m benchmarks.chips.attention_kernels: the schedules of attention's kernels on a TPU v5e.
+"""Read the schedules of attention's kernels on a TPU v5e, beside JAX's flash attention.
 
 Compile the kernels of softmax and of 1.5-entmax beside JAX's own Pallas flash attention, tiles of
-512 keys by 256 queries in all, and write benchmarks/results/attention_kernels.md. Nothing runs but
-the search for the threshold, whose passes are counted on a CPU: on the scores of the demo's
+512 keys by 256 queries in all, and count the bundles of their schedules. Nothing runs but
+the search for the threshold, on a CPU, which counts its passes: on the scores of the demo's
 transformer, which is trained for it, and on normal ones. It needs the extras tpu and demo.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import os
 import pathlib
@@ -22,15 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import jsoftmax
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.chips import bundles, target
 from benchmarks.chips.case import BF16, WHOLE
+from benchmarks.runner import command
 from jsoftmax.core._axis import ClassAxis
 from jsoftmax.core._scores import Dense
 from jsoftmax.core._threshold import solve
 from jsoftmax.kernels.attention._row import TOGETHER
 from jsoftmax.kernels.attention._spec import PEAK
 
-PAGE = pathlib.Path(__file__).parent.parent / "results" / "attention_kernels.md"
 LENGTH, KEYS, QUERIES = 4096, 512, 256
 ROUNDING = float(jnp.finfo(BF16).eps) / 128
 TILES = LENGTH // KEYS
@@ -42,19 +42,6 @@ _KERNEL = {
 }
 NAMES = "flash", "1.0", "1.5", "1.0 alone", "1.5 alone"  # α; alone, without a gradient
 _FLASH = {"forward": "flash_attention", "queries": "flash_mha_bwd_dq", "keys": "flash_mha_bwd_dkv"}
-
-
-def main() -> None:
-    """Compile, count, write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chips.attention_kernels")
-    parser.add_argument("--compile", choices=NAMES, help=argparse.SUPPRESS)
-    if (name := parser.parse_args().compile) is not None:
-        _compile(name)
-        return
-    found = {name: _schedules(name) for name in NAMES}
-    passes = {"trained": passes_of_the_demo(), "normal": passes_of_normal_scores()}
-    PAGE.write_text(_page(found, passes), encoding="utf-8")
-    print(PAGE.read_text(encoding="utf-8"))
 
 
 def _compile(name):
@@ -87,8 +74,8 @@ def _schedules(name):
     """Loops of the forward kernel and of both backward kernels, by name."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"LIBTPU_INIT_ARGS": bundles.flags(folder)}
-        command = [sys.executable, "-m", __spec__.name, "--compile", name]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+        program = [sys.executable, "-m", __spec__.name, "--compile", name]
+        subprocess.run(program, env=environment, check=True, capture_output=True)
         names = _FLASH if name == "flash" else _KERNEL
         if name.endswith("alone"):
             names = {"forward": names["forward"]}
@@ -185,7 +172,7 @@ def passes_of_normal_scores() -> tuple[float, float]:
 def _page(found, passes):
     rows, ratios = [], []
     for name, title in (("flash", "Pallas flash"), ("1.0", "α = 1"), ("1.5", "α = 1.5")):
-        tiles = cycles(found[name], name, passes["trained"])
+        tiles = cycles(found[name], name, next(iter(passes.values())))
         spills = {
             kind: max(x.spills for x in loops[1:] or loops) for kind, loops in found[name].items()
         }
@@ -215,11 +202,11 @@ def _page(found, passes):
     return f"""# Kernels of attention, as the compiler of TPU v5e schedules them
 
 Compiled, not run: {datetime.date.today()}, jax {jax.__version__}. Batch 4, T = 4096, 8 heads of
-128, bfloat16. Bundles for a tile of 512 keys by 256 queries, one a cycle; what a block of queries
-does once is divided among its 8 tiles, and no tile is skipped. Waits are not counted. Spills are
-stores and loads of registers in the inner loop that has most (forward / d queries / d keys and
-values). The forward kernels are those of a gradient, which also keep what the way back needs, with
-the passes of trained scores.
+128, bfloat16. Bundles for a tile of 512 keys by 256 queries, one a cycle; work that a block of
+queries does once is divided among its 8 tiles, and no tile is skipped. Waits are not counted.
+Spills are stores and loads of registers in the inner loop that has most (forward / d queries / d
+keys and values). The forward kernels are those of a gradient, which also keep residuals for the
+backward pass, with the passes of trained scores.
 
 {_table(head, rows)}
 
@@ -243,5 +230,26 @@ def _table(head, rows):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+SCORES = {"trained": passes_of_the_demo, "normal": passes_of_normal_scores}
+
+
+def run(settings, screen) -> Outcome:
+    """Compile, and count passes."""
+    found = {name: _schedules(name) for name in NAMES}
+    text = _page(found, {kind: SCORES[kind]() for kind in settings.scores})
+    return Outcome(files={"attention_kernels.md": text}, notes=[text])
+
+
+BENCHMARK = Benchmark(
+    "attention_kernels",
+    "Kernels of attention, as the compiler of TPU v5e schedules them",
+    run,
+    {"scores": Setting(tuple(SCORES), ("normal",))},
+)
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--compile"]:
+        _compile(sys.argv[2])
+    else:
+        command("attention_kernels")

@@ -60,7 +60,7 @@ class Loop:
 def loops(folder: str, kernel: str) -> list[Loop]:
     """The loops of a kernel in their order, the one over its grid first.
 
-    A loop is what lies between the start of a region and a branch back to it.
+    A loop lies between the start of a region and a branch back to it.
     """
     (path,) = (
         path

@@ -1,8 +1,8 @@
 """Read memory traffic, cycles and collectives off the text of an optimized program.
 
 A loop counts as often as it turns, if the compiler knows that, and `TURNS` times otherwise. Of the
-branches of a choice the cheapest counts: the others are for what is rare. A fusion reads its
-operands and writes its results once, and of what it slices only the slice; what lies in the fast
+branches of a choice the cheapest counts: the others are for rare cases. A fusion reads its
+operands and writes its results once, and of a sliced operand only the slice; data in the fast
 memory of a TPU (VMEM) moves nothing. A kernel counts its operands and results.
 """
 
@@ -115,7 +115,7 @@ class Program:
 
     @property
     def collectives(self) -> list[Collective]:
-        """What travels between devices."""
+        """Communication between devices."""
         found: list[Collective] = []
         self._collect(self.entry, 1.0, found, set())
         return found
@@ -186,7 +186,7 @@ class Program:
         return TURNS if end is None else max(0, end - (first or 0))
 
     def _value(self, one, loop, inside) -> int | None:
-        """Of a constant, or of what a loop starts with."""
+        """Of a constant, or of the initial value of a loop."""
         if one.opcode == "get-tuple-element":
             start = inside[loop.operands[0]]
             place = int(re.search(r"index=(\d+)", one.rest)[1])
@@ -305,7 +305,7 @@ def _number(opcode: str, inside: str) -> int | None:
 
 
 def _first(text: str) -> tuple[str, str]:
-    """The shape at the start, and what follows."""
+    """The shape at the start, and the rest of the text."""
     end = _closing(text) if text.startswith("(") else text.index(" ")
     return text[:end], text[end:]
 

@@ -1,4 +1,4 @@
-"""Limits on what a compiled program takes, and on what travels."""
+"""Limits on the memory, traffic and cycles of a compiled program, and on its communication."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from benchmarks.chips.case import Case
 from benchmarks.chips.target import Compiled
 
 LEAST = {"temporaries": 2**20}  # bytes of the peer, below which a quotient tells nothing
-NUMBERS_A_ROW = 256  # that may travel besides what the dense way moves
+NUMBERS_A_ROW = 256  # that may travel besides those of the dense way
 
 
 def ratios_to(compiled: Compiled, peer: Compiled | None) -> dict[str, float]:

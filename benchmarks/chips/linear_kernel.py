@@ -1,8 +1,7 @@
-"""python -m benchmarks.chips.linear_kernel: does a kernel of linear cross-entropy pay?
+"""Compile linear cross-entropy in XLA's form and in Pallas: does a kernel pay?
 
-Compile jsoftmax.linear_cross_entropy in XLA's form and in Pallas, value and gradient, and write
-benchmarks/results/linear_kernel.md. Where libtpu is installed it compiles for TPU v5e, otherwise
-for H100; the page has both, each from its last run. Nothing runs.
+Value and gradient, for TPU v5e where libtpu is installed, otherwise for H100; the page has both,
+each from its last run. Nothing runs.
 """
 
 from __future__ import annotations
@@ -20,14 +19,15 @@ import tempfile
 import jax
 import jax.numpy as jnp
 
+from benchmarks.benchmark import Benchmark, Outcome, Setting
 from benchmarks.chips import bundles, target
 from benchmarks.chips.case import BF16
 from benchmarks.chips.cases import _linear
+from benchmarks.runner import command
 from jsoftmax import linear_cross_entropy
 from jsoftmax.kernels.linear import TableProblem
 from jsoftmax.kernels.linear import chip as memory_and_cores
 
-RESULTS = pathlib.Path(__file__).parent.parent / "results"
 TOKENS, WIDTH, CLASSES = (1024, 8192, 65536), 2048, 128256
 FLOPS_A_CYCLE = 4 * 128 * 128 * 2  # of a v5e's four matrix units; at 1.5 GHz 197 TFLOP/s
 PRODUCT = 2 * WIDTH * CLASSES  # FLOPs of a token in one of the matrix products
@@ -80,20 +80,20 @@ def total(implementation: str):
     return jax.value_and_grad(weighted, (0, 1))
 
 
-def on_tpu() -> list[Figures]:
+def on_tpu(sizes) -> list[Figures]:
     """XLA's form and the kernels, for one v5e."""
     chip, found = target.Target("tpu"), []
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"LIBTPU_INIT_ARGS": bundles.flags(folder)}
-        for tokens in TOKENS:
+        for tokens in sizes:
             arrays = [chip.array(*x) for x in _linear(tokens, CLASSES)]
             xla = chip.compile(total("xla"), *arrays)
             products = 3 if tokens <= WIDTH // 2 else 4
             least = products * tokens * PRODUCT / FLOPS_A_CYCLE
             found.append(_of_xla(tokens, xla, least, xla.program.totals.cycles))
             compiled = chip.compile(total("pallas"), *arrays)
-            command = [sys.executable, "-m", __spec__.name, "schedule", str(tokens)]
-            subprocess.run(command, env=environment, check=True, capture_output=True)
+            program = [sys.executable, "-m", __spec__.name, "schedule", str(tokens)]
+            subprocess.run(program, env=environment, check=True, capture_output=True)
             schedules = bundles.schedules(folder)
             for path in pathlib.Path(folder).iterdir():
                 path.unlink()
@@ -152,12 +152,12 @@ def _of_kernel(chip, tokens, compiled, schedules) -> Figures:
     )  # fmt: skip
 
 
-def on_gpu() -> list[Figures]:
+def on_gpu(sizes) -> list[Figures]:
     """XLA's form, and the forward pass in Triton, for one H100."""
     from benchmarks.chips import triton_linear
 
     chip, found = target.Target("gpu"), []
-    for tokens in TOKENS[:2]:
+    for tokens in sizes[:2]:
         arrays = [chip.array(*x) for x in _linear(tokens, CLASSES)]
         for name, function in (("XLA", total("xla")), ("XLA, forward", _forward)):
             one = _of_xla(tokens, chip.compile(function, *arrays), None, None)
@@ -209,24 +209,32 @@ def _page(known: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Compile, write the figures and the page."""
+def run(settings, screen) -> Outcome:
+    """Compile for the chip of the installed compiler."""
     platform = "tpu" if importlib.util.find_spec("libtpu") else "gpu"
-    rows = on_tpu() if platform == "tpu" else on_gpu()
-    file = RESULTS / "linear_kernel.json"
+    rows = on_tpu(settings.tokens) if platform == "tpu" else on_gpu(settings.tokens)
+    file = settings.folder / "linear_kernel.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     known[platform] = {
         "date": datetime.date.today().isoformat(),
         "jax": jax.__version__,
         "rows": [dataclasses.asdict(row) for row in rows],
     }
-    file.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
-    (RESULTS / "linear_kernel.md").write_text(_page(known))
-    print((RESULTS / "linear_kernel.md").read_text())
+    text = _page(known)
+    figures = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
+    return Outcome(files={file.name: figures, "linear_kernel.md": text}, notes=[text])
+
+
+BENCHMARK = Benchmark(
+    "linear_kernel",
+    "A kernel of linear cross-entropy, or XLA",
+    run,
+    {"tokens": Setting(TOKENS, TOKENS[:1])},
+)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["schedule"]:
         schedule(int(sys.argv[2]))
     else:
-        main()
+        command("linear_kernel")

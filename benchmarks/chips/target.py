@@ -32,7 +32,7 @@ class Compiled:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What can be divided by that of a peer."""
+        """The figures that are divided by those of a peer."""
         totals = self.program.totals
         return {
             "temporaries": self.temporaries,

@@ -1,1 +1,1 @@
-"""What each library answers at the edges: `python -m benchmarks.conformance`."""
+"""The answers of each library at the edges: `python -m benchmarks run conformance`."""

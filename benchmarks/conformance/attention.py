@@ -1,4 +1,4 @@
-"""Attention: queries that see nothing, what masks hide, small floats, shapes, the family."""
+"""Attention: queries that see nothing, hidden keys, small floats, shapes, the family."""
 
 import numpy as np
 
@@ -158,7 +158,7 @@ def family():
     capped = attention(QUERY, KEY, None, logits_soft_cap=1.0)
     right = Near(oracle.attention(QUERY, KEY, VALUE, cap=1.0))
     yield value("scores capped softly at 1", capped, right, VALUE)
-    # A sink of score 0 is one more key, whose value is zero.
+    # A sink of score 0 is one more key with value zero.
     keys, values = (np.concatenate([x, 0 * x[:, :1]], axis=1) for x in (KEY, VALUE))
     right = Near(oracle.attention(QUERY, keys, values))
     yield value("a sink of score 0", attention(QUERY, KEY, None, sinks=0.0), right, VALUE)

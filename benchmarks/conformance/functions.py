@@ -18,7 +18,7 @@ from benchmarks.conformance.libraries import (
     torch,
 )
 
-# What a library calls one thing; several entries where it has several ways to compute it.
+# The names of one function in a library; several entries where it has several ways to compute it.
 Function = Jax | Torch | Mapping[str, Jax | Torch]
 Functions = Mapping[str, Function]
 
@@ -110,7 +110,7 @@ def budget(k: float) -> Functions:
 
 
 def mine(call) -> Functions:
-    """What no peer has."""
+    """Functions that no peer has."""
     return {"jsoftmax": Jax(call)}
 
 
@@ -210,7 +210,7 @@ def _rows(function):
 # The three that most questions are put to, each with its α.
 FAMILY = {"softmax": (softmax, 1), "sparsemax": (sparsemax, 2), "entmax 1.5": (entmax15, 1.5)}
 
-# What attention takes besides arrays and masks.
+# Arguments of attention besides arrays and masks.
 SHARED = {"is_causal", "query_seq_lengths", "key_value_seq_lengths", "local_window_size"}
 OPTIONS = {
     "jax.nn": SHARED,

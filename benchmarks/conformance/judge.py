@@ -1,4 +1,4 @@
-"""Ask a library one question and compare what comes back with the right answer."""
+"""Ask a library one question and compare its answer with the right one."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ class Missing(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """One of right, wrong, NaN, error and –, with what came back."""
+    """One of right, wrong, NaN, error and –, with the returned value."""
 
     kind: str
     detail: str = ""

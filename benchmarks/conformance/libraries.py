@@ -19,7 +19,7 @@ ATTENDING = ("jax.nn", "flax", "tokamax", "torch", "jsoftmax")
 
 
 class Library:
-    """A package that is imported when first used; what it lacks raises `Missing`."""
+    """A package that is imported when first used; a name that it lacks raises `Missing`."""
 
     def __init__(self, name: str):
         self._name = name

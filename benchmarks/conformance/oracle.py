@@ -116,7 +116,7 @@ def attention(query, key, value, bias=0.0, mask=True, alpha: float = 1, cap=None
     """[..., T, N, H], [..., S, K, H], [..., S, K, V] → [..., T, N, V]; nothing seen: zeros."""
     q, k, v = (np.swapaxes(np.asarray(x, np.float64), -3, -2) for x in (query, key, value))
     k, v = (np.repeat(x, q.shape[-3] // x.shape[-3], axis=-3) for x in (k, v))
-    with np.errstate(invalid="ignore"):  # what is not seen may be NaN or infinite
+    with np.errstate(invalid="ignore"):  # unseen entries may be NaN or infinite
         z = q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1]) + bias
         z = np.where(mask, z if cap is None else cap * np.tanh(z / cap), -np.inf)
         blind = np.all(z == -np.inf, axis=-1, keepdims=True)

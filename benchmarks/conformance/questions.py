@@ -38,7 +38,7 @@ class Section:
 def ask_for(
     what: str, name: str, functions: Functions, right: Right, *arguments: np.ndarray
 ) -> Question:
-    """Ask every library for the `what` of its function: a method of `Jax` and `Torch`."""
+    """Ask every library's function for a quantity: the name of a method of `Jax` and `Torch`."""
 
     def call(function) -> Call:
         return lambda: getattr(function, what)(*arguments)
