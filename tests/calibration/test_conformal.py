@@ -339,7 +339,7 @@ def test_what_is_no_key_is_named(key, error, message):
         (lambda: js.conformal_threshold(Z, LABELS, 1.5), "conformal_threshold: `coverage` must be"),
         (lambda: js.conformal_threshold(Z, LABELS, NAN), "conformal_threshold: `coverage` must be"),
         (lambda: js.conformal_threshold(Z, LABELS[1:]), "`labels` have shape (49,), but `scores`"),
-        (lambda: js.conformal_threshold(Z, LABELS + 5), r"is out of range \[0, 5\)"),
+        (lambda: js.conformal_threshold(Z, LABELS + 5), "is out of range [0, 5)"),
         (lambda: js.conformal_threshold(Z[:, :0], LABELS), "`scores` of shape (50, 0) has no"),
         (lambda: js.conformal_threshold(Z, LABELS, weights=-WEIGHTS), "`weights` must not be"),
         (lambda: js.conformal_sets(Z, np.ones(3)), "conformal_sets: `threshold` has shape (3,)"),

@@ -230,7 +230,7 @@ def test_the_brier_score_is_a_squared_distance():
         ({"labels": LABELS[1:]}, "`labels` have shape (59,), but `probabilities`"),
         ({"labels": np.full(ROWS, "cat")}, "`labels` is array(['cat',"),
         ({"labels": P}, "give integers, one class a row"),
-        ({"labels": -LABELS - 1}, r"is out of range \[0, 4\)"),
+        ({"labels": -LABELS - 1}, "is out of range [0, 4)"),
         ({"axis": (0, 0)}, "must name at least one axis, and none twice"),
         ({"where": np.ones(CLASSES)}, "give it a boolean mask"),
         ({"weights": np.full(ROWS, NAN)}, "`weights` must not be negative, nor NaN"),
