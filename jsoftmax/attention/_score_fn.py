@@ -242,7 +242,7 @@ def _elementwise(function: Callable, arrays: Any, z: Array, *indices: Array) -> 
         def of_scalars(*scalars):
             return function(arrays, *scalars).astype(z.dtype)
 
-        has = [(True,) * z.ndim, *(tuple(n > 1 for n in x.shape) for x in indices)]
+        has = [(True,) * z.ndim, *(tuple(n != 1 for n in x.shape) for x in indices)]
         kept = [x.reshape([n for n, h in zip(x.shape, own, strict=True) if h])
                 for x, own in zip((z, *indices), has, strict=True)]  # fmt: skip
         for axes in list(zip(*has, strict=True))[::-1]:
@@ -257,7 +257,7 @@ def _elementwise(function: Callable, arrays: Any, z: Array, *indices: Array) -> 
         decided: Any = jax.sharding.auto_axes(mapped, out_sharding=spec)
         return decided(arrays, z, *indices)
     # A program that was traced on Explicit axes stays on them: all mapped arrays are split alike.
-    own = ([s if n > 1 else None for s, n in zip(spec, x.shape, strict=True)] for x in indices)
+    own = ([s if n != 1 else None for s, n in zip(spec, x.shape, strict=True)] for x in indices)
     indices = tuple(
         jax.sharding.reshard(x, jax.sharding.PartitionSpec(*parts)) if any(parts) else x
         for x, parts in zip(indices, own, strict=True)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -145,5 +146,7 @@ def along_diagonals(x: Array, queries: int, keys: int) -> Array:
     # Distances 0, 1, …, one entry that is not used, and those before 0.
     x = jnp.concatenate([x[..., queries - 1 :], x[..., :1], x[..., : queries - 1]], axis=-1)
     x = jnp.broadcast_to(x, (*x.shape[:-2], queries, length))
-    x = x.reshape(*x.shape[:-2], queries * length)[..., : queries * (length - 1)]
+    x = x.reshape(*x.shape[:-2], queries * length)
+    # A split, not a slice: sizes may be symbols, where queries × (length − 1) ≥ 0 is not known.
+    x, _ = jax.lax.split(x, (queries * (length - 1), queries), axis=x.ndim - 1)
     return x.reshape(*x.shape[:-1], queries, length - 1)[..., :keys]

@@ -73,7 +73,8 @@ def binned(confidence, right, w, bins, equal_mass, over) -> Reliability:
         scaled, whole = bins * mass[last], jnp.max(mass, initial=1)
         which = jnp.ceil(scaled / whole)
         # The compiler may multiply by a rounded 1/whole: products of integer weights are exact.
-        which = which - (scaled <= (which - 1) * whole) + (scaled > which * whole) - 1
+        below, above = scaled <= (which - 1) * whole, scaled > which * whole
+        which = which - below.astype(which.dtype) + above.astype(which.dtype) - 1
     else:
         # In numpy, since the compiler multiplies by a rounded 1/bins.
         edges = jnp.asarray(np.arange(1, bins, dtype=x.dtype) / x.dtype.type(bins))

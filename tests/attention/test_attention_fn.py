@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jsoftmax import attention_fn, attention_weights, dot_product_attention, entmax
+from jsoftmax import ALiBi, attention_fn, attention_weights, dot_product_attention, entmax
 from jsoftmax.attention import _attention_fn
 
 pytestmark = pytest.mark.slow  # together some minutes
@@ -104,6 +104,7 @@ OPTIONS = {
     "alpha": 2.0,
     "scale": 0.2,
     "is_causal": True,
+    "query_offset": 1,
     "query_seq_lengths": np.array([3, 6]),
     "key_value_seq_lengths": np.array([3, 6]),
     "local_window_size": (1, 2),
@@ -111,6 +112,7 @@ OPTIONS = {
     "key_value_segment_ids": np.array([0, 0, 1, 1, 1, 1]),
     "logits_soft_cap": 0.5,
     "sinks": np.array([0.0, 1.0, 2.0, 3.0]),
+    "score_fn": ALiBi(0.1),
     "implementation": "no such program",
     "block_q": 4,
     "block_k": 4,

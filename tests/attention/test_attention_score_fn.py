@@ -213,7 +213,7 @@ MISTAKES = [
     (js.ALiBi(np.ones(3)), ValueError, r"`slopes` of ALiBi has shape \(3,\).*4 heads"),
     (js.ForgettingGate(np.ones((B, 3, N))), ValueError, "`cumulative` of ForgettingGate"),
     (js.T5Buckets(np.ones((32, 3))), ValueError, "`table` of T5Buckets.*4 heads"),
-    (lambda score, b, h, q, k: score * jnp.ones(2), ValueError, "one number"),
+    (lambda score, b, h, q, k: score * jnp.ones(2), ValueError, "must return a scalar"),
     (lambda score, b, h, q, k: q, TypeError, "real number"),
 ]
 

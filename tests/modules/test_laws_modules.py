@@ -21,6 +21,9 @@ import jsoftmax as js
 import jsoftmax.linen
 import jsoftmax.nnx
 
+# At optimization level 0 XLA (0.10.2) gets DifferentiatedSoftmax wrong if it is made in the trace.
+as_users_compile = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+
 KEY = jax.random.key(0)
 RNGS = {"params": KEY, "gumbel": jax.random.key(1), "candidates": jax.random.key(2)}
 FEATURES = jax.random.normal(KEY, (3, 4), jnp.float32)
@@ -195,7 +198,7 @@ def test_an_nnx_module_is_restored(row, tmp_path):
 @pytest.mark.slow
 def test_an_nnx_module_is_transformed(row):
     """nnx.jit and nnx.remat change no answer."""
-    expected = jax.jit(lambda: row.answers(row.of_nnx()))()
+    expected = as_users_compile(lambda: row.answers(row.of_nnx()))()
     for transformed in (nnx.jit(row.answers), nnx.jit(nnx.remat(row.answers))):
         found = transformed(row.of_nnx())
         chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -213,10 +216,7 @@ def test_nnx_modules_are_scanned(row):
     def layers(carry, module):
         return carry, row.answers(module)
 
-    # Compiled as users compile: at level 0 XLA (0.10.2) gets DifferentiatedSoftmax wrong here.
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
-    def alone(key):
-        return row.answers(row.of_nnx(key))
+    alone = as_users_compile(lambda key: row.answers(row.of_nnx(key)))
 
     if nnx.state(stacked):
         _, found = layers(jnp.zeros(()), stacked)
