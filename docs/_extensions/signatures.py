@@ -1,0 +1,40 @@
+"""Show annotations as the source spells them: `ArrayLike`, `Float[Array, "... classes"]`.
+
+Evaluated, they would be unions that fill a page. Names of other packages are not links: their
+pages are not at hand without a network.
+"""
+
+import inspect
+
+
+class _Source(str):
+    """An annotation that is printed without quotes."""
+
+    __repr__ = str.__str__
+
+
+def _as_in_source(app, what, name, obj, options, signature, returns):
+    """autodoc's event: give the text of the signature and of the returned annotation."""
+    if what not in {"function", "method", "class"} or not signature:
+        return None
+    found = inspect.signature(obj)
+    parameters = [
+        p.replace(annotation=_source(p.annotation))
+        for p in found.parameters.values()
+        if not (what == "method" and p.name == "self")
+    ]
+    returned = found.return_annotation
+    shown = found.replace(parameters=parameters, return_annotation=found.empty)
+    if what == "class" or returned in (found.empty, None, "None"):
+        return str(shown), None
+    return str(shown), str(_source(returned))
+
+
+def _source(annotation):
+    return _Source(annotation) if isinstance(annotation, str) else annotation
+
+
+def setup(app):
+    """Listen to autodoc."""
+    app.connect("autodoc-process-signature", _as_in_source)
+    return {"parallel_read_safe": True}
