@@ -23,6 +23,7 @@ extensions = [
     "sphinxcontrib.bibtex",
     "myst_nb",
     # Ours, one idea a file.
+    "docstrings",
     "gallery",
     "mathml",
     "names",
@@ -34,6 +35,8 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_*", "conf.py", "conftest.py", "notebooks/drawing", "notebooks/*.ipynb"]
 nitpicky = True
+# Types and errors of other packages, whose pages are not at hand without a network.
+nitpick_ignore_regex = [("py:(class|exc)", r"(?!jsoftmax\.).*")]
 
 # Docstrings. A single backtick is code, which `names` links where it is a public name.
 default_role = "code"

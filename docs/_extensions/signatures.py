@@ -1,7 +1,7 @@
 """Show annotations as the source spells them: `ArrayLike`, `Float[Array, "... classes"]`.
 
-Evaluated, they would be unions that fill a page. Names of other packages are not links: their
-pages are not at hand without a network.
+Evaluated, they would be unions that fill a page. Parameters with a sentinel as default (Linen's
+`parent`) are left out.
 """
 
 import inspect
@@ -21,7 +21,7 @@ def _as_in_source(app, what, name, obj, options, signature, returns):
     parameters = [
         p.replace(annotation=_source(p.annotation))
         for p in found.parameters.values()
-        if not (what == "method" and p.name == "self")
+        if not (what == "method" and p.name == "self") and " object at 0x" not in repr(p.default)
     ]
     returned = found.return_annotation
     shown = found.replace(parameters=parameters, return_annotation=found.empty)
