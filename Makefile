@@ -122,7 +122,7 @@ conformance: $(VENV)/.has-bench  ## what each library answers at the edges
 	$(VENV)/bin/python -m benchmarks.conformance
 
 clean:  ## remove the environments and everything the tools left behind
-	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist docs/api/generated .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says that .venv has the extra of that name.

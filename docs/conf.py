@@ -46,6 +46,7 @@ autosummary_generate = True
 autosummary_generate_overwrite = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = ["Reference"]
 python_maximum_signature_line_length = 88
 python_display_short_literal_types = True
 
@@ -57,6 +58,7 @@ nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "docs" / "cache")
 nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
+nb_execution_show_tb = True
 nb_merge_streams = True
 bibtex_bibfiles = ["references.bib"]
 

@@ -40,6 +40,9 @@ class RepositoryLinks(SphinxPostTransform):
 
     def _replace(self, link):
         target, _, anchor = link["reftarget"].partition("#")
+        if target.startswith(str(ROOT)):  # a Markdown file outside of docs, without its suffix
+            target = f"{target.removeprefix(f'{ROOT}/')}.md"
+            anchor = anchor or link.get("reftargetid") or ""
         folder = posixpath.dirname(f"docs/{self.env.docname}")
         candidates = (posixpath.normpath(f"{folder}/{target}"), posixpath.normpath(target))
         path = next((each for each in candidates if (ROOT / each).exists()), None)

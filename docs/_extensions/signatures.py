@@ -18,6 +18,8 @@ def _as_in_source(app, what, name, obj, options, signature, returns):
     if what not in {"function", "method", "class"} or not signature:
         return None
     found = inspect.signature(obj)
+    if what == "class" and [*found.parameters] == ["args", "kwargs"]:  # of NNX's metaclass
+        what, found = "method", inspect.signature(obj.__init__)
     parameters = [
         p.replace(annotation=_source(p.annotation))
         for p in found.parameters.values()
@@ -25,7 +27,7 @@ def _as_in_source(app, what, name, obj, options, signature, returns):
     ]
     returned = found.return_annotation
     shown = found.replace(parameters=parameters, return_annotation=found.empty)
-    if what == "class" or returned in (found.empty, None, "None"):
+    if inspect.isclass(obj) or returned in (found.empty, None, "None"):
         return str(shown), None
     return str(shown), str(_source(returned))
 
