@@ -21,7 +21,7 @@ def _as_in_source(app, what, name, obj, options, signature, returns):
     if what == "class" and [*found.parameters] == ["args", "kwargs"]:  # of NNX's metaclass
         what, found = "method", inspect.signature(obj.__init__)
     parameters = [
-        p.replace(annotation=_source(p.annotation))
+        p.replace(annotation=_source(p.annotation), default=_default(p.default))
         for p in found.parameters.values()
         if not (what == "method" and p.name == "self") and " object at 0x" not in repr(p.default)
     ]
@@ -34,6 +34,16 @@ def _as_in_source(app, what, name, obj, options, signature, returns):
 
 def _source(annotation):
     return _Source(annotation) if isinstance(annotation, str) else annotation
+
+
+def _default(value):
+    """`float32`, not `<class 'jax.numpy.float32'>`, which is no Python."""
+    named = (
+        repr(value).startswith("<")
+        and hasattr(value, "__name__")
+        and value is not inspect.Parameter.empty
+    )
+    return _Source(value.__name__) if named else value
 
 
 def setup(app):
