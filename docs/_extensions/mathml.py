@@ -34,11 +34,13 @@ def _converted(node, display: str) -> str:
 
 # The converter takes ≤ and ⟨, written as such, for variables: they want an operator's spaces.
 SIGN = re.compile(r"<mi>(\W)</mi>")
-FUNCTION = re.compile(r"<m[io]>(?:log|arg|max|min)</m[io]>(?=<m(?:i|n|sub|row)\b)")
+FUNCTION = re.compile(
+    r"(?<!<munder>)(?<!<msub>)(?<!<msup>)<m[io]>(?:log|arg|max|min)</m[io]>(?=<m(?:i|n|sub|row)\b)"
+)
 
 
 def _operator(sign) -> str:
-    return f"<mo>{sign[1]}</mo>" if sign[1] not in "∂∞" else sign[0]
+    return f'<mo stretchy="false">{sign[1]}</mo>' if sign[1] not in "∂∞" else sign[0]
 
 
 def setup(app):
