@@ -11,9 +11,9 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c '$(ENOUGH)' >/dev/null 2>&1 && { echo $$name; break; }; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo example test tests slow nightly kernels doctests bare laws layers lint format types notebooks check-notebooks \
+.PHONY: help demo example test tests slow nightly kernels doctests bare laws layers lint format types docs docs-links notebooks \
 	compile-tpu compile-gpu bench peers multilabel text vectors conformance clean \
-	build check-build newest-peers history
+	build check-build newest-peers history newcomer
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,11 +66,18 @@ format: $(VENV)/.has-test  ## ruff: mend what can be mended
 types: $(VENV)/.has-test  ## pyright
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute notebooks/*.py and write the .ipynb beside each
-	$(VENV)/bin/python .ci/notebooks.py
+# A warning is an error: a broken link or reference, a public name without a page, a formula that does
+# not render, a notebook that fails. Notebooks run again where their code changed. JSOFTMAX_LONGEST=8192
+# leaves out the lengths that take minutes.
+SPHINX = $(VENV)/bin/python -m sphinx -W --keep-going -d build/docs/doctrees
+docs: $(VENV)/.has-docs  ## the site, into build/docs/html; executes the notebooks, once
+	$(SPHINX) -b html docs build/docs/html
 
-check-notebooks: $(VENV)/.has-docs $(VENV)/.has-demo  ## execute them, write nothing, fail where a pair differs
-	JSOFTMAX_LONGEST=8192 $(VENV)/bin/python .ci/notebooks.py --check
+docs-links: $(VENV)/.has-docs  ## do external links of the site answer? needs a network
+	$(SPHINX) -b linkcheck docs build/docs/links
+
+notebooks: $(VENV)/.has-docs  ## write an .ipynb, not executed, beside each notebooks/*.py, for Jupyter
+	$(VENV)/bin/jupytext --to ipynb notebooks/*.py
 
 # Without the hardware: compilers work from the description of a chip. QUICK=1 compiles what CI does.
 compile-tpu:  ## compile hot functions and the example for TPU v5e, print figures, fail at broken limits
@@ -124,7 +131,7 @@ check-build: $(VENV)/.made  ## install the wheel outside of the tree, run tests 
 	$(VENV)/bin/python .ci/check_build.py --workers $(WORKERS) $(if $(ALL),--all)
 
 clean:  ## remove the environments and everything the tools left behind
-	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist docs/api/generated .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says that .venv has the extra of that name.

@@ -17,11 +17,11 @@
 # the whole class table. With hundreds of thousands of words, users or products that is most of the
 # model. There are three ways out: never hold the row, choose along a tree, look at a sample.
 #
-# 1. [Trees](#Trees): a class as a few small choices
-# 2. [No row](#Losses-without-the-row): the same loss, block by block
-# 3. [A million classes](#A-million-classes): what a step costs
-# 4. [Samples](#Samples): which way they pull, and how much they scatter
-# 5. [What to choose](#What-to-choose)
+# 1. [Trees](#trees): a class as a few small choices
+# 2. [No row](#losses-without-the-row): the same loss, block by block
+# 3. [A million classes](#a-million-classes): the cost of a step
+# 4. [Samples](#samples): their bias, and their spread
+# 5. [The choice](#the-choice)
 #
 # On real text, see `python -m jsoftmax --section words`.
 
@@ -198,10 +198,10 @@ for name, other in (
     print(f"{name:28s} value {value:.0e}, gradient of h {of_h:.0e}, of W {of_W:.0e}")
 
 # %% [markdown]
-# Memory is what the compiled program sets aside for intermediate results; gradients are results,
-# and not counted. The dense way holds rows for all tokens, one after the other; the streamed one
-# a few blocks, whose size is bounded; below some 20,000 classes there is nothing to save here. It
-# is memory that it saves, not time: the work is the same.
+# Memory is the compiled program's space for intermediate results; gradients are results, and not
+# counted. The dense form holds rows for all tokens, one after the other. The streamed form holds a
+# few blocks of bounded size; below some 20,000 classes there is nothing to save here. It saves
+# memory, not time: the work is the same.
 
 # %%
 figure, (left, right) = style.card(
@@ -323,7 +323,7 @@ def sampled(table, h, y, sampler, key):
 
 # %%
 def contestants(classes):
-    """(step, table, what it takes besides) by name."""
+    """(step, table, further arguments) by name."""
     counts, random = 1e9 / np.arange(1, classes + 1), np.random.default_rng(0)
     key, sampler = jax.random.key(1), js.vocabulary.log_uniform_sampler(classes)
     h = random.standard_normal((TOKENS, WIDTH), np.float32)
@@ -489,10 +489,10 @@ plt.show()
 #   sampling does so, and scatters little: its bias is the price of a vocabulary of its own.
 # - NCE, and corrected targets with hits left in, are right on average at any number of draws. They
 #   pay in spread, and neither is an estimate of the cross-entropy.
-# - Negative sampling learns something else: $z = \log p - \log n$, so that here it pulls the more
-#   the more is drawn. It is for vectors, not for probabilities.
+# - Negative sampling learns something else, $z = \log p - \log n$, so that here more draws pull
+#   more. It is for vectors, not for probabilities.
 #
-# ## What to choose
+# ## The choice
 #
 # | Wanted | Take | A step costs |
 # |---|---|---|
@@ -508,7 +508,7 @@ plt.show()
 # | a table that does not fit | `target_sampling_loss` | d·size of a part |
 # | vectors alone | `negative_sampling_loss` | d·draws |
 #
-# What was trained by samples is asked like the full softmax: `linear_topk` and
-# `linear_categorical` find the best classes, and draw, without the row; `linear_sample_token` draws
-# from a truncated one. Trees and adaptive tables
-# are another model: `hierarchical_topk` and `adaptive_topk` ask them.
+# A table trained by samples is read like that of the full softmax: `linear_topk` finds the best
+# classes without the row, `linear_categorical` draws, and `linear_sample_token` draws from a
+# truncated row. Trees and adaptive tables are other models: `hierarchical_topk` and `adaptive_topk`
+# read them.

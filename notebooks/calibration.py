@@ -13,14 +13,14 @@
 # %% [markdown]
 # # Calibration
 #
-# A classifier is sure of 90 %, and right in 73 % of cases. What it says can be mended without
-# training it again, by one temperature; and a *set* of classes can be made to hold the true one as
-# often as is asked, whatever the classifier is worth.
+# A classifier gives 90 % confidence, and is right in 73 % of cases. One temperature mends its
+# probabilities without training it again. A *set* of classes can be made to hold the true one as
+# often as is asked, however good or bad the classifier is.
 #
-# 1. [Too sure of itself](#Too-sure-of-itself): a reliability diagram, and what it is worth
-# 2. [One temperature](#One-temperature): convex in 1/T, for every α; and a scale for each class
-# 3. [Sets](#Sets-that-hold-the-answer): split conformal prediction, and its exact coverage
-# 4. [The threshold is a temperature](#The-threshold-is-a-temperature): the support of entmax as a
+# 1. [Too sure of itself](#too-sure-of-itself): a reliability diagram, and its own error
+# 2. [One temperature](#one-temperature): convex in 1/T, for every α; and a scale for each class
+# 3. [Sets](#sets-that-hold-the-answer): split conformal prediction, and its exact coverage
+# 4. [The threshold is a temperature](#the-threshold-is-a-temperature): the support of entmax as a
 #    conformal set
 
 # %%
@@ -188,8 +188,8 @@ axes[0].set_ylabel("mean loss")
 plt.show()
 
 # %% [markdown]
-# T is differentiable in what it was found from, by the implicit function theorem: with units of z
-# it must be that Σ z·∂T/∂z = T.
+# T is differentiable in the logits, by the implicit function theorem. It has the units of z, so
+# that Σ z·∂T/∂z = T must hold.
 
 # %%
 slope = jax.grad(js.temperature_scaling)(Z["softmax"][SCALED], labels[SCALED])
@@ -318,7 +318,7 @@ print(f"mean {coverages.mean():.4f}, of Beta {k / (n + 1):.4f}; smallest {covera
 # $$T > s_k = (α-1)\,\Big(\sum_j (z_j - z_k)_+^{1/(α-1)}\Big)^{α-1},$$
 #
 # because at T = s_k the others take up the whole mass. So s_k is a score, and its conformal
-# threshold a *temperature*, at which the support covers as asked (Campos et al. 2025).
+# threshold is a *temperature*: at this T the support covers as asked (Campos et al. 2025).
 
 # %%
 row = jnp.array([2.0, 1.4, 0.9, 0.2, -1.0])

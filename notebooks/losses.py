@@ -21,16 +21,16 @@
 # and is zero exactly when p = y. Its gradient in the scores is p − y, its Hessian the Jacobian of
 # the mapping. At α = 1 it is cross-entropy, at α = 2 the sparsemax loss.
 #
-# 1. [Along a margin](#Along-a-margin): value, gradient, and where they end
-# 2. [Laws](#Laws,-checked): zero, gradient, Hessian, convexity
-# 3. [Do not minimise over α](#A-loss-must-not-be-minimised-over-its-own-α)
-# 4. [Numbers](#Where-the-textbook-form-fails) that the textbook form gets wrong
-# 5. [Targets and rows](#Targets,-rows-and-weights): distributions, smoothing, masks, weights
-# 6. [Other predictions](#Normmax,-and-k-classes-at-once): normmax, k classes at once
-# 7. [Training](#Training): four losses on one problem
-# 8. [Rare classes](#Rare-classes): balanced softmax, and logit adjustment
-# 9. [Pairs, and margins](#Pairs,-and-margins): contrastive losses, ArcFace
-# 10. [Experts](#Experts): routing, balanced with a loss and without
+# 1. [Along a margin](#along-a-margin): value, gradient, and where they end
+# 2. [Laws](#laws-checked): zero, gradient, Hessian, convexity
+# 3. [Do not minimise over α](#a-loss-must-not-be-minimised-over-its-own-α)
+# 4. [Numbers](#where-the-textbook-form-fails) that the textbook form gets wrong
+# 5. [Targets and rows](#targets-rows-and-weights): distributions, smoothing, masks, weights
+# 6. [Other predictions](#normmax-and-k-classes-at-once): normmax, k classes at once
+# 7. [Training](#training): four losses on one problem
+# 8. [Rare classes](#rare-classes): balanced softmax, and logit adjustment
+# 9. [Pairs, and margins](#pairs-and-margins): contrastive losses, ArcFace
+# 10. [Experts](#experts): routing, balanced with a loss and without
 
 # %%
 from decimal import Decimal, localcontext
@@ -100,8 +100,8 @@ for ax in (left, right):
 plt.show()
 
 # %% [markdown]
-# On three classes, over the score plane: the set where the loss is zero, white, is what the mapping
-# calls certain.
+# On three classes, over the score plane: the loss is zero on the white set, where the mapping is
+# certain.
 
 # %%
 x = np.linspace(-2.6, 2.6, 201)
@@ -207,8 +207,8 @@ plt.show()
 #
 # Cross-entropy as logsumexp − logit is a difference of large numbers. When the target leads by a
 # gap, −log p is about $e^{-\text{gap}}$, and the difference rounds it to nothing: the example stops
-# teaching long before it should. The library sums terms none of which is negative, so there is
-# nothing to cancel. The exact values are computed with 60 decimal digits.
+# teaching long before it should. The library sums non-negative terms only, so there is nothing to
+# cancel. The exact values are computed with 60 decimal digits.
 
 
 # %%
@@ -260,7 +260,7 @@ print("last gap with a loss above 0:", gaps[them > 0][-1], "(optax),", gaps[-1],
 
 # %% [markdown]
 # The same holds for the other members. Close to the end of the margin the sparsemax loss of two
-# classes is d²/4, where d is what is missing to the margin 1; the textbook form, here in float32,
+# classes is d²/4, where d is the distance to the margin 1; the textbook form, here in float32,
 # loses it in the rounding of its terms.
 
 
@@ -482,9 +482,8 @@ figure.supxlabel("first feature", fontsize=10)
 plt.show()
 
 # %% [markdown]
-# The last column counts training examples whose loss is exactly zero: they no longer teach. The
-# losses themselves are in different units, so their curves are not to be compared in height, only
-# in shape.
+# The last column counts training examples with a loss of exactly zero: they no longer teach. The
+# losses themselves are in different units: compare the shapes of their curves, not the heights.
 
 # %%
 figure, ax = style.card("Each loss falls in units of its own", size=(8, 3.4))
@@ -604,9 +603,9 @@ plt.show()
 # %% [markdown]
 # Cross-entropy finds nearly all of the frequent digits and one in four of the rarest. Both
 # remedies give up a few of the frequent ones and win far more of the rare. They ask for the same
-# thing, scores of the digit without its frequency, and differ in when: balanced softmax changes
-# what is learned, the adjustment needs no second training and can be turned to any frequencies that
-# are expected at test time.
+# thing, scores of the digit without its frequency, at different times. Balanced softmax changes the
+# training; the adjustment needs no second training and can be set to any frequencies that are
+# expected at test time.
 #
 # With `entmax_loss` the prior works in the same two places, though there it multiplies
 # $[1 + (α-1)(z_i - τ)]_+^{1/(α-1)}$ and is not a shift of the scores. Its scale counts as well, for
@@ -712,7 +711,7 @@ for m in (0.0, 0.3, 0.5):
 
 # %% [markdown]
 # CLIP's loss finds the own half most often. With `labels` all halves of a digit count alike, so the
-# own one no longer stands out, and that is what was asked for. The margin draws images to the
+# own one no longer stands out, as intended. The margin draws images to the
 # vector of their digit by seven degrees and leaves the nearest other where it was.
 
 # %% [markdown]

@@ -17,28 +17,28 @@
 # over actions. The first half draws classes and differentiates through the draw; in the second a
 # policy is any mapping of action values, and the temperature says how much is left to chance.
 #
-# **[Sampling](#Sampling)**
+# **[Sampling](#sampling)**
 #
-# 1. [A sample, relaxed](#A-sample,-relaxed): Gumbel noise, and a temperature that falls to zero
-# 2. [Its density](#The-concrete-density), on the simplex and on its logarithm
-# 3. [Gradients](#Gradients-through-a-draw): seven estimators against the enumerated gradient
-# 4. [Annealing](#Annealing) with a schedule of optax
-# 5. [Without replacement](#Without-replacement): k classes at once, and their relaxation
-# 6. [At scale](#Exact-draws-at-scale): exact, from many classes, and never one of probability zero
-# 7. [Truncation](#Truncation): top-k, top-p and their kin, without a sort
-# 8. [Distributions](#Distributions) with entropy and divergence
+# 1. [A sample, relaxed](#a-sample-relaxed): Gumbel noise, and a temperature that falls to zero
+# 2. [Its density](#the-concrete-density), on the simplex and on its logarithm
+# 3. [Gradients](#gradients-through-a-draw): seven estimators against the enumerated gradient
+# 4. [Annealing](#annealing) with a schedule of optax
+# 5. [Without replacement](#without-replacement): k classes at once, and their relaxation
+# 6. [At scale](#exact-draws-at-scale): exact, from many classes, and never one of probability zero
+# 7. [Truncation](#truncation): top-k, top-p and their kin, without a sort
+# 8. [Distributions](#distributions) with entropy and divergence
 #
-# **[Acting](#Acting)**
+# **[Acting](#acting)**
 #
-# 1. [Policies](#Policies) from one row of action values
-# 2. [Temperature](#Temperature), from greedy to uniform, as a number, an array or a schedule
-# 3. [Values](#The-value-that-belongs-to-a-policy): the smooth maximum whose gradient is the policy
-# 4. [Masks](#Masks): what is not allowed does not happen
-# 5. [Mellowmax](#Mellowmax), a smooth maximum that contracts
-# 6. [Near a reference](#Near-a-reference): the best policy that stays close to a given one
-# 7. [Learning a policy](#Learning-a-policy): log-probabilities, ratios, divergences
-# 8. [A bandit](#A-bandit): regret against temperature
-# 9. [A gridworld](#A-gridworld): soft, sparse and greedy value iteration
+# 1. [Policies](#policies) from one row of action values
+# 2. [Temperature](#temperature), from greedy to uniform, as a number, an array or a schedule
+# 3. [Values](#the-value-that-belongs-to-a-policy): a smooth maximum, its gradient the policy
+# 4. [Masks](#masks): forbidden actions do not happen
+# 5. [Mellowmax](#mellowmax), a smooth maximum that contracts
+# 6. [Near a reference](#near-a-reference): the best policy that stays close to a given one
+# 7. [Learning a policy](#learning-a-policy): log-probabilities, ratios, divergences
+# 8. [A bandit](#a-bandit): regret against temperature
+# 9. [A gridworld](#a-gridworld): soft, sparse and greedy value iteration
 
 # %%
 import itertools
@@ -144,8 +144,8 @@ print("log x", y, " log-density", js.exp_concrete_log_prob(y, z, 0.01))
 # ### Gradients through a draw
 #
 # Often the rest of the program wants a class, not a mixture: D is one-hot, and the derivative must
-# be made up. All estimators below are drop-in functions of a key and scores; they differ in what
-# they call the derivative of D. Three classes and a small network f are enough to see how: the
+# be made up. All estimators below are drop-in functions of a key and scores; they differ in their
+# derivative of D. Three classes and a small network f are enough to see how: the
 # exact gradient of $\mathbb{E} f(D) = \sum_i p_i f(e_i)$ is a sum of three terms, and since it has
 # sum zero, it and every estimate of it is a point in a plane.
 
@@ -244,8 +244,8 @@ plt.show()
 # %% [markdown]
 # ### Annealing
 #
-# What a hot relaxation gets wrong: the cost |x − c|² of a class is least for the class with the
-# largest c, but for a *mixture* it is least at c itself, so the relaxed problem is content there.
+# A hot relaxation solves another problem: the cost |x − c|² of a class is least for the class with
+# the largest c, but for a *mixture* it is least at c itself: the relaxed problem is content there.
 # A temperature that falls, `temperature=schedule(step)` with any schedule of optax, begins with
 # little noise and ends with the right problem. (On so small a problem a cold start ends as well.)
 
@@ -304,7 +304,7 @@ plt.show()
 # %% [markdown]
 # ### Without replacement
 #
-# The k largest of z + G are k classes drawn one after the other, each from what the others left.
+# The k largest of z + G are k classes drawn one after the other, each from the remaining ones.
 # `gumbel_topk` returns them in order, with the log-probability of that order. `relaxed_topk` is the
 # same draw through `topk_entmax`: no entry passes 1, and all of them sum to k.
 
@@ -547,8 +547,8 @@ print(f"classes {classes:.3f}; by RelaxedCategorical.log_prob at T = 0.5: {ratio
 #
 # ### Policies
 #
-# Six actions and what they are believed to be worth; the last is not allowed. `softmax` explores
-# everything, `entmax` only what is good enough, `hardmax` nothing. `epsilon_mixture` gives any of
+# Six actions with their estimated values; the last is not allowed. `softmax` explores everything,
+# `entmax` only actions that are good enough, `hardmax` nothing. `epsilon_mixture` gives any of
 # them a share ε of chance, spread over the *allowed* actions.
 
 # %%
@@ -579,8 +579,9 @@ figure.supxlabel("value of the action; ✗ is not allowed", fontsize=10)
 plt.show()
 
 # %% [markdown]
-# To act is to draw. `sample_action` takes the same arguments, never draws what has probability
-# zero, and `log_prob` says how probable the draw was. Here 100,000 draws beside what is expected.
+# To act is to draw. `sample_action` takes the same arguments and never draws an action of
+# probability zero; `log_prob` gives the log-probability of the draw. Here are 100,000 draws beside
+# the expected counts.
 
 # %%
 options = {"alpha": 2.0, "temperature": T, "epsilon": 0.2, "where": legal}
@@ -728,7 +729,7 @@ right.set(xlabel="x, beside an action of value 0", ylabel="slope in x, at ω = �
 plt.show()
 
 # %% [markdown]
-# Its policy is the softmax whose expected value *is* the mellowmax: of all policies with that
+# Its policy is the softmax that has the mellowmax as its expected value: of all policies with that
 # value the one with the largest entropy. Mellowmax is the average of expected values over β from 0
 # to ω, so the root β lies between, and is ω/2 for values that are close together.
 
@@ -797,8 +798,8 @@ print("sparse, α = 1.5, near the reference at T = 1:", js.entmax(values, 1.5, p
 # %% [markdown]
 # ### Learning a policy
 #
-# What an actor-critic loss needs: the log-probability of what was done, an entropy bonus, a
-# divergence from the old policy, and the ratio of the two. Each is a function, safe at zeros: an
+# An actor-critic loss needs the log-probability of the action, an entropy bonus, a divergence from
+# the old policy, and the ratio of the two. Each is a function, safe at zeros: an
 # action that a sparse policy does not take has log-probability −∞ and gradient 0.
 
 # %%
@@ -863,7 +864,7 @@ plt.show()
 #
 # Ten arms with means drawn from N(0, 1), rewards with unit noise, posterior means as beliefs. Each
 # way of exploring plays 300 such bandits for 1,000 pulls, at every temperature (or ε). The regret
-# is what it lost against always pulling the best arm.
+# is its loss against always pulling the best arm.
 
 # %%
 RUNS, PULLS = 300, 1000
@@ -935,8 +936,8 @@ plt.show()
 
 # %% [markdown]
 # A sparse policy needs a higher temperature than softmax, since it must keep an arm in its support
-# to learn that it was wrong about it: an arm that is dropped too early is never tried again. What
-# helps most is to cool down while one learns.
+# to learn that it was wrong about it: an arm that is dropped too early is never tried again.
+# Cooling down while one learns helps most.
 
 # %% [markdown]
 # ### A gridworld
@@ -988,7 +989,7 @@ def solve(alpha, temperature):
 
 
 def returns(policy):
-    """What the policy earns from the start, rewards alone."""
+    """The policy's return from the start, rewards alone."""
     step = np.einsum("sa,sat->st", policy, move)
     return np.linalg.solve(np.eye(states) - 0.95 * step, (policy * reward).sum(-1))[0]
 

@@ -16,13 +16,13 @@
 # Attention mixes values by how well their keys match a query. The weights of the mixture need not
 # come from softmax: any mapping of the family will do, and for α > 1 most of them are exactly zero.
 #
-# 1. [One formula](#One-formula): weights from softmax to arg max
-# 2. [Learning α](#Learning-α): how sparse, the data decide
-# 3. [Longer than learned](#Longer-than-learned): what is zero does not add up
-# 4. [Sinks](#Sinks): the right to look at nothing
-# 5. [Masks](#Masks), and rows in which nothing is left
-# 6. [Without the matrix](#Without-the-matrix): how it is computed, block by block
-# 7. [Length](#Length): memory and time up to 65,536 places
+# 1. [One formula](#one-formula): weights from softmax to arg max
+# 2. [Learning α](#learning-α): the data decide how sparse
+# 3. [Longer than learned](#longer-than-learned): zeros do not add up
+# 4. [Sinks](#sinks): the right to look at nothing
+# 5. [Masks](#masks), and fully masked rows
+# 6. [Without the matrix](#without-the-matrix): how it is computed, block by block
+# 7. [Length](#length): memory and time up to 65,536 places
 #
 # On real text, see `python -m jsoftmax --section text`.
 
@@ -51,9 +51,9 @@ np.set_printoptions(precision=4, suppress=True, linewidth=100)
 #
 # $$z_s = \frac{q·k_s}{\sqrt d}, \qquad p = \mathrm{entmax}_α(z), \qquad o = \sum_s p_s v_s .$$
 #
-# `dot_product_attention` takes what `jax.nn.dot_product_attention` takes, by the same names, and
-# `alpha` besides; `attention_weights` shows p. Nothing is learned yet: here two letters match if
-# they are the same and if they are near each other. Under softmax every letter looks at every
+# `dot_product_attention` takes the arguments of `jax.nn.dot_product_attention`, by the same names,
+# and `alpha` besides; `attention_weights` shows p. Nothing is learned yet: here two letters match
+# if they are the same and if they are near each other. Under softmax every letter looks at every
 # letter; the larger α, the fewer are left. White is exactly 0.
 
 # %%
@@ -168,7 +168,7 @@ plt.show()
 #
 # Softmax gives every key a weight of at least $e^{-m}$ times the largest, where m is how far the
 # scores reach. Ten times as many keys take ten times as much from the right one, however well it
-# matches. A sparse mapping gives nothing to what is far behind, and it stays nothing:
+# matches. A sparse mapping gives nothing to keys far behind, and it stays nothing:
 #
 # $$p_{\text{right}} = \frac{1}{1 + (n-1)\,e^{-m}} \quad (α = 1), \qquad
 #   p_{\text{right}} = 1 \ \text{ for all } n, \text{ if } m ≥ \tfrac{1}{α-1} \quad (α > 1).$$
@@ -237,11 +237,11 @@ plt.show()
 # ## Sinks
 #
 # Weights sum to one, so that a head which finds nothing must still look somewhere. A *sink* is one
-# more class with a score of its own and no value: what it takes is lost to the mixture. With a
+# more class with a score of its own and no value: its share is lost to the mixture. With a
 # score of 0 it is the off-by-one softmax, $p_s = e^{z_s} / (1 + \sum_r e^{z_r})$; `sinks` takes a
 # number for each head, and can be learned. Under softmax a sink never takes everything, nor
-# nothing. Under a sparse mapping it does both: a query whose keys are all 1/(α−1) behind the sink
-# gives exactly 0, and one with keys far enough before it loses nothing.
+# nothing. Under a sparse mapping it does both: where all keys are 1/(α−1) behind the sink, the
+# mixture is exactly 0, and where keys are far enough before it, nothing is lost.
 
 # %%
 score = np.linspace(-6, 6, 241).astype(np.float32)
@@ -379,10 +379,10 @@ print(
 # %% [markdown]
 # ## Length
 #
-# One head of width 64, causal, value and gradient of everything. Memory is what the compiled
-# program sets aside for its intermediate results. The dense form needs several matrices of T × T:
+# One head of width 64, causal, value and gradient of everything. Memory is the compiled program's
+# space for intermediate results. The dense form needs several matrices of T × T:
 # twice the length is four times the memory. Streamed, it is twice the memory. Time still grows with
-# the square, except in a window: what is not seen is not computed.
+# the square, except in a window: hidden keys are not computed.
 
 # %%
 LONGEST = int(os.environ.get("JSOFTMAX_LONGEST", 65536))  # beyond, time is not measured

@@ -16,16 +16,16 @@
 # Softmax is one way to turn scores into probabilities. This notebook draws it beside its relatives,
 # where they can be seen whole: on three classes. Every number comes from the cell above it.
 #
-# 1. [Maps](#Maps-from-a-plane-to-a-triangle): every mapping, its image and its derivative
-# 2. [α](#One-family,-one-dial) and [temperature](#Temperature-from-−∞-to-∞): two dials
-# 3. [Arg max](#Arg-max,-and-how-softmax-gets-there): pointwise, not uniformly; the tropical limit
-# 4. [Energies](#Energies-at-a-temperature) and [choice](#Luce's-choice-axiom): the same function in
+# 1. [Maps](#maps-from-a-plane-to-a-triangle): every mapping, its image and its derivative
+# 2. [α](#one-family-one-dial) and [temperature](#temperature-from--to-): two dials
+# 3. [Arg max](#arg-max-and-how-softmax-gets-there): pointwise, not uniformly; the tropical limit
+# 4. [Energies](#energies-at-a-temperature) and [choice](#luces-choice-axiom): the same function in
 #    two older sciences
-# 5. [Two classes](#Two-classes), and [laws](#Laws,-checked): what holds for whom
-# 6. [Any regularizer](#Any-regularizer), one of your own too, and [a prior](#A-prior)
-# 7. [Evaluation](#Safe-and-online-evaluation): overflow, one pass, other bases
-# 8. [The peak of a heat map](#Where-is-the-peak?), and
-#    [a large row as a few classes](#A-large-row-as-a-few-classes)
+# 5. [Two classes](#two-classes), and [laws](#laws-checked): which member keeps which
+# 6. [Any regularizer](#any-regularizer), one of your own too, and [a prior](#a-prior)
+# 7. [Evaluation](#safe-and-online-evaluation): overflow, one pass, other bases
+# 8. [The peak of a heat map](#where-is-the-peak), and
+#    [a large row as a few classes](#a-large-row-as-a-few-classes)
 
 # %%
 import dataclasses
@@ -158,7 +158,7 @@ plt.show()
 
 # %%
 def draw_field(axes, mapping, parameter, points, marginal):
-    """∂p/∂z₁ as arrows and tr J as shade, at points of which `marginal` gives the scores."""
+    """∂p/∂z₁ as arrows and tr J as shade, at `points`; `marginal` gives their scores."""
     simplex.triangle(axes)
     z = jnp.asarray(marginal(points), jnp.float32)
     p, jacobian = map(np.asarray, with_jacobians(mapping, z, parameter))
@@ -522,9 +522,9 @@ for T in (0.0, 0.5, math.inf, -0.5):
 # %% [markdown]
 # ## Luce's choice axiom
 #
-# Under softmax the odds of two alternatives do not depend on what else is on offer. So when the
+# Under softmax the odds of two alternatives do not depend on the other alternatives. So when the
 # score of class 3 rises from −∞, p moves along a straight line through corner 3. Sparse members
-# bend: what class 3 takes, it does not take in proportion.
+# bend: class 3 does not take its mass in proportion.
 
 # %%
 figure, axes = style.card(
@@ -865,7 +865,7 @@ for scores, T, expected in WORKED:
 #
 # `soft_argmax` is the expected coordinate: a differentiable arg max. At high temperature it is the
 # middle of the picture; cooled, it moves to the peak. A second peak pulls it into the valley
-# between, where nothing is; with α > 1 what lies low enough does not pull at all.
+# between, where nothing is; with α > 1 points that lie low enough do not pull at all.
 
 # %%
 rows, columns = jnp.mgrid[0:48, 0:72]

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -139,14 +138,14 @@ class T5Buckets(LaidScore):
 def along_diagonals(x: Array, queries: int, keys: int) -> Array:
     """Expand (..., 1, queries + keys − 1) to (..., queries, keys): x[key − query + queries − 1].
 
-    Rows of a matrix that is one column longer than a period of x are x shifted by one each: no
-    gather is needed, and its transpose, which sums diagonals, is no scatter.
+    Rows of a matrix that is one column shorter than a period of x are x shifted by one each: no
+    gather is needed, and its transpose, which sums diagonals, is no scatter. The period has two
+    unused entries, since a symbolic size of queries × (queries + keys − 1) is not known to be ≥ 0.
     """
     length = queries + keys
-    # Distances 0, 1, …, one entry that is not used, and those before 0.
-    x = jnp.concatenate([x[..., queries - 1 :], x[..., :1], x[..., : queries - 1]], axis=-1)
-    x = jnp.broadcast_to(x, (*x.shape[:-2], queries, length))
-    x = x.reshape(*x.shape[:-2], queries * length)
-    # A split, not a slice: sizes may be symbols, where queries × (length − 1) ≥ 0 is not known.
-    x, _ = jax.lax.split(x, (queries * (length - 1), queries), axis=x.ndim - 1)
-    return x.reshape(*x.shape[:-1], queries, length - 1)[..., :keys]
+    # Distances 0, 1, …, two entries that are not used, and those before 0.
+    unused = x[..., :1]
+    x = jnp.concatenate([x[..., queries - 1 :], unused, unused, x[..., : queries - 1]], axis=-1)
+    x = jnp.broadcast_to(x, (*x.shape[:-2], queries, length + 1))
+    x = x.reshape(*x.shape[:-2], queries * (length + 1))[..., : queries * length]
+    return x.reshape(*x.shape[:-1], queries, length)[..., :keys]

@@ -114,7 +114,7 @@ class Entmax(nn.Module):
         return self._first_alpha
 
     def current_regularizer(self) -> Regularizer:
-        """The current regularizer: the one given, or that of α."""
+        """The current regularizer, either the one that was given or that of α."""
         if self.regularizer is None:
             return of_order("linen.Entmax", self.current_alpha())
         return self.regularizer.value

@@ -104,7 +104,7 @@ class Entmax(nnx.Module):
 
     @property
     def regularizer(self) -> Regularizer:
-        """The current regularizer: the one given, or that of α."""
+        """The current regularizer, either the one that was given or that of α."""
         fixed = self.fixed_regularizer.value
         return of_order("nnx.Entmax", self.alpha) if fixed is None else fixed
 

@@ -1,1 +1,1 @@
-"""What the notebooks draw with."""
+"""Drawing for the notebooks: style, simplex, grid, maps of attention, trees."""

@@ -10,7 +10,7 @@ UNSEEN = 0.88
 
 
 def weights(axes, p, letters: str = "", seen=None):
-    """Queries down, keys to the right, each with its letter; what is drawn, for a colour bar."""
+    """Queries down, keys to the right, each with its letter; the image, for a colour bar."""
     p = np.asarray(p, float)
     seen = np.ones(p.shape, bool) if seen is None else np.asarray(seen)
     axes.imshow(np.where(seen, 1.0, UNSEEN), cmap="gray", vmin=0, vmax=1)

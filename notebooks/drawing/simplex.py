@@ -12,7 +12,7 @@ HUES = (BLUE, ORANGE, GREEN)
 
 
 def flat(values) -> np.ndarray:
-    """[..., 3] → [..., 2]: what is left of scores, or of probabilities, without their sum."""
+    """[..., 3] → [..., 2]: scores, or probabilities, without their sum."""
     return np.asarray(values, float) @ CORNERS
 
 

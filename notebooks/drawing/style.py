@@ -46,7 +46,7 @@ def use() -> None:
 
 
 def card(title: str, rows: int = 1, columns: int = 1, size=(9.0, 3.6), **options):
-    """A figure whose title states its point, and its axes."""
+    """A figure with a title that states its point, and its axes."""
     figure, axes = plt.subplots(rows, columns, figsize=size, **options)
     figure.get_layout_engine().set(h_pad=0.07)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")

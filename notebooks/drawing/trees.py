@@ -13,7 +13,7 @@ def draw(axes, tree, names, counts, marked: int) -> None:
     row = 0
 
     def below(node, depth):
-        """Draw what is below a node; its height on the page, and its share of the tokens."""
+        """Draw the branches below a node; returns its height and its share of the tokens."""
         nonlocal row
         if node < 0:
             text = {"color": ORANGE, "fontweight": "bold"} if node in on_way else {"color": INK}
