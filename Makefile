@@ -127,6 +127,10 @@ build: $(VENV)/.has-build  ## wheel and source distribution in dist/, checked by
 	$(VENV)/bin/python -m build --outdir dist .
 	$(VENV)/bin/python -m twine check --strict dist/*
 
+newcomer: $(VENV)/.made  ## follow README.md and CONTRIBUTING.md literally, in an empty folder
+	$(VENV)/bin/python .ci/newcomer.py research
+	$(VENV)/bin/python .ci/newcomer.py contribute
+
 check-build: $(VENV)/.made  ## install the wheel outside of the tree, run tests of the sdist with it; ALL=1 for all
 	$(VENV)/bin/python .ci/check_build.py --workers $(WORKERS) $(if $(ALL),--all)
 

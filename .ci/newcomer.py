@@ -151,6 +151,7 @@ def contribute(clone: pathlib.Path, *, two_commands: bool) -> None:
     insert(package, '    "JensenShannon",\n', '    "Hellinger",\n')
     laws = clone / "tests/laws/test_laws_regularizers.py"
     insert(laws, '    Case(\n        "JensenShannon",', CASE)
+    insert(clone / "docs/api/mappings.md", "   JensenShannon\n", "   Hellinger\n")
     catalogue = clone / "docs/api/index.md"
     catalogue.write_text(catalogue.read_text().replace("`Elastic`", "`Elastic`, `Hellinger`", 1))
 
