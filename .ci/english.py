@@ -1,9 +1,8 @@
 """Count two clauses that make prose hard to read, and fail where they are frequent.
 
-Nominal clauses with "what" ("what each class lacks") hide a noun that the field has a word for.
-Relatives behind a preposition, and "whose", ("in which", "the rows of which") make one sentence of
-two. Docstrings, comments, messages, Markdown and notebooks may have up to LIMIT of each per 1,000
-words.
+Nominal clauses hide a noun that the field has a word for. Relatives behind a preposition make one
+sentence of two; KINDS has the words of both. Docstrings, comments, messages, Markdown and notebooks
+may have up to LIMIT of each per 1,000 words.
 
     python .ci/english.py            # a table by folder; exit status 1 above the limit
     python .ci/english.py --list core mappings   # every place, in paths that contain these words
@@ -26,7 +25,7 @@ FOLDERS = (*PACKAGES, "notebooks", "docs", "pages at the root")
 SEVERAL = 4  # words make a string a message
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 KINDS = {
-    # A question may ask "what": "What is softmax?"
+    # Questions are exempt.
     "what": re.compile(r"\bwhat\b(?![^.!?:;]*\?)", re.IGNORECASE),
     "which": re.compile(
         r"\b(?:whose|(?:about|across|after|against|among|around|at|before|behind|between|beyond|by|"
