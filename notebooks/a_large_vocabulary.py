@@ -74,7 +74,7 @@ TREES = {
 marked = 20
 named = [f"{word}  {n:,}" for word, n in zip(words, counts, strict=True)]
 figure, axes = style.card(
-    "Three trees over the same words: what is frequent should be a few choices away",
+    "Three trees over the same words: frequent words should be a few choices away",
     1, 3, size=(12.5, 5.6), width_ratios=[7, 6, 4],
 )  # fmt: skip
 for ax, (name, tree) in zip(axes, TREES.items(), strict=True):
@@ -359,7 +359,7 @@ for size in CLASSES:
         STEPS[name][size] = time_of_step(step, table, others)
 
 # %%
-figure, ax = style.card("A training step: what touches few rows does not feel K", size=(8.6, 4.4))
+figure, ax = style.card("A training step: touching few rows, it does not depend on K", size=(8.6, 4.4))
 hues = dict(zip(STEPS, (INK, BLUE, PURPLE, ORANGE, GREEN), strict=True))
 for name, found in STEPS.items():
     ax.plot(found.keys(), [1e3 * s for s in found.values()], "o-", color=hues[name], markersize=4)

@@ -580,7 +580,7 @@ for name, p in WAYS.items():
 
 # %%
 figure, axes = style.card(
-    "A prior gives the rare classes back what their frequency took", 1, 2, size=(10.3, 3.9),
+    "A prior makes up for the frequency of rare classes", 1, 2, size=(10.3, 3.9),
     sharey=True,
 )  # fmt: skip
 names = list(WAYS)

@@ -285,7 +285,7 @@ MASKS = {
     "any mask": ({"mask": holes}, holes),
 }  # fmt: skip
 figure, axes = style.card(
-    "What a query may see (not grey), and what it looks at", 1, 4, size=(12.5, 3.6), sharey=True
+    "Visible keys (not grey), and the weights of the keys", 1, 4, size=(12.5, 3.6), sharey=True
 )
 for ax, (name, (options, seen)) in zip(axes, MASKS.items(), strict=True):
     (p,) = js.attention_weights(features, features, alpha=1.5, scale=1.0, **options)
