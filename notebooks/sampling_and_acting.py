@@ -63,7 +63,7 @@ np.set_printoptions(precision=4, suppress=True, linewidth=100)
 # ### A sample, relaxed
 #
 # Add independent Gumbel noise G to the scores, and the largest of z + G is a draw from
-# $\mathrm{softmax}(z)$. Put a mapping in the place of the arg max, and the draw becomes a point of
+# $\mathrm{softmax}(z)$. Replace the arg max by a mapping, and the draw becomes a point of
 # the simplex that is differentiable in z:
 #
 # $$x = \mathrm{entmax}_α\big((z + G)/T\big).$$
@@ -353,7 +353,7 @@ print("gumbel_topk:          ", js.gumbel_topk(one, z6, k).indices)
 #
 # The textbook draw, `searchsorted(cumsum(p), uniform)`, has in float32 no more than 2²³ outcomes,
 # and these can be listed. With many classes some are never drawn, others twice too often, and one
-# of probability *zero* can be drawn. `categorical` and `sample_from` sum whole numbers of 64 bits.
+# of probability *zero* can be drawn. `categorical` and `sample_from` sum 64-bit integers.
 
 # %%
 K, N = 131_072, 2_000_000

@@ -739,7 +739,7 @@ plt.show()
 #
 # A `prior` q says where the map stands before there is a score: it makes Ω(p) = Σ q ω(p/q), and at
 # equal scores p is q itself. Under softmax it is the shift z + log q of the scores. Others are not
-# shifted but bent, since p/q takes the place of p. A whole number q counts as q equal classes.
+# shifted but bent, since p/q replaces p. An integer q counts as q equal classes.
 
 # %%
 figure, axes = style.card(
