@@ -5,6 +5,12 @@ VENV ?= .venv
 PYTEST = $(VENV)/bin/python -m pytest
 WORKERS ?= 2
 
+# uv installs faster where it is on the path; pip does otherwise.
+UV ?= $(shell command -v uv 2>/dev/null)
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(VENV)/bin/python \
+	$(if $(PIP_CONSTRAINT),--constraint $(PIP_CONSTRAINT)),\
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check)
+
 # The first of these that is new enough and can make environments; or name one: make test PYTHON=...
 ENOUGH = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -141,14 +147,14 @@ clean:  ## remove the environments and everything the tools left behind
 # Each stamp says that .venv has the extra of that name.
 $(VENV)/.has-%: $(VENV)/.made pyproject.toml
 	@echo "Installing jsoftmax[$*] into $(VENV), which can take a few minutes ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@$(INSTALL) --editable '.[$*]'
 	@touch $@
 
 # torch first and by version: left to entmax it would be the newest, with gigabytes of CUDA.
 $(VENV)/.has-bench: $(VENV)/.made pyproject.toml
 	@echo "Installing jsoftmax[bench] into $(VENV), which can take a few minutes ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(INSTALL) torch==2.13.0
+	@$(INSTALL) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.made:
