@@ -147,9 +147,9 @@ def test_a_masked_action_passes_neither_nan_nor_gradient():
         assert js.policies.log_prob(z, 2, where=mask, **options) == -INF
 
 
-def test_actions_that_are_none_are_an_error_where_they_are_known_and_nan_where_not():
+def test_actions_out_of_range_are_an_error_where_they_are_known_and_nan_where_not():
     for wrong in (-1, 5):
-        with pytest.raises(ValueError, match=rf"jsoftmax.log_prob: {wrong} in `actions`.*5, from"):
+        with pytest.raises(ValueError, match=rf"log_prob: {wrong} in `actions` .* range \[0, 5\)"):
             js.policies.log_prob(Z, np.array([0, 1, wrong, 2]))
         assert np.isnan(js.policies.log_prob(Z, jnp.array([0, 1, wrong, 2]))[2])
         assert np.isfinite(js.policies.log_prob(Z, jnp.array([0, 1, wrong, 2])))[[0, 1, 3]].all()
