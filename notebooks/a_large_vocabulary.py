@@ -359,7 +359,9 @@ for size in CLASSES:
         STEPS[name][size] = time_of_step(step, table, others)
 
 # %%
-figure, ax = style.card("A training step: touching few rows, it does not depend on K", size=(8.6, 4.4))
+figure, ax = style.card(
+    "A training step: touching few rows, it does not depend on K", size=(8.6, 4.4)
+)
 hues = dict(zip(STEPS, (INK, BLUE, PURPLE, ORANGE, GREEN), strict=True))
 for name, found in STEPS.items():
     ax.plot(found.keys(), [1e3 * s for s in found.values()], "o-", color=hues[name], markersize=4)
