@@ -47,7 +47,7 @@ nightly: $(VENV)/.has-test  ## the widest tables, which only .ci/nightly runs
 # On their own, because tests/conftest.py turns on float64 and the examples show JAX as it comes.
 doctests: $(VENV)/.has-test  ## the examples in docstrings and on the pages of docs/
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PYTEST) -n $(WORKERS) --doctest-modules \
-		--doctest-glob='*.md' jsoftmax examples docs
+		--doctest-glob='*.md' jsoftmax examples docs/*.md docs/guides/*.md
 
 FUNCTIONS = $(addprefix jsoftmax/,mappings losses sampling policies calibration attention vocabulary routing)
 bare: $(VENV)/.has-test  ## the examples of functions, where neither Flax nor optax can be imported
