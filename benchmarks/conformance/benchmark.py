@@ -1,6 +1,7 @@
 """Ask every library the same questions at the edges; the answers are docs/conformance.md."""
 
 import collections
+import itertools
 
 from rich.progress import track
 
@@ -89,7 +90,7 @@ def run(settings, screen) -> Outcome:
             section,
             [
                 (each, verdicts(each, section.libraries))
-                for each in section.questions[: settings.questions]
+                for each in itertools.islice(section.questions, settings.questions)
             ],
         )
         for section in track(sections, "asking", console=screen)
