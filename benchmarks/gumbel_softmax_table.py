@@ -190,12 +190,8 @@ def table(records: list[dict], images: Images, rows: int, steps: int) -> Table:
         column = next(iter(mine.values()))["published"]
         row = [name, column or "–"]
         for i, cell in enumerate(CELLS):
-            nats = np.array(mine[cell]["nats"])
-            deviation = nats.std(ddof=1) if len(nats) > 1 else 0.0
-            row += [
-                f"{nats.mean():.2f} ± {deviation:.2f}",
-                f"{PUBLISHED[column][i]:.1f}" if column else "–",
-            ]
+            row.append(_mean(mine[cell]["nats"]) if cell in mine else "–")
+            row.append(f"{PUBLISHED[column][i]:.1f}" if column else "–")
         made.append(row)
     for column in ("DARN", "MuProp"):
         pairs = [["–", f"{x:.1f}"] for x in PUBLISHED[column]]
@@ -218,6 +214,11 @@ def table(records: list[dict], images: Images, rows: int, steps: int) -> Table:
         ["estimator", "published as", *(text for cell in CELLS for text in (cell, "published"))],
         made,
     )
+
+
+def _mean(nats: list[float]) -> str:
+    deviation = np.std(nats, ddof=1) if len(nats) > 1 else 0.0
+    return f"{np.mean(nats):.2f} ± {deviation:.2f}"
 
 
 def run(settings, screen) -> Outcome:
