@@ -62,7 +62,7 @@ def race(config: Config, steps: int) -> dict:
     documents = tokens.documents()
     tokenizer = tokens.Tokenizer.of(documents, config.classes)
     cut = data.windows(documents, tokenizer, config.length)
-    config = dataclasses.replace(config, steps=steps, warmup=5)
+    config = dataclasses.replace(config, steps=steps, warmup=min(5, steps - 1))
     pair = [Contestant(config, cut), Contestant(dataclasses.replace(config, peer=True), cut)]
     for number in range(steps):
         for contestant in pair if number % 2 else reversed(pair):
