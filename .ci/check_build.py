@@ -79,7 +79,8 @@ def _test(home: pathlib.Path, source: pathlib.Path, wheel: pathlib.Path, options
     run("pytest", *workers, "-m", "not slow and not kernels", *chosen)
     # Plain JAX, as a user has it, without the settings of tests/conftest.py.
     environment.setdefault("JAX_PLATFORMS", "cpu")
-    run("pytest", *workers, "--doctest-modules", "--pyargs", "jsoftmax")
+    options_of_doctests = ("-c", "pyproject.toml", "--doctest-modules", "--pyargs", "jsoftmax")
+    run("pytest", *workers, *options_of_doctests)
 
 
 if __name__ == "__main__":
