@@ -79,8 +79,8 @@ def _test(home: pathlib.Path, source: pathlib.Path, wheel: pathlib.Path, options
     run("pytest", *workers, "-m", "not slow and not kernels", *chosen)
     # Plain JAX, as a user has it, without the settings of tests/conftest.py.
     environment.setdefault("JAX_PLATFORMS", "cpu")
-    options_of_doctests = ("-c", "pyproject.toml", "--doctest-modules", "--pyargs", "jsoftmax")
-    run("pytest", *workers, *options_of_doctests)
+    here = ("-c", "pyproject.toml", "--noconftest")
+    run("pytest", *workers, *here, "--doctest-modules", "--pyargs", "jsoftmax")
 
 
 if __name__ == "__main__":
