@@ -1,6 +1,6 @@
 """Install the wheel of dist/ in a new environment, and run the tests of the sdist with it.
 
-The environment and the unpacked source lie in a folder of their own, outside of the tree. The
+The environment and the unpacked source are in a temporary folder, outside the tree. The
 package is removed from the unpacked source, so that tests can import the installed one alone.
 
     make build && python .ci/check_build.py          # layers, doctests, one file of laws

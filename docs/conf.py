@@ -35,7 +35,7 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_*", "conf.py", "conftest.py", "notebooks/drawing", "notebooks/*.ipynb"]
 nitpicky = True
-# Types and errors of other packages, whose pages are not at hand without a network.
+# Types and errors of other packages: without a network there is nothing to link to.
 nitpick_ignore_regex = [("py:(class|exc)", r"(?!jsoftmax\.).*")]
 
 # Docstrings. A single backtick is code, which `names` links where it is a public name.

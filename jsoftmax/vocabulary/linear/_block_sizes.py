@@ -1,14 +1,8 @@
 """The rule for block sizes, from the sizes on one device.
 
 Each block of tokens reads the whole class table, and each block of classes all the features. So
-blocks grow with the problem, up to a small share of all scores:
-
-========  ====================  =============  ===============================================
-pass      share                 at least       at most
-========  ====================  =============  ===============================================
-forward   1/8 of the tokens     512 tokens     2²⁷ scores, or 512 tokens where those have more
-backward  1/16 of the classes   1024 classes   2²⁶ scores, or 512 classes where those have more
-========  ====================  =============  ===============================================
+blocks grow with the problem, up to a small share of all scores. The docstring of
+`linear_cross_entropy` has the table of shares and limits.
 
 At least 512 tokens keep a matrix unit busy while the table is read. No block has fewer than 2²²
 scores: below that, loops cost more than they save.

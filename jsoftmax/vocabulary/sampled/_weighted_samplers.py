@@ -116,7 +116,7 @@ class WeightedSampler(ClassSampler):
     """With replacement: an alias table, and the logarithms of its probabilities."""
 
     table: AliasTable
-    log_probabilities: Any  # an array, or a placeholder for one in a tree
+    log_probabilities: Any  # an array; JAX rebuilds the pytree with other leaves, such as ArgInfo
     classes: int = dataclasses.field(metadata={"static": True})
 
     @classmethod
@@ -146,8 +146,8 @@ class DistinctSampler(ClassSampler):
     """
 
     order: Any  # classes by falling weight
-    places: Any  # the place of each class in that order
-    ends: Any  # the end of the arc in each place, an integer of 32 bits
+    places: Any  # the position of each class in that order
+    ends: Any  # the end of the arc at each position, a 32-bit integer
     classes: int = dataclasses.field(metadata={"static": True})
     drawable: int = dataclasses.field(metadata={"static": True})
 
